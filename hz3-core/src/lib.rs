@@ -1,1 +1,62 @@
-//! stub
+//! hz3's core: a general-purpose memory allocator for Linux whose free blocks travel between threads in
+//! magazines, one exchange for dozens of blocks.
+//!
+//! A *lane* ([`Fast`], [`Scale`]) is the allocator under one choice of constants and policy; each has one
+//! static [`allocator::Allocator`]. The interface is [`hot`] and [`slow`]; `hz3-preload` dresses it as C's
+//! and C++'s. Modules are layers: each uses only those above it in the list below.
+//!
+//! Inside, nothing allocates from elsewhere, blocks without bound, formats text or panics.
+
+#![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod depot;
+pub mod sync;
+
+#[cfg(not(loom))]
+pub mod units;
+#[cfg(not(loom))]
+pub mod bins;
+#[cfg(not(loom))]
+pub mod os;
+#[cfg(not(loom))]
+pub mod fault;
+#[cfg(not(loom))]
+pub mod table;
+#[cfg(not(loom))]
+pub mod span;
+#[cfg(not(loom))]
+pub mod page_tag;
+#[cfg(not(loom))]
+pub mod arena;
+#[cfg(not(loom))]
+pub mod runs;
+#[cfg(not(loom))]
+pub mod magazine;
+#[cfg(not(loom))]
+pub mod remote_stash;
+#[cfg(not(loom))]
+pub mod shard;
+#[cfg(not(loom))]
+pub mod large;
+#[cfg(not(loom))]
+pub mod heap;
+#[cfg(not(loom))]
+pub mod lane;
+#[cfg(not(loom))]
+pub mod allocator;
+#[cfg(not(loom))]
+pub mod thread;
+#[cfg(not(loom))]
+pub mod slow;
+#[cfg(not(loom))]
+pub mod hot;
+#[cfg(not(loom))]
+pub mod stats;
+#[cfg(not(loom))]
+pub mod thread_pointer;
+
+#[cfg(not(loom))]
+pub use lane::{Fast, Lane, Scale, Tiny, TinyHome};

@@ -1,1 +1,31 @@
-//! stub
+//! The C and C++ allocation interface over a lane of `hz3-core`, as a macro that a cdylib invokes once.
+//!
+//! [`export_lane!`] defines every exported function; the cdylibs under this folder add nothing. What the
+//! functions promise, and where the promise comes from, stands in [`c`] and [`cxx`].
+
+#![no_std]
+
+pub mod c;
+pub mod cxx;
+pub mod report;
+
+#[doc(hidden)]
+pub use hz3_core;
+#[doc(hidden)]
+pub use libc;
+
+/// Exports the C and C++ interface of a lane from this cdylib, and defines its panic handler.
+#[macro_export]
+macro_rules! export_lane {
+    ($lane:ty, $version:literal) => {
+        $crate::export_c!($lane, $version);
+        $crate::export_cxx!($lane);
+
+        /// Nothing in the library panics; should it, the process can't be trusted any more.
+        #[cfg(not(test))]
+        #[panic_handler]
+        fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+            $crate::c::panicked()
+        }
+    };
+}

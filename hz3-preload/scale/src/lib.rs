@@ -1,1 +1,5 @@
-//! stub
+//! `libhakozuna_hz3_scale.so`: hz3's scale lane under the names of the C and C++ allocation functions.
+
+#![no_std]
+
+hz3_preload::export_lane!(hz3_preload::hz3_core::Scale, c"hz3 0.1.0 scale");

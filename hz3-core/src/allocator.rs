@@ -1,0 +1,419 @@
+//! Allocator: all the state of a lane, and how slots move between its shards and spans.
+//!
+//! ```text
+//! heap ⇄ depot of its shard ⇄ depots of the others      whole magazines, one exchange each
+//!  ↓ stash                                              batches of one owner and bin
+//! inbox / spans of the owner → runs → operating system
+//! ```
+
+use crate::bins::{self, BINS};
+use crate::fault;
+use crate::heap::Heaps;
+use crate::lane::{Lane, Shards};
+use crate::large::Directs;
+use crate::magazine::{CLASSES, Magazine, Magazines, shape};
+use crate::os::Os;
+use crate::page_tag::PageTag;
+use crate::remote_stash::Carrier;
+use crate::runs::Runs;
+use crate::shard::{Owned, Shard};
+use crate::span::{Kind, NotReturned, at};
+use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
+use crate::units::{Bin, PAGE_BYTES, ShardId, SpanId};
+use core::ptr::null_mut;
+
+/// Bytes of dirty runs given back per tick at most: bounds the time one thread spends in the kernel.
+const PURGE_BYTES_PER_TICK: usize = 256 << 20;
+
+/// A lane's allocator.
+pub struct Allocator<L: Lane> {
+    /// Pages.
+    pub runs: Runs<L::Os>,
+    /// Magazines.
+    pub magazines: Magazines,
+    /// Threads' heaps.
+    pub heaps: Heaps<L>,
+    /// Blocks mapped on their own.
+    pub directs: Directs<L::Os>,
+    shards: L::Shards,
+    /// Per bin, a bit for each shard that may have full magazines. A hint: a missing bit costs a carved
+    /// span, and the next push sets it again.
+    stocked: [AtomicU32; BINS],
+    /// Empty magazines that no shard's stack had room for, by class.
+    spare_magazines: Mutex<[u32; CLASSES], L::Os>,
+    next_shard: AtomicU32,
+    /// When purging last ran, in milliseconds.
+    last_purge: AtomicU32,
+    /// Bytes purged so far.
+    pub purged_bytes: AtomicU64,
+    /// 0 before the process-wide hooks are installed.
+    pub hooks: AtomicU32,
+}
+
+impl<L: Lane> Allocator<L> {
+    /// An allocator that has asked the system for nothing yet.
+    #[allow(clippy::new_without_default, reason = "only a lane's static is one")]
+    pub const fn new() -> Self {
+        Self {
+            runs: Runs::new(L::FIRST_ARENA_BYTES),
+            magazines: Magazines::new(),
+            heaps: Heaps::new(),
+            directs: Directs::new(),
+            shards: L::FRESH_SHARDS,
+            stocked: [const { AtomicU32::new(0) }; BINS],
+            spare_magazines: Mutex::new([0; CLASSES]),
+            next_shard: AtomicU32::new(0),
+            last_purge: AtomicU32::new(0),
+            purged_bytes: AtomicU64::new(0),
+            hooks: AtomicU32::new(0),
+        }
+    }
+
+    /// Every shard.
+    pub fn shards(&self) -> &[Shard<L::Os>] {
+        self.shards.all()
+    }
+
+    /// The shard `id`; ids beyond the last wrap around.
+    #[inline]
+    pub fn shard(&self, id: ShardId) -> &Shard<L::Os> {
+        let index = usize::from(id.0) & (L::SHARD_COUNT - 1);
+        // SAFETY: every lane's array holds SHARD_COUNT shards, a power of two.
+        unsafe { self.shards.all().get_unchecked(index) }
+    }
+
+    /// The shard for the next thread: each in turn.
+    pub fn assign_shard(&self) -> ShardId {
+        // Relaxed: any value does.
+        ShardId((self.next_shard.fetch_add(1, Ordering::Relaxed) as usize & (L::SHARD_COUNT - 1)) as u8)
+    }
+
+    fn stocked(&self, bin: Bin) -> &AtomicU32 {
+        let index = usize::from(bin.0);
+        &self.stocked[if index < BINS { index } else { 0 }]
+    }
+
+    /// Most magazines of `bin` in one depot.
+    #[inline]
+    fn depot_limit(bin: Bin) -> u32 {
+        let bytes = usize::from(shape(L::shapes(), bin).capacity) * bins::info(bin).slot_bytes as usize;
+        ((L::DEPOT_BYTES / bytes.max(1)) as u32).clamp(1, L::DEPOT_MAGAZINES)
+    }
+
+    // ---- magazines ----
+
+    /// An empty magazine for `bin`, from `shard`'s spent ones if there are any; null where memory has run
+    /// out.
+    pub fn empty_magazine(&self, shard: ShardId, bin: Bin) -> *mut Magazine {
+        let shape = shape(L::shapes(), bin);
+        let magazine = match self.shard(shard).empty(shape.class).pop(&self.magazines) {
+            // SAFETY: ids in stacks are magazines'.
+            Some(id) => unsafe { self.magazines.get(id) },
+            None => match self.spare_magazine(shape.class).or_else(|| self.magazines.create::<L::Os>(shape.class)) {
+                Some(magazine) => magazine,
+                None => return null_mut(),
+            },
+        };
+        // SAFETY: the magazine is this thread's now.
+        unsafe {
+            (*magazine).count = 0;
+            (*magazine).capacity = shape.capacity;
+            (*magazine).origin = shard;
+        }
+        magazine
+    }
+
+    /// Sends an empty magazine back to where full ones come from: its origin.
+    ///
+    /// # Safety
+    /// The caller owns `magazine`, and no longer does afterwards.
+    pub unsafe fn return_empty(&self, magazine: *mut Magazine) {
+        // SAFETY: the caller's promise.
+        let (id, class, origin) = unsafe { ((*magazine).id, (*magazine).class, (*magazine).origin) };
+        if !self.shard(origin).empty(class).push(&self.magazines, id, u32::MAX) {
+            let mut spare = self.spare_magazines.lock();
+            if let Some(first) = spare.get_mut(usize::from(class)) {
+                use crate::depot::Links;
+                // Relaxed: under the lock.
+                self.magazines.next(id).store(*first, Ordering::Relaxed);
+                *first = id;
+            }
+        }
+    }
+
+    fn spare_magazine(&self, class: u8) -> Option<*mut Magazine> {
+        use crate::depot::Links;
+        let mut spare = self.spare_magazines.lock();
+        let first = spare.get_mut(usize::from(class))?;
+        if *first == 0 {
+            return None;
+        }
+        // SAFETY: ids in the list are magazines'.
+        let magazine = unsafe { self.magazines.get(*first) };
+        // Relaxed: under the lock.
+        *first = self.magazines.next(*first).load(Ordering::Relaxed);
+        Some(magazine)
+    }
+
+    /// A magazine with slots of `bin`: from the depot of `shard`, its inbox, or another shard's. The flag
+    /// says whether it was another's.
+    pub fn take_full(&self, shard: ShardId, bin: Bin) -> Option<(*mut Magazine, bool)> {
+        let own = 1_u32 << (usize::from(shard.0) & (L::SHARD_COUNT - 1));
+        let hints = self.stocked(bin);
+        // Relaxed: hints publish nothing; the stacks do.
+        let mask = hints.load(Ordering::Relaxed);
+        if mask == 0 {
+            return None;
+        }
+        if mask & own != 0
+            && let Some(magazine) = self.take_full_of(shard, bin)
+        {
+            return Some((magazine, false));
+        }
+        // The others in turn, beginning behind this one, so that thieves spread out.
+        let mut others = (mask & !own).rotate_right(u32::from(shard.0));
+        while others != 0 {
+            let other = ShardId(((others.trailing_zeros() + u32::from(shard.0)) % 32) as u8);
+            others &= others - 1;
+            if let Some(magazine) = self.take_full_of(other, bin) {
+                return Some((magazine, true));
+            }
+        }
+        None
+    }
+
+    fn take_full_of(&self, shard: ShardId, bin: Bin) -> Option<*mut Magazine> {
+        let depot = self.shard(shard).depot(bin);
+        let id = depot.full.pop(&self.magazines).or_else(|| depot.inbox.pop(&self.magazines));
+        if depot.full.is_empty() && depot.inbox.is_empty() {
+            let bit = 1_u32 << (usize::from(shard.0) & (L::SHARD_COUNT - 1));
+            // Relaxed: a hint. A push that came in between sets the bit again, or the look below does.
+            self.stocked(bin).fetch_and(!bit, Ordering::Relaxed);
+            if !(depot.full.is_empty() && depot.inbox.is_empty()) {
+                self.stocked(bin).fetch_or(bit, Ordering::Relaxed);
+            }
+        }
+        // SAFETY: ids in stacks are magazines', and this one is this thread's now.
+        id.map(|id| unsafe {
+            let magazine = self.magazines.get(id);
+            (*magazine).origin = shard;
+            magazine
+        })
+    }
+
+    /// Puts a magazine of slots of `bin` into a stack of `shard`; false, and nothing done, where the stack
+    /// holds as much as it may.
+    ///
+    /// # Safety
+    /// The caller owns `magazine`, and no longer does after a success.
+    pub unsafe fn put_full(&self, shard: ShardId, bin: Bin, magazine: *mut Magazine, inbox: bool) -> bool {
+        let depot = self.shard(shard).depot(bin);
+        let stack = if inbox { &depot.inbox } else { &depot.full };
+        // SAFETY: the caller's promise.
+        let pushed = stack.push(&self.magazines, unsafe { (*magazine).id }, Self::depot_limit(bin));
+        if pushed {
+            let bit = 1_u32 << (usize::from(shard.0) & (L::SHARD_COUNT - 1));
+            // Relaxed: a hint; tested first so that a stocked depot costs no write to a shared line.
+            if self.stocked(bin).load(Ordering::Relaxed) & bit == 0 {
+                self.stocked(bin).fetch_or(bit, Ordering::Relaxed);
+            }
+        }
+        pushed
+    }
+
+    // ---- spans ----
+
+    /// Takes up to `out.len()` slots of `bin` from spans of `shard`, a fresh span if need be, into the
+    /// front of `out`. 0 when memory has run out.
+    pub fn carve(&self, shard: ShardId, bin: Bin, out: &mut [*mut u8]) -> usize {
+        loop {
+            let taken = self.shard(shard).owned().lock().carve(&self.runs.spans, bin, out);
+            if taken > 0 || out.is_empty() {
+                return taken;
+            }
+            let Some(id) = self.runs.allocate(usize::from(bins::info(bin).span_pages), 1) else { return 0 };
+            self.tag_span(id, PageTag::small(bin, shard, id), |span| span.become_small(bin, shard));
+            self.shard(shard).owned().lock().add(&self.runs.spans, bin, id);
+        }
+    }
+
+    fn tag_span(&self, id: SpanId, tag: PageTag, change: impl FnOnce(&mut crate::span::Span)) {
+        // SAFETY: the span is this thread's alone: just taken from the runs, or without a live slot.
+        let span = unsafe { &mut *at(&self.runs.spans, id) };
+        change(span);
+        for page in 0..span.pages as usize {
+            self.runs.arenas.set_tag(span.start + page * PAGE_BYTES, tag);
+        }
+    }
+
+    /// Puts `slots`, all of `bin` and owned by `owner`, into their spans, and gives up spans that are empty
+    /// then. A slot that is at home already, or none, stops the process in the name of `free`.
+    pub fn deliver(&self, owner: ShardId, bin: Bin, slots: &[*mut u8]) {
+        let mut emptied = SpanId::NONE;
+        {
+            let mut owned = self.shard(owner).owned().lock();
+            for &slot in slots {
+                let tag = self.runs.arenas.tag_value(slot.addr());
+                if tag.kind() != Kind::Small || tag.bin() != bin || tag.owner() != owner {
+                    fault::misuse::<L::Os>("free()", "invalid pointer", slot.addr());
+                }
+                match owned.restore(&self.runs.spans, tag.span(), slot) {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        // SAFETY: the span has left the lists and is this thread's alone.
+                        unsafe { (*at(&self.runs.spans, tag.span())).next = emptied };
+                        emptied = tag.span();
+                    }
+                    Err(NotReturned::AlreadyFree) => fault::misuse::<L::Os>("free()", "double free of", slot.addr()),
+                    Err(NotReturned::NotASlot) => fault::misuse::<L::Os>("free()", "invalid pointer", slot.addr()),
+                }
+            }
+        }
+        while !emptied.is_none() {
+            // SAFETY: chained above; this thread's alone.
+            let next = unsafe { (*at(&self.runs.spans, emptied)).next };
+            self.release_small(emptied);
+            emptied = next;
+        }
+    }
+
+    /// Puts one slot into its span.
+    pub fn deliver_one(&self, slot: *mut u8) {
+        let tag = self.runs.arenas.tag_value(slot.addr());
+        self.deliver(tag.owner(), tag.bin(), &[slot]);
+    }
+
+    fn release_small(&self, id: SpanId) {
+        self.tag_span(id, PageTag::NONE, |span| span.kind = Kind::Transit);
+        self.runs.release(id, L::Os::now_ms());
+    }
+
+    /// Gives up the empty spans that were kept.
+    pub fn release_kept_spans(&self) {
+        for shard in self.shards() {
+            for bin in (1..BINS as u8).map(Bin) {
+                loop {
+                    let empty = Owned::take_empty(&mut shard.owned().lock(), &self.runs.spans, bin);
+                    match empty {
+                        Some(id) => self.release_small(id),
+                        None => break,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Unpacks every depot and inbox into spans.
+    pub fn unpack_depots(&self) {
+        for shard in (0..L::SHARD_COUNT as u8).map(ShardId) {
+            for bin in (1..BINS as u8).map(Bin) {
+                while let Some(magazine) = self.take_full_of(shard, bin) {
+                    // SAFETY: the magazine is this thread's.
+                    unsafe {
+                        for &mut slot in Magazine::held(magazine) {
+                            self.deliver_one(slot);
+                        }
+                        self.return_empty(magazine);
+                    }
+                }
+            }
+        }
+    }
+
+    // ---- time ----
+
+    /// Gives old dirty runs back if it is time. Called from slow paths now and then.
+    #[cold]
+    pub fn tick(&self) {
+        let now = L::Os::now_ms();
+        // Relaxed: one thread wins the exchange, and nothing else depends on it.
+        let last = self.last_purge.load(Ordering::Relaxed);
+        if now.wrapping_sub(last) < L::PURGE_DELAY_MS / 8
+            || self.last_purge.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_err()
+        {
+            return;
+        }
+        self.purge(now, L::PURGE_DELAY_MS, PURGE_BYTES_PER_TICK);
+    }
+
+    /// Gives dirty runs of at least `delay_ms` back, up to `most_bytes`; returns how many bytes went.
+    pub fn purge(&self, now: u32, delay_ms: u32, most_bytes: usize) -> usize {
+        let purged = self.runs.purge(now, delay_ms, most_bytes);
+        // Relaxed: a count.
+        self.purged_bytes.fetch_add(purged as u64, Ordering::Relaxed);
+        purged
+    }
+
+    /// Every lock, in the order in which they may nest, for fork.
+    pub fn acquire_for_fork(&self) {
+        self.heaps.lock_for_fork().acquire();
+        for shard in self.shards() {
+            shard.owned().acquire();
+        }
+        self.directs.acquire_for_fork();
+        self.spare_magazines.acquire();
+        self.runs.acquire_for_fork();
+    }
+
+    /// Releases them, in the parent.
+    ///
+    /// # Safety
+    /// The calling thread took them.
+    pub unsafe fn release_after_fork(&self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.runs.release_after_fork();
+            self.spare_magazines.release();
+            self.directs.release_after_fork();
+            for shard in self.shards() {
+                shard.owned().release();
+            }
+            self.heaps.lock_for_fork().release();
+        }
+    }
+
+    /// Frees them, in the child.
+    ///
+    /// # Safety
+    /// The calling thread is the only one and took them before the fork.
+    pub unsafe fn reset_after_fork(&self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.runs.reset_after_fork();
+            self.spare_magazines.reset_after_fork();
+            self.directs.reset_after_fork();
+            for shard in self.shards() {
+                shard.owned().reset_after_fork();
+            }
+            self.heaps.lock_for_fork().reset_after_fork();
+        }
+    }
+}
+
+/// Takes slots from a stash to where they belong, on behalf of a thread of `shard`.
+pub struct Courier<'a, L: Lane> {
+    /// The allocator.
+    pub allocator: &'a Allocator<L>,
+    /// The sender's shard, whose empty magazines are used.
+    pub shard: ShardId,
+}
+
+impl<L: Lane> Carrier for Courier<'_, L> {
+    fn deliver(&mut self, owner: ShardId, bin: Bin, slots: &[*mut u8]) {
+        self.allocator.deliver(owner, bin, slots);
+    }
+
+    fn empty_magazine(&mut self, bin: Bin) -> *mut Magazine {
+        self.allocator.empty_magazine(self.shard, bin)
+    }
+
+    fn post(&mut self, owner: ShardId, bin: Bin, magazine: *mut Magazine) {
+        // SAFETY: the stash hands its magazine over.
+        unsafe {
+            if !self.allocator.put_full(owner, bin, magazine, true) {
+                self.allocator.deliver(owner, bin, Magazine::held(magazine));
+                self.allocator.return_empty(magazine);
+            }
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Arena: a reserved address range, its page tags, and how far it has been made usable.
+//!
+//! ```text
+//! reservation   | page tags, 8 bytes a page | segment | segment | … | not yet committed        |
+//!                                           ^ base                  ^ base + committed
+//! ```
+//!
+//! A reservation has no access rights and so costs nothing: no commit charge, no `mlockall`, no
+//! `RLIMIT_DATA`. Segments are committed in steps from the front, one page of tags with each. Further
+//! arenas chain when one is used up. Addresses below `committed` of any arena have a readable tag.
+
+use crate::os::Os;
+use crate::page_tag::PageTag;
+use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, Mutex, Ordering};
+use crate::units::{PAGE_BYTES, PAGE_SHIFT, SEGMENT_BYTES, SEGMENT_PAGES};
+use core::ptr::null_mut;
+
+/// Most arenas. With a 16 GiB first one and doubling, they cover the whole address space.
+const ARENAS: usize = 64;
+/// Least and most bytes committed at a time beyond what is asked for.
+const STEP_BYTES: core::ops::RangeInclusive<usize> = 2 * SEGMENT_BYTES..=32 * SEGMENT_BYTES;
+/// Smallest reservation tried.
+const LEAST_RESERVATION: usize = 2 * SEGMENT_BYTES;
+
+/// What `free` reads of an arena; the first arena's copy of it is the hot path's.
+#[repr(C, align(64))]
+pub struct Extent {
+    /// Address of the first page. 0 before the arena exists.
+    base: AtomicUsize,
+    /// Committed pages.
+    pages: AtomicUsize,
+    /// Page tags, one a page.
+    tags: AtomicPtr<AtomicU64>,
+    /// Pages reserved. Sync: written before the arena is published.
+    capacity: AtomicUsize,
+}
+
+impl Extent {
+    const fn new() -> Self {
+        Self {
+            base: AtomicUsize::new(0),
+            pages: AtomicUsize::new(0),
+            tags: AtomicPtr::new(null_mut()),
+            capacity: AtomicUsize::new(0),
+        }
+    }
+
+    /// The tag cell of the page that holds `address`; `None` outside the committed part.
+    #[inline(always)]
+    pub fn tag(&self, address: usize) -> Option<&AtomicU64> {
+        // Relaxed, all three: whoever holds a block of this arena got it through an exchange that came
+        // after these were written; for any other address each mix of old and new values is either
+        // refused here or names a tag that is readable.
+        let page = address.wrapping_sub(self.base.load(Ordering::Relaxed)) >> PAGE_SHIFT;
+        if page < self.pages.load(Ordering::Relaxed) {
+            // SAFETY: tags of committed pages are mapped for good.
+            Some(unsafe { &*self.tags.load(Ordering::Relaxed).add(page) })
+        } else {
+            None
+        }
+    }
+}
+
+/// A stretch of pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stretch {
+    /// Address of the first page.
+    pub start: usize,
+    /// Number of pages.
+    pub pages: usize,
+}
+
+/// All arenas of an allocator.
+pub struct Arenas<O: Os> {
+    extents: [Extent; ARENAS],
+    count: AtomicUsize,
+    /// Held while address space is reserved or committed.
+    growing: Mutex<(), O>,
+    first_bytes: AtomicUsize,
+}
+
+impl<O: Os> Arenas<O> {
+    /// No arena yet; the first one will reserve `first_bytes`.
+    pub const fn new(first_bytes: usize) -> Self {
+        Self {
+            extents: [const { Extent::new() }; ARENAS],
+            count: AtomicUsize::new(0),
+            growing: Mutex::new(()),
+            first_bytes: AtomicUsize::new(first_bytes),
+        }
+    }
+
+    /// The first arena's extent, for the hot path.
+    #[inline(always)]
+    pub const fn first(&self) -> &Extent {
+        let [first, ..] = &self.extents;
+        first
+    }
+
+    /// The tag cell of the page that holds `address`, in whichever arena.
+    #[inline]
+    pub fn tag(&self, address: usize) -> Option<&AtomicU64> {
+        // Acquire: pairs with the Release in `reserve`.
+        let count = self.count.load(Ordering::Acquire).min(ARENAS);
+        self.extents.iter().take(count).find_map(|extent| extent.tag(address))
+    }
+
+    /// The tag of the page that holds `address`; [`PageTag::NONE`] outside every arena.
+    #[inline]
+    pub fn tag_value(&self, address: usize) -> PageTag {
+        // Relaxed: a live block's tag was written before the block was handed out.
+        self.tag(address).map_or(PageTag::NONE, |tag| PageTag(tag.load(Ordering::Relaxed)))
+    }
+
+    /// Tags the page that holds `address`, which lies in an arena.
+    #[inline]
+    pub fn set_tag(&self, address: usize, value: PageTag) {
+        if let Some(tag) = self.tag(address) {
+            // Relaxed: published by whatever hands the block out.
+            tag.store(value.0, Ordering::Relaxed);
+        }
+    }
+
+    /// The lock that is held while arenas grow, for fork.
+    pub fn growing(&self) -> &Mutex<(), O> {
+        &self.growing
+    }
+
+    /// Commits at least `pages` adjoining pages and returns all that was committed, which the caller owns.
+    /// `None` where the system refuses or `give_up` says, under the lock, that pages came free meanwhile.
+    pub fn grow(&self, pages: usize, give_up: impl Fn() -> bool) -> Option<Stretch> {
+        let _growing = self.growing.lock();
+        if give_up() {
+            return None;
+        }
+        // Relaxed: written under the lock that is held.
+        let count = self.count.load(Ordering::Relaxed);
+        for extent in self.extents.iter().take(count) {
+            if let Some(stretch) = Self::extend(extent, pages) {
+                return Some(stretch);
+            }
+        }
+        Self::extend(self.reserve(count, pages)?, pages)
+    }
+
+    /// Commits the next segments of `extent`, at least `pages` pages.
+    fn extend(extent: &Extent, pages: usize) -> Option<Stretch> {
+        // Relaxed: all of these are written under the growing lock, which is held.
+        let committed = extent.pages.load(Ordering::Relaxed);
+        let left = extent.capacity.load(Ordering::Relaxed) - committed;
+        let step = (committed * PAGE_BYTES / 8).clamp(*STEP_BYTES.start(), *STEP_BYTES.end()) / PAGE_BYTES;
+        let need = pages.next_multiple_of(SEGMENT_PAGES as usize);
+        let generous = pages.max(step).next_multiple_of(SEGMENT_PAGES as usize).min(left);
+        if need > left {
+            return None;
+        }
+        for size in [generous, need] {
+            if Self::commit(extent, committed, size) {
+                // Release: the tags exist before an address is checked against the new bound.
+                extent.pages.store(committed + size, Ordering::Release);
+                let start = extent.base.load(Ordering::Relaxed) + committed * PAGE_BYTES;
+                return Some(Stretch { start, pages: size });
+            }
+        }
+        None
+    }
+
+    fn commit(extent: &Extent, committed: usize, pages: usize) -> bool {
+        // Relaxed: as in `extend`.
+        let (base, tags) = (extent.base.load(Ordering::Relaxed), extent.tags.load(Ordering::Relaxed));
+        let first = core::ptr::with_exposed_provenance_mut::<u8>(base + committed * PAGE_BYTES);
+        let (Some(first), Some(tags)) = (core::ptr::NonNull::new(first), core::ptr::NonNull::new(tags)) else {
+            return false;
+        };
+        // SAFETY: both ranges lie in this arena's reservation, in whole pages because `pages` and
+        // `committed` count whole segments; committing a range of tags again after a refusal of the
+        // pages is harmless.
+        unsafe { O::commit(tags.add(committed).cast(), pages * size_of::<AtomicU64>()) && O::commit(first, pages * PAGE_BYTES) }
+    }
+
+    /// Reserves arena number `count`, large enough for `pages`.
+    fn reserve(&self, count: usize, pages: usize) -> Option<&Extent> {
+        let extent = self.extents.get(count)?;
+        let need = pages.checked_mul(PAGE_BYTES)?.checked_add(2 * SEGMENT_BYTES)?.checked_next_multiple_of(SEGMENT_BYTES)?;
+        let mut bytes = self.wanted_bytes(count).max(need);
+        let reserved = loop {
+            let granted = O::reserve(bytes, SEGMENT_BYTES);
+            if granted.is_some() || bytes <= need.max(LEAST_RESERVATION) {
+                break granted?;
+            }
+            bytes = (bytes / 2).next_multiple_of(SEGMENT_BYTES).max(need);
+        };
+        let tag_bytes = (bytes / PAGE_BYTES * size_of::<AtomicU64>()).next_multiple_of(SEGMENT_BYTES);
+        let base = reserved.as_ptr().expose_provenance() + tag_bytes;
+        // Relaxed: published by the count, or, for the first arena's hot copy, by `pages`.
+        extent.tags.store(reserved.as_ptr().cast(), Ordering::Relaxed);
+        extent.capacity.store((bytes - tag_bytes) / PAGE_BYTES, Ordering::Relaxed);
+        extent.base.store(base, Ordering::Relaxed);
+        // Release: pairs with the Acquire in `tag`.
+        self.count.store(count + 1, Ordering::Release);
+        Some(extent)
+    }
+
+    /// Bytes to reserve for arena number `count`: the lane's choice, doubled for every second arena; a
+    /// small share where the process's address space is limited, so that its own mappings have room.
+    fn wanted_bytes(&self, count: usize) -> usize {
+        // Relaxed: set before the first arena exists.
+        let first = self.first_bytes.load(Ordering::Relaxed);
+        match O::address_space_limit() {
+            usize::MAX => first << (count / 2).min(12),
+            limit => (limit / 16).clamp(4 * SEGMENT_BYTES, first).next_multiple_of(SEGMENT_BYTES),
+        }
+    }
+
+    /// Bytes reserved and bytes committed, in all arenas.
+    pub fn reserved_and_committed(&self) -> (usize, usize) {
+        // Acquire: pairs with the Release in `reserve`.
+        let count = self.count.load(Ordering::Acquire).min(ARENAS);
+        self.extents.iter().take(count).fold((0, 0), |(reserved, committed), extent| {
+            // Relaxed: counts.
+            let capacity = extent.capacity.load(Ordering::Relaxed) * PAGE_BYTES;
+            (reserved + capacity, committed + extent.pages.load(Ordering::Relaxed) * PAGE_BYTES)
+        })
+    }
+}

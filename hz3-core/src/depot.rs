@@ -1,0 +1,174 @@
+//! Depot: lock-free stacks of magazines, full ones on their way to whoever allocates, empty ones back.
+//!
+//! ```text
+//! 63          32 31     26 25         0
+//! |   version   |  count  |  first id  |  → links(first).next → …
+//! ```
+//!
+//! The word changes by one compare-exchange, and every change raises the version, so a thread that was
+//! stopped between its read and its exchange fails unless exactly 2^32 changes passed meanwhile.
+//! A magazine's memory is never unmapped, so reading the link of one that was just taken away is safe;
+//! the value read is then thrown away with the failed exchange.
+
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// Bits of a magazine id.
+pub const ID_BITS: u32 = 26;
+const ID_MASK: u64 = (1 << ID_BITS) - 1;
+const COUNT_BITS: u32 = 6;
+/// Most magazines that one stack counts.
+pub const MAX_COUNT: u32 = (1 << COUNT_BITS) - 1;
+const COUNT_ONE: u64 = 1 << ID_BITS;
+const VERSION_ONE: u64 = 1 << (ID_BITS + COUNT_BITS);
+const VERSION_MASK: u64 = !(VERSION_ONE - 1);
+
+/// Where the stack's links are kept.
+pub trait Links {
+    /// The link of magazine `id`: the id below it in its stack.
+    fn next(&self, id: u32) -> &AtomicU32;
+}
+
+/// A stack of magazines.
+pub struct Stack {
+    word: AtomicU64,
+}
+
+impl Stack {
+    /// An empty stack.
+    #[cfg(not(loom))]
+    pub const fn new() -> Self {
+        Self { word: AtomicU64::new(0) }
+    }
+
+    /// An empty stack.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self { word: AtomicU64::new(0) }
+    }
+
+    /// Puts magazine `id` on top unless the stack holds `limit` already (at most [`MAX_COUNT`]); returns
+    /// whether it did. The caller owned the magazine and, on success, no longer does.
+    #[inline]
+    pub fn push(&self, links: &impl Links, id: u32, limit: u32) -> bool {
+        // Relaxed: the exchange below checks what was read.
+        let mut word = self.word.load(Ordering::Relaxed);
+        loop {
+            let count = (word >> ID_BITS) as u32 & MAX_COUNT;
+            if count >= limit.min(MAX_COUNT) {
+                return false;
+            }
+            // Relaxed: published by the exchange.
+            links.next(id).store((word & ID_MASK) as u32, Ordering::Relaxed);
+            let new = (word & VERSION_MASK).wrapping_add(VERSION_ONE) | (u64::from(count) + 1) << ID_BITS | u64::from(id);
+            // Release: publishes the magazine's slots, count and link. Pairs with the Acquire in `pop`.
+            match self.word.compare_exchange_weak(word, new, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return true,
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// Takes the magazine on top, which the caller then owns; `None` where there is none.
+    #[inline]
+    pub fn pop(&self, links: &impl Links) -> Option<u32> {
+        // Acquire: the link read below is at least as new as the push that this word came from. Pairs
+        // with the Release in `push`.
+        let mut word = self.word.load(Ordering::Acquire);
+        loop {
+            let id = (word & ID_MASK) as u32;
+            if id == 0 {
+                return None;
+            }
+            // Relaxed: may be stale or another stack's if the magazine was taken; the version tells.
+            let next = links.next(id).load(Ordering::Relaxed);
+            let count = (word >> ID_BITS & u64::from(MAX_COUNT)) - 1;
+            let new = (word & VERSION_MASK).wrapping_add(VERSION_ONE) | count * COUNT_ONE | u64::from(next);
+            // Acquire: sees the magazine's contents, and, on failure, the next candidate's link.
+            match self.word.compare_exchange_weak(word, new, Ordering::Acquire, Ordering::Acquire) {
+                Ok(_) => return Some(id),
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// Magazines in the stack at some moment during the call.
+    #[inline]
+    pub fn count(&self) -> u32 {
+        // Relaxed: a count.
+        (self.word.load(Ordering::Relaxed) >> ID_BITS) as u32 & MAX_COUNT
+    }
+
+    /// Whether the stack was empty at some moment during the call.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.count() == 0
+    }
+}
+
+impl Default for Stack {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    struct Array([AtomicU32; 128]);
+
+    impl Links for Array {
+        fn next(&self, id: u32) -> &AtomicU32 {
+            &self.0[id as usize]
+        }
+    }
+
+    #[test]
+    fn magazines_come_back_last_in_first_out() {
+        let links = Array([const { AtomicU32::new(0) }; 128]);
+        let stack = Stack::new();
+        for id in 1..=20 {
+            assert!(stack.push(&links, id, MAX_COUNT));
+        }
+        assert_eq!(stack.count(), 20);
+        for id in (1..=20).rev() {
+            assert_eq!(stack.pop(&links), Some(id));
+        }
+        assert_eq!(stack.pop(&links), None);
+    }
+
+    #[test]
+    fn a_full_stack_refuses() {
+        let links = Array([const { AtomicU32::new(0) }; 128]);
+        let stack = Stack::new();
+        for id in 1..=MAX_COUNT {
+            assert!(stack.push(&links, id, u32::MAX));
+        }
+        assert!(!stack.push(&links, 100, u32::MAX));
+        let small = Stack::new();
+        assert!(small.push(&links, 101, 1) && !small.push(&links, 102, 1));
+    }
+
+    #[test]
+    fn no_magazine_is_lost_or_doubled_among_threads() {
+        static LINKS: Array = Array([const { AtomicU32::new(0) }; 128]);
+        static STACKS: [Stack; 2] = [const { Stack::new() }; 2];
+        for id in 1..=60 {
+            assert!(STACKS[id as usize % 2].push(&LINKS, id, MAX_COUNT));
+        }
+        std::thread::scope(|scope| {
+            for thread in 0..4_usize {
+                scope.spawn(move || {
+                    for turn in 0..100_000 {
+                        if let Some(id) = STACKS[(thread + turn) % 2].pop(&LINKS) {
+                            assert!(STACKS[turn % 2].push(&LINKS, id, MAX_COUNT) || STACKS[(turn + 1) % 2].push(&LINKS, id, MAX_COUNT));
+                        }
+                    }
+                });
+            }
+        });
+        let mut all: std::vec::Vec<u32> = STACKS.iter().flat_map(|stack| core::iter::from_fn(|| stack.pop(&LINKS))).collect();
+        all.sort_unstable();
+        assert!(all.into_iter().eq(1..=60));
+    }
+}

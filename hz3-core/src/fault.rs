@@ -1,0 +1,65 @@
+//! Fault: the end of a process whose heap can't be trusted any more.
+//!
+//! One line on standard error, then `SIGABRT`, as glibc does. Nothing here allocates or formats.
+
+use crate::os::Os;
+
+/// Longest line. Derived from the longest texts in use, with room to spare; longer ones are cut.
+const LINE_BYTES: usize = 192;
+
+struct Line {
+    bytes: [u8; LINE_BYTES],
+    used: usize,
+}
+
+impl Line {
+    fn push(&mut self, text: &[u8]) {
+        for &byte in text {
+            if let Some(place) = self.bytes.get_mut(self.used) {
+                *place = byte;
+                self.used += 1;
+            }
+        }
+    }
+
+    fn push_hex(&mut self, value: usize) {
+        self.push(b"0x");
+        let digits = (usize::BITS - value.leading_zeros()).div_ceil(4).max(1);
+        for digit in (0..digits).rev() {
+            let nibble = (value >> (digit * 4) & 0xf) as u8;
+            self.push(&[if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 }]);
+        }
+    }
+
+    fn end<O: Os>(mut self) -> ! {
+        self.push(b"\n");
+        O::write_error(self.bytes.get(..self.used).unwrap_or(b"hz3: fault\n"));
+        O::abort()
+    }
+}
+
+/// Stops the process: `hz3: free(): double free of 0x7f…`.
+///
+/// `entry` is the interface function ("free()"), `fault` what is wrong, `address` the pointer.
+#[cold]
+#[inline(never)]
+pub fn misuse<O: Os>(entry: &str, fault: &str, address: usize) -> ! {
+    let mut line = Line { bytes: [0; LINE_BYTES], used: 0 };
+    line.push(b"hz3: ");
+    line.push(entry.as_bytes());
+    line.push(b": ");
+    line.push(fault.as_bytes());
+    line.push(b" ");
+    line.push_hex(address);
+    line.end::<O>()
+}
+
+/// Stops the process in a state that the allocator's own code makes impossible.
+#[cold]
+#[inline(never)]
+pub fn impossible<O: Os>(what: &str) -> ! {
+    let mut line = Line { bytes: [0; LINE_BYTES], used: 0 };
+    line.push(b"hz3: corrupt heap: ");
+    line.push(what.as_bytes());
+    line.end::<O>()
+}

@@ -1,0 +1,328 @@
+//! Heap: a thread's own cache, one entry per bin, and its remote stash.
+//!
+//! ```text
+//! entry   top ─────────┐     limit ─┐
+//!         base ─┐      ↓            ↓
+//! magazine |hdr|slot|…|slot|  room  |        spare → a second magazine, full or empty
+//! ```
+//!
+//! The entry's first magazine is *loaded*: `base ≤ top ≤ limit`, slots lie below `top`. An entry without
+//! a magazine is all null: empty and full at once, as is every entry of the two static heaps below, which
+//! belong to threads that have no heap yet and to threads that gave theirs back. Only its own thread
+//! touches a heap, except in a forked child, where the threads of the others' are gone.
+
+use crate::bins::{BIN_ENTRY_BYTES, BINS};
+use crate::lane::Lane;
+use crate::magazine::Magazine;
+use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
+use crate::table::{Table, typed};
+use crate::units::{Bin, ShardId};
+use core::ptr::{NonNull, null_mut};
+
+/// A heap's entry for one bin. Sync, every field: owner thread only.
+#[repr(C)]
+pub struct Entry {
+    /// One past the last slot held.
+    pub top: *mut *mut u8,
+    /// The loaded magazine's first slot; null without a magazine.
+    pub base: *mut *mut u8,
+    /// One past the loaded magazine's last place.
+    pub limit: *mut *mut u8,
+    /// The second magazine, or null.
+    pub spare: *mut Magazine,
+}
+
+const _: () = assert!(size_of::<Entry>() == BIN_ENTRY_BYTES);
+
+/// The entries of a heap. The foreign bin's stays null for ever.
+#[repr(C)]
+pub struct Entries([Entry; BINS]);
+
+// SAFETY: the only shared ones are the two statics below, which nobody writes.
+unsafe impl Sync for Entries {}
+
+impl Entries {
+    const fn none() -> Self {
+        Entries([const { Entry { top: null_mut(), base: null_mut(), limit: null_mut(), spare: null_mut() } }; BINS])
+    }
+}
+
+/// The heap of a thread that has none yet.
+pub static NO_HEAP: Entries = Entries::none();
+/// The heap of a thread that is ending and has given its own back.
+pub static LEFT_HEAP: Entries = Entries::none();
+
+/// What a heap's events amount to. Plain counts of its own thread, read by anyone.
+#[derive(Default)]
+pub struct Counters {
+    /// Refills from this thread's own shard's depots and inboxes.
+    pub refills: AtomicU64,
+    /// Refills from other shards.
+    pub steals: AtomicU64,
+    /// Refills from spans.
+    pub carves: AtomicU64,
+    /// Magazines handed to a depot.
+    pub spills: AtomicU64,
+    /// Slots that went home.
+    pub homeward: AtomicU64,
+}
+
+/// Adds to a counter that only the calling thread writes.
+#[inline]
+pub fn count(counter: &AtomicU64, more: u64) {
+    // Relaxed, and no read-modify-write: one writer, and readers want no more than a recent value.
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+}
+
+const UNUSED: u32 = 0;
+const IN_USE: u32 = 1;
+const LOST: u32 = 2;
+
+/// A thread's heap.
+#[repr(C, align(128))]
+pub struct Heap<L: Lane> {
+    /// At offset 0: a heap's address is its entries'.
+    pub entries: Entries,
+    /// Slots that the next refill from a span carves, by bin. Sync: owner thread.
+    pub batches: [u8; BINS],
+    /// The shard that the thread belongs to. Sync: owner thread.
+    pub shard: ShardId,
+    /// Slow paths left until the next look at the clock. Sync: owner thread.
+    pub ticks: u8,
+    /// Whether the thread is changing more than one word of this heap. Read in a forked child.
+    busy: AtomicU32,
+    /// Sync: the pool's lock.
+    state: AtomicU32,
+    /// The process generation (count of forks) that the owner thread lives in. Sync: as `state`.
+    generation: AtomicU32,
+    id: u32,
+    next_unused: u32,
+    /// Counts of events.
+    pub counters: Counters,
+    /// Slots on their way home. Sync: owner thread.
+    pub stash: L::Stash,
+}
+
+impl<L: Lane> Heap<L> {
+    /// The entry of `bin`.
+    #[inline]
+    pub fn entry(&mut self, bin: Bin) -> &mut Entry {
+        let index = usize::from(bin.0);
+        // A clamp instead of a bounds check: nothing in the allocator may panic.
+        &mut self.entries.0[if index < BINS { index } else { 0 }]
+    }
+
+    /// Says that several words are about to change; a child forked before [`Heap::settled`] leaves this
+    /// heap alone.
+    #[inline]
+    pub fn unsettled(&self) {
+        // Relaxed, with a compiler fence: only a forked child's single thread reads it, from a snapshot
+        // taken between two instructions of this thread.
+        self.busy.store(1, Ordering::Relaxed);
+        core::sync::atomic::compiler_fence(Ordering::SeqCst);
+    }
+
+    /// Says that the words agree again.
+    #[inline]
+    pub fn settled(&self) {
+        core::sync::atomic::compiler_fence(Ordering::SeqCst);
+        // Relaxed: as in `unsettled`.
+        self.busy.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Bytes of one heap's unit. Chosen: the least power of two that every lane's heap fits in.
+const HEAP_UNIT_BYTES: usize = 8192;
+
+/// Every heap there is, and those that no thread uses.
+pub struct Heaps<L: Lane> {
+    table: Table<HEAP_UNIT_BYTES>,
+    unused: Mutex<u32, L::Os>,
+    generation: AtomicU32,
+    /// Whether heaps of threads that did not survive a fork may be waiting.
+    orphans: AtomicU32,
+}
+
+impl<L: Lane> Heaps<L> {
+    /// None yet.
+    pub const fn new() -> Self {
+        const { assert!(size_of::<Heap<L>>() <= HEAP_UNIT_BYTES) }
+        Self { table: Table::new(), unused: Mutex::new(0), generation: AtomicU32::new(0), orphans: AtomicU32::new(0) }
+    }
+
+    fn get(&self, id: u32) -> *mut Heap<L> {
+        // SAFETY: ids come from the table.
+        unsafe { typed::<Heap<L>, HEAP_UNIT_BYTES>(&self.table, id) }.as_ptr()
+    }
+
+    /// A heap without slots for the calling thread. `None` where memory has run out.
+    pub fn take(&self) -> Option<*mut Heap<L>> {
+        let mut unused = self.unused.lock();
+        let id = *unused;
+        let heap = if id == 0 {
+            drop(unused);
+            let id = self.table.allocate::<L::Os>(1)?;
+            let heap = self.get(id);
+            // SAFETY: fresh zeroed memory, this thread's alone until its state says otherwise; all-zero
+            // entries, counters and stash are empty ones.
+            unsafe { (*heap).id = id };
+            unused = self.unused.lock();
+            heap
+        } else {
+            let heap = self.get(id);
+            // SAFETY: unused heaps belong to the holder of the lock.
+            unsafe { *unused = (*heap).next_unused };
+            heap
+        };
+        // SAFETY: as above. Relaxed: both are read under the lock or by a forked child's single thread.
+        unsafe {
+            (*heap).generation.store(self.generation.load(Ordering::Relaxed), Ordering::Relaxed);
+            (*heap).state.store(IN_USE, Ordering::Relaxed);
+            (*heap).batches = [0; BINS];
+        }
+        drop(unused);
+        Some(heap)
+    }
+
+    /// Takes back a heap that holds no slot any more.
+    ///
+    /// # Safety
+    /// The calling thread owned it and uses it no longer.
+    pub unsafe fn give(&self, heap: *mut Heap<L>) {
+        let mut unused = self.unused.lock();
+        // SAFETY: the caller's promise. Relaxed: under the lock.
+        unsafe {
+            (*heap).state.store(UNUSED, Ordering::Relaxed);
+            (*heap).next_unused = *unused;
+            *unused = (*heap).id;
+        }
+    }
+
+    /// The lock over the unused heaps, for fork.
+    pub fn lock_for_fork(&self) -> &Mutex<u32, L::Os> {
+        &self.unused
+    }
+
+    /// In a forked child: every heap but `own` (null for none) belonged to a thread that is gone.
+    pub fn orphan_all_but(&self, own: *mut Heap<L>) {
+        // Relaxed, all: a single thread.
+        let generation = self.generation.load(Ordering::Relaxed).wrapping_add(1);
+        self.generation.store(generation, Ordering::Relaxed);
+        if !own.is_null() {
+            // SAFETY: the caller's own heap.
+            unsafe { (*own).generation.store(generation, Ordering::Relaxed) };
+        }
+        self.orphans.store(1, Ordering::Relaxed);
+    }
+
+    /// Hands each heap whose thread did not survive a fork to `adopt`, which must empty it. Heaps that
+    /// were being changed at the fork are given up with what they hold.
+    pub fn adopt_orphans(&self, mut adopt: impl FnMut(*mut Heap<L>)) {
+        // Relaxed: the fork ordered it; a second thread that misses it loses nothing.
+        if self.orphans.load(Ordering::Relaxed) == 0 || self.orphans.swap(0, Ordering::Relaxed) == 0 {
+            return;
+        }
+        for id in 1..self.table.end() {
+            let heap = self.get(id);
+            let orphaned = {
+                let _unused = self.unused.lock();
+                // SAFETY: heaps are never unmapped; these fields are atomic. Relaxed: under the lock.
+                unsafe {
+                    let orphaned = (*heap).state.load(Ordering::Relaxed) == IN_USE
+                        && (*heap).generation.load(Ordering::Relaxed) != self.generation.load(Ordering::Relaxed);
+                    if orphaned && (*heap).busy.load(Ordering::Relaxed) != 0 {
+                        (*heap).state.store(LOST, Ordering::Relaxed);
+                    }
+                    orphaned && (*heap).state.load(Ordering::Relaxed) == IN_USE
+                }
+            };
+            if orphaned {
+                adopt(heap);
+            }
+        }
+    }
+
+    /// Calls `look` with every heap's counters.
+    pub fn each_counters(&self, mut look: impl FnMut(&Counters)) {
+        for id in 1..self.table.end() {
+            // SAFETY: heaps are never unmapped and counters are atomic.
+            look(unsafe { &(*self.get(id)).counters });
+        }
+    }
+
+    /// Heaps ever made.
+    pub fn made(&self) -> u32 {
+        self.table.end() - 1
+    }
+
+    /// Bytes of address space mapped for heaps.
+    pub fn mapped_bytes(&self) -> usize {
+        self.table.mapped_bytes()
+    }
+}
+
+impl<L: Lane> Default for Heaps<L> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Whether `heap` is one of the two static ones.
+#[inline]
+pub fn is_static(heap: *const Entries) -> bool {
+    core::ptr::eq(heap, &NO_HEAP) || core::ptr::eq(heap, &LEFT_HEAP)
+}
+
+/// Whether the thread of `heap` is ending.
+#[inline]
+pub fn has_left(heap: *const Entries) -> bool {
+    core::ptr::eq(heap, &LEFT_HEAP)
+}
+
+/// Takes the loaded and the spare magazine out of `entry`, counted.
+///
+/// # Safety
+/// The caller owns the entry's heap; the magazines are the caller's afterwards.
+pub unsafe fn unload(entry: &mut Entry) -> [Option<NonNull<Magazine>>; 2] {
+    let Entry { top, base, spare, .. } =
+        core::mem::replace(entry, Entry { top: null_mut(), base: null_mut(), limit: null_mut(), spare: null_mut() });
+    let loaded = NonNull::new(base).map(|base| {
+        // SAFETY: `base` lies in a magazine of this heap, and `top` not before it.
+        unsafe {
+            let magazine = Magazine::of_slots(base.as_ptr());
+            (*magazine).count = top.offset_from_unsigned(base.as_ptr()) as u16;
+            NonNull::new_unchecked(magazine)
+        }
+    });
+    [loaded, NonNull::new(spare)]
+}
+
+/// Loads `magazine`, which has `count` slots.
+///
+/// # Safety
+/// The caller owns the entry's heap, which has nothing loaded there, and the magazine.
+#[inline]
+pub unsafe fn load(entry: &mut Entry, magazine: *mut Magazine) {
+    // SAFETY: the slots lie in the magazine.
+    unsafe {
+        let base = Magazine::slots(magazine);
+        entry.base = base;
+        entry.limit = base.add(usize::from((*magazine).capacity));
+        entry.top = base.add(usize::from((*magazine).count));
+    }
+}
+
+/// Exchanges the loaded magazine, which must be there, for the spare one, which must be too.
+///
+/// # Safety
+/// The caller owns the entry's heap.
+#[inline]
+pub unsafe fn swap(entry: &mut Entry) {
+    // SAFETY: as for `unload` and `load`.
+    unsafe {
+        let loaded = Magazine::of_slots(entry.base);
+        (*loaded).count = entry.top.offset_from_unsigned(entry.base) as u16;
+        let spare = core::mem::replace(&mut entry.spare, loaded);
+        load(entry, spare);
+    }
+}

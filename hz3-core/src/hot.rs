@@ -1,0 +1,71 @@
+//! Hot: the paths of `malloc` and `free` that nearly every call takes.
+//!
+//! ```text
+//! malloc   size → entry of its bin in this thread's heap → pop
+//! free     address → page tag → entry of its bin in this thread's heap → push
+//! ```
+//!
+//! Both are leaf functions without a stack frame, an atomic read-modify-write or an initialisation test;
+//! a thread without a heap, a size without a bin and an address that is no small block's all meet an
+//! entry that is empty and full at once, and so leave for the slow path by the one test that is there.
+//! `docs/hot-path.txt` holds what they cost in instructions.
+
+use crate::bins::{MAX_SMALL_BYTES, entry_offset};
+use crate::heap::Entry;
+use crate::lane::Lane;
+use crate::slow;
+use crate::sync::{Ordering, compiler_fence};
+
+/// Allocates `bytes` bytes at a multiple of 16; null when memory has run out. 0 bytes are a block too.
+#[inline(always)]
+pub fn malloc<L: Lane>(bytes: usize) -> *mut u8 {
+    malloc_or::<L>(bytes, slow::malloc::<L>)
+}
+
+/// [`malloc`], with `miss` called, as the last thing, where this thread has no slot at hand.
+#[inline(always)]
+pub fn malloc_or<L: Lane>(bytes: usize, miss: impl FnOnce(usize) -> *mut u8) -> *mut u8 {
+    if bytes <= MAX_SMALL_BYTES {
+        // SAFETY: `entry_offset` is given a small size and names an entry of the heap, which is this
+        // thread's alone; between `base` and `top` the magazine's slots are initialised.
+        unsafe {
+            let entry = L::heap().byte_add(entry_offset(bytes)).cast::<Entry>();
+            let top = (*entry).top;
+            if top != (*entry).base {
+                let slot = *top.sub(1);
+                (*entry).top = top.sub(1);
+                return slot;
+            }
+        }
+    }
+    miss(bytes)
+}
+
+/// Frees the block at `block`; null is allowed and does nothing. A pointer that is no block's start stops
+/// the process.
+///
+/// # Safety
+/// `block` is null or a block of this lane's that nobody uses any more.
+#[inline(always)]
+pub unsafe fn free<L: Lane>(block: *mut u8) {
+    if let Some(tag) = L::allocator().runs.arenas.first().tag(block.addr()) {
+        // SAFETY: the low half of a tag is the offset of an entry of the heap, which is this thread's
+        // alone; below `limit` the magazine has room.
+        unsafe {
+            // Relaxed: the tag of a live block's page was written before the block was handed out.
+            let offset = tag.load(Ordering::Relaxed) & 0xffff;
+            let entry = L::heap().byte_add(offset as usize).cast::<Entry>();
+            let top = (*entry).top;
+            if top != (*entry).limit {
+                *top = block;
+                // The slot is written before it counts, also in the eyes of a forked child, which sees
+                // this thread stopped between any two instructions.
+                compiler_fence(Ordering::Release);
+                (*entry).top = top.add(1);
+                return;
+            }
+        }
+    }
+    // SAFETY: the caller's promise.
+    unsafe { slow::free::<L>(block) }
+}

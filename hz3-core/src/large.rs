@@ -1,0 +1,259 @@
+//! Large: blocks above the biggest bin. Runs of pages; the largest are mappings of their own.
+//!
+//! ```text
+//! 32 KiB < size < 32 MiB     a run of the arenas, tagged at its first and last page
+//! 32 MiB ≤ size              a mapping; known by a table of its own, resized by mremap
+//! ```
+//!
+//! A request that the arenas can't serve becomes a mapping too, so that fragmentation alone never makes
+//! one fail.
+
+use crate::allocator::Allocator;
+use crate::lane::Lane;
+use crate::os::Os;
+use crate::page_tag::PageTag;
+use crate::span::{Kind, Spans, at};
+use crate::sync::Mutex;
+use crate::units::{PAGE_BYTES, SpanId, pages_for};
+use core::ptr::{NonNull, null_mut};
+
+/// Smallest block that is mapped on its own. Chosen: glibc's largest threshold for the same step.
+pub const DIRECT_BYTES: usize = 32 << 20;
+const BUCKETS: usize = 256;
+
+/// The blocks that are mappings of their own, by address.
+pub struct Directs<O: Os> {
+    table: Mutex<DirectTable, O>,
+}
+
+struct DirectTable {
+    buckets: [SpanId; BUCKETS],
+    blocks: usize,
+    bytes: usize,
+}
+
+impl<O: Os> Directs<O> {
+    /// None yet.
+    pub const fn new() -> Self {
+        Self { table: Mutex::new(DirectTable { buckets: [SpanId::NONE; BUCKETS], blocks: 0, bytes: 0 }) }
+    }
+
+    fn bucket(address: usize) -> usize {
+        // Fibonacci hashing of the page number; the top byte is the bucket.
+        (((address / PAGE_BYTES) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize % BUCKETS
+    }
+
+    fn insert(&self, spans: &Spans, id: SpanId) {
+        let mut table = self.table.lock();
+        // SAFETY: the descriptor is the caller's, and from here on the lock holder's.
+        let span = unsafe { &mut *at(spans, id) };
+        table.bytes += span.bytes();
+        table.blocks += 1;
+        if let Some(first) = table.buckets.get_mut(Self::bucket(span.start)) {
+            span.next = *first;
+            *first = id;
+        }
+    }
+
+    /// Takes the block at `address` out of the table; the caller owns its descriptor then.
+    fn remove(&self, spans: &Spans, address: usize) -> Option<SpanId> {
+        let mut table = self.table.lock();
+        let first = table.buckets.get_mut(Self::bucket(address))?;
+        let mut link: *mut SpanId = first;
+        // SAFETY: the chain's descriptors are the lock holder's; `link` points to the bucket or into one.
+        unsafe {
+            while !(*link).is_none() {
+                let id = *link;
+                let span = at(spans, id);
+                if (*span).start == address {
+                    *link = (*span).next;
+                    let bytes = (*span).bytes();
+                    table.bytes -= bytes;
+                    table.blocks -= 1;
+                    return Some(id);
+                }
+                link = &raw mut (*span).next;
+            }
+        }
+        None
+    }
+
+    /// Bytes of the block at `address`; `None` where there is none.
+    fn bytes_of(&self, spans: &Spans, address: usize) -> Option<usize> {
+        let table = self.table.lock();
+        let mut id = *table.buckets.get(Self::bucket(address))?;
+        while !id.is_none() {
+            // SAFETY: the chain's descriptors are the lock holder's.
+            let span = unsafe { &*at(spans, id) };
+            if span.start == address {
+                return Some(span.bytes());
+            }
+            id = span.next;
+        }
+        None
+    }
+
+    /// Number and bytes of all blocks that are mappings of their own.
+    pub fn count_and_bytes(&self) -> (usize, usize) {
+        let table = self.table.lock();
+        (table.blocks, table.bytes)
+    }
+
+    /// Takes the lock, for fork.
+    pub fn acquire_for_fork(&self) {
+        self.table.acquire();
+    }
+
+    /// Releases it, in the parent.
+    ///
+    /// # Safety
+    /// The calling thread took it.
+    pub unsafe fn release_after_fork(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { self.table.release() }
+    }
+
+    /// Frees it, in the child.
+    ///
+    /// # Safety
+    /// The calling thread is the only one and took it before the fork.
+    pub unsafe fn reset_after_fork(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { self.table.reset_after_fork() }
+    }
+}
+
+impl<O: Os> Default for Directs<O> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A large block, and whether its bytes are known to be zero.
+pub struct Block {
+    /// Its first byte.
+    pub start: *mut u8,
+    /// Whether it reads as zero.
+    pub zeroed: bool,
+}
+
+impl<L: Lane> Allocator<L> {
+    /// Allocates `bytes` (more than 0, at most `isize::MAX`) at a multiple of `align`, a power of two.
+    /// `None` when memory has run out.
+    pub fn allocate_large(&self, bytes: usize, align: usize) -> Option<Block> {
+        let pages = pages_for(bytes.max(1));
+        let align_pages = align.div_ceil(PAGE_BYTES).max(1);
+        if u32::try_from(pages.checked_add(align_pages)?).is_err() {
+            return None;
+        }
+        if pages.max(align_pages) * PAGE_BYTES < DIRECT_BYTES
+            && let Some(id) = self.runs.allocate(pages, align_pages)
+        {
+            // SAFETY: the span is this thread's: just taken.
+            let span = unsafe { &mut *at(&self.runs.spans, id) };
+            span.kind = Kind::Large;
+            let (start, last) = (span.start, span.start + span.bytes() - PAGE_BYTES);
+            self.runs.arenas.set_tag(start, PageTag::edge(Kind::Large, id));
+            self.runs.arenas.set_tag(last, PageTag::edge(Kind::Large, id));
+            return Some(Block { start: core::ptr::with_exposed_provenance_mut(start), zeroed: span.zeroed });
+        }
+        self.map_direct(pages, align_pages * PAGE_BYTES)
+    }
+
+    fn map_direct(&self, pages: usize, align: usize) -> Option<Block> {
+        let bytes = pages * PAGE_BYTES;
+        let id = self.runs.descriptor()?;
+        let mapped = if align > PAGE_BYTES { bytes.checked_add(align)? } else { bytes };
+        let Some(raw) = L::Os::map(mapped) else {
+            self.runs.retire_descriptor(id);
+            return None;
+        };
+        let first = raw.as_ptr().expose_provenance();
+        let start = first.next_multiple_of(align);
+        // SAFETY: both ends lie in the mapping just made, outside the block.
+        unsafe {
+            if start > first {
+                L::Os::unmap(raw, start - first);
+            }
+            let tail = first + mapped - (start + bytes);
+            if tail > 0 {
+                L::Os::unmap(raw.add(start - first + bytes), tail);
+            }
+            let span = &mut *at(&self.runs.spans, id);
+            (span.start, span.pages, span.kind) = (start, pages as u32, Kind::Large);
+            self.directs.insert(&self.runs.spans, id);
+            Some(Block { start: raw.as_ptr().add(start - first), zeroed: true })
+        }
+    }
+
+    /// Bytes of the large block at `address`; `None` where no large block begins there.
+    pub fn large_bytes(&self, address: usize) -> Option<usize> {
+        let tag = self.runs.arenas.tag_value(address);
+        if tag.kind() == Kind::Large {
+            // SAFETY: a live large block's descriptor is fixed; where the address is no block's, the
+            // number read is thrown away or the caller stops the process.
+            let span = unsafe { &*at(&self.runs.spans, tag.span()) };
+            return (span.start == address).then(|| span.bytes());
+        }
+        self.directs.bytes_of(&self.runs.spans, address)
+    }
+
+    /// Frees the large block at `address`; false where no large block begins there.
+    pub fn free_large(&self, address: usize) -> bool {
+        let tag = self.runs.arenas.tag_value(address);
+        if tag.kind() == Kind::Large {
+            // SAFETY: as in `large_bytes`; the block is the caller's, who gives it up.
+            if unsafe { (*at(&self.runs.spans, tag.span())).start } != address {
+                return false;
+            }
+            self.runs.release(tag.span(), L::Os::now_ms());
+            return true;
+        }
+        let Some(id) = self.directs.remove(&self.runs.spans, address) else { return false };
+        // SAFETY: the descriptor is this thread's now, and the block's contents are nobody's.
+        unsafe {
+            let span = &*at(&self.runs.spans, id);
+            if let Some(start) = NonNull::new(core::ptr::with_exposed_provenance_mut(span.start)) {
+                L::Os::unmap(start, span.bytes());
+            }
+        }
+        self.runs.retire_descriptor(id);
+        true
+    }
+
+    /// Resizes the large block at `address`, of `old_bytes`, to hold `bytes` without copying: in place, or
+    /// by moving a mapping's pages. Null where that can't be done, and the block is as it was.
+    pub fn resize_large(&self, address: usize, old_bytes: usize, bytes: usize) -> *mut u8 {
+        let (old_pages, pages) = (old_bytes / PAGE_BYTES, pages_for(bytes.max(1)));
+        let here = core::ptr::with_exposed_provenance_mut(address);
+        let tag = self.runs.arenas.tag_value(address);
+        if tag.kind() == Kind::Large {
+            if pages >= DIRECT_BYTES / PAGE_BYTES {
+                return null_mut();
+            }
+            if pages < old_pages {
+                self.runs.shrink(tag.span(), pages, L::Os::now_ms());
+                return here;
+            }
+            return if pages == old_pages || self.runs.extend(tag.span(), pages) { here } else { null_mut() };
+        }
+        if pages < DIRECT_BYTES / PAGE_BYTES / 2 || u32::try_from(pages).is_err() {
+            return null_mut();
+        }
+        if pages == old_pages {
+            return here;
+        }
+        let Some(id) = self.directs.remove(&self.runs.spans, address) else { return null_mut() };
+        // SAFETY: the descriptor is this thread's while it is out of the table, and the mapping is whole.
+        let moved = unsafe {
+            let span = &mut *at(&self.runs.spans, id);
+            let moved = NonNull::new(here).and_then(|start| L::Os::remap(start, old_bytes, pages * PAGE_BYTES));
+            if let Some(moved) = moved {
+                (span.start, span.pages) = (moved.as_ptr().expose_provenance(), pages as u32);
+            }
+            moved
+        };
+        self.directs.insert(&self.runs.spans, id);
+        moved.map_or(null_mut(), NonNull::as_ptr)
+    }
+}

@@ -1,0 +1,64 @@
+//! Os: what hz3 asks of the operating system, as a contract with a real and a fake implementation.
+//!
+//! Nothing above this module makes a system call. Every function here keeps `errno`, never allocates,
+//! and may be called from any thread at any time, before libc's own start-up included.
+
+use crate::sync::Waiter;
+use core::ptr::NonNull;
+
+pub mod fake;
+pub mod linux;
+
+pub use fake::Fake;
+pub use linux::Linux;
+
+/// The operating system under an allocator.
+///
+/// # Safety
+/// Implementations return only memory that nothing else uses, keep `errno`, and never allocate.
+pub unsafe trait Os: Waiter + 'static {
+    /// Reserves `bytes` of address space at a multiple of `align`, without access. `bytes` is a multiple
+    /// of the page size, `align` a power of two of at least a page. `None` where the system refuses.
+    fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>>;
+
+    /// Makes `bytes` at `start` readable and writable; they read as zero. False where the system refuses.
+    ///
+    /// # Safety
+    /// The range lies in one reservation, in whole pages, and was not committed before.
+    unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool;
+
+    /// Maps `bytes` of zeroed, writable memory at a page boundary. `None` where the system refuses.
+    fn map(bytes: usize) -> Option<NonNull<u8>>;
+
+    /// Ends a mapping or a reservation, or the whole pages of one that the range covers.
+    ///
+    /// # Safety
+    /// Nothing uses the range any more.
+    unsafe fn unmap(start: NonNull<u8>, bytes: usize);
+
+    /// Resizes the mapping `start`, moving it where it must; contents are kept up to the smaller size.
+    /// `None` leaves it as it was.
+    ///
+    /// # Safety
+    /// `start` and `old_bytes` are a whole result of [`Os::map`] or of this, and `new_bytes` is in pages.
+    unsafe fn remap(start: NonNull<u8>, old_bytes: usize, new_bytes: usize) -> Option<NonNull<u8>>;
+
+    /// Gives the pages' memory back; they stay usable and read as zero. False where the system refuses,
+    /// and then their contents are kept.
+    ///
+    /// # Safety
+    /// The range is committed, in whole pages, and its contents are no longer needed.
+    unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool;
+
+    /// Milliseconds since an arbitrary start, modulo 2^32; coarse (a few milliseconds).
+    fn now_ms() -> u32;
+
+    /// The process's limit on address space in bytes (`RLIMIT_AS`); `usize::MAX` where there is none.
+    fn address_space_limit() -> usize;
+
+    /// Writes `text` to standard error, as much of it as goes.
+    fn write_error(text: &[u8]);
+
+    /// Ends the process with `SIGABRT`.
+    fn abort() -> !;
+}

@@ -1,0 +1,103 @@
+//! A fake operating system for tests: Linux's memory, with refusals on demand.
+//!
+//! [`Fake::refuse_after`] lets a number of requests through and refuses every later one until
+//! [`Fake::relent`]. The counters are the process's, so tests that use them must not run side by side.
+
+use super::{Linux, Os};
+use crate::sync::{AtomicU32, AtomicUsize, Ordering, Waiter};
+use core::ptr::NonNull;
+
+/// The fake.
+pub struct Fake;
+
+const NEVER: usize = usize::MAX;
+/// Requests that still pass.
+static ALLOWANCE: AtomicUsize = AtomicUsize::new(NEVER);
+/// Requests refused so far.
+static REFUSED: AtomicUsize = AtomicUsize::new(0);
+
+impl Fake {
+    /// Refuses every request for memory after the next `requests`.
+    pub fn refuse_after(requests: usize) {
+        // Relaxed: a test's own counter, ordered by nothing and publishing nothing.
+        ALLOWANCE.store(requests, Ordering::Relaxed);
+    }
+
+    /// Grants every request again.
+    pub fn relent() {
+        // Relaxed: as above.
+        ALLOWANCE.store(NEVER, Ordering::Relaxed);
+    }
+
+    /// Requests refused so far.
+    pub fn refused() -> usize {
+        // Relaxed: as above.
+        REFUSED.load(Ordering::Relaxed)
+    }
+
+    fn granted() -> bool {
+        // Relaxed: as above.
+        let spent = ALLOWANCE.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| match left {
+            NEVER => None,
+            0 => None,
+            left => Some(left - 1),
+        });
+        let granted = spent != Err(0);
+        if !granted {
+            // Relaxed: as above.
+            REFUSED.fetch_add(1, Ordering::Relaxed);
+        }
+        granted
+    }
+}
+
+// SAFETY: hands over to Linux.
+unsafe impl Waiter for Fake {
+    fn yield_now() {
+        Linux::yield_now();
+    }
+    fn wait(word: &AtomicU32, expected: u32) {
+        Linux::wait(word, expected);
+    }
+    fn wake(word: &AtomicU32) {
+        Linux::wake(word);
+    }
+}
+
+// SAFETY: hands over to Linux or refuses, which the contract allows everywhere.
+unsafe impl Os for Fake {
+    fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
+        if Self::granted() { Linux::reserve(bytes, align) } else { None }
+    }
+    unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
+        // SAFETY: the caller's promise, handed on.
+        Self::granted() && unsafe { Linux::commit(start, bytes) }
+    }
+    fn map(bytes: usize) -> Option<NonNull<u8>> {
+        if Self::granted() { Linux::map(bytes) } else { None }
+    }
+    unsafe fn unmap(start: NonNull<u8>, bytes: usize) {
+        // SAFETY: the caller's promise, handed on.
+        unsafe { Linux::unmap(start, bytes) }
+    }
+    unsafe fn remap(start: NonNull<u8>, old_bytes: usize, new_bytes: usize) -> Option<NonNull<u8>> {
+        // SAFETY: the caller's promise, handed on.
+        if Self::granted() { unsafe { Linux::remap(start, old_bytes, new_bytes) } } else { None }
+    }
+    unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
+        // SAFETY: the caller's promise, handed on.
+        Self::granted() && unsafe { Linux::purge(start, bytes) }
+    }
+    fn now_ms() -> u32 {
+        Linux::now_ms()
+    }
+    fn address_space_limit() -> usize {
+        Linux::address_space_limit()
+    }
+    fn write_error(text: &[u8]) {
+        Linux::write_error(text);
+    }
+    fn abort() -> ! {
+        Linux::abort()
+    }
+}

@@ -1,0 +1,131 @@
+//! The real operating system: Linux system calls through libc.
+//!
+//! Outside rules: mmap(2), mprotect(2), madvise(2), mremap(2), futex(2), getrlimit(2).
+
+use super::Os;
+use crate::sync::{AtomicU32, Waiter};
+use core::ptr::{NonNull, null_mut};
+
+/// Linux.
+pub struct Linux;
+
+/// Runs `body` and puts `errno` back to what it was.
+#[inline]
+fn keeping_errno<T>(body: impl FnOnce() -> T) -> T {
+    // SAFETY: errno is the calling thread's own, valid for its lifetime.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: as above.
+    let saved = unsafe { *errno };
+    let result = body();
+    // SAFETY: as above.
+    unsafe { *errno = saved };
+    result
+}
+
+fn map_with(bytes: usize, protection: i32) -> Option<NonNull<u8>> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: an anonymous mapping at a place of the kernel's choice touches nothing that exists.
+    let start = keeping_errno(|| unsafe { libc::mmap(null_mut(), bytes, protection, flags, -1, 0) });
+    if start == libc::MAP_FAILED { None } else { NonNull::new(start.cast()) }
+}
+
+// SAFETY: futex waits return when the word changed and a wake follows; errno is kept; nothing allocates.
+unsafe impl Waiter for Linux {
+    fn yield_now() {
+        // SAFETY: no arguments.
+        keeping_errno(|| unsafe { libc::sched_yield() });
+    }
+
+    fn wait(word: &AtomicU32, expected: u32) {
+        let flags = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+        // SAFETY: the word outlives the call; a null time-out waits without limit.
+        keeping_errno(|| unsafe {
+            libc::syscall(libc::SYS_futex, word.as_ptr(), flags, expected, null_mut::<libc::timespec>())
+        });
+    }
+
+    fn wake(word: &AtomicU32) {
+        let flags = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
+        // SAFETY: the kernel uses the word's address only as a key.
+        keeping_errno(|| unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), flags, 1) });
+    }
+}
+
+// SAFETY: fresh private mappings are nobody else's; every call below goes through `keeping_errno`.
+unsafe impl Os for Linux {
+    fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
+        let wanted = bytes.checked_add(align)?;
+        let raw = map_with(wanted, libc::PROT_NONE)?;
+        let start = raw.as_ptr().addr();
+        let aligned = start.next_multiple_of(align);
+        // SAFETY: both trimmed ends lie in the mapping just made, outside the part that is returned.
+        unsafe {
+            if aligned > start {
+                Self::unmap(raw, aligned - start);
+            }
+            let end = raw.add(aligned - start + bytes);
+            let tail = wanted - (aligned - start) - bytes;
+            if tail > 0 {
+                Self::unmap(end, tail);
+            }
+            Some(raw.add(aligned - start))
+        }
+    }
+
+    unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: the caller's range is its own.
+        keeping_errno(|| unsafe { libc::mprotect(start.as_ptr().cast(), bytes, access) == 0 })
+    }
+
+    fn map(bytes: usize) -> Option<NonNull<u8>> {
+        map_with(bytes, libc::PROT_READ | libc::PROT_WRITE)
+    }
+
+    unsafe fn unmap(start: NonNull<u8>, bytes: usize) {
+        // SAFETY: the caller's range is no longer used. A refusal (too many mappings) leaves address
+        // space behind, not memory: the pages are given back first.
+        keeping_errno(|| unsafe {
+            if libc::munmap(start.as_ptr().cast(), bytes) != 0 {
+                libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTNEED);
+            }
+        });
+    }
+
+    unsafe fn remap(start: NonNull<u8>, old_bytes: usize, new_bytes: usize) -> Option<NonNull<u8>> {
+        // SAFETY: the caller gives a whole mapping of its own.
+        let moved = keeping_errno(|| unsafe {
+            libc::mremap(start.as_ptr().cast(), old_bytes, new_bytes, libc::MREMAP_MAYMOVE)
+        });
+        if moved == libc::MAP_FAILED { None } else { NonNull::new(moved.cast()) }
+    }
+
+    unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
+        // SAFETY: the caller no longer needs the contents. Fails on locked memory, among others.
+        keeping_errno(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTNEED) == 0 })
+    }
+
+    fn now_ms() -> u32 {
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: writes one timespec; the vDSO serves it without a system call.
+        keeping_errno(|| unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut now) });
+        (now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000) as u32
+    }
+
+    fn address_space_limit() -> usize {
+        let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+        // SAFETY: writes one rlimit.
+        keeping_errno(|| unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) });
+        if limit.rlim_cur == libc::RLIM_INFINITY { usize::MAX } else { limit.rlim_cur as usize }
+    }
+
+    fn write_error(text: &[u8]) {
+        // SAFETY: reads the slice. A short or failed write has nowhere to be reported.
+        keeping_errno(|| unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) });
+    }
+
+    fn abort() -> ! {
+        // SAFETY: ends the process.
+        unsafe { libc::abort() }
+    }
+}

@@ -1,0 +1,235 @@
+//! Shard: an owner heap. A place, not a thread: any number of threads use one, any thread visits any.
+//!
+//! ```text
+//! per bin    full → magazine → …     free slots for whoever refills
+//!            inbox → magazine → …    slots that came home (dense stash)
+//!            spans with room         those with slots at home first, those with only fresh ones last
+//! per class  empty → magazine → …    spent magazines, back where they were filled
+//! ```
+//!
+//! The stacks are lock-free; the span lists have one lock, held for a bounded number of slots and never
+//! across a system call or another lock.
+
+use crate::bins::{self, BINS};
+use crate::depot::Stack;
+use crate::magazine::CLASSES;
+use crate::os::Os;
+use crate::span::{NotReturned, Span, Spans, at};
+use crate::sync::Mutex;
+use crate::units::{Bin, SpanId};
+
+/// Full magazines of one bin.
+pub struct BinDepot {
+    /// Spilled by this shard's threads.
+    pub full: Stack,
+    /// Sent home by other shards' threads.
+    pub inbox: Stack,
+}
+
+/// An owner heap.
+#[repr(C, align(128))]
+pub struct Shard<O: Os> {
+    depots: [BinDepot; BINS],
+    empty: [Stack; CLASSES],
+    owned: Mutex<Owned, O>,
+}
+
+/// The spans of a shard that have room. Sync: the shard's lock.
+pub struct Owned {
+    heads: [SpanId; BINS],
+    tails: [SpanId; BINS],
+    /// Slots handed out and not at home, per bin: live, or cached in magazines and stashes.
+    out: [u64; BINS],
+    /// Spans, per bin.
+    spans: [u32; BINS],
+}
+
+impl<O: Os> Shard<O> {
+    /// A shard without spans.
+    pub const fn new() -> Self {
+        Self {
+            depots: [const { BinDepot { full: Stack::new(), inbox: Stack::new() } }; BINS],
+            empty: [const { Stack::new() }; CLASSES],
+            owned: Mutex::new(Owned { heads: [SpanId::NONE; BINS], tails: [SpanId::NONE; BINS], out: [0; BINS], spans: [0; BINS] }),
+        }
+    }
+
+    /// The stacks of full magazines of `bin`.
+    #[inline]
+    pub fn depot(&self, bin: Bin) -> &BinDepot {
+        let index = usize::from(bin.0);
+        // A clamp instead of a bounds check: nothing in the allocator may panic.
+        &self.depots[if index < BINS { index } else { 0 }]
+    }
+
+    /// The stack of empty magazines of `class`.
+    #[inline]
+    pub fn empty(&self, class: u8) -> &Stack {
+        &self.empty[usize::from(class) % CLASSES]
+    }
+
+    /// The spans, and the lock over them.
+    #[inline]
+    pub fn owned(&self) -> &Mutex<Owned, O> {
+        &self.owned
+    }
+}
+
+impl<O: Os> Default for Shard<O> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Owned {
+    fn span<'a>(spans: &'a Spans, id: SpanId) -> &'a mut Span {
+        // SAFETY: ids in the lists and in small pages' tags came from `spans`; the shard's lock, held by
+        // every caller, is what allows the exclusive reference, and no caller keeps two at a time.
+        unsafe { &mut *at(spans, id) }
+    }
+
+    fn list(&mut self, bin: Bin) -> Option<(&mut SpanId, &mut SpanId)> {
+        let index = usize::from(bin.0);
+        Some((self.heads.get_mut(index)?, self.tails.get_mut(index)?))
+    }
+
+    fn push_front(&mut self, spans: &Spans, bin: Bin, id: SpanId) {
+        let Some((head, tail)) = self.list(bin) else { return };
+        let old = core::mem::replace(head, id);
+        if old.is_none() {
+            *tail = id;
+        } else {
+            Self::span(spans, old).previous = id;
+        }
+        let span = Self::span(spans, id);
+        (span.next, span.previous, span.listed) = (old, SpanId::NONE, true);
+    }
+
+    fn push_back(&mut self, spans: &Spans, bin: Bin, id: SpanId) {
+        let Some((head, tail)) = self.list(bin) else { return };
+        let old = core::mem::replace(tail, id);
+        if old.is_none() {
+            *head = id;
+        } else {
+            Self::span(spans, old).next = id;
+        }
+        let span = Self::span(spans, id);
+        (span.next, span.previous, span.listed) = (SpanId::NONE, old, true);
+    }
+
+    fn remove(&mut self, spans: &Spans, bin: Bin, id: SpanId) {
+        let (next, previous) = {
+            let span = Self::span(spans, id);
+            span.listed = false;
+            (span.next, span.previous)
+        };
+        let Some((head, tail)) = self.list(bin) else { return };
+        if previous.is_none() {
+            *head = next;
+        } else {
+            Self::span(spans, previous).next = next;
+        }
+        if next.is_none() {
+            *tail = previous;
+        } else {
+            Self::span(spans, next).previous = previous;
+        }
+    }
+
+    /// Adds a fresh span of `bin`.
+    pub fn add(&mut self, spans: &Spans, bin: Bin, id: SpanId) {
+        self.push_back(spans, bin, id);
+        if let Some(count) = self.spans.get_mut(usize::from(bin.0)) {
+            *count += 1;
+        }
+    }
+
+    /// Takes slots of `bin` into the front of `out`, to be popped from its end; returns how many.
+    pub fn carve(&mut self, spans: &Spans, bin: Bin, out: &mut [*mut u8]) -> usize {
+        let info = bins::info(bin);
+        let mut free = out.len();
+        while free > 0 {
+            let Some(&id) = self.heads.get(usize::from(bin.0)) else { break };
+            if id.is_none() {
+                break;
+            }
+            let span = Self::span(spans, id);
+            if let Some(places) = out.get_mut(..free) {
+                free -= span.take(info, places);
+            }
+            if span.has_room(info) {
+                break;
+            }
+            self.remove(spans, bin, id);
+        }
+        out.copy_within(free.., 0);
+        let taken = out.len() - free;
+        if let Some(count) = self.out.get_mut(usize::from(bin.0)) {
+            *count += taken as u64;
+        }
+        taken
+    }
+
+    /// Puts `slot`, of the span `id`, back. Returns whether the span is empty now and has left the lists,
+    /// so that the caller must release it. The only span of a bin with room is kept when it empties, so
+    /// that a bin that hovers around one span does not buy and sell it all the time.
+    ///
+    /// # Errors
+    /// The slot is none, or free already; nothing changes.
+    pub fn restore(&mut self, spans: &Spans, id: SpanId, slot: *mut u8) -> Result<bool, NotReturned> {
+        let span = Self::span(spans, id);
+        let bin = span.bin;
+        span.give(bins::info(bin), slot.addr())?;
+        let (first_home, empty, listed) = (span.home == 1, span.is_empty(), span.listed);
+        if let Some(count) = self.out.get_mut(usize::from(bin.0)) {
+            *count = count.saturating_sub(1);
+        }
+        if empty && !self.is_only(bin, id) {
+            self.discard(spans, bin, id, listed);
+            return Ok(true);
+        }
+        if first_home {
+            if listed {
+                self.remove(spans, bin, id);
+            }
+            self.push_front(spans, bin, id);
+        }
+        Ok(false)
+    }
+
+    /// Whether no span of `bin` but `id` has room.
+    fn is_only(&self, bin: Bin, id: SpanId) -> bool {
+        let index = usize::from(bin.0);
+        let only = |end: Option<&SpanId>| end.is_some_and(|&end| end.is_none() || end == id);
+        only(self.heads.get(index)) && only(self.tails.get(index))
+    }
+
+    fn discard(&mut self, spans: &Spans, bin: Bin, id: SpanId, listed: bool) {
+        if listed {
+            self.remove(spans, bin, id);
+        }
+        if let Some(count) = self.spans.get_mut(usize::from(bin.0)) {
+            *count -= 1;
+        }
+    }
+
+    /// Takes an empty span of `bin` out of the lists, if one was kept; the caller must release it.
+    pub fn take_empty(&mut self, spans: &Spans, bin: Bin) -> Option<SpanId> {
+        let mut id = *self.heads.get(usize::from(bin.0))?;
+        while !id.is_none() {
+            let span = Self::span(spans, id);
+            if span.is_empty() {
+                self.discard(spans, bin, id, true);
+                return Some(id);
+            }
+            id = span.next;
+        }
+        None
+    }
+
+    /// Slots of `bin` that are out (live or cached in magazines and stashes), and its spans.
+    pub fn counts(&self, bin: Bin) -> (u64, u32) {
+        let index = usize::from(bin.0);
+        (self.out.get(index).copied().unwrap_or(0), self.spans.get(index).copied().unwrap_or(0))
+    }
+}

@@ -1,0 +1,402 @@
+//! Slow: everything that the hot paths leave over, and the rest of the interface.
+//!
+//! ```text
+//! refill   spare magazine → own depot → own inbox → other shards' → slots at home → fresh slots → new span
+//! spill    spare magazine → own depot (adopted), or home through the stash (not adopted, or depot full)
+//! ```
+//!
+//! Policy acts here, once per magazine, never on the hot path.
+
+use crate::allocator::Courier;
+use crate::bins::{self, FOREIGN, MAX_SMALL_BYTES, bin_for, bin_for_aligned};
+use crate::fault;
+use crate::heap::{Entry, Heap, count, load, swap};
+use crate::hot;
+use crate::lane::Lane;
+use crate::magazine::{Magazine, shape};
+use crate::os::Os;
+use crate::remote_stash::RemoteStash;
+use crate::span::Kind;
+use crate::thread::{self, TICKS};
+use crate::units::{Bin, MIN_ALIGN, PAGE_BYTES};
+use core::ptr::null_mut;
+
+/// Largest request. Outside rule: C23 7.24.3 with POSIX: no object is larger than `PTRDIFF_MAX`.
+pub const MAX_BYTES: usize = isize::MAX as usize;
+
+/// [`hot::malloc`] where this thread's heap has no slot at hand.
+#[cold]
+#[inline(never)]
+pub fn malloc<L: Lane>(bytes: usize) -> *mut u8 {
+    match bin_for(bytes) {
+        Some(bin) => malloc_small::<L>(bin),
+        None if bytes <= MAX_BYTES => {
+            tick_of::<L>();
+            L::allocator().allocate_large(bytes, MIN_ALIGN).map_or(null_mut(), |block| block.start)
+        }
+        None => null_mut(),
+    }
+}
+
+fn malloc_small<L: Lane>(bin: Bin) -> *mut u8 {
+    match thread::heap::<L>() {
+        // SAFETY: the heap is this thread's.
+        Some(heap) => unsafe { pop_or_refill(&mut *heap, bin) },
+        None => uncached::<L>(bin),
+    }
+}
+
+/// A slot straight from a span, for threads without a heap; null when memory has run out.
+#[cold]
+fn uncached<L: Lane>(bin: Bin) -> *mut u8 {
+    let mut out = [null_mut()];
+    let allocator = L::allocator();
+    allocator.carve(allocator.assign_shard(), bin, &mut out);
+    let [slot] = out;
+    slot
+}
+
+fn pop_or_refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> *mut u8 {
+    let entry = heap.entry(bin);
+    if entry.top == entry.base {
+        heap.unsettled();
+        let filled = refill(heap, bin);
+        heap.settled();
+        if !filled {
+            return uncached::<L>(bin);
+        }
+        tick(heap);
+    }
+    let entry = heap.entry(bin);
+    // SAFETY: a filled entry has a slot below `top`.
+    unsafe {
+        entry.top = entry.top.sub(1);
+        *entry.top
+    }
+}
+
+/// Fills the empty entry of `bin`; false where memory has run out.
+fn refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
+    let allocator = L::allocator();
+    let shard = heap.shard;
+    let entry = heap.entry(bin);
+    // SAFETY: the heap is this thread's and its magazines with it; the loaded one is empty.
+    unsafe {
+        if !entry.spare.is_null() && (*entry.spare).count > 0 {
+            swap(entry);
+            return true;
+        }
+        if let Some((full, stolen)) = allocator.take_full(shard, bin) {
+            let spent = entry.base;
+            load(entry, full);
+            if !spent.is_null() {
+                // The empty goes where the full one came from, so that empties don't pile up with those
+                // who only allocate.
+                let spent = Magazine::of_slots(spent);
+                (*spent).origin = (*full).origin;
+                allocator.return_empty(spent);
+            }
+            count(if stolen { &heap.counters.steals } else { &heap.counters.refills }, 1);
+            return true;
+        }
+        if entry.base.is_null() {
+            let magazine = allocator.empty_magazine(shard, bin);
+            if magazine.is_null() {
+                return false;
+            }
+            load(entry, magazine);
+        }
+        allocator.heaps.adopt_orphans(|orphan| {
+            thread::empty(allocator, orphan);
+            allocator.heaps.give(orphan);
+        });
+        let capacity = shape(L::shapes(), bin).capacity;
+        let batch = next_batch(heap, bin, capacity);
+        let entry = heap.entry(bin);
+        let places = core::slice::from_raw_parts_mut(entry.base, usize::from(batch));
+        let taken = allocator.carve(shard, bin, places);
+        entry.top = entry.base.add(taken);
+        count(&heap.counters.carves, 1);
+        taken > 0
+    }
+}
+
+/// How many slots to carve: few at first, so that a thread which needs one block of a size does not
+/// spread over many pages, then twice as many each time.
+fn next_batch<L: Lane>(heap: &mut Heap<L>, bin: Bin, capacity: u16) -> u16 {
+    let Some(batch) = heap.batches.get_mut(usize::from(bin.0)) else { return 1 };
+    let now = u16::from(*batch).max(u16::from(L::FIRST_BATCH)).min(capacity);
+    *batch = (now * 2).min(capacity) as u8;
+    now
+}
+
+/// [`hot::free`] where the block is not a small one of the first arena, or this thread's magazine is full.
+///
+/// # Safety
+/// As for [`hot::free`].
+#[cold]
+#[inline(never)]
+pub unsafe fn free<L: Lane>(block: *mut u8) {
+    if block.is_null() {
+        return;
+    }
+    let allocator = L::allocator();
+    let tag = allocator.runs.arenas.tag_value(block.addr());
+    if tag.bin() == FOREIGN {
+        if !allocator.free_large(block.addr()) {
+            refuse::<L>("free()", tag.kind(), block.addr());
+        }
+        tick_of::<L>();
+        return;
+    }
+    match thread::heap::<L>() {
+        // SAFETY: the heap is this thread's.
+        Some(heap) => unsafe { push_or_spill(&mut *heap, tag.bin(), block) },
+        None => allocator.deliver_one(block),
+    }
+}
+
+fn push_or_spill<L: Lane>(heap: &mut Heap<L>, bin: Bin, block: *mut u8) {
+    let entry = heap.entry(bin);
+    if entry.top == entry.limit {
+        heap.unsettled();
+        let room = spill(heap, bin);
+        heap.settled();
+        if !room {
+            return L::allocator().deliver_one(block);
+        }
+        tick(heap);
+    }
+    let entry = heap.entry(bin);
+    // SAFETY: there is room below `limit`.
+    unsafe {
+        *entry.top = block;
+        entry.top = entry.top.add(1);
+    }
+}
+
+/// Makes room in the full entry of `bin`; false where it can't.
+fn spill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
+    let allocator = L::allocator();
+    let shard = heap.shard;
+    let entry = heap.entry(bin);
+    // SAFETY: the heap is this thread's and its magazines with it; the loaded one, if any, is full.
+    unsafe {
+        if entry.base.is_null() {
+            return load_empty(entry, allocator.empty_magazine(shard, bin));
+        }
+        if entry.spare.is_null() {
+            let magazine = allocator.empty_magazine(shard, bin);
+            if magazine.is_null() {
+                return false;
+            }
+            entry.spare = magazine;
+        }
+        swap(entry);
+        // What was the spare is loaded now: empty, or the older of two full ones.
+        if entry.top != entry.limit {
+            return true;
+        }
+        let oldest = Magazine::of_slots(entry.base);
+        (*oldest).count = (*oldest).capacity;
+        if !L::ADOPT && keep_own(heap, bin, oldest) {
+            return true;
+        }
+        if allocator.put_full(shard, bin, oldest, false) {
+            count(&heap.counters.spills, 1);
+            let magazine = allocator.empty_magazine(shard, bin);
+            let entry = heap.entry(bin);
+            *entry = Entry { top: null_mut(), base: null_mut(), limit: null_mut(), spare: entry.spare };
+            return load_empty(entry, magazine);
+        }
+        count(&heap.counters.homeward, u64::from((*oldest).count));
+        thread::send_home(allocator, &mut heap.stash, shard, oldest);
+        load(heap.entry(bin), oldest);
+        true
+    }
+}
+
+/// Loads an empty magazine; false where there is none.
+///
+/// # Safety
+/// The caller owns the entry's heap, which has nothing loaded there, and the magazine, which may be null.
+unsafe fn load_empty(entry: &mut Entry, magazine: *mut Magazine) -> bool {
+    if magazine.is_null() {
+        return false;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { load(entry, magazine) };
+    true
+}
+
+/// Sends the slots of the full, loaded `magazine` that other shards own home; true where that made room.
+///
+/// # Safety
+/// The caller owns the heap.
+unsafe fn keep_own<L: Lane>(heap: &mut Heap<L>, bin: Bin, magazine: *mut Magazine) -> bool {
+    let allocator = L::allocator();
+    let shard = heap.shard;
+    let mut courier = Courier { allocator, shard };
+    // SAFETY: the heap is this thread's and the magazine with it.
+    unsafe {
+        let slots = Magazine::held(magazine);
+        let all = slots.len();
+        let mut kept = 0;
+        for index in 0..all {
+            let slot = *slots.get_unchecked(index);
+            let tag = allocator.runs.arenas.tag_value(slot.addr());
+            if tag.owner() == shard {
+                *slots.get_unchecked_mut(kept) = slot;
+                kept += 1;
+            } else {
+                heap.stash.put(tag.owner(), bin, slot, &mut courier);
+            }
+        }
+        count(&heap.counters.homeward, (all - kept) as u64);
+        (*magazine).count = kept as u16;
+        load(heap.entry(bin), magazine);
+        kept < all
+    }
+}
+
+/// Counts a slow path of this thread and, now and then, lets the allocator look at the clock.
+#[inline]
+fn tick<L: Lane>(heap: &mut Heap<L>) {
+    match heap.ticks.checked_sub(1) {
+        Some(left) => heap.ticks = left,
+        None => {
+            heap.ticks = TICKS;
+            L::allocator().tick();
+        }
+    }
+}
+
+fn tick_of<L: Lane>() {
+    if let Some(heap) = thread::heap::<L>() {
+        // SAFETY: the heap is this thread's.
+        tick(unsafe { &mut *heap });
+    }
+}
+
+/// Stops the process because of a pointer that is no block's.
+#[cold]
+fn refuse<L: Lane>(entry: &str, kind: Kind, address: usize) -> ! {
+    let fault = match kind {
+        Kind::Dirty | Kind::Clean => "double free or invalid pointer",
+        _ => "invalid pointer",
+    };
+    fault::misuse::<L::Os>(entry, fault, address)
+}
+
+/// Allocates `bytes` at a multiple of `align`, a power of two; null when memory has run out or the size is
+/// above [`MAX_BYTES`].
+pub fn malloc_aligned<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
+    if align <= MIN_ALIGN {
+        return hot::malloc::<L>(bytes);
+    }
+    if bytes > MAX_BYTES {
+        return null_mut();
+    }
+    match bin_for_aligned(bytes, align) {
+        Some(bin) => hot::malloc::<L>(bins::info(bin).slot_bytes as usize),
+        None => L::allocator().allocate_large(bytes, align).map_or(null_mut(), |block| block.start),
+    }
+}
+
+/// Allocates `bytes` bytes that read as zero; null as for [`hot::malloc`].
+#[inline]
+pub fn malloc_zeroed<L: Lane>(bytes: usize) -> *mut u8 {
+    if bytes > MAX_SMALL_BYTES {
+        if bytes > MAX_BYTES {
+            return null_mut();
+        }
+        tick_of::<L>();
+        let Some(block) = L::allocator().allocate_large(bytes, MIN_ALIGN) else { return null_mut() };
+        if !block.zeroed {
+            // SAFETY: the block holds `bytes` bytes.
+            unsafe { block.start.write_bytes(0, bytes) };
+        }
+        return block.start;
+    }
+    let block = hot::malloc::<L>(bytes);
+    if !block.is_null() {
+        // SAFETY: as above.
+        unsafe { block.write_bytes(0, bytes) };
+    }
+    block
+}
+
+/// Bytes that may be used of the live block at `block`; `None` where none begins there. Null has 0.
+pub fn usable_bytes<L: Lane>(block: *const u8) -> Option<usize> {
+    if block.is_null() {
+        return Some(0);
+    }
+    let tag = L::allocator().runs.arenas.tag_value(block.addr());
+    match tag.bin() {
+        FOREIGN => L::allocator().large_bytes(block.addr()),
+        bin => Some(bins::info(bin).slot_bytes as usize),
+    }
+}
+
+/// Resizes the block at `block`, which moves where it must; contents are kept up to the smaller size.
+/// Null, and the block as it was, when memory has run out or the size is above [`MAX_BYTES`]. A null
+/// block is allocated. `bytes` of 0 makes the smallest block.
+///
+/// # Safety
+/// `block` is null or a live block of this lane's; the caller uses the result in its place.
+pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
+    if block.is_null() {
+        return hot::malloc::<L>(bytes);
+    }
+    if bytes > MAX_BYTES {
+        return null_mut();
+    }
+    let tag = L::allocator().runs.arenas.tag_value(block.addr());
+    let old = match tag.bin() {
+        FOREIGN => match L::allocator().large_bytes(block.addr()) {
+            Some(old) => old,
+            None => refuse::<L>("realloc()", tag.kind(), block.addr()),
+        },
+        bin => bins::info(bin).slot_bytes as usize,
+    };
+    if bytes <= old && keeps_place(bytes, old) {
+        return block;
+    }
+    if old > MAX_SMALL_BYTES && bytes > MAX_SMALL_BYTES {
+        let here = L::allocator().resize_large(block.addr(), old, bytes);
+        if !here.is_null() {
+            return here;
+        }
+    }
+    let new = hot::malloc::<L>(bytes);
+    if new.is_null() {
+        // A block that shrinks still fits where it is.
+        return if bytes <= old { block } else { null_mut() };
+    }
+    // SAFETY: two live blocks, both at least as long as what is copied; the old one ends here.
+    unsafe {
+        new.copy_from_nonoverlapping(block, old.min(bytes));
+        hot::free::<L>(block);
+    }
+    new
+}
+
+/// Whether a block of `old` usable bytes stays where it is when it shrinks to `bytes`: down to half, so
+/// that a size which hovers around a bin's edge does not move each time, and always when tiny.
+fn keeps_place(bytes: usize, old: usize) -> bool {
+    if old > MAX_SMALL_BYTES { bytes > old - old / 8 || old - bytes < 4 * PAGE_BYTES && bytes > MAX_SMALL_BYTES } else { bytes >= old / 2 || old <= 64 }
+}
+
+/// Gives all free memory that can be reached back to the system; whether any went. The calling thread's
+/// cache is emptied too; other threads' caches are theirs alone.
+pub fn trim<L: Lane>() -> bool {
+    let allocator = L::allocator();
+    let entries = L::heap();
+    if !crate::heap::is_static(entries) {
+        // SAFETY: the heap is this thread's, and stays in use, empty.
+        unsafe { thread::empty(allocator, entries.cast()) };
+    }
+    allocator.unpack_depots();
+    allocator.release_kept_spans();
+    allocator.purge(L::Os::now_ms(), 0, usize::MAX) > 0
+}

@@ -1,0 +1,238 @@
+//! Span: a run of pages, and its descriptor out of line.
+//!
+//! ```text
+//! pages      |slot 0|slot 1| … |slot carved-1| fresh …                |
+//! descriptor  start, pages, bin, owner, carved, home, bitmap (1 = slot is at home, free)
+//! ```
+//!
+//! Small spans serve one bin; large spans are one block; free spans wait in the run index.
+//! For a small span: `carved = live + in magazines + in stashes + home`, and `home` is the number of
+//! ones in the bitmap. No part of a descriptor lies in or beside user memory.
+
+use crate::bins::{self, BinInfo};
+use crate::table::{Table, typed};
+use crate::units::{Bin, PAGE_BYTES, ShardId, SpanId};
+
+/// Bytes of a descriptor.
+pub const SPAN_BYTES: usize = 128;
+/// Words of the bitmap. Derived: 512 slots.
+const BITMAP_WORDS: usize = bins::MAX_SPAN_SLOTS / 64;
+
+/// What a span's pages are used for. The values are those in page tags.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// No span of ours.
+    None = 0,
+    /// Slots of one bin.
+    Small = 1,
+    /// One block.
+    Large = 2,
+    /// Free; its pages may hold memory.
+    Dirty = 3,
+    /// Free; its pages hold no memory and read as zero.
+    Clean = 4,
+    /// Between owners: taken from the index, not yet in use, or being purged.
+    Transit = 5,
+}
+
+/// A run's descriptor.
+#[repr(C, align(64))]
+pub struct Span {
+    /// Address of the first page. Sync: fixed while the span is in use; else the run lock.
+    pub start: usize,
+    /// Neighbours in the list that this span is in: a partial list (shard lock) or an index list (run lock).
+    pub next: SpanId,
+    /// As `next`.
+    pub previous: SpanId,
+    /// Neighbours by age among dirty runs. Sync: run lock.
+    pub younger: SpanId,
+    /// As `younger`.
+    pub older: SpanId,
+    /// Pages. Sync: as `start`.
+    pub pages: u32,
+    /// When it became dirty, in milliseconds. Sync: run lock.
+    pub stamp: u32,
+    /// Slots handed out at least once. Sync: shard lock.
+    pub carved: u16,
+    /// Slots that are free and at home. Sync: shard lock.
+    pub home: u16,
+    /// Use. Sync: as `start`.
+    pub kind: Kind,
+    /// Bin of a small span. Sync: as `start`.
+    pub bin: Bin,
+    /// Owner of a small span. Sync: as `start`.
+    pub owner: ShardId,
+    /// Whether a small span is in its shard's partial list. Sync: shard lock.
+    pub listed: bool,
+    /// Whether the pages read as zero when the span was taken. Sync: as `start`.
+    pub zeroed: bool,
+    /// Slots at home. Sync: shard lock.
+    bitmap: [u64; BITMAP_WORDS],
+}
+
+const _: () = assert!(size_of::<Span>() == SPAN_BYTES);
+
+/// Why a pointer can't return to a span.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotReturned {
+    /// The slot is at home already.
+    AlreadyFree,
+    /// No slot that was handed out begins there.
+    NotASlot,
+}
+
+impl Span {
+    /// Makes a fresh small span of this run. The slots are all uncarved.
+    pub fn become_small(&mut self, bin: Bin, owner: ShardId) {
+        self.kind = Kind::Small;
+        self.bin = bin;
+        self.owner = owner;
+        self.carved = 0;
+        self.home = 0;
+        self.listed = false;
+        self.bitmap = [0; BITMAP_WORDS];
+    }
+
+    /// Bytes of the run.
+    pub fn bytes(&self) -> usize {
+        self.pages as usize * PAGE_BYTES
+    }
+
+    /// Whether a slot can be taken.
+    pub fn has_room(&self, info: &BinInfo) -> bool {
+        self.home > 0 || self.carved < info.span_slots
+    }
+
+    /// Whether every slot ever handed out is back.
+    pub fn is_empty(&self) -> bool {
+        self.home == self.carved
+    }
+
+    /// Takes free slots, those at home first, then fresh ones, into `out` from its end downwards, so that
+    /// popping the filled part from its end gives rising addresses. Returns how many.
+    pub fn take(&mut self, info: &BinInfo, out: &mut [*mut u8]) -> usize {
+        let size = info.slot_bytes as usize;
+        let mut places = out.iter_mut().rev();
+        let mut taken = 0;
+        if self.home > 0 {
+            'words: for (index, word) in self.bitmap.iter_mut().enumerate() {
+                while *word != 0 {
+                    let Some(place) = places.next() else { break 'words };
+                    let slot = index * 64 + word.trailing_zeros() as usize;
+                    *word &= *word - 1;
+                    self.home -= 1;
+                    *place = core::ptr::with_exposed_provenance_mut(self.start + slot * size);
+                    taken += 1;
+                }
+            }
+        }
+        while self.carved < info.span_slots {
+            let Some(place) = places.next() else { break };
+            *place = core::ptr::with_exposed_provenance_mut(self.start + usize::from(self.carved) * size);
+            self.carved += 1;
+            taken += 1;
+        }
+        taken
+    }
+
+    /// Puts the slot at `address` back into the span.
+    ///
+    /// # Errors
+    /// `address` is no carved slot's first byte, or its slot is at home already; nothing changes.
+    pub fn give(&mut self, info: &BinInfo, address: usize) -> Result<(), NotReturned> {
+        let slot = info.slot_at(address.wrapping_sub(self.start)).ok_or(NotReturned::NotASlot)?;
+        if slot >= usize::from(self.carved) {
+            return Err(NotReturned::NotASlot);
+        }
+        let word = self.bitmap.get_mut(slot / 64).ok_or(NotReturned::NotASlot)?;
+        let bit = 1 << (slot % 64);
+        if *word & bit != 0 {
+            return Err(NotReturned::AlreadyFree);
+        }
+        *word |= bit;
+        self.home += 1;
+        Ok(())
+    }
+
+    /// Whether the descriptor's counts agree with its bitmap.
+    pub fn is_consistent(&self) -> bool {
+        let ones: u32 = self.bitmap.iter().map(|word| word.count_ones()).sum();
+        ones == u32::from(self.home) && self.home <= self.carved && self.carved <= bins::info(self.bin).span_slots
+    }
+}
+
+/// Every descriptor there is.
+pub type Spans = Table<SPAN_BYTES>;
+
+/// The descriptor `id`, as a pointer: who may touch which field is said there.
+///
+/// # Safety
+/// `id` came from `spans` and is not [`SpanId::NONE`].
+#[inline]
+pub unsafe fn at(spans: &Spans, id: SpanId) -> *mut Span {
+    // SAFETY: the caller's promise.
+    unsafe { typed::<Span, SPAN_BYTES>(spans, id.0) }.as_ptr()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span_of(bin: Bin) -> (Span, &'static BinInfo) {
+        let info = bins::info(bin);
+        let mut span = Span {
+            start: 0x10_0000,
+            next: SpanId::NONE,
+            previous: SpanId::NONE,
+            younger: SpanId::NONE,
+            older: SpanId::NONE,
+            pages: u32::from(info.span_pages),
+            stamp: 0,
+            carved: 0,
+            home: 0,
+            kind: Kind::Transit,
+            bin,
+            owner: ShardId(0),
+            listed: false,
+            zeroed: false,
+            bitmap: [0; BITMAP_WORDS],
+        };
+        span.become_small(bin, ShardId(3));
+        (span, info)
+    }
+
+    #[test]
+    fn every_slot_is_taken_once_and_can_be_given_back_once() {
+        for bin in (1..bins::BINS as u8).map(Bin) {
+            let (mut span, info) = span_of(bin);
+            let mut out = [core::ptr::null_mut(); 7];
+            let mut all = std::vec::Vec::new();
+            loop {
+                let taken = span.take(info, &mut out);
+                all.extend(out[7 - taken..].iter().rev().map(|slot| slot.addr()));
+                if taken == 0 {
+                    break;
+                }
+            }
+            assert_eq!(all.len(), usize::from(info.span_slots));
+            assert!(all.windows(2).all(|pair| pair[1] - pair[0] == info.slot_bytes as usize));
+            assert!(!span.has_room(info) && !span.is_empty() && span.is_consistent());
+            for &address in &all {
+                assert_eq!(span.give(info, address), Ok(()));
+                assert_eq!(span.give(info, address), Err(NotReturned::AlreadyFree));
+                assert_eq!(span.give(info, address + 8), Err(NotReturned::NotASlot));
+            }
+            assert!(span.is_empty() && span.has_room(info) && span.is_consistent());
+        }
+    }
+
+    #[test]
+    fn a_slot_that_was_never_carved_is_not_taken_back() {
+        let (mut span, info) = span_of(Bin(4));
+        let mut out = [core::ptr::null_mut(); 3];
+        assert_eq!(span.take(info, &mut out), 3);
+        assert_eq!(span.give(info, span.start + 3 * 64), Err(NotReturned::NotASlot));
+        assert_eq!(span.give(info, span.start.wrapping_sub(64)), Err(NotReturned::NotASlot));
+    }
+}

@@ -1,0 +1,161 @@
+//! Sync: the atomics and the lock that the rest is built on, and their switch to the model checker.
+//!
+//! Under `--cfg loom` the atomics are loom's, so that what is built on this module can be explored
+//! exhaustively; everything else sees `core`'s.
+
+#[cfg(not(loom))]
+pub use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence};
+#[cfg(loom)]
+pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use core::cell::UnsafeCell;
+use core::ops::{Deref, DerefMut};
+
+/// How a thread waits for a lock word; the operating system's part of [`Mutex`].
+///
+/// # Safety
+/// Implementations must not allocate, must not change `errno`, and `wait` must return whenever the
+/// word no longer holds `expected` and someone calls `wake` after that.
+pub unsafe trait Waiter {
+    /// Gives the processor to another thread once.
+    fn yield_now();
+    /// Sleeps while `word` holds `expected`. May return early.
+    fn wait(word: &AtomicU32, expected: u32);
+    /// Wakes one thread that sleeps on `word`.
+    fn wake(word: &AtomicU32);
+}
+
+const FREE: u32 = 0;
+const HELD: u32 = 1;
+const CONTENDED: u32 = 2;
+
+/// Tries of the word before a thread gives its processor away. Short, because the holder of a lock is
+/// often not running when threads outnumber processors.
+const SPINS: u32 = if cfg!(loom) { 1 } else { 40 };
+/// Times the processor is given away before the thread sleeps.
+const YIELDS: u32 = if cfg!(loom) { 1 } else { 4 };
+
+/// A mutual exclusion lock of one word that never allocates: spin, then yield, then sleep.
+///
+/// ```text
+/// 0 free → 1 held → 2 held, and somebody may sleep → 0
+/// ```
+pub struct Mutex<T, W: Waiter> {
+    word: AtomicU32,
+    value: UnsafeCell<T>,
+    waiter: core::marker::PhantomData<fn() -> W>,
+}
+
+// SAFETY: the value is reached only through a guard, and one guard exists at a time.
+unsafe impl<T: Send, W: Waiter> Sync for Mutex<T, W> {}
+// SAFETY: moving the lock moves the value.
+unsafe impl<T: Send, W: Waiter> Send for Mutex<T, W> {}
+
+impl<T, W: Waiter> Mutex<T, W> {
+    /// An unlocked lock around `value`.
+    #[cfg(not(loom))]
+    pub const fn new(value: T) -> Self {
+        Self { word: AtomicU32::new(FREE), value: UnsafeCell::new(value), waiter: core::marker::PhantomData }
+    }
+
+    /// An unlocked lock around `value`.
+    #[cfg(loom)]
+    pub fn new(value: T) -> Self {
+        Self { word: AtomicU32::new(FREE), value: UnsafeCell::new(value), waiter: core::marker::PhantomData }
+    }
+
+    /// Takes the lock, waiting for it where it is held.
+    #[inline]
+    pub fn lock(&self) -> Guard<'_, T, W> {
+        self.acquire();
+        Guard { mutex: self }
+    }
+
+    /// Takes the lock if nobody holds it.
+    #[inline]
+    pub fn try_lock(&self) -> Option<Guard<'_, T, W>> {
+        // Acquire: sees what the last holder wrote. Pairs with the Release in `release`.
+        self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).ok().map(|_| Guard { mutex: self })
+    }
+
+    /// Takes the lock without a guard, for fork, where it is released in two processes.
+    #[inline]
+    pub fn acquire(&self) {
+        // Acquire: as in `try_lock`.
+        if self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            self.acquire_slow();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn acquire_slow(&self) {
+        for turn in 0..SPINS + YIELDS {
+            if turn < SPINS {
+                core::hint::spin_loop();
+            } else {
+                W::yield_now();
+            }
+            // Relaxed: only a guess at whether the exchange is worth its cost.
+            if self.word.load(Ordering::Relaxed) == FREE
+                // Acquire: as in `try_lock`.
+                && self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            {
+                return;
+            }
+        }
+        // From here on this thread may sleep, so the word says so for as long as it holds the lock:
+        // whoever releases it wakes the next. Acquire: as in `try_lock`.
+        while self.word.swap(CONTENDED, Ordering::Acquire) != FREE {
+            W::wait(&self.word, CONTENDED);
+        }
+    }
+
+    /// Releases the lock that `acquire` took.
+    ///
+    /// # Safety
+    /// The caller holds the lock and no guard of it.
+    #[inline]
+    pub unsafe fn release(&self) {
+        // Release: publishes the value. Pairs with every Acquire above.
+        if self.word.swap(FREE, Ordering::Release) == CONTENDED {
+            W::wake(&self.word);
+        }
+    }
+
+    /// Makes the lock free in a forked child, whose other threads, sleepers included, are gone.
+    ///
+    /// # Safety
+    /// The calling thread is the only one of the process and held the lock at the fork.
+    pub unsafe fn reset_after_fork(&self) {
+        // Relaxed: a single thread.
+        self.word.store(FREE, Ordering::Relaxed);
+    }
+}
+
+/// The right to touch what a [`Mutex`] protects.
+pub struct Guard<'a, T, W: Waiter> {
+    mutex: &'a Mutex<T, W>,
+}
+
+impl<T, W: Waiter> Deref for Guard<'_, T, W> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        // SAFETY: this guard is the only one, so nobody else refers to the value.
+        unsafe { &*self.mutex.value.get() }
+    }
+}
+
+impl<T, W: Waiter> DerefMut for Guard<'_, T, W> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as in `deref`, and `self` is borrowed exclusively.
+        unsafe { &mut *self.mutex.value.get() }
+    }
+}
+
+impl<T, W: Waiter> Drop for Guard<'_, T, W> {
+    fn drop(&mut self) {
+        // SAFETY: the guard stands for the lock being held, and ends here.
+        unsafe { self.mutex.release() }
+    }
+}

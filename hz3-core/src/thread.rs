@@ -1,0 +1,168 @@
+//! Thread: how a thread gets its heap and gives it back, and what fork does to all of them.
+//!
+//! ```text
+//! NO_HEAP ── first slow path ──→ a heap ── key destructor ──→ LEFT_HEAP ── thread's end
+//! ```
+//!
+//! The heap is taken from the unused ones at the thread's first slow path and returned, empty, by a
+//! pthread key's destructor. Destructors that run later still allocate and free: a thread whose heap is
+//! `LEFT_HEAP` goes to the spans directly, so nothing that is freed late is stranded.
+//!
+//! Outside rules: pthread_key_create(3) (destructors run in up to four rounds, in no stated order);
+//! pthread_atfork(3) (handlers that were registered first run last before the fork and first after it, so
+//! that other libraries' handlers may allocate).
+
+use crate::allocator::{Allocator, Courier};
+use crate::bins::BINS;
+use crate::heap::{Entries, Heap, LEFT_HEAP, has_left, is_static, unload};
+use crate::lane::Lane;
+use crate::magazine::{Magazine, shape};
+use crate::remote_stash::RemoteStash;
+use crate::sync::Ordering;
+use crate::units::Bin;
+use core::ptr::null_mut;
+
+/// Slow paths of one thread between two looks at the clock.
+pub const TICKS: u8 = 64;
+
+/// The calling thread's heap, taken now if it has none. `None` for a thread that is ending, or where
+/// memory has run out: the caller then goes to the spans directly.
+#[inline]
+pub fn heap<L: Lane>() -> Option<*mut Heap<L>> {
+    let entries = L::heap();
+    if is_static(entries) { start::<L>(entries) } else { Some(entries.cast()) }
+}
+
+#[cold]
+#[inline(never)]
+fn start<L: Lane>(entries: *mut Entries) -> Option<*mut Heap<L>> {
+    if has_left(entries) {
+        return None;
+    }
+    let allocator = L::allocator();
+    let heap = allocator.heaps.take()?;
+    // SAFETY: the heap is this thread's from here on.
+    unsafe {
+        (*heap).shard = allocator.assign_shard();
+        (*heap).ticks = TICKS;
+        L::set_heap(heap.cast());
+    }
+    // From here on the thread can allocate, which the calls below may do.
+    hook_thread::<L>(heap);
+    Some(heap)
+}
+
+/// Values of `Allocator::hooks`: none yet, being installed, or installed with this key added.
+const UNHOOKED: u32 = 0;
+const HOOKING: u32 = 1;
+const HOOKED: u32 = 2;
+
+/// Sees to it that the thread's end gives `heap` back. Where the system has no key left, the heap stays
+/// with the dead thread: memory is lost then, never corrupted.
+fn hook_thread<L: Lane>(heap: *mut Heap<L>) {
+    let hooks = &L::allocator().hooks;
+    // Acquire: pairs with the Release below, for the key.
+    let mut state = hooks.load(Ordering::Acquire);
+    if state == UNHOOKED && hooks.compare_exchange(UNHOOKED, HOOKING, Ordering::Acquire, Ordering::Acquire).is_ok() {
+        let mut key = 0;
+        // SAFETY: the functions live as long as the library, which is never unloaded.
+        let made = unsafe { libc::pthread_key_create(&mut key, Some(leave::<L>)) } == 0;
+        state = if made { HOOKED + key } else { UNHOOKED };
+        // Release: publishes the key.
+        hooks.store(state, Ordering::Release);
+        // SAFETY: as above. A refusal leaves fork without protection; nothing else can be done about it.
+        unsafe { libc::pthread_atfork(Some(before_fork::<L>), Some(after_fork_in_parent::<L>), Some(after_fork_in_child::<L>)) };
+    }
+    while state == HOOKING {
+        use crate::sync::Waiter;
+        L::Os::yield_now();
+        // Acquire: as above.
+        state = hooks.load(Ordering::Acquire);
+    }
+    if state >= HOOKED {
+        // SAFETY: the key exists; the value is not null, so that the destructor runs.
+        unsafe { libc::pthread_setspecific(state - HOOKED, heap.cast()) };
+    }
+}
+
+/// The key's destructor.
+unsafe extern "C" fn leave<L: Lane>(_: *mut libc::c_void) {
+    let entries = L::heap();
+    if is_static(entries) {
+        return;
+    }
+    let heap = entries.cast::<Heap<L>>();
+    // SAFETY: the thread's own heap, which it stops using here.
+    unsafe {
+        L::set_heap((&raw const LEFT_HEAP).cast_mut());
+        empty(L::allocator(), heap);
+        L::allocator().heaps.give(heap);
+    }
+}
+
+/// Hands all slots of `heap` over: magazines that are at least half full to its shard's depot, others,
+/// and the stash, home to their spans.
+///
+/// # Safety
+/// The caller owns the heap.
+pub unsafe fn empty<L: Lane>(allocator: &'static Allocator<L>, heap: *mut Heap<L>) {
+    // SAFETY: the caller's promise; each exclusive reference below ends before the next one begins, and
+    // each magazine is disposed of once.
+    unsafe {
+        let shard = (*heap).shard;
+        (*heap).unsettled();
+        for bin in (1..BINS as u8).map(Bin) {
+            let half = shape(L::shapes(), bin).capacity.div_ceil(2);
+            for magazine in unload((*heap).entry(bin)).into_iter().flatten() {
+                let magazine = magazine.as_ptr();
+                if L::ADOPT && (*magazine).count >= half && allocator.put_full(shard, bin, magazine, false) {
+                    continue;
+                }
+                send_home(allocator, &mut (*heap).stash, shard, magazine);
+                allocator.return_empty(magazine);
+            }
+        }
+        (*heap).stash.flush(&mut Courier { allocator, shard });
+        (*heap).settled();
+    }
+}
+
+/// Sends all slots of `magazine` home through the stash; the magazine is empty afterwards.
+///
+/// # Safety
+/// The caller owns the magazine, which is not loaded.
+pub unsafe fn send_home<L: Lane>(
+    allocator: &'static Allocator<L>,
+    stash: &mut L::Stash,
+    shard: crate::units::ShardId,
+    magazine: *mut Magazine,
+) {
+    let mut courier = Courier { allocator, shard };
+    // SAFETY: the caller's promise.
+    unsafe {
+        for &mut slot in Magazine::held(magazine) {
+            let tag = allocator.runs.arenas.tag_value(slot.addr());
+            stash.put(tag.owner(), tag.bin(), slot, &mut courier);
+        }
+        (*magazine).count = 0;
+    }
+}
+
+unsafe extern "C" fn before_fork<L: Lane>() {
+    L::allocator().acquire_for_fork();
+}
+
+unsafe extern "C" fn after_fork_in_parent<L: Lane>() {
+    // SAFETY: `before_fork` took the locks in this thread.
+    unsafe { L::allocator().release_after_fork() }
+}
+
+unsafe extern "C" fn after_fork_in_child<L: Lane>() {
+    let allocator = L::allocator();
+    let entries = L::heap();
+    let own = if is_static(entries) { null_mut() } else { entries.cast::<Heap<L>>() };
+    // SAFETY: the child has one thread, and it took the locks before the fork.
+    unsafe { allocator.reset_after_fork() };
+    allocator.heaps.orphan_all_but(own);
+}
+

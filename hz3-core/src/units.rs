@@ -1,0 +1,57 @@
+//! Units: the sizes and index types that every other module speaks in.
+//!
+//! A byte count, a page count and an index are all integers to the machine. Wrapping the indices in
+//! types of their own keeps one from being passed where another is meant.
+
+/// log2 of the page size that page tags count in. Chosen: the smallest page of the supported machines.
+pub const PAGE_SHIFT: u32 = 12;
+/// Bytes in one page. Derived: 4,096.
+pub const PAGE_BYTES: usize = 1 << PAGE_SHIFT;
+/// log2 of a segment. Chosen: one transparent huge page on x86-64 and AArch64.
+pub const SEGMENT_SHIFT: u32 = 21;
+/// Bytes in one segment, the step in which an arena makes address space usable. Derived: 2 MiB.
+pub const SEGMENT_BYTES: usize = 1 << SEGMENT_SHIFT;
+/// Pages in one segment. Derived: 512.
+pub const SEGMENT_PAGES: u32 = (SEGMENT_BYTES >> PAGE_SHIFT) as u32;
+/// Alignment of every block, in bytes: `max_align_t` of the supported machines.
+pub const MIN_ALIGN: usize = 16;
+
+const _: () = assert!(PAGE_BYTES == 4096 && SEGMENT_PAGES == 512);
+
+/// A size class. Bin 0 is the class of everything that is not a small block.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Bin(pub u8);
+
+/// An owner heap's number, below the lane's shard count.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ShardId(pub u8);
+
+/// A span descriptor's number. 0 is "none".
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SpanId(pub u32);
+
+impl SpanId {
+    /// No span.
+    pub const NONE: SpanId = SpanId(0);
+
+    /// Whether this names no span.
+    #[inline]
+    pub const fn is_none(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// Pages that hold `bytes` bytes. `bytes` must be at most `isize::MAX`; 0 needs no page.
+#[inline]
+pub const fn pages_for(bytes: usize) -> usize {
+    bytes.div_ceil(PAGE_BYTES)
+}
+
+/// `value` rounded up to a multiple of `align`, a power of two; `None` where that overflows.
+#[inline]
+pub const fn align_up(value: usize, align: usize) -> Option<usize> {
+    match value.checked_add(align - 1) {
+        Some(sum) => Some(sum & !(align - 1)),
+        None => None,
+    }
+}

@@ -1,0 +1,313 @@
+//! C: the functions of `stdlib.h` and `malloc.h`, and what they add to the lane's: `errno` and argument
+//! checks.
+//!
+//! Outside rules: malloc(3), posix_memalign(3), malloc_usable_size(3), mallopt(3), mallinfo(3),
+//! malloc_trim(3), malloc_info(3) for what glibc promises; C23 7.24.3 for `free_sized`,
+//! `free_aligned_sized`, `aligned_alloc`; POSIX.1-2024 for `posix_memalign` and `reallocarray`.
+
+use core::ptr::null_mut;
+use hz3_core::lane::Lane;
+use hz3_core::os::Linux;
+use hz3_core::units::{PAGE_BYTES, align_up};
+use hz3_core::{fault, hot, slow};
+
+/// Sets `errno` to `ENOMEM` and returns null.
+#[cold]
+#[inline(never)]
+pub fn out_of_memory() -> *mut u8 {
+    set_errno(libc::ENOMEM);
+    null_mut()
+}
+
+fn set_errno(value: i32) {
+    // SAFETY: errno is the calling thread's own.
+    unsafe { *libc::__errno_location() = value };
+}
+
+/// What the panic handler does.
+pub fn panicked() -> ! {
+    fault::impossible::<Linux>("internal error")
+}
+
+/// The slow path of `malloc`: [`slow::malloc`] with `errno`.
+#[cold]
+#[inline(never)]
+pub fn malloc_slow<L: Lane>(bytes: usize) -> *mut u8 {
+    let block = slow::malloc::<L>(bytes);
+    if block.is_null() { out_of_memory() } else { block }
+}
+
+/// `malloc`: null and `ENOMEM` on failure; 0 bytes are a block.
+#[inline(always)]
+pub fn malloc<L: Lane>(bytes: usize) -> *mut u8 {
+    hot::malloc_or::<L>(bytes, malloc_slow::<L>)
+}
+
+/// `calloc`: as `malloc`, zeroed; fails where the product overflows.
+#[inline(always)]
+pub fn calloc<L: Lane>(count: usize, bytes: usize) -> *mut u8 {
+    let block = match count.checked_mul(bytes) {
+        Some(bytes) => slow::malloc_zeroed::<L>(bytes),
+        None => null_mut(),
+    };
+    if block.is_null() { out_of_memory() } else { block }
+}
+
+/// `realloc`: as glibc's, frees a block that is resized to 0 bytes and returns null.
+///
+/// # Safety
+/// `block` is null or a live block.
+#[inline(always)]
+pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if bytes == 0 && !block.is_null() {
+            hot::free::<L>(block);
+            return null_mut();
+        }
+        let new = slow::realloc::<L>(block, bytes);
+        if new.is_null() { out_of_memory() } else { new }
+    }
+}
+
+/// `memalign` and, but for the check of its arguments, the whole family. An alignment that is no power of
+/// two is rounded up to one, as glibc does.
+#[inline]
+pub fn memalign<L: Lane>(align: usize, bytes: usize) -> *mut u8 {
+    let block = match align.checked_next_power_of_two() {
+        Some(align) => slow::malloc_aligned::<L>(bytes, align),
+        None => null_mut(),
+    };
+    if block.is_null() { out_of_memory() } else { block }
+}
+
+/// `aligned_alloc`: null and `EINVAL` where the alignment is no power of two.
+#[inline]
+pub fn aligned_alloc<L: Lane>(align: usize, bytes: usize) -> *mut u8 {
+    if !align.is_power_of_two() {
+        set_errno(libc::EINVAL);
+        return null_mut();
+    }
+    memalign::<L>(align, bytes)
+}
+
+/// `posix_memalign`: the error is the result; neither `errno` nor, on failure, `*out` is touched.
+///
+/// # Safety
+/// `out` is writable.
+#[inline]
+pub unsafe fn posix_memalign<L: Lane>(out: *mut *mut u8, align: usize, bytes: usize) -> i32 {
+    if !align.is_power_of_two() || align < size_of::<*mut u8>() {
+        return libc::EINVAL;
+    }
+    let block = slow::malloc_aligned::<L>(bytes, align);
+    if block.is_null() {
+        return libc::ENOMEM;
+    }
+    // SAFETY: the caller's promise.
+    unsafe { *out = block };
+    0
+}
+
+/// `pvalloc`: whole pages, at least one.
+#[inline]
+pub fn pvalloc<L: Lane>(bytes: usize) -> *mut u8 {
+    match align_up(bytes.max(1), PAGE_BYTES) {
+        Some(bytes) => memalign::<L>(PAGE_BYTES, bytes),
+        None => out_of_memory(),
+    }
+}
+
+/// `malloc_usable_size`: 0 for null; a pointer that is no block's stops the process.
+#[inline]
+pub fn malloc_usable_size<L: Lane>(block: *const u8) -> usize {
+    match slow::usable_bytes::<L>(block) {
+        Some(bytes) => bytes,
+        None => fault::misuse::<L::Os>("malloc_usable_size()", "invalid pointer", block.addr()),
+    }
+}
+
+/// `malloc_trim`: 1 where memory went back to the system.
+#[inline]
+pub fn malloc_trim<L: Lane>(_pad: usize) -> i32 {
+    i32::from(slow::trim::<L>())
+}
+
+/// `mallopt`: accepts glibc's parameters, none of which means anything here; 0 for an unknown one.
+#[inline]
+pub const fn mallopt(parameter: i32, _value: i32) -> i32 {
+    // M_MXFAST 1 … M_ARENA_MAX -8, as malloc.h numbers them.
+    (parameter >= -8 && parameter <= 1 && parameter != 0) as i32
+}
+
+/// Defines the exported C functions of a lane.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! export_c {
+    ($lane:ty, $version:literal) => {
+        use core::ffi::{CStr, c_char, c_int, c_void};
+        use $crate::c as interface;
+
+        /// The library's version and lane, a static string.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn hz3_version() -> *const c_char {
+            const VERSION: &CStr = $version;
+            VERSION.as_ptr()
+        }
+
+        /// malloc(3).
+        #[unsafe(no_mangle)]
+        pub extern "C" fn malloc(bytes: usize) -> *mut c_void {
+            interface::malloc::<$lane>(bytes).cast()
+        }
+
+        /// free(3).
+        ///
+        /// # Safety
+        /// `block` is null or a live block that nobody uses any more.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn free(block: *mut c_void) {
+            // SAFETY: the caller's promise.
+            unsafe { $crate::hz3_core::hot::free::<$lane>(block.cast()) }
+        }
+
+        /// The name that free(3) had in old libraries.
+        ///
+        /// # Safety
+        /// As for [`free`].
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn cfree(block: *mut c_void) {
+            // SAFETY: the caller's promise.
+            unsafe { $crate::hz3_core::hot::free::<$lane>(block.cast()) }
+        }
+
+        /// C23 `free_sized`.
+        ///
+        /// # Safety
+        /// As for [`free`]; `bytes` is what was asked for.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn free_sized(block: *mut c_void, _bytes: usize) {
+            // SAFETY: the caller's promise.
+            unsafe { $crate::hz3_core::hot::free::<$lane>(block.cast()) }
+        }
+
+        /// C23 `free_aligned_sized`.
+        ///
+        /// # Safety
+        /// As for [`free`]; `align` and `bytes` are what was asked for.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn free_aligned_sized(block: *mut c_void, _align: usize, _bytes: usize) {
+            // SAFETY: the caller's promise.
+            unsafe { $crate::hz3_core::hot::free::<$lane>(block.cast()) }
+        }
+
+        /// calloc(3).
+        #[unsafe(no_mangle)]
+        pub extern "C" fn calloc(count: usize, bytes: usize) -> *mut c_void {
+            interface::calloc::<$lane>(count, bytes).cast()
+        }
+
+        /// realloc(3).
+        ///
+        /// # Safety
+        /// `block` is null or a live block.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn realloc(block: *mut c_void, bytes: usize) -> *mut c_void {
+            // SAFETY: the caller's promise.
+            unsafe { interface::realloc::<$lane>(block.cast(), bytes).cast() }
+        }
+
+        /// reallocarray(3).
+        ///
+        /// # Safety
+        /// As for [`realloc`].
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn reallocarray(block: *mut c_void, count: usize, bytes: usize) -> *mut c_void {
+            match count.checked_mul(bytes) {
+                // SAFETY: the caller's promise.
+                Some(bytes) => unsafe { interface::realloc::<$lane>(block.cast(), bytes).cast() },
+                None => interface::out_of_memory().cast(),
+            }
+        }
+
+        /// posix_memalign(3).
+        ///
+        /// # Safety
+        /// `out` is writable.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, bytes: usize) -> c_int {
+            // SAFETY: the caller's promise.
+            unsafe { interface::posix_memalign::<$lane>(out.cast(), align, bytes) }
+        }
+
+        /// aligned_alloc(3).
+        #[unsafe(no_mangle)]
+        pub extern "C" fn aligned_alloc(align: usize, bytes: usize) -> *mut c_void {
+            interface::aligned_alloc::<$lane>(align, bytes).cast()
+        }
+
+        /// memalign(3).
+        #[unsafe(no_mangle)]
+        pub extern "C" fn memalign(align: usize, bytes: usize) -> *mut c_void {
+            interface::memalign::<$lane>(align, bytes).cast()
+        }
+
+        /// valloc(3).
+        #[unsafe(no_mangle)]
+        pub extern "C" fn valloc(bytes: usize) -> *mut c_void {
+            interface::memalign::<$lane>($crate::hz3_core::units::PAGE_BYTES, bytes).cast()
+        }
+
+        /// pvalloc(3).
+        #[unsafe(no_mangle)]
+        pub extern "C" fn pvalloc(bytes: usize) -> *mut c_void {
+            interface::pvalloc::<$lane>(bytes).cast()
+        }
+
+        /// malloc_usable_size(3).
+        #[unsafe(no_mangle)]
+        pub extern "C" fn malloc_usable_size(block: *const c_void) -> usize {
+            interface::malloc_usable_size::<$lane>(block.cast())
+        }
+
+        /// malloc_trim(3).
+        #[unsafe(no_mangle)]
+        pub extern "C" fn malloc_trim(pad: usize) -> c_int {
+            interface::malloc_trim::<$lane>(pad)
+        }
+
+        /// mallopt(3).
+        #[unsafe(no_mangle)]
+        pub extern "C" fn mallopt(parameter: c_int, value: c_int) -> c_int {
+            interface::mallopt(parameter, value)
+        }
+
+        /// mallinfo(3), whose counts wrap at 2^31.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn mallinfo() -> $crate::libc::mallinfo {
+            $crate::report::mallinfo::<$lane>()
+        }
+
+        /// mallinfo2(3).
+        #[unsafe(no_mangle)]
+        pub extern "C" fn mallinfo2() -> $crate::libc::mallinfo2 {
+            $crate::report::mallinfo2::<$lane>()
+        }
+
+        /// malloc_stats(3): to standard error.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn malloc_stats() {
+            $crate::report::malloc_stats::<$lane>();
+        }
+
+        /// malloc_info(3): XML; -1 and `EINVAL` unless `options` is 0.
+        ///
+        /// # Safety
+        /// `stream` is an open stream.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn malloc_info(options: c_int, stream: *mut $crate::libc::FILE) -> c_int {
+            // SAFETY: the caller's promise.
+            unsafe { $crate::report::malloc_info::<$lane>(options, stream) }
+        }
+    };
+}

@@ -1,0 +1,240 @@
+//! C++: `operator new` and `operator delete` in all their forms.
+//!
+//! The throwing forms need the C++ runtime of the program: its new-handler and its way to throw
+//! `std::bad_alloc`. Both are looked up by name when memory has run out, never linked, so that a C program
+//! needs no C++ library. An exception must not pass through a Rust frame, so the loop that calls the
+//! handler and throws is a naked function with unwind tables of its own.
+//!
+//! Outside rules: C++20 [new.delete.single], [new.delete.array], [alloc.errors]; Itanium C++ ABI 5.1
+//! (names); the names of libstdc++'s and libc++'s `std::__throw_bad_alloc` and `std::get_new_handler`.
+
+use core::arch::naked_asm;
+use core::ffi::{CStr, c_void};
+use core::ptr::null_mut;
+use hz3_core::lane::Lane;
+use hz3_core::os::Linux;
+use hz3_core::{fault, slow};
+
+const GET_NEW_HANDLER: &CStr = c"_ZSt15get_new_handlerv";
+const THROW_BAD_ALLOC: &CStr = c"_ZSt17__throw_bad_allocv";
+
+/// `name` in the program's global scope, or in a C++ runtime that was loaded out of its sight.
+fn find(name: &CStr) -> *mut c_void {
+    // SAFETY: both names are C strings; RTLD_NOLOAD loads nothing.
+    unsafe {
+        let found = libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr());
+        if !found.is_null() {
+            return found;
+        }
+        for runtime in [c"libstdc++.so.6", c"libc++.so.1"] {
+            let handle = libc::dlopen(runtime.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
+            if !handle.is_null() {
+                let found = libc::dlsym(handle, name.as_ptr());
+                libc::dlclose(handle);
+                if !found.is_null() {
+                    return found;
+                }
+            }
+        }
+        null_mut()
+    }
+}
+
+/// The new-handler in force, or null.
+extern "C" fn new_handler() -> *mut c_void {
+    let get = find(GET_NEW_HANDLER);
+    if get.is_null() {
+        return null_mut();
+    }
+    // SAFETY: `std::get_new_handler()` takes nothing and returns a function pointer.
+    unsafe { core::mem::transmute::<*mut c_void, extern "C" fn() -> *mut c_void>(get)() }
+}
+
+/// The function that throws `std::bad_alloc`. A program without a C++ runtime that calls `operator new`
+/// all the same is stopped.
+extern "C" fn thrower() -> *mut c_void {
+    let throw = find(THROW_BAD_ALLOC);
+    if throw.is_null() {
+        fault::impossible::<Linux>("operator new: out of memory, and no C++ runtime to throw std::bad_alloc");
+    }
+    throw
+}
+
+extern "C" fn allocate<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
+    slow::malloc_aligned::<L>(bytes, align)
+}
+
+/// Allocates or throws: tries, calls the new-handler, tries again, and throws when there is no handler.
+///
+/// # Safety
+/// `align` is a power of two. Must be called as C++ code would be: exceptions pass through it.
+#[cfg(target_arch = "x86_64")]
+#[unsafe(naked)]
+pub unsafe extern "C" fn new_or_throw<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
+    naked_asm!(
+        ".cfi_startproc",
+        "push rdi",
+        ".cfi_adjust_cfa_offset 8",
+        "push rsi",
+        ".cfi_adjust_cfa_offset 8",
+        "sub rsp, 8",
+        ".cfi_adjust_cfa_offset 8",
+        "2:",
+        "mov rdi, [rsp + 16]",
+        "mov rsi, [rsp + 8]",
+        "call {allocate}",
+        "test rax, rax",
+        "jnz 4f",
+        "call {new_handler}",
+        "test rax, rax",
+        "jz 3f",
+        "call rax",
+        "jmp 2b",
+        "3:",
+        "call {thrower}",
+        "call rax",
+        "ud2",
+        "4:",
+        "add rsp, 24",
+        ".cfi_adjust_cfa_offset -24",
+        "ret",
+        ".cfi_endproc",
+        allocate = sym allocate::<L>,
+        new_handler = sym new_handler,
+        thrower = sym thrower,
+    )
+}
+
+/// Allocates or throws: tries, calls the new-handler, tries again, and throws when there is no handler.
+///
+/// # Safety
+/// `align` is a power of two. Must be called as C++ code would be: exceptions pass through it.
+#[cfg(target_arch = "aarch64")]
+#[unsafe(naked)]
+pub unsafe extern "C" fn new_or_throw<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
+    naked_asm!(
+        ".cfi_startproc",
+        "stp x29, x30, [sp, #-32]!",
+        ".cfi_def_cfa_offset 32",
+        ".cfi_offset 29, -32",
+        ".cfi_offset 30, -24",
+        "mov x29, sp",
+        "stp x0, x1, [sp, #16]",
+        "2:",
+        "ldp x0, x1, [sp, #16]",
+        "bl {allocate}",
+        "cbnz x0, 4f",
+        "bl {new_handler}",
+        "cbz x0, 3f",
+        "blr x0",
+        "b 2b",
+        "3:",
+        "bl {thrower}",
+        "blr x0",
+        "brk #1",
+        "4:",
+        "ldp x29, x30, [sp], #32",
+        ".cfi_restore 29",
+        ".cfi_restore 30",
+        ".cfi_def_cfa_offset 0",
+        "ret",
+        ".cfi_endproc",
+        allocate = sym allocate::<L>,
+        new_handler = sym new_handler,
+        thrower = sym thrower,
+    )
+}
+
+/// The nothrow forms' slow path: tries, and where that fails and a new-handler is installed, leaves the
+/// rest to the C++ runtime's own `operator new(…, std::nothrow)` named `next`, which calls ours and turns
+/// an exception into null.
+///
+/// # Safety
+/// `align` is a power of two; `next` is the mangled name of the form that was called, which takes the
+/// size, the alignment if it is above the default, and a reference.
+#[cold]
+#[inline(never)]
+pub unsafe fn new_or_null<L: Lane>(bytes: usize, align: usize, next: &CStr) -> *mut u8 {
+    let block = slow::malloc_aligned::<L>(bytes, align);
+    if !block.is_null() || new_handler().is_null() {
+        return block;
+    }
+    // SAFETY: the name is a C string; the caller's promise about its type. The reference is never used.
+    unsafe {
+        let next = libc::dlsym(libc::RTLD_NEXT, next.as_ptr());
+        if next.is_null() {
+            null_mut()
+        } else if align > 16 {
+            core::mem::transmute::<*mut c_void, extern "C" fn(usize, usize, *const u8) -> *mut u8>(next)(bytes, align, &0)
+        } else {
+            core::mem::transmute::<*mut c_void, extern "C" fn(usize, *const u8) -> *mut u8>(next)(bytes, &0)
+        }
+    }
+}
+
+/// Defines the exported C++ operators of a lane.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! export_cxx {
+    ($lane:ty) => {
+        #[allow(missing_docs, non_snake_case, clippy::missing_safety_doc, reason = "C++20 [new.delete] names and describes them")]
+        mod operators {
+            use core::ffi::c_void;
+            use $crate::cxx::{new_or_null, new_or_throw};
+            use $crate::hz3_core::{hot, slow};
+
+            $crate::export_cxx!(@new $lane, _Znwm _Znam);
+            $crate::export_cxx!(@new_nothrow $lane, _ZnwmRKSt9nothrow_t c"_ZnwmRKSt9nothrow_t", _ZnamRKSt9nothrow_t c"_ZnamRKSt9nothrow_t");
+            $crate::export_cxx!(@new_aligned $lane, _ZnwmSt11align_val_t _ZnamSt11align_val_t);
+            $crate::export_cxx!(@new_aligned_nothrow $lane,
+                _ZnwmSt11align_val_tRKSt9nothrow_t c"_ZnwmSt11align_val_tRKSt9nothrow_t",
+                _ZnamSt11align_val_tRKSt9nothrow_t c"_ZnamSt11align_val_tRKSt9nothrow_t");
+            $crate::export_cxx!(@delete $lane,
+                _ZdlPv _ZdaPv _ZdlPvm _ZdaPvm _ZdlPvRKSt9nothrow_t _ZdaPvRKSt9nothrow_t
+                _ZdlPvSt11align_val_t _ZdaPvSt11align_val_t _ZdlPvmSt11align_val_t _ZdaPvmSt11align_val_t
+                _ZdlPvSt11align_val_tRKSt9nothrow_t _ZdaPvSt11align_val_tRKSt9nothrow_t);
+        }
+    };
+    (@new $lane:ty, $($name:ident)*) => {$(
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $name(bytes: usize) -> *mut c_void {
+            // SAFETY: 16 is a power of two. The call is the last thing here and leaves no frame behind, so
+            // that an exception passes from the naked function straight to the caller.
+            hot::malloc_or::<$lane>(bytes, |bytes| unsafe { new_or_throw::<$lane>(bytes, 16) }).cast()
+        }
+    )*};
+    (@new_nothrow $lane:ty, $($name:ident $text:literal),*) => {$(
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $name(bytes: usize, _: *const c_void) -> *mut c_void {
+            // SAFETY: 16 is a power of two; the name is this form's.
+            hot::malloc_or::<$lane>(bytes, |bytes| unsafe { new_or_null::<$lane>(bytes, 16, $text) }).cast()
+        }
+    )*};
+    (@new_aligned $lane:ty, $($name:ident)*) => {$(
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(bytes: usize, align: usize) -> *mut c_void {
+            let block = slow::malloc_aligned::<$lane>(bytes, align);
+            if !block.is_null() {
+                return block.cast();
+            }
+            // SAFETY: the caller gives a power of two; as above for the frame.
+            unsafe { new_or_throw::<$lane>(bytes, align).cast() }
+        }
+    )*};
+    (@new_aligned_nothrow $lane:ty, $($name:ident $text:literal),*) => {$(
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(bytes: usize, align: usize, _: *const c_void) -> *mut c_void {
+            // SAFETY: the caller gives a power of two; the name is this form's.
+            unsafe { new_or_null::<$lane>(bytes, align, $text).cast() }
+        }
+    )*};
+    (@delete $lane:ty, $($name:ident)*) => {$(
+        // The forms differ in what follows the pointer: a size, an alignment, a tag. All of that comes in
+        // further registers, which the function leaves unread.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(block: *mut c_void) {
+            // SAFETY: the caller gives up a live block, or null.
+            unsafe { hot::free::<$lane>(block.cast()) }
+        }
+    )*};
+}

@@ -1,0 +1,111 @@
+//! Report: `mallinfo`, `mallinfo2`, `malloc_stats` and `malloc_info` over a lane's counts.
+//!
+//! Nothing here allocates: text is formed in a buffer on the stack and written at once.
+
+use core::fmt::Write;
+use hz3_core::lane::Lane;
+use hz3_core::os::{Linux, Os};
+use hz3_core::stats::{Stats, collect};
+
+/// Bytes of the longest report. Derived from the texts below with every number at its longest.
+const TEXT_BYTES: usize = 2048;
+
+/// Text of bounded length; what does not fit is dropped.
+struct Text {
+    bytes: [u8; TEXT_BYTES],
+    used: usize,
+}
+
+impl Text {
+    const fn new() -> Self {
+        Self { bytes: [0; TEXT_BYTES], used: 0 }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.used).unwrap_or(&[])
+    }
+}
+
+impl Write for Text {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        for &byte in text.as_bytes() {
+            let place = self.bytes.get_mut(self.used).ok_or(core::fmt::Error)?;
+            *place = byte;
+            self.used += 1;
+        }
+        Ok(())
+    }
+}
+
+/// `mallinfo2`: arenas count as `arena`, blocks mapped on their own as `hblks` and `hblkhd`; blocks cached
+/// in threads count as in use.
+pub fn mallinfo2<L: Lane>() -> libc::mallinfo2 {
+    let stats = collect::<L>();
+    libc::mallinfo2 {
+        arena: stats.committed_bytes,
+        ordblks: 0,
+        smblks: 0,
+        hblks: stats.direct_blocks,
+        hblkhd: stats.direct_bytes,
+        usmblks: 0,
+        fsmblks: stats.depot_bytes,
+        uordblks: stats.in_use_bytes(),
+        fordblks: stats.committed_bytes.saturating_sub(stats.in_use_bytes()),
+        keepcost: stats.dirty_bytes,
+    }
+}
+
+/// `mallinfo`: [`mallinfo2`] in ints that wrap.
+pub fn mallinfo<L: Lane>() -> libc::mallinfo {
+    let wide = mallinfo2::<L>();
+    libc::mallinfo {
+        arena: wide.arena as i32,
+        ordblks: wide.ordblks as i32,
+        smblks: wide.smblks as i32,
+        hblks: wide.hblks as i32,
+        hblkhd: wide.hblkhd as i32,
+        usmblks: wide.usmblks as i32,
+        fsmblks: wide.fsmblks as i32,
+        uordblks: wide.uordblks as i32,
+        fordblks: wide.fordblks as i32,
+        keepcost: wide.keepcost as i32,
+    }
+}
+
+fn lines(stats: &Stats, lane: &str) -> Text {
+    let mut text = Text::new();
+    // A dropped tail is all that can go wrong.
+    let _ = writeln!(text, "hz3 {} lane {lane}", env!("CARGO_PKG_VERSION"));
+    for (name, value) in stats.rows() {
+        let _ = writeln!(text, "{name:<24}{value:>20}");
+    }
+    text
+}
+
+/// `malloc_stats`: a line per count, to standard error.
+pub fn malloc_stats<L: Lane>() {
+    Linux::write_error(lines(&collect::<L>(), L::NAME).as_bytes());
+}
+
+/// `malloc_info`: one XML element per count; 0, or -1 with `errno` where `options` is not 0 or the stream
+/// fails.
+///
+/// # Safety
+/// `stream` is an open stream.
+pub unsafe fn malloc_info<L: Lane>(options: i32, stream: *mut libc::FILE) -> i32 {
+    if options != 0 {
+        // SAFETY: errno is the calling thread's own.
+        unsafe { *libc::__errno_location() = libc::EINVAL };
+        return -1;
+    }
+    let mut text = Text::new();
+    let _ = writeln!(text, "<malloc version=\"hz3-{}\" lane=\"{}\">", env!("CARGO_PKG_VERSION"), L::NAME);
+    for (name, value) in collect::<L>().rows() {
+        let _ = writeln!(text, "  <count name=\"{name}\" value=\"{value}\"/>");
+    }
+    let _ = writeln!(text, "</malloc>");
+    let bytes = text.as_bytes();
+    // SAFETY: the caller's promise.
+    let written = unsafe { libc::fwrite(bytes.as_ptr().cast(), 1, bytes.len(), stream) };
+    if written == bytes.len() { 0 } else { -1 }
+}
