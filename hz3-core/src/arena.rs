@@ -10,8 +10,8 @@
 //! arenas chain when one is used up. Addresses below `committed` of any arena have a readable tag.
 
 use crate::os::Os;
-use crate::page_tag::PageTag;
-use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, Mutex, Ordering};
+use crate::page_tag::{PageTag, TagCell};
+use crate::sync::{AtomicPtr, AtomicUsize, Mutex, Ordering};
 use crate::units::{PAGE_BYTES, PAGE_SHIFT, SEGMENT_BYTES, SEGMENT_PAGES};
 use core::ptr::null_mut;
 
@@ -25,12 +25,12 @@ const LEAST_RESERVATION: usize = 2 * SEGMENT_BYTES;
 /// What `free` reads of an arena; the first arena's copy of it is the hot path's.
 #[repr(C, align(64))]
 pub struct Extent {
-    /// Address of the first page. 0 before the arena exists.
-    base: AtomicUsize,
+    /// Minus the address of the first page, modulo 2^64: an address plus this is its offset.
+    origin: AtomicUsize,
     /// Committed pages.
     pages: AtomicUsize,
     /// Page tags, one a page.
-    tags: AtomicPtr<AtomicU64>,
+    tags: AtomicPtr<TagCell>,
     /// Pages reserved. Sync: written before the arena is published.
     capacity: AtomicUsize,
 }
@@ -38,26 +38,38 @@ pub struct Extent {
 impl Extent {
     const fn new() -> Self {
         Self {
-            base: AtomicUsize::new(0),
+            origin: AtomicUsize::new(0),
             pages: AtomicUsize::new(0),
             tags: AtomicPtr::new(null_mut()),
             capacity: AtomicUsize::new(0),
         }
     }
 
-    /// The tag cell of the page that holds `address`; `None` outside the committed part.
+    fn base(&self) -> usize {
+        // Relaxed: read where the arena is known to exist.
+        self.origin.load(Ordering::Relaxed).wrapping_neg()
+    }
+
+    /// Calls `found` with the tag of the page that holds `address`, `none` where that lies outside the
+    /// committed part. (An `Option` of a reference would cost `free` a second test.)
     #[inline(always)]
-    pub fn tag(&self, address: usize) -> Option<&AtomicU64> {
+    pub fn with_tag<T>(&self, address: usize, found: impl FnOnce(&TagCell) -> T, none: impl FnOnce() -> T) -> T {
         // Relaxed, all three: whoever holds a block of this arena got it through an exchange that came
         // after these were written; for any other address each mix of old and new values is either
         // refused here or names a tag that is readable.
-        let page = address.wrapping_sub(self.base.load(Ordering::Relaxed)) >> PAGE_SHIFT;
+        let page = address.wrapping_add(self.origin.load(Ordering::Relaxed)) >> PAGE_SHIFT;
         if page < self.pages.load(Ordering::Relaxed) {
             // SAFETY: tags of committed pages are mapped for good.
-            Some(unsafe { &*self.tags.load(Ordering::Relaxed).add(page) })
+            found(unsafe { &*self.tags.load(Ordering::Relaxed).add(page) })
         } else {
-            None
+            none()
         }
+    }
+
+    fn tag(&self, address: usize) -> Option<&TagCell> {
+        self.with_tag(address, |tag| Some(core::ptr::from_ref(tag)), || None)
+            // SAFETY: tags of committed pages are mapped for good.
+            .map(|tag| unsafe { &*tag })
     }
 }
 
@@ -99,7 +111,7 @@ impl<O: Os> Arenas<O> {
 
     /// The tag cell of the page that holds `address`, in whichever arena.
     #[inline]
-    pub fn tag(&self, address: usize) -> Option<&AtomicU64> {
+    pub fn tag(&self, address: usize) -> Option<&TagCell> {
         // Acquire: pairs with the Release in `reserve`.
         let count = self.count.load(Ordering::Acquire).min(ARENAS);
         self.extents.iter().take(count).find_map(|extent| extent.tag(address))
@@ -108,16 +120,14 @@ impl<O: Os> Arenas<O> {
     /// The tag of the page that holds `address`; [`PageTag::NONE`] outside every arena.
     #[inline]
     pub fn tag_value(&self, address: usize) -> PageTag {
-        // Relaxed: a live block's tag was written before the block was handed out.
-        self.tag(address).map_or(PageTag::NONE, |tag| PageTag(tag.load(Ordering::Relaxed)))
+        self.tag(address).map_or(PageTag::NONE, TagCell::get)
     }
 
     /// Tags the page that holds `address`, which lies in an arena.
     #[inline]
     pub fn set_tag(&self, address: usize, value: PageTag) {
         if let Some(tag) = self.tag(address) {
-            // Relaxed: published by whatever hands the block out.
-            tag.store(value.0, Ordering::Relaxed);
+            tag.set(value);
         }
     }
 
@@ -158,7 +168,7 @@ impl<O: Os> Arenas<O> {
             if Self::commit(extent, committed, size) {
                 // Release: the tags exist before an address is checked against the new bound.
                 extent.pages.store(committed + size, Ordering::Release);
-                let start = extent.base.load(Ordering::Relaxed) + committed * PAGE_BYTES;
+                let start = extent.base() + committed * PAGE_BYTES;
                 return Some(Stretch { start, pages: size });
             }
         }
@@ -167,7 +177,7 @@ impl<O: Os> Arenas<O> {
 
     fn commit(extent: &Extent, committed: usize, pages: usize) -> bool {
         // Relaxed: as in `extend`.
-        let (base, tags) = (extent.base.load(Ordering::Relaxed), extent.tags.load(Ordering::Relaxed));
+        let (base, tags) = (extent.base(), extent.tags.load(Ordering::Relaxed));
         let first = core::ptr::with_exposed_provenance_mut::<u8>(base + committed * PAGE_BYTES);
         let (Some(first), Some(tags)) = (core::ptr::NonNull::new(first), core::ptr::NonNull::new(tags)) else {
             return false;
@@ -175,7 +185,7 @@ impl<O: Os> Arenas<O> {
         // SAFETY: both ranges lie in this arena's reservation, in whole pages because `pages` and
         // `committed` count whole segments; committing a range of tags again after a refusal of the
         // pages is harmless.
-        unsafe { O::commit(tags.add(committed).cast(), pages * size_of::<AtomicU64>()) && O::commit(first, pages * PAGE_BYTES) }
+        unsafe { O::commit(tags.add(committed).cast(), pages * size_of::<TagCell>()) && O::commit(first, pages * PAGE_BYTES) }
     }
 
     /// Reserves arena number `count`, large enough for `pages`.
@@ -190,12 +200,12 @@ impl<O: Os> Arenas<O> {
             }
             bytes = (bytes / 2).next_multiple_of(SEGMENT_BYTES).max(need);
         };
-        let tag_bytes = (bytes / PAGE_BYTES * size_of::<AtomicU64>()).next_multiple_of(SEGMENT_BYTES);
+        let tag_bytes = (bytes / PAGE_BYTES * size_of::<TagCell>()).next_multiple_of(SEGMENT_BYTES);
         let base = reserved.as_ptr().expose_provenance() + tag_bytes;
         // Relaxed: published by the count, or, for the first arena's hot copy, by `pages`.
         extent.tags.store(reserved.as_ptr().cast(), Ordering::Relaxed);
         extent.capacity.store((bytes - tag_bytes) / PAGE_BYTES, Ordering::Relaxed);
-        extent.base.store(base, Ordering::Relaxed);
+        extent.origin.store(base.wrapping_neg(), Ordering::Relaxed);
         // Release: pairs with the Acquire in `tag`.
         self.count.store(count + 1, Ordering::Release);
         Some(extent)

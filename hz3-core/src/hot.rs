@@ -14,7 +14,7 @@ use crate::bins::{MAX_SMALL_BYTES, entry_offset};
 use crate::heap::Entry;
 use crate::lane::Lane;
 use crate::slow;
-use crate::sync::{Ordering, compiler_fence};
+use crate::sync::{AtomicUsize, Ordering, compiler_fence};
 
 /// Allocates `bytes` bytes at a multiple of 16; null when memory has run out. 0 bytes are a block too.
 #[inline(always)]
@@ -32,9 +32,11 @@ pub fn malloc_or<L: Lane>(bytes: usize, miss: impl FnOnce(usize) -> *mut u8) -> 
             let entry = L::heap().byte_add(entry_offset(bytes)).cast::<Entry>();
             let top = (*entry).top;
             if top != (*entry).base {
-                let slot = *top.sub(1);
-                (*entry).top = top.sub(1);
-                return slot;
+                // The decrement is written as a load and a store of its own, which the compiler makes one
+                // instruction on memory. Relaxed: this thread's word.
+                let top_word = AtomicUsize::from_ptr((&raw mut (*entry).top).cast());
+                top_word.store(top_word.load(Ordering::Relaxed) - size_of::<*mut u8>(), Ordering::Relaxed);
+                return *top.sub(1);
             }
         }
     }
@@ -48,24 +50,28 @@ pub fn malloc_or<L: Lane>(bytes: usize, miss: impl FnOnce(usize) -> *mut u8) -> 
 /// `block` is null or a block of this lane's that nobody uses any more.
 #[inline(always)]
 pub unsafe fn free<L: Lane>(block: *mut u8) {
-    if let Some(tag) = L::allocator().runs.arenas.first().tag(block.addr()) {
-        // SAFETY: the low half of a tag is the offset of an entry of the heap, which is this thread's
-        // alone; below `limit` the magazine has room.
-        unsafe {
-            // Relaxed: the tag of a live block's page was written before the block was handed out.
-            let offset = tag.load(Ordering::Relaxed) & 0xffff;
-            let entry = L::heap().byte_add(offset as usize).cast::<Entry>();
-            let top = (*entry).top;
-            if top != (*entry).limit {
+    // SAFETY: the caller's promise.
+    let miss = || unsafe { slow::free::<L>(block) };
+    L::allocator().runs.arenas.first().with_tag(
+        block.addr(),
+        |tag| {
+            // SAFETY: the block is live, so its tag holds still; the tag's offset is that of an entry of the
+            // heap, which is this thread's alone; below `limit` the magazine has room.
+            unsafe {
+                let entry = L::heap().byte_add(tag.offset()).cast::<Entry>();
+                let top = (*entry).top;
+                if top == (*entry).limit {
+                    return miss();
+                }
                 *top = block;
                 // The slot is written before it counts, also in the eyes of a forked child, which sees
                 // this thread stopped between any two instructions.
                 compiler_fence(Ordering::Release);
-                (*entry).top = top.add(1);
-                return;
+                // One instruction on memory, as in `malloc_or`. Relaxed: this thread's word.
+                let top_word = AtomicUsize::from_ptr((&raw mut (*entry).top).cast());
+                top_word.store(top_word.load(Ordering::Relaxed) + size_of::<*mut u8>(), Ordering::Relaxed);
             }
-        }
-    }
-    // SAFETY: the caller's promise.
-    unsafe { slow::free::<L>(block) }
+        },
+        miss,
+    );
 }

@@ -1,18 +1,65 @@
 //! Page tag: the entry per 4 KiB page that says what the page is, in one load.
 //!
 //! ```text
-//! 63            32 31   24 23   16 15                0
-//! |   span id     | kind  | owner | heap entry offset |      0 = not ours
+//! |   span id, 32 bits   | kind, 8 | owner, 8 | heap entry offset, 16 |      all 0 = not ours
 //! ```
 //!
-//! The lowest 16 bits are the offset of the bin's entry in a heap, so that `free` adds them to the heap's
-//! address as they are; for anything but a small span they are 0, the foreign bin.
+//! The offset is that of the bin's entry in a heap, so that `free` adds it to the heap's address as
+//! it is; for anything but a small span it is 0, the foreign bin. The parts are atomics of their own: `free`
+//! reads 16 bits and nothing else.
 //! Every page of a small span is tagged; of other spans the first and the last one, so that neighbours
 //! find each other. A tag changes only while no block of its page is live, or under the run lock.
 
 use crate::bins::{BIN_ENTRY_BYTES, bin_of_offset};
 use crate::span::Kind;
+use crate::sync::{AtomicU8, AtomicU16, AtomicU32, Ordering};
 use crate::units::{Bin, ShardId, SpanId};
+
+/// Where a page tag is kept. All zeros is [`PageTag::NONE`].
+#[repr(C, align(8))]
+pub struct TagCell {
+    offset: AtomicU16,
+    owner: AtomicU8,
+    kind: AtomicU8,
+    span: AtomicU32,
+}
+
+const _: () = assert!(size_of::<TagCell>() == 8);
+
+impl TagCell {
+    /// The heap entry offset alone, by a plain load: an atomic one of 16 bits is widened by a second
+    /// instruction.
+    ///
+    /// # Safety
+    /// A block of the page is live, and the caller knows of it: no tag is written then.
+    #[inline(always)]
+    pub unsafe fn offset(&self) -> usize {
+        // SAFETY: the caller's promise rules out a concurrent write.
+        usize::from(unsafe { self.offset.as_ptr().read() })
+    }
+
+    /// The whole tag. Its parts belong together while a block of the page is live or the run lock held.
+    #[inline]
+    pub fn get(&self) -> PageTag {
+        // Relaxed, all: the tag of a live block's page was written before the block was handed out.
+        PageTag(
+            u64::from(self.offset.load(Ordering::Relaxed))
+                | u64::from(self.owner.load(Ordering::Relaxed)) << 16
+                | u64::from(self.kind.load(Ordering::Relaxed)) << 24
+                | u64::from(self.span.load(Ordering::Relaxed)) << 32,
+        )
+    }
+
+    /// Replaces the tag.
+    #[inline]
+    pub fn set(&self, tag: PageTag) {
+        // Relaxed: published by whatever hands the block out.
+        self.offset.store(tag.0 as u16, Ordering::Relaxed);
+        self.owner.store((tag.0 >> 16) as u8, Ordering::Relaxed);
+        self.kind.store((tag.0 >> 24) as u8, Ordering::Relaxed);
+        self.span.store((tag.0 >> 32) as u32, Ordering::Relaxed);
+    }
+}
 
 /// A page tag's value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
