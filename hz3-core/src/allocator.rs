@@ -353,6 +353,7 @@ impl<L: Lane> Allocator<L> {
         self.directs.acquire_for_fork();
         self.spare_magazines.acquire();
         self.runs.acquire_for_fork();
+        L::Os::begin_fork();
     }
 
     /// Releases them, in the parent.
@@ -360,6 +361,7 @@ impl<L: Lane> Allocator<L> {
     /// # Safety
     /// The calling thread took them.
     pub unsafe fn release_after_fork(&self) {
+        L::Os::end_fork();
         // SAFETY: the caller's promise.
         unsafe {
             self.runs.release_after_fork();
@@ -377,6 +379,7 @@ impl<L: Lane> Allocator<L> {
     /// # Safety
     /// The calling thread is the only one and took them before the fork.
     pub unsafe fn reset_after_fork(&self) {
+        L::Os::end_fork();
         // SAFETY: the caller's promise.
         unsafe {
             self.runs.reset_after_fork();

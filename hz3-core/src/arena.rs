@@ -146,24 +146,27 @@ impl<O: Os> Arenas<O> {
         // Relaxed: written under the lock that is held.
         let count = self.count.load(Ordering::Relaxed);
         for extent in self.extents.iter().take(count) {
-            if let Some(stretch) = Self::extend(extent, pages) {
-                return Some(stretch);
+            if Self::room(extent) >= pages.next_multiple_of(SEGMENT_PAGES as usize) {
+                // Where this is refused, so would a further arena be.
+                return Self::extend(extent, pages);
             }
         }
         Self::extend(self.reserve(count, pages)?, pages)
     }
 
-    /// Commits the next segments of `extent`, at least `pages` pages.
+    /// Pages of `extent` that are reserved and not committed.
+    fn room(extent: &Extent) -> usize {
+        // Relaxed: written under the growing lock, which is held.
+        extent.capacity.load(Ordering::Relaxed) - extent.pages.load(Ordering::Relaxed)
+    }
+
+    /// Commits the next segments of `extent`, at least `pages` pages, for which there is room.
     fn extend(extent: &Extent, pages: usize) -> Option<Stretch> {
         // Relaxed: all of these are written under the growing lock, which is held.
         let committed = extent.pages.load(Ordering::Relaxed);
-        let left = extent.capacity.load(Ordering::Relaxed) - committed;
         let step = (committed * PAGE_BYTES / 8).clamp(*STEP_BYTES.start(), *STEP_BYTES.end()) / PAGE_BYTES;
         let need = pages.next_multiple_of(SEGMENT_PAGES as usize);
-        let generous = pages.max(step).next_multiple_of(SEGMENT_PAGES as usize).min(left);
-        if need > left {
-            return None;
-        }
+        let generous = pages.max(step).next_multiple_of(SEGMENT_PAGES as usize).min(Self::room(extent));
         for size in [generous, need] {
             if Self::commit(extent, committed, size) {
                 // Release: the tags exist before an address is checked against the new bound.

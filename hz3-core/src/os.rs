@@ -56,6 +56,12 @@ pub unsafe trait Os: Waiter + 'static {
     /// The process's limit on address space in bytes (`RLIMIT_AS`); `usize::MAX` where there is none.
     fn address_space_limit() -> usize;
 
+    /// From here on [`Waiter::is_forking`] holds for the calling thread. Calls nest.
+    fn begin_fork();
+
+    /// Ends what [`Os::begin_fork`] began, in the parent or in the child.
+    fn end_fork();
+
     /// Writes `text` to standard error, as much of it as goes.
     fn write_error(text: &[u8]);
 

@@ -23,6 +23,9 @@ pub unsafe trait Waiter {
     fn wait(word: &AtomicU32, expected: u32);
     /// Wakes one thread that sleeps on `word`.
     fn wake(word: &AtomicU32);
+    /// Whether the calling thread holds every lock because it is forking. Other libraries' fork handlers
+    /// may then allocate in it, and pass through the locks that it holds.
+    fn is_forking() -> bool;
 }
 
 const FREE: u32 = 0;
@@ -67,15 +70,27 @@ impl<T, W: Waiter> Mutex<T, W> {
     /// Takes the lock, waiting for it where it is held.
     #[inline]
     pub fn lock(&self) -> Guard<'_, T, W> {
-        self.acquire();
-        Guard { mutex: self }
+        // Acquire: as in `try_lock`.
+        let taken = self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok();
+        Guard { mutex: self, held: taken || self.lock_slow() }
+    }
+
+    /// Waits for the lock and takes it; false where the thread holds it already, for a fork.
+    #[cold]
+    #[inline(never)]
+    fn lock_slow(&self) -> bool {
+        if W::is_forking() {
+            return false;
+        }
+        self.acquire_slow();
+        true
     }
 
     /// Takes the lock if nobody holds it.
     #[inline]
     pub fn try_lock(&self) -> Option<Guard<'_, T, W>> {
         // Acquire: sees what the last holder wrote. Pairs with the Release in `release`.
-        self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).ok().map(|_| Guard { mutex: self })
+        self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).ok().map(|_| Guard { mutex: self, held: true })
     }
 
     /// Takes the lock without a guard, for fork, where it is released in two processes.
@@ -136,6 +151,8 @@ impl<T, W: Waiter> Mutex<T, W> {
 /// The right to touch what a [`Mutex`] protects.
 pub struct Guard<'a, T, W: Waiter> {
     mutex: &'a Mutex<T, W>,
+    /// Whether the lock is this guard's to release, and not the forking thread's as a whole.
+    held: bool,
 }
 
 impl<T, W: Waiter> Deref for Guard<'_, T, W> {
@@ -155,7 +172,9 @@ impl<T, W: Waiter> DerefMut for Guard<'_, T, W> {
 
 impl<T, W: Waiter> Drop for Guard<'_, T, W> {
     fn drop(&mut self) {
-        // SAFETY: the guard stands for the lock being held, and ends here.
-        unsafe { self.mutex.release() }
+        if self.held {
+            // SAFETY: the guard stands for the lock being held, and ends here.
+            unsafe { self.mutex.release() }
+        }
     }
 }

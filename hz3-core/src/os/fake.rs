@@ -62,6 +62,9 @@ unsafe impl Waiter for Fake {
     fn wake(word: &AtomicU32) {
         Linux::wake(word);
     }
+    fn is_forking() -> bool {
+        Linux::is_forking()
+    }
 }
 
 // SAFETY: hands over to Linux or refuses, which the contract allows everywhere.
@@ -93,6 +96,12 @@ unsafe impl Os for Fake {
     }
     fn address_space_limit() -> usize {
         Linux::address_space_limit()
+    }
+    fn begin_fork() {
+        Linux::begin_fork();
+    }
+    fn end_fork() {
+        Linux::end_fork();
     }
     fn write_error(text: &[u8]) {
         Linux::write_error(text);

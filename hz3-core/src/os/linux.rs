@@ -3,11 +3,21 @@
 //! Outside rules: mmap(2), mprotect(2), madvise(2), mremap(2), futex(2), getrlimit(2).
 
 use super::Os;
-use crate::sync::{AtomicU32, Waiter};
+use crate::sync::{AtomicU32, AtomicUsize, Ordering, Waiter};
 use core::ptr::{NonNull, null_mut};
 
 /// Linux.
 pub struct Linux;
+
+/// Address of the forking thread's `errno`, which tells threads apart; 0 while nobody forks.
+static FORKER: AtomicUsize = AtomicUsize::new(0);
+/// Allocators that the forking thread has prepared.
+static FORK_DEPTH: AtomicU32 = AtomicU32::new(0);
+
+fn this_thread() -> usize {
+    // SAFETY: takes and changes nothing.
+    unsafe { libc::__errno_location() }.addr()
+}
 
 /// Runs `body` and puts `errno` back to what it was.
 #[inline]
@@ -48,6 +58,11 @@ unsafe impl Waiter for Linux {
         let flags = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
         // SAFETY: the kernel uses the word's address only as a key.
         keeping_errno(|| unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), flags, 1) });
+    }
+
+    fn is_forking() -> bool {
+        // Relaxed: equal only to what this very thread stored.
+        FORKER.load(Ordering::Relaxed) == this_thread()
     }
 }
 
@@ -117,6 +132,18 @@ unsafe impl Os for Linux {
         // SAFETY: writes one rlimit.
         keeping_errno(|| unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) });
         if limit.rlim_cur == libc::RLIM_INFINITY { usize::MAX } else { limit.rlim_cur as usize }
+    }
+
+    fn begin_fork() {
+        // Relaxed, here and below: the caller holds every lock, so no other thread is in these two.
+        FORKER.store(this_thread(), Ordering::Relaxed);
+        FORK_DEPTH.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn end_fork() {
+        if FORK_DEPTH.fetch_sub(1, Ordering::Relaxed) == 1 {
+            FORKER.store(0, Ordering::Relaxed);
+        }
     }
 
     fn write_error(text: &[u8]) {

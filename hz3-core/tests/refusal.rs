@@ -1,0 +1,61 @@
+//! The system refuses memory: null, nothing lost, and allocation works again. One test, because the fake
+//! system's allowance is the process's.
+
+use hz3_core::os::Fake;
+use hz3_core::slow::trim;
+use hz3_core::stats::collect;
+use hz3_core::{Lane, Tiny, TinyHome, hot};
+
+fn allocate_until_refused<L: Lane>(bytes: usize, most: usize) -> Vec<*mut u8> {
+    let mut blocks = Vec::new();
+    while blocks.len() < most {
+        let block = hot::malloc::<L>(bytes);
+        if block.is_null() {
+            break;
+        }
+        // SAFETY: a fresh block.
+        unsafe { block.write_bytes(0xa5, bytes) };
+        blocks.push(block);
+    }
+    blocks
+}
+
+fn refuse_at_every_request<L: Lane>() {
+    let mut outlived = 0;
+    for requests in 0..120 {
+        for bytes in [16, 1000, 20_000, 300_000, 40 << 20] {
+            Fake::refuse_after(requests);
+            // In a thread of its own, so that its heap comes and goes under refusal too.
+            let blocks = std::thread::spawn(move || {
+                let blocks = allocate_until_refused::<L>(bytes, 300);
+                blocks.into_iter().map(|block| block.expose_provenance()).collect::<Vec<_>>()
+            })
+            .join()
+            .expect("no panic");
+            outlived += usize::from(blocks.len() < 300);
+            for block in blocks {
+                // SAFETY: live blocks of the lane.
+                unsafe { hot::free::<L>(std::ptr::with_exposed_provenance_mut(block)) };
+            }
+            Fake::relent();
+            let again = allocate_until_refused::<L>(bytes, 50);
+            assert_eq!(again.len(), 50, "no recovery after {requests} requests at {bytes} bytes");
+            for block in again {
+                // SAFETY: as above.
+                unsafe { hot::free::<L>(block) };
+            }
+            assert_eq!(L::allocator().runs.check(), Ok(()));
+        }
+    }
+    assert!(outlived > 0, "nothing was ever refused");
+    trim::<L>();
+    let stats = collect::<L>();
+    assert_eq!((stats.small_out_bytes, stats.small_span_bytes, stats.large_bytes, stats.direct_blocks), (0, 0, 0, 0), "{stats:?}");
+}
+
+#[test]
+fn memory_that_is_refused_gives_null_and_leaves_the_rest_working() {
+    refuse_at_every_request::<Tiny>();
+    refuse_at_every_request::<TinyHome>();
+    assert!(Fake::refused() > 100);
+}
