@@ -13,8 +13,11 @@ fn allocate_until_refused<L: Lane>(bytes: usize, most: usize) -> Vec<*mut u8> {
         if block.is_null() {
             break;
         }
-        // SAFETY: a fresh block.
-        unsafe { block.write_bytes(0xa5, bytes) };
+        // SAFETY: a fresh block's first and last byte.
+        unsafe {
+            block.write(0xa5);
+            block.add(bytes - 1).write(0xa5);
+        }
         blocks.push(block);
     }
     blocks
@@ -23,23 +26,23 @@ fn allocate_until_refused<L: Lane>(bytes: usize, most: usize) -> Vec<*mut u8> {
 fn refuse_at_every_request<L: Lane>() {
     let mut outlived = 0;
     for requests in 0..120 {
-        for bytes in [16, 1000, 20_000, 300_000, 40 << 20] {
+        for (bytes, most) in [(16, 300), (1000, 300), (20_000, 100), (300_000, 50), (40 << 20, 10)] {
             Fake::refuse_after(requests);
             // In a thread of its own, so that its heap comes and goes under refusal too.
             let blocks = std::thread::spawn(move || {
-                let blocks = allocate_until_refused::<L>(bytes, 300);
+                let blocks = allocate_until_refused::<L>(bytes, most);
                 blocks.into_iter().map(|block| block.expose_provenance()).collect::<Vec<_>>()
             })
             .join()
             .expect("no panic");
-            outlived += usize::from(blocks.len() < 300);
+            outlived += usize::from(blocks.len() < most);
             for block in blocks {
                 // SAFETY: live blocks of the lane.
                 unsafe { hot::free::<L>(std::ptr::with_exposed_provenance_mut(block)) };
             }
             Fake::relent();
-            let again = allocate_until_refused::<L>(bytes, 50);
-            assert_eq!(again.len(), 50, "no recovery after {requests} requests at {bytes} bytes");
+            let again = allocate_until_refused::<L>(bytes, most);
+            assert_eq!(again.len(), most, "no recovery after {requests} requests at {bytes} bytes");
             for block in again {
                 // SAFETY: as above.
                 unsafe { hot::free::<L>(block) };
@@ -57,5 +60,5 @@ fn refuse_at_every_request<L: Lane>() {
 fn memory_that_is_refused_gives_null_and_leaves_the_rest_working() {
     refuse_at_every_request::<Tiny>();
     refuse_at_every_request::<TinyHome>();
-    assert!(Fake::refused() > 100);
+    assert!(Fake::refused() > 10, "only {} refusals", Fake::refused());
 }
