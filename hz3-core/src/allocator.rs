@@ -410,7 +410,7 @@ impl<L: Lane> Carrier for Courier<'_, L> {
         self.allocator.empty_magazine(self.shard, bin)
     }
 
-    fn post(&mut self, owner: ShardId, bin: Bin, magazine: *mut Magazine) {
+    unsafe fn post(&mut self, owner: ShardId, bin: Bin, magazine: *mut Magazine) {
         // SAFETY: the stash hands its magazine over.
         unsafe {
             if !self.allocator.put_full(owner, bin, magazine, true) {

@@ -188,13 +188,16 @@ impl<O: Os> Arenas<O> {
         // SAFETY: both ranges lie in this arena's reservation, in whole pages because `pages` and
         // `committed` count whole segments; committing a range of tags again after a refusal of the
         // pages is harmless.
-        unsafe { O::commit(tags.add(committed).cast(), pages * size_of::<TagCell>()) && O::commit(first, pages * PAGE_BYTES) }
+        unsafe {
+            O::commit(tags.add(committed).cast(), pages * size_of::<TagCell>()) && O::commit(first, pages * PAGE_BYTES)
+        }
     }
 
     /// Reserves arena number `count`, large enough for `pages`.
     fn reserve(&self, count: usize, pages: usize) -> Option<&Extent> {
         let extent = self.extents.get(count)?;
-        let need = pages.checked_mul(PAGE_BYTES)?.checked_add(2 * SEGMENT_BYTES)?.checked_next_multiple_of(SEGMENT_BYTES)?;
+        let need =
+            pages.checked_mul(PAGE_BYTES)?.checked_add(2 * SEGMENT_BYTES)?.checked_next_multiple_of(SEGMENT_BYTES)?;
         let mut bytes = self.wanted_bytes(count).max(need);
         let reserved = loop {
             let granted = O::reserve(bytes, SEGMENT_BYTES);

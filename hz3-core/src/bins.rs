@@ -225,7 +225,8 @@ mod tests {
             let info = info(Bin(bin as u8));
             let size = info.slot_bytes as usize;
             for offset in 0..usize::from(info.span_pages) * PAGE_BYTES {
-                let expected = (offset % size == 0 && offset / size < usize::from(info.span_slots)).then_some(offset / size);
+                let expected =
+                    (offset % size == 0 && offset / size < usize::from(info.span_slots)).then_some(offset / size);
                 assert_eq!(info.slot_at(offset), expected, "bin {bin} offset {offset}");
             }
         }
@@ -237,7 +238,7 @@ mod tests {
             for bytes in 0..=MAX_SMALL_BYTES {
                 if let Some(bin) = bin_for_aligned(bytes, align) {
                     let slot = info(bin).slot_bytes as usize;
-                    assert!(slot % align == 0 && slot >= bytes);
+                    assert!(slot.is_multiple_of(align) && slot >= bytes);
                 } else {
                     assert!(bytes + align > MAX_SMALL_BYTES);
                 }

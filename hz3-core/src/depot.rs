@@ -53,13 +53,14 @@ impl Stack {
         // Relaxed: the exchange below checks what was read.
         let mut word = self.word.load(Ordering::Relaxed);
         loop {
-            let count = (word >> ID_BITS) as u32 & MAX_COUNT;
+            let count = ((word >> ID_BITS) as u32) & MAX_COUNT;
             if count >= limit.min(MAX_COUNT) {
                 return false;
             }
             // Relaxed: published by the exchange.
             links.next(id).store((word & ID_MASK) as u32, Ordering::Relaxed);
-            let new = (word & VERSION_MASK).wrapping_add(VERSION_ONE) | (u64::from(count) + 1) << ID_BITS | u64::from(id);
+            let new =
+                (word & VERSION_MASK).wrapping_add(VERSION_ONE) | ((u64::from(count) + 1) << ID_BITS) | u64::from(id);
             // Release: publishes the magazine's slots, count and link. Pairs with the Acquire in `pop`.
             match self.word.compare_exchange_weak(word, new, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return true,
@@ -81,8 +82,8 @@ impl Stack {
             }
             // Relaxed: may be stale or another stack's if the magazine was taken; the version tells.
             let next = links.next(id).load(Ordering::Relaxed);
-            let count = (word >> ID_BITS & u64::from(MAX_COUNT)) - 1;
-            let new = (word & VERSION_MASK).wrapping_add(VERSION_ONE) | count * COUNT_ONE | u64::from(next);
+            let count = ((word >> ID_BITS) & u64::from(MAX_COUNT)) - 1;
+            let new = (word & VERSION_MASK).wrapping_add(VERSION_ONE) | (count * COUNT_ONE) | u64::from(next);
             // Acquire: sees the magazine's contents, and, on failure, the next candidate's link.
             match self.word.compare_exchange_weak(word, new, Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) => return Some(id),
@@ -161,13 +162,17 @@ mod tests {
                 scope.spawn(move || {
                     for turn in 0..100_000 {
                         if let Some(id) = STACKS[(thread + turn) % 2].pop(&LINKS) {
-                            assert!(STACKS[turn % 2].push(&LINKS, id, MAX_COUNT) || STACKS[(turn + 1) % 2].push(&LINKS, id, MAX_COUNT));
+                            assert!(
+                                STACKS[turn % 2].push(&LINKS, id, MAX_COUNT)
+                                    || STACKS[(turn + 1) % 2].push(&LINKS, id, MAX_COUNT)
+                            );
                         }
                     }
                 });
             }
         });
-        let mut all: std::vec::Vec<u32> = STACKS.iter().flat_map(|stack| core::iter::from_fn(|| stack.pop(&LINKS))).collect();
+        let mut all: std::vec::Vec<u32> =
+            STACKS.iter().flat_map(|stack| core::iter::from_fn(|| stack.pop(&LINKS))).collect();
         all.sort_unstable();
         assert!(all.into_iter().eq(1..=60));
     }

@@ -204,7 +204,10 @@ impl<L: Lane> Heaps<L> {
     }
 
     /// In a forked child: every heap but `own` (null for none) belonged to a thread that is gone.
-    pub fn orphan_all_but(&self, own: *mut Heap<L>) {
+    ///
+    /// # Safety
+    /// `own` is null or the calling thread's heap, and that thread is the process's only one.
+    pub unsafe fn orphan_all_but(&self, own: *mut Heap<L>) {
         // Relaxed, all: a single thread.
         let generation = self.generation.load(Ordering::Relaxed).wrapping_add(1);
         self.generation.store(generation, Ordering::Relaxed);

@@ -90,6 +90,7 @@ macro_rules! lane {
 
             const NAME: &'static str = $label;
             const SHARD_COUNT: usize = $shards;
+            #[allow(clippy::declare_interior_mutable_const, reason = "used once, to initialise a static")]
             const FRESH_SHARDS: Self::Shards = [const { Shard::new() }; $shards];
             const FIRST_ARENA_BYTES: usize = $arena;
             const ADOPT: bool = $adopt;

@@ -16,47 +16,47 @@ pub mod depot;
 pub mod sync;
 
 #[cfg(not(loom))]
-pub mod units;
-#[cfg(not(loom))]
-pub mod bins;
-#[cfg(not(loom))]
-pub mod os;
-#[cfg(not(loom))]
-pub mod fault;
-#[cfg(not(loom))]
-pub mod table;
-#[cfg(not(loom))]
-pub mod span;
-#[cfg(not(loom))]
-pub mod page_tag;
+pub mod allocator;
 #[cfg(not(loom))]
 pub mod arena;
 #[cfg(not(loom))]
-pub mod runs;
+pub mod bins;
 #[cfg(not(loom))]
-pub mod magazine;
-#[cfg(not(loom))]
-pub mod remote_stash;
-#[cfg(not(loom))]
-pub mod shard;
-#[cfg(not(loom))]
-pub mod large;
+pub mod fault;
 #[cfg(not(loom))]
 pub mod heap;
 #[cfg(not(loom))]
+pub mod hot;
+#[cfg(not(loom))]
 pub mod lane;
 #[cfg(not(loom))]
-pub mod allocator;
+pub mod large;
 #[cfg(not(loom))]
-pub mod thread;
+pub mod magazine;
+#[cfg(not(loom))]
+pub mod os;
+#[cfg(not(loom))]
+pub mod page_tag;
+#[cfg(not(loom))]
+pub mod remote_stash;
+#[cfg(not(loom))]
+pub mod runs;
+#[cfg(not(loom))]
+pub mod shard;
 #[cfg(not(loom))]
 pub mod slow;
 #[cfg(not(loom))]
-pub mod hot;
+pub mod span;
 #[cfg(not(loom))]
 pub mod stats;
 #[cfg(not(loom))]
+pub mod table;
+#[cfg(not(loom))]
+pub mod thread;
+#[cfg(not(loom))]
 pub mod thread_pointer;
+#[cfg(not(loom))]
+pub mod units;
 
 #[cfg(not(loom))]
 pub use lane::{Fast, Lane, Scale, Tiny, TinyHome};

@@ -72,8 +72,8 @@ impl PageTag {
     /// The tag of a small span's pages.
     pub const fn small(bin: Bin, owner: ShardId, span: SpanId) -> Self {
         PageTag(
-            bin.0 as u64 * BIN_ENTRY_BYTES as u64
-                | (owner.0 as u64) << 16
+            (bin.0 as u64 * BIN_ENTRY_BYTES as u64)
+                | ((owner.0 as u64) << 16)
                 | (Kind::Small as u64) << 24
                 | (span.0 as u64) << 32,
         )
@@ -124,7 +124,10 @@ mod tests {
     fn a_tag_gives_back_what_was_put_in() {
         for bin in [1, 40, 72].map(Bin) {
             let tag = PageTag::small(bin, ShardId(31), SpanId(0xdead_beef));
-            assert_eq!((tag.bin(), tag.owner(), tag.kind(), tag.span()), (bin, ShardId(31), Kind::Small, SpanId(0xdead_beef)));
+            assert_eq!(
+                (tag.bin(), tag.owner(), tag.kind(), tag.span()),
+                (bin, ShardId(31), Kind::Small, SpanId(0xdead_beef))
+            );
         }
         for kind in [Kind::Large, Kind::Dirty, Kind::Clean, Kind::Transit] {
             let tag = PageTag::edge(kind, SpanId(7));

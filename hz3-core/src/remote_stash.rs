@@ -20,7 +20,10 @@ pub trait Carrier {
     /// An empty magazine for `bin`; null where memory has run out.
     fn empty_magazine(&mut self, bin: Bin) -> *mut Magazine;
     /// Takes a magazine of slots of `bin` to `owner`'s inbox.
-    fn post(&mut self, owner: ShardId, bin: Bin, magazine: *mut Magazine);
+    ///
+    /// # Safety
+    /// The caller owns `magazine`, and no longer does afterwards.
+    unsafe fn post(&mut self, owner: ShardId, bin: Bin, magazine: *mut Magazine);
 }
 
 /// A remote stash of either kind.
@@ -40,7 +43,8 @@ pub struct Dense<const SHARDS: usize> {
 
 impl<const SHARDS: usize> RemoteStash for Dense<SHARDS> {
     fn put(&mut self, owner: ShardId, bin: Bin, slot: *mut u8, carrier: &mut impl Carrier) {
-        let Some(place) = self.bank.get_mut(usize::from(owner.0)).and_then(|bins| bins.get_mut(usize::from(bin.0))) else {
+        let Some(place) = self.bank.get_mut(usize::from(owner.0)).and_then(|bins| bins.get_mut(usize::from(bin.0)))
+        else {
             return;
         };
         if place.is_null() {
@@ -66,7 +70,8 @@ impl<const SHARDS: usize> RemoteStash for Dense<SHARDS> {
             for (bin, place) in bins.iter_mut().enumerate() {
                 let magazine = core::mem::replace(place, null_mut());
                 if !magazine.is_null() {
-                    carrier.post(ShardId(owner as u8), Bin(bin as u8), magazine);
+                    // SAFETY: the bank owned it, and has let go of it.
+                    unsafe { carrier.post(ShardId(owner as u8), Bin(bin as u8), magazine) };
                 }
             }
         }
@@ -151,7 +156,7 @@ mod tests {
             unsafe { (*magazine).capacity = 6 };
             magazine
         }
-        fn post(&mut self, owner: ShardId, bin: Bin, magazine: *mut Magazine) {
+        unsafe fn post(&mut self, owner: ShardId, bin: Bin, magazine: *mut Magazine) {
             // SAFETY: handed over by the bank.
             let slots: Vec<*mut u8> = unsafe { Magazine::held(magazine) }.to_vec();
             self.deliver(owner, bin, &slots);

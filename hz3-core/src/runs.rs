@@ -123,6 +123,7 @@ impl<O: Os> Runs<O> {
         }
     }
 
+    #[allow(clippy::mut_from_ref, reason = "the run lock stands in for the exclusive borrow")]
     fn span(&self, id: SpanId) -> &mut Span {
         // SAFETY: ids in the index and in tags came from the table; the run lock, held by every caller,
         // is what allows the exclusive reference, and no caller keeps one across another call of this.
@@ -313,7 +314,9 @@ impl<O: Os> Runs<O> {
         };
         let end = start + old_pages * PAGE_BYTES;
         let tag = self.arenas.tag_value(end);
-        if !matches!(tag.kind(), Kind::Dirty | Kind::Clean) || (self.span(tag.span()).pages as usize) < pages - old_pages {
+        if !matches!(tag.kind(), Kind::Dirty | Kind::Clean)
+            || (self.span(tag.span()).pages as usize) < pages - old_pages
+        {
             return false;
         }
         let Some(more) = self.cut(&mut index, tag.span(), end, pages - old_pages) else { return false };
@@ -518,7 +521,10 @@ impl<O: Os> Runs<O> {
             let id = {
                 let mut index = self.index.lock();
                 let oldest = index.oldest;
-                if oldest.is_none() || now.wrapping_sub(self.span(oldest).stamp) < delay_ms || index.spare_count < SPARES_NEEDED {
+                if oldest.is_none()
+                    || now.wrapping_sub(self.span(oldest).stamp) < delay_ms
+                    || index.spare_count < SPARES_NEEDED
+                {
                     break;
                 }
                 let (start, pages) = (self.span(oldest).start, self.span(oldest).pages as usize);
@@ -531,7 +537,8 @@ impl<O: Os> Runs<O> {
                 (span.start, span.bytes())
             };
             // SAFETY: a free run's contents are nobody's, and its pages are committed.
-            let gone = NonNull::new(core::ptr::with_exposed_provenance_mut(start)).is_some_and(|start| unsafe { O::purge(start, bytes) });
+            let gone = NonNull::new(core::ptr::with_exposed_provenance_mut(start))
+                .is_some_and(|start| unsafe { O::purge(start, bytes) });
             let mut index = self.index.lock();
             {
                 let span = self.span(id);
@@ -624,7 +631,6 @@ impl<O: Os> Runs<O> {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -655,7 +661,11 @@ mod tests {
                 let start = RUNS.span(id).start;
                 assert_eq!(RUNS.span(id).pages as usize, pages);
                 assert_eq!(start % (align * PAGE_BYTES), 0);
-                assert!(live.iter().all(|&(_, other, size)| start + pages * PAGE_BYTES <= other || other + size * PAGE_BYTES <= start));
+                assert!(
+                    live.iter()
+                        .all(|&(_, other, size)| start + pages * PAGE_BYTES <= other
+                            || other + size * PAGE_BYTES <= start)
+                );
                 live.push((id, start, pages));
             } else {
                 let (id, ..) = live.swap_remove(rng.random_range(0..live.len()));

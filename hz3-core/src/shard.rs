@@ -50,7 +50,12 @@ impl<O: Os> Shard<O> {
         Self {
             depots: [const { BinDepot { full: Stack::new(), inbox: Stack::new() } }; BINS],
             empty: [const { Stack::new() }; CLASSES],
-            owned: Mutex::new(Owned { heads: [SpanId::NONE; BINS], tails: [SpanId::NONE; BINS], out: [0; BINS], spans: [0; BINS] }),
+            owned: Mutex::new(Owned {
+                heads: [SpanId::NONE; BINS],
+                tails: [SpanId::NONE; BINS],
+                out: [0; BINS],
+                spans: [0; BINS],
+            }),
         }
     }
 
@@ -82,7 +87,8 @@ impl<O: Os> Default for Shard<O> {
 }
 
 impl Owned {
-    fn span<'a>(spans: &'a Spans, id: SpanId) -> &'a mut Span {
+    #[allow(clippy::mut_from_ref, reason = "the shard's lock stands in for the exclusive borrow")]
+    fn span(spans: &Spans, id: SpanId) -> &mut Span {
         // SAFETY: ids in the lists and in small pages' tags came from `spans`; the shard's lock, held by
         // every caller, is what allows the exclusive reference, and no caller keeps two at a time.
         unsafe { &mut *at(spans, id) }

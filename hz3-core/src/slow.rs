@@ -384,7 +384,11 @@ pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
 /// Whether a block of `old` usable bytes stays where it is when it shrinks to `bytes`: down to half, so
 /// that a size which hovers around a bin's edge does not move each time, and always when tiny.
 fn keeps_place(bytes: usize, old: usize) -> bool {
-    if old > MAX_SMALL_BYTES { bytes > old - old / 8 || old - bytes < 4 * PAGE_BYTES && bytes > MAX_SMALL_BYTES } else { bytes >= old / 2 || old <= 64 }
+    if old > MAX_SMALL_BYTES {
+        bytes > old - old / 8 || old - bytes < 4 * PAGE_BYTES && bytes > MAX_SMALL_BYTES
+    } else {
+        bytes >= old / 2 || old <= 64
+    }
 }
 
 /// Gives all free memory that can be reached back to the system; whether any went. The calling thread's

@@ -4,7 +4,9 @@
 //! exhaustively; everything else sees `core`'s.
 
 #[cfg(not(loom))]
-pub use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence};
+pub use core::sync::atomic::{
+    AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence,
+};
 #[cfg(loom)]
 pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -90,7 +92,10 @@ impl<T, W: Waiter> Mutex<T, W> {
     #[inline]
     pub fn try_lock(&self) -> Option<Guard<'_, T, W>> {
         // Acquire: sees what the last holder wrote. Pairs with the Release in `release`.
-        self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).ok().map(|_| Guard { mutex: self, held: true })
+        self.word
+            .compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed)
+            .ok()
+            .map(|_| Guard { mutex: self, held: true })
     }
 
     /// Takes the lock without a guard, for fork, where it is released in two processes.

@@ -71,7 +71,13 @@ fn hook_thread<L: Lane>(heap: *mut Heap<L>) {
         // Release: publishes the key.
         hooks.store(state, Ordering::Release);
         // SAFETY: as above. A refusal leaves fork without protection; nothing else can be done about it.
-        unsafe { libc::pthread_atfork(Some(before_fork::<L>), Some(after_fork_in_parent::<L>), Some(after_fork_in_child::<L>)) };
+        unsafe {
+            libc::pthread_atfork(
+                Some(before_fork::<L>),
+                Some(after_fork_in_parent::<L>),
+                Some(after_fork_in_child::<L>),
+            )
+        };
     }
     while state == HOOKING {
         use crate::sync::Waiter;
@@ -162,7 +168,8 @@ unsafe extern "C" fn after_fork_in_child<L: Lane>() {
     let entries = L::heap();
     let own = if is_static(entries) { null_mut() } else { entries.cast::<Heap<L>>() };
     // SAFETY: the child has one thread, and it took the locks before the fork.
-    unsafe { allocator.reset_after_fork() };
-    allocator.heaps.orphan_all_but(own);
+    unsafe {
+        allocator.reset_after_fork();
+        allocator.heaps.orphan_all_but(own);
+    }
 }
-

@@ -34,7 +34,12 @@ impl Block {
     fn check(self, upto: usize) {
         // SAFETY: a live block, filled when it was made.
         let bytes = unsafe { std::slice::from_raw_parts(self.pointer(), self.bytes.min(upto)) };
-        assert!(bytes.iter().all(|&byte| byte == self.fill), "{} bytes at {:#x} were overwritten", self.bytes, self.address);
+        assert!(
+            bytes.iter().all(|&byte| byte == self.fill),
+            "{} bytes at {:#x} were overwritten",
+            self.bytes,
+            self.address
+        );
     }
 
     fn free<L: Lane>(self) {

@@ -15,7 +15,10 @@ struct Magazines {
 
 impl Magazines {
     fn new() -> Self {
-        Self { links: std::array::from_fn(|_| AtomicU32::new(0)), contents: std::array::from_fn(|_| UnsafeCell::new(0)) }
+        Self {
+            links: std::array::from_fn(|_| AtomicU32::new(0)),
+            contents: std::array::from_fn(|_| UnsafeCell::new(0)),
+        }
     }
 
     fn fill(&self, id: u32, value: u32) {

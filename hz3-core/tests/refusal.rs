@@ -53,7 +53,11 @@ fn refuse_at_every_request<L: Lane>() {
     assert!(outlived > 0, "nothing was ever refused");
     trim::<L>();
     let stats = collect::<L>();
-    assert_eq!((stats.small_out_bytes, stats.small_span_bytes, stats.large_bytes, stats.direct_blocks), (0, 0, 0, 0), "{stats:?}");
+    assert_eq!(
+        (stats.small_out_bytes, stats.small_span_bytes, stats.large_bytes, stats.direct_blocks),
+        (0, 0, 0, 0),
+        "{stats:?}"
+    );
 }
 
 #[test]

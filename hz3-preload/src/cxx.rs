@@ -165,7 +165,9 @@ pub unsafe fn new_or_null<L: Lane>(bytes: usize, align: usize, next: &CStr) -> *
         if next.is_null() {
             null_mut()
         } else if align > 16 {
-            core::mem::transmute::<*mut c_void, extern "C" fn(usize, usize, *const u8) -> *mut u8>(next)(bytes, align, &0)
+            core::mem::transmute::<*mut c_void, extern "C" fn(usize, usize, *const u8) -> *mut u8>(next)(
+                bytes, align, &0,
+            )
         } else {
             core::mem::transmute::<*mut c_void, extern "C" fn(usize, *const u8) -> *mut u8>(next)(bytes, &0)
         }

@@ -1,0 +1,110 @@
+/*
+ * atfork.c: pthread_atfork handlers that allocate, registered at every stage of a program's life:
+ * before any constructor has run, in a constructor, in main, and in such numbers that the C
+ * library itself has to allocate room for them. A handler may run when the allocator has already
+ * prepared itself for the fork.
+ */
+#include "check.h"
+
+#include "churn.h"
+
+#define STAGES 3
+
+static struct {
+    void *block;
+    int prepared, in_parent, in_child;
+} stages[STAGES];
+
+static void prepare(int stage) {
+    stages[stage].prepared++;
+    for (size_t size = 10; size < 300000; size *= 4) {
+        char *block = (char *)malloc(size);
+        CHECK(block != NULL);
+        block[size - 1] = 1;
+        free(block);
+    }
+    stages[stage].block = malloc(1000);
+    CHECK(stages[stage].block != NULL);
+    check_fill(stages[stage].block, 1000, (uint64_t)stage);
+}
+
+static void finish(int stage) {
+    check_filled(stages[stage].block, 1000, (uint64_t)stage);
+    stages[stage].block = realloc(stages[stage].block, 100000);
+    CHECK(stages[stage].block != NULL);
+    check_filled(stages[stage].block, 1000, (uint64_t)stage);
+    free(stages[stage].block);
+    uint64_t random = (uint64_t)stage;
+    for (int i = 0; i < 50; i++) churn_step(&random);
+}
+
+#define HANDLERS(stage)                                                                           \
+    static void prepare_##stage(void) { prepare(stage); }                                         \
+    static void parent_##stage(void) {                                                            \
+        stages[stage].in_parent++;                                                                \
+        finish(stage);                                                                            \
+    }                                                                                             \
+    static void child_##stage(void) {                                                             \
+        stages[stage].in_child++;                                                                 \
+        finish(stage);                                                                            \
+    }
+
+HANDLERS(0)
+HANDLERS(1)
+HANDLERS(2)
+
+/* Before every constructor, those of the libraries included. */
+static void register_before_constructors(int argc, char **argv, char **environment) {
+    (void)argc, (void)argv, (void)environment;
+    CHECK(pthread_atfork(prepare_0, parent_0, child_0) == 0);
+}
+__attribute__((section(".preinit_array"), used)) static void (*const before_constructors)(
+    int, char **, char **) = register_before_constructors;
+
+__attribute__((constructor)) static void register_in_a_constructor(void) {
+    CHECK(pthread_atfork(prepare_1, parent_1, child_1) == 0);
+}
+
+static void handlers_of_every_stage_allocate(void) {
+    CHECK(pthread_atfork(prepare_2, parent_2, child_2) == 0);
+    churn_start(3);
+    for (int round = 1; round <= 60; round++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        for (int stage = 0; stage < STAGES; stage++) {
+            CHECK(stages[stage].prepared == round);
+            CHECK(child == 0 ? stages[stage].in_child == 1 : stages[stage].in_parent == round);
+        }
+        if (child == 0) {
+            churn_empty_the_slots();
+            _exit(0);
+        }
+        check_child_passed(child);
+    }
+    churn_stop();
+}
+
+static void count_and_allocate(void) {
+    void *block = malloc(777);
+    CHECK(block != NULL);
+    free(block);
+    stages[0].in_parent++;
+}
+
+static void hundreds_of_handlers_allocate(void) {
+    enum { HANDLERS_COUNT = 300 };
+    churn_start(2);
+    for (int i = 0; i < HANDLERS_COUNT; i++)
+        CHECK(pthread_atfork(count_and_allocate, count_and_allocate, count_and_allocate) == 0);
+    for (int round = 0; round < 10; round++) {
+        stages[0].in_parent = 0;
+        pid_t child = fork();
+        CHECK(child >= 0);
+        CHECK(stages[0].in_parent == 2 * HANDLERS_COUNT + (child == 0 ? 0 : 1));
+        if (child == 0) _exit(0);
+        check_child_passed(child);
+    }
+    churn_stop();
+}
+
+CHECK_MAIN(CASE(handlers_of_every_stage_allocate), CASE(hundreds_of_handlers_allocate))

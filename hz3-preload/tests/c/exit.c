@@ -1,0 +1,110 @@
+/*
+ * exit.c: the end of a process while its threads go on allocating, and handlers that allocate at
+ * the very end. Each way to end is tried in children, many times.
+ */
+#include "check.h"
+
+#include "churn.h"
+
+/* Runs `end` in children whose other threads allocate; it must end them with status 0. */
+static void end_children(void (*end)(void)) {
+    for (int round = 0; round < 25; round++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            churn_start(3);
+            end();
+            _exit(50);
+        }
+        check_child_passed(child);
+    }
+}
+
+static void exit_from_main(void) { exit(0); }
+
+static void *exit_from_here(void *unused) {
+    (void)unused;
+    exit(0);
+}
+
+static void exit_from_a_thread(void) {
+    check_thread(exit_from_here, NULL);
+    pause();
+}
+
+static void end_with_the_last_thread(void) {
+    churn_wait(100);
+    __atomic_store_n(&churn_stopping, 1, __ATOMIC_RELAXED);
+    pthread_exit(NULL);
+}
+
+static void allocate_at_the_end(void) {
+    uint64_t random = 77;
+    for (int i = 0; i < 500; i++) churn_step(&random);
+    churn_empty_the_slots();
+}
+
+static void quick_exit_with_a_handler(void) {
+    CHECK(at_quick_exit(allocate_at_the_end) == 0);
+    quick_exit(0);
+}
+
+static void exit_is_called_while_threads_allocate(void) { end_children(exit_from_main); }
+
+static void exit_is_called_by_a_thread_while_others_allocate(void) {
+    end_children(exit_from_a_thread);
+}
+
+static void the_main_thread_ends_before_the_others(void) { end_children(end_with_the_last_thread); }
+
+static void quick_exit_runs_handlers_that_allocate(void) {
+    end_children(quick_exit_with_a_handler);
+}
+
+/* check.h's main function returns 0 right after this, with three threads at work. */
+static void main_returns_while_detached_threads_allocate(void) {
+    churn_start(3);
+    for (int i = 0; i < 3; i++) CHECK(pthread_detach(churn_threads[i]) == 0);
+    CHECK(atexit(allocate_at_the_end) == 0);
+}
+
+static int handlers_run;
+static void *block_of_main;
+
+static void handler(void) {
+    handlers_run++;
+    allocate_at_the_end();
+    block_of_main = realloc(block_of_main, (size_t)handlers_run * 500);
+    CHECK(block_of_main != NULL);
+}
+
+static void handler_with_status(int status, void *block) {
+    CHECK(status == 3);
+    check_filled(block, 2000, 5);
+    free(block);
+    handler();
+}
+
+/* Registered first, so it runs last: turns the exit status into success if all others ran. */
+static void last_handler(void) {
+    CHECK_THAT(handlers_run == 101, "%d handlers ran", handlers_run);
+    free(block_of_main);
+    _exit(0);
+}
+
+static void exit_handlers_allocate(void) {
+    CHECK(atexit(last_handler) == 0);
+    for (int i = 0; i < 100; i++) CHECK(atexit(handler) == 0);
+    void *block = malloc(2000);
+    check_fill(block, 2000, 5);
+    CHECK(on_exit(handler_with_status, block) == 0);
+    churn_start(2);
+    exit(3);
+}
+
+CHECK_MAIN(CASE(exit_is_called_while_threads_allocate),
+           CASE(exit_is_called_by_a_thread_while_others_allocate),
+           CASE(the_main_thread_ends_before_the_others),
+           CASE(quick_exit_runs_handlers_that_allocate),
+           CASE(main_returns_while_detached_threads_allocate),
+           CASE(exit_handlers_allocate))

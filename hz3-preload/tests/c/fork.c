@@ -1,0 +1,231 @@
+/*
+ * fork.c: processes made by a process whose other threads allocate all the time.
+ */
+#include "check.h"
+
+#include <spawn.h>
+
+#include "churn.h"
+
+extern char **environ;
+
+#define BLOCKS 500
+
+static struct churn_block *own_blocks[BLOCKS];
+
+static void *churn_a_little(void *seed) {
+    uint64_t random = (uint64_t)(uintptr_t)seed;
+    for (int i = 0; i < 200; i++) churn_step(&random);
+    return NULL;
+}
+
+/* What a child does with the heap it has inherited. */
+static void use_the_inherited_heap(uint64_t seed) {
+    uint64_t random = seed;
+    for (int i = 0; i < 200; i++) churn_step(&random);
+    for (int i = 0; i < BLOCKS; i += 2) {
+        churn_release(own_blocks[i]);
+        own_blocks[i] = churn_take(&random);
+    }
+    churn_empty_the_slots();
+    for (int i = 0; i < 100; i++) churn_step(&random);
+}
+
+static void start_threads_in_the_child(void) {
+    pthread_t threads[2];
+    for (uintptr_t i = 0; i < 2; i++) threads[i] = check_thread(churn_a_little, (void *)(i + 7));
+    for (int i = 0; i < 2; i++) check_join(threads[i]);
+}
+
+static void take_own_blocks(void) {
+    uint64_t random = 5;
+    for (int i = 0; i < BLOCKS; i++) own_blocks[i] = churn_take(&random);
+}
+
+static void release_own_blocks(void) {
+    for (int i = 0; i < BLOCKS; i++) churn_release(own_blocks[i]);
+}
+
+static void children_of_a_threaded_process_allocate_and_free_its_blocks(void) {
+    take_own_blocks();
+    churn_start(4);
+    for (uint64_t round = 0; round < 50; round++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            use_the_inherited_heap(round);
+            if (round % 2) exit(0);
+            _exit(0);
+        }
+        check_child_passed(child);
+    }
+    churn_stop();
+    release_own_blocks();
+}
+
+static void children_of_a_threaded_process_start_threads(void) {
+    take_own_blocks();
+    churn_start(4);
+    for (uint64_t round = 0; round < 40; round++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            start_threads_in_the_child();
+            use_the_inherited_heap(round);
+            _exit(0);
+        }
+        check_child_passed(child);
+    }
+    churn_stop();
+    release_own_blocks();
+}
+
+static void *fork_repeatedly(void *seed) {
+    uint64_t random = (uint64_t)(uintptr_t)seed;
+    for (int round = 0; round < 40; round++) {
+        churn_step(&random);
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            use_the_inherited_heap(random);
+            if (round % 4 == 0) start_threads_in_the_child();
+            _exit(0);
+        }
+        check_child_passed(child);
+    }
+    return NULL;
+}
+
+static void several_threads_fork_at_once(void) {
+    pthread_t threads[4];
+    take_own_blocks();
+    churn_start(2);
+    for (uintptr_t i = 0; i < 4; i++) threads[i] = check_thread(fork_repeatedly, (void *)(i + 1));
+    for (int i = 0; i < 4; i++) check_join(threads[i]);
+    churn_stop();
+    release_own_blocks();
+}
+
+static void descend(int generations) {
+    uint64_t random = (uint64_t)generations;
+    for (int i = 0; i < 100; i++) churn_step(&random);
+    if (generations == 0) return;
+    pthread_t thread = check_thread(churn_a_little, (void *)3);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        descend(generations - 1);
+        _exit(0);
+    }
+    check_child_passed(child);
+    check_join(thread);
+}
+
+static void children_fork_children_of_their_own(void) {
+    churn_start(2);
+    for (int round = 0; round < 8; round++) descend(6);
+    churn_stop();
+}
+
+static void many_children_live_at_once(void) {
+    enum { CHILDREN = 40 };
+    pid_t children[CHILDREN];
+    take_own_blocks();
+    churn_start(2);
+    for (uint64_t i = 0; i < CHILDREN; i++) {
+        children[i] = fork();
+        CHECK(children[i] >= 0);
+        if (children[i] == 0) {
+            use_the_inherited_heap(i);
+            _exit(0);
+        }
+    }
+    for (int i = 0; i < CHILDREN; i++) check_child_passed(children[i]);
+    churn_stop();
+    release_own_blocks();
+}
+
+/* The heap of a thread that the child does not have is still good memory there. */
+static void a_child_has_room_that_its_parents_threads_left(void) {
+    churn_start(4);
+    churn_wait(20000);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        churn_empty_the_slots();
+        size_t before = check_status("VmRSS:");
+        uint64_t random = 1;
+        for (int i = 0; i < 50000; i++) churn_step(&random);
+        churn_empty_the_slots();
+        size_t after = check_status("VmRSS:");
+        CHECK_THAT(after < before + 64 * MIB, "resident memory went from %zu to %zu bytes", before,
+                   after);
+        _exit(0);
+    }
+    check_child_passed(child);
+    churn_stop();
+}
+
+static void a_vfork_child_executes_a_program(void) {
+    char *const arguments[] = {(char *)"true", NULL};
+    churn_start(3);
+    for (int round = 0; round < 100; round++) {
+        pid_t child = vfork();
+        if (child == 0) {
+            execvp("true", arguments);
+            _exit(99);
+        }
+        check_child_passed(child);
+        uint64_t random = (uint64_t)round;
+        churn_step(&random);
+    }
+    churn_stop();
+}
+
+/* POSIX forbids it, programs do it: the child shares the parent's memory, thread and locks. */
+static void a_vfork_child_may_allocate_and_free(void) {
+    churn_start(3);
+    for (int round = 0; round < 200; round++) {
+        pid_t child = vfork();
+        if (child == 0) {
+            for (size_t size = 10; size < 200000; size *= 3) {
+                char *block = (char *)malloc(size);
+                if (block == NULL) _exit(99);
+                block[0] = block[size - 1] = 1;
+                free(block);
+            }
+            _exit(0);
+        }
+        check_child_passed(child);
+        uint64_t random = (uint64_t)round;
+        churn_step(&random);
+    }
+    churn_stop();
+}
+
+static void programs_are_spawned_by_a_threaded_process(void) {
+    char *const arguments[] = {(char *)"true", NULL};
+    churn_start(3);
+    for (int round = 0; round < 60; round++) {
+        pid_t child;
+        CHECK(posix_spawnp(&child, "true", NULL, NULL, arguments, environ) == 0);
+        check_child_passed(child);
+        CHECK(system("exit 0") == 0);
+        char text[32] = "";
+        FILE *pipe = popen("echo spoken", "r");
+        CHECK(pipe != NULL && fgets(text, sizeof text, pipe) != NULL);
+        CHECK(strcmp(text, "spoken\n") == 0);
+        CHECK(pclose(pipe) == 0);
+    }
+    churn_stop();
+}
+
+CHECK_MAIN(CASE(children_of_a_threaded_process_allocate_and_free_its_blocks),
+           CASE(children_of_a_threaded_process_start_threads),
+           CASE(several_threads_fork_at_once),
+           CASE(children_fork_children_of_their_own),
+           CASE(many_children_live_at_once),
+           CASE(a_child_has_room_that_its_parents_threads_left),
+           CASE(a_vfork_child_executes_a_program),
+           CASE(a_vfork_child_may_allocate_and_free),
+           CASE(programs_are_spawned_by_a_threaded_process))

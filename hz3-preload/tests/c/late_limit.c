@@ -1,0 +1,220 @@
+/*
+ * late_limit.c: limits that a program sets while it runs, when the allocator has already reserved
+ * what it likes: RLIMIT_AS at several values above and below the present size, RLIMIT_DATA, and
+ * mlockall. Blocks are not written here, because what was reserved before the limit may be large.
+ */
+#include "check.h"
+
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+
+/* More address space than any allocator reserves ahead, in blocks of BLOCK bytes. */
+#define BLOCK (4 * MIB)
+#define BLOCKS (256 * GIB / BLOCK)
+#define THREADS 4
+
+static void *blocks[THREADS][BLOCKS];
+
+static size_t take_until_null(void **taken) {
+    size_t count = 0;
+    for (;; count++) {
+        CHECK_THAT(count < BLOCKS, "malloc goes on for ever under a limit");
+        errno = 0;
+        taken[count] = malloc(BLOCK);
+        if (taken[count] == NULL) break;
+    }
+    CHECK_THAT(errno == ENOMEM, "errno is %d", errno);
+    CHECK(malloc(BLOCK) == NULL && errno == ENOMEM);
+    return count;
+}
+
+static void give_back(void **taken, size_t count) {
+    while (count > 0) free(taken[--count]);
+}
+
+static void run_out_and_recover(void **taken) {
+    size_t first = take_until_null(taken);
+    give_back(taken, first);
+    size_t second = take_until_null(taken);
+    CHECK_THAT(second >= first / 2, "first %zu blocks, after free only %zu", first, second);
+    give_back(taken, second);
+    void *block = malloc(1000);
+    CHECK(block != NULL);
+    memset(block, 1, 1000);
+    free(block);
+}
+
+static void set_limit(int resource, size_t bytes) {
+    const struct rlimit limit = {bytes, bytes};
+    CHECK_THAT(setrlimit(resource, &limit) == 0, "setrlimit: %s", strerror(errno));
+}
+
+/* Runs out in a child whose limit lies `room` bytes above its present size. */
+static void run_out_in_a_child(int resource, const char *size_field, size_t room) {
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        set_limit(resource, check_status(size_field) + room);
+        run_out_and_recover(blocks[0]);
+        _exit(0);
+    }
+    check_child_passed(child);
+}
+
+static void malloc_fails_and_recovers_under_a_late_address_space_limit(void) {
+    const size_t rooms[] = {0, 100 * KIB, MIB, 16 * MIB, 100 * MIB, GIB, 5 * GIB};
+    free(malloc(100));
+    for (size_t i = 0; i < sizeof rooms / sizeof rooms[0]; i++)
+        run_out_in_a_child(RLIMIT_AS, "VmSize:", rooms[i]);
+}
+
+static void malloc_fails_and_recovers_under_a_limit_below_the_present_size(void) {
+    free(malloc(100));
+    const size_t limits[] = {0, MIB, 2 * MIB};
+    for (size_t i = 0; i < sizeof limits / sizeof limits[0]; i++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            void *block = malloc(3000);
+            CHECK(block != NULL);
+            check_fill(block, 3000, 1);
+            set_limit(RLIMIT_AS, limits[i]);
+            give_back(blocks[0], take_until_null(blocks[0]));
+            check_filled(block, 3000, 1);
+            free(block);
+            _exit(0);
+        }
+        check_child_passed(child);
+    }
+}
+
+static void malloc_fails_and_recovers_under_a_late_data_limit(void) {
+    const size_t rooms[] = {MIB, 64 * MIB, GIB};
+    free(malloc(100));
+    for (size_t i = 0; i < sizeof rooms / sizeof rooms[0]; i++)
+        run_out_in_a_child(RLIMIT_DATA, "VmData:", rooms[i]);
+}
+
+static pthread_barrier_t barrier;
+static size_t counts[THREADS];
+
+static void *run_out_together(void *index) {
+    size_t self = (size_t)(uintptr_t)index;
+    for (int round = 0; round < 5; round++) {
+        pthread_barrier_wait(&barrier);
+        counts[self] = take_until_null(blocks[self]);
+        pthread_barrier_wait(&barrier);
+        size_t total = 0;
+        for (int i = 0; i < THREADS; i++) total += counts[i];
+        CHECK_THAT(total > 0, "no memory at all");
+        give_back(blocks[self], counts[self]);
+        pthread_barrier_wait(&barrier);
+        for (size_t i = 0; i < total / THREADS / 2; i++) {
+            blocks[self][i] = malloc(BLOCK);
+            CHECK_THAT(blocks[self][i] != NULL, "round %d: %zu blocks of %zu after all were freed",
+                       round, i, total / THREADS / 2);
+        }
+        give_back(blocks[self], total / THREADS / 2);
+    }
+    return NULL;
+}
+
+static void threads_run_out_together_under_a_late_limit(void) {
+    pthread_t threads[THREADS];
+    CHECK(pthread_barrier_init(&barrier, NULL, THREADS + 1) == 0);
+    for (uintptr_t i = 0; i < THREADS; i++) threads[i] = check_thread(run_out_together, (void *)i);
+    set_limit(RLIMIT_AS, check_status("VmSize:") + GIB);
+    for (int i = 0; i < 5 * 3; i++) pthread_barrier_wait(&barrier);
+    for (int i = 0; i < THREADS; i++) check_join(threads[i]);
+}
+
+/* ---- locked memory ----------------------------------------------------------------------- */
+
+#define RESIDENT_LIMIT (512 * MIB)
+
+/*
+ * Runs `locking` in a child and kills the child when it has much more memory resident than it
+ * uses, long before the machine suffers.
+ */
+static void run_watched(void (*locking)(void)) {
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        locking();
+        _exit(0);
+    }
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/statm", (int)child);
+    for (;;) {
+        int status;
+        pid_t ended = waitpid(child, &status, WNOHANG);
+        CHECK(ended >= 0);
+        if (ended == child) {
+            if (WIFEXITED(status) && WEXITSTATUS(status) == CHECK_SKIPPED) _exit(CHECK_SKIPPED);
+            CHECK_THAT(status == 0, "the child ended with wait status %#x", (unsigned)status);
+            return;
+        }
+        char text[128] = "";
+        int file = open(path, O_RDONLY | O_CLOEXEC);
+        if (file >= 0 && read(file, text, sizeof text - 1) > 0) {
+            unsigned long total, resident;
+            if (sscanf(text, "%lu %lu", &total, &resident) == 2 &&
+                resident * 4 * KIB > RESIDENT_LIMIT) {
+                kill(child, SIGKILL);
+                waitpid(child, &status, 0);
+                check_fail(__FILE__, __LINE__, "%lu MiB were locked for 64 MiB in use",
+                           resident * 4 / 1024);
+            }
+        }
+        if (file >= 0) close(file);
+        usleep(1000);
+    }
+}
+
+static void lock_everything(void) {
+    if (mlockall(MCL_CURRENT | MCL_FUTURE) == 0) return;
+    CHECK_THAT(errno == ENOMEM || errno == EPERM, "mlockall: %s", strerror(errno));
+    check_skip("RLIMIT_MEMLOCK forbids mlockall here: run it with `ulimit -l unlimited`");
+}
+
+static void use_64_mib(void) {
+    static void *live[70000];
+    size_t count = 0;
+    for (size_t bytes = 0; bytes < 64 * MIB; count++) {
+        size_t size = count % 500 == 0 ? 2 * MIB : 100 + count % 2000;
+        live[count] = malloc(size);
+        CHECK_THAT(live[count] != NULL, "malloc(%zu) after %zu bytes", size, bytes);
+        check_fill(live[count], size, count);
+        bytes += size;
+    }
+    while (count-- > 0) {
+        size_t size = count % 500 == 0 ? 2 * MIB : 100 + count % 2000;
+        check_filled(live[count], size, count);
+        free(live[count]);
+    }
+}
+
+static void lock_then_allocate(void) {
+    free(malloc(100));
+    lock_everything();
+    use_64_mib();
+    use_64_mib();
+}
+
+static void allocate_then_lock(void) {
+    use_64_mib();
+    lock_everything();
+    use_64_mib();
+}
+
+static void mlockall_before_allocation_locks_what_is_used(void) { run_watched(lock_then_allocate); }
+
+static void mlockall_after_allocation_locks_what_is_used(void) { run_watched(allocate_then_lock); }
+
+CHECK_MAIN(CASE(malloc_fails_and_recovers_under_a_late_address_space_limit),
+           CASE(malloc_fails_and_recovers_under_a_limit_below_the_present_size),
+           CASE(malloc_fails_and_recovers_under_a_late_data_limit),
+           CASE(threads_run_out_together_under_a_late_limit),
+           CASE(mlockall_before_allocation_locks_what_is_used),
+           CASE(mlockall_after_allocation_locks_what_is_used))

@@ -1,0 +1,86 @@
+//! The C interface: what POSIX, C23 and the glibc manual promise of every exported function, tried
+//! by C programs under each lane's library.
+
+mod harness;
+
+use harness::compiler::Program;
+
+lane_tests! {
+    Program::new("c/symbols.c") => [
+        every_name_comes_from_the_preloaded_library,
+        a_c_program_loads_no_cxx_runtime,
+        operator_new_works_without_a_cxx_runtime,
+        operator_new_aborts_without_a_cxx_runtime_and_without_memory,
+    ],
+    Program::new("c/malloc.c") => [
+        malloc_of_zero_returns_distinct_blocks,
+        malloc_beyond_every_limit_fails_with_enomem,
+        every_block_is_aligned_to_16_bytes,
+        live_blocks_of_every_size_do_not_overlap,
+        two_hundred_thousand_small_blocks_do_not_overlap,
+        free_of_null_does_nothing,
+        free_keeps_errno,
+        freed_memory_is_used_again,
+        blocks_from_libc_functions_can_be_freed,
+    ],
+    Program::new("c/calloc.c") => [
+        calloc_fails_with_enomem_when_the_product_overflows,
+        reallocarray_fails_with_enomem_when_the_product_overflows,
+        calloc_of_zero_returns_distinct_blocks,
+        calloc_is_zero_after_dirty_frees_of_the_same_size,
+        calloc_is_zero_after_dirty_frees_of_other_sizes,
+        calloc_is_zero_where_realloc_shrank_a_dirty_block,
+        calloc_is_zero_after_a_trim,
+        calloc_is_zero_after_dirty_frees_of_threads_that_ended,
+        calloc_splits_its_product_in_any_way,
+    ],
+    Program::new("c/realloc.c") => [
+        realloc_keeps_the_contents_from_every_size_class_to_every_other,
+        realloc_of_null_is_malloc,
+        realloc_to_zero_frees_and_returns_null,
+        a_failed_realloc_leaves_the_block_alone,
+        a_block_grown_byte_by_byte_keeps_its_contents,
+        several_blocks_grown_in_turn_keep_their_contents,
+        a_large_block_that_grows_and_shrinks_keeps_its_contents,
+        an_aligned_block_keeps_its_contents_in_realloc,
+        a_block_is_reallocated_by_another_thread,
+    ],
+    Program::new("c/alignment.c") => [
+        posix_memalign_honours_every_power_of_two,
+        aligned_alloc_honours_every_power_of_two,
+        memalign_honours_every_power_of_two,
+        valloc_and_pvalloc_align_to_the_page,
+        live_aligned_blocks_do_not_overlap,
+        posix_memalign_refuses_bad_alignments,
+        posix_memalign_without_memory_touches_neither_the_pointer_nor_errno,
+        aligned_alloc_refuses_bad_alignments,
+        memalign_refuses_or_rounds_up_bad_alignments,
+        an_impossible_size_or_alignment_fails,
+        freed_aligned_memory_is_used_again,
+    ],
+    Program::new("c/usable_size.c") => [
+        usable_size_of_null_is_zero,
+        every_usable_byte_can_be_written_without_harm_to_the_neighbours,
+        every_usable_byte_is_kept_by_realloc,
+        usable_size_covers_every_entry_point,
+        small_requests_waste_at_most_an_eighth,
+    ],
+    Program::new("c/sized_free.c") => [
+        free_sized_takes_blocks_of_every_size,
+        free_aligned_sized_takes_blocks_of_every_alignment,
+        cfree_frees,
+        null_is_accepted_by_every_form,
+    ],
+    Program::new("c/introspection.c") => [
+        malloc_trim_gives_free_memory_back,
+        malloc_trim_leaves_live_blocks_alone,
+        mallopt_answers_zero_or_one_and_changes_nothing_that_hurts,
+        mallinfo2_follows_the_live_bytes,
+        mallinfo_agrees_with_mallinfo2,
+        malloc_stats_reports_on_stderr_only,
+        malloc_info_writes_well_formed_xml,
+        malloc_info_writes_to_the_stream_it_is_given,
+        malloc_info_refuses_unknown_options,
+        reports_work_while_other_threads_allocate,
+    ],
+}

@@ -1,0 +1,84 @@
+//! Memory that runs out: limits on address space and data, from the start and set at run time, and
+//! locked memory, under each lane's library.
+
+mod harness;
+
+use harness::compiler::Program;
+use harness::run::Limit;
+
+const MIB: u64 = 1 << 20;
+
+/// Every case of the program, some of which write all the memory that the limit leaves.
+macro_rules! exhaustion_tests {
+    ($limit:expr) => {
+        $crate::lane_tests! {
+            Program::new("c/exhaustion.c").limit($limit) => [
+                ordinary_work_gets_done,
+                small_blocks_run_out_and_come_back,
+                large_blocks_run_out_and_come_back,
+                freed_memory_serves_every_other_size,
+                every_entry_point_fails_with_enomem_when_nothing_is_left,
+                threads_run_out_together_and_recover,
+                a_thread_that_starts_when_nothing_is_left_survives,
+                a_child_made_when_nothing_is_left_can_free_and_allocate,
+            ],
+        }
+    };
+}
+
+mod in_64_mib_of_address_space {
+    use super::*;
+    exhaustion_tests!(Limit::AddressSpace(64 * MIB));
+}
+
+mod in_256_mib_of_address_space {
+    use super::*;
+    exhaustion_tests!(Limit::AddressSpace(256 * MIB));
+}
+
+mod in_64_mib_of_data {
+    use super::*;
+    exhaustion_tests!(Limit::Data(64 * MIB));
+}
+
+/// To write all of this much memory again and again would take too long: large blocks only.
+mod in_1_gib_of_address_space {
+    use super::*;
+    use harness::{Lane, passes};
+
+    const PROGRAM: Program = Program::new("c/exhaustion.c").limit(Limit::AddressSpace(1024 * MIB));
+
+    #[test]
+    fn ordinary_work_gets_done_in_the_fast_lane() {
+        passes(Lane::Fast, &PROGRAM, "ordinary_work_gets_done");
+    }
+
+    #[test]
+    fn ordinary_work_gets_done_in_the_scale_lane() {
+        passes(Lane::Scale, &PROGRAM, "ordinary_work_gets_done");
+    }
+
+    #[test]
+    fn large_blocks_run_out_and_come_back_in_the_fast_lane() {
+        passes(Lane::Fast, &PROGRAM, "large_blocks_run_out_and_come_back");
+    }
+
+    #[test]
+    fn large_blocks_run_out_and_come_back_in_the_scale_lane() {
+        passes(Lane::Scale, &PROGRAM, "large_blocks_run_out_and_come_back");
+    }
+}
+
+mod limited_at_run_time {
+    use super::*;
+    lane_tests! {
+        Program::new("c/late_limit.c") => [
+            malloc_fails_and_recovers_under_a_late_address_space_limit,
+            malloc_fails_and_recovers_under_a_limit_below_the_present_size,
+            malloc_fails_and_recovers_under_a_late_data_limit,
+            threads_run_out_together_under_a_late_limit,
+            mlockall_before_allocation_locks_what_is_used,
+            mlockall_after_allocation_locks_what_is_used,
+        ],
+    }
+}

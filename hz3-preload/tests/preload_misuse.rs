@@ -1,0 +1,85 @@
+//! Misuse: a pointer that is not a live block stops the process, with one line on standard error
+//! that names the function, the fault and the pointer, and SIGABRT; in each lane.
+
+mod harness;
+
+use harness::compiler::Program;
+use harness::run::Run;
+use harness::{Lane, any_malloc};
+use std::os::unix::process::ExitStatusExt;
+
+const PROGRAM: Program = Program::new("c/misuse.c");
+
+/// Panics unless the case dies as a fault of `function` that names the case's pointer.
+fn is_caught(lane: Lane, case: &str, function: &str) {
+    let outcome = Run::new(&PROGRAM).argument(case).preload(&lane.library()).finish();
+    let died_of = outcome.status.and_then(|status| status.signal());
+    assert_eq!(died_of, Some(libc::SIGABRT), "not aborted: {outcome}");
+    let pointer = outcome
+        .stdout
+        .strip_prefix("pointer ")
+        .and_then(|text| text.strip_suffix('\n'))
+        .unwrap_or_else(|| panic!("the program announced no pointer: {outcome}"));
+    if any_malloc() {
+        return;
+    }
+    let line =
+        outcome.stderr.strip_suffix('\n').unwrap_or_else(|| panic!("no whole line on standard error: {outcome}"));
+    assert!(!line.contains('\n'), "more than one line: {outcome}");
+    assert!(line.starts_with("hz3: "), "not hz3's line: {outcome}");
+    assert!(line.contains(function), "no {function}: {outcome}");
+    let named = line.split(|character: char| !character.is_ascii_alphanumeric()).any(|word| word == pointer);
+    assert!(named, "the line does not name {pointer}: {outcome}");
+    assert!(!line.contains("c/misuse.c"), "a check of the program failed: {outcome}");
+}
+
+macro_rules! misuse_tests {
+    ($($function:literal => [$($case:ident),+ $(,)?]),+ $(,)?) => {
+        mod fast {
+            use super::*;
+            $($(
+                #[test]
+                fn $case() {
+                    is_caught(Lane::Fast, stringify!($case), $function);
+                }
+            )+)+
+        }
+        mod scale {
+            use super::*;
+            $($(
+                #[test]
+                fn $case() {
+                    is_caught(Lane::Scale, stringify!($case), $function);
+                }
+            )+)+
+        }
+        #[test]
+        fn every_case_of_the_program_is_run() {
+            harness::lists_every_case(&PROGRAM, &[$($(stringify!($case)),+),+]);
+        }
+    };
+}
+
+misuse_tests! {
+    "free()" => [
+        free_of_a_stack_pointer,
+        free_of_a_static_pointer,
+        free_of_an_unmapped_pointer,
+        free_of_a_small_number,
+        free_of_text,
+        free_of_the_highest_address,
+        free_of_a_mapping_of_the_program,
+        free_inside_a_small_block_that_goes_home,
+        free_inside_a_medium_block_that_goes_home,
+        free_inside_a_large_block,
+        free_of_an_unaligned_pointer_that_goes_home,
+        free_of_an_unaligned_pointer_into_a_large_block,
+        double_free_of_a_small_block_that_goes_home,
+        double_free_of_a_medium_block_that_goes_home,
+        double_free_of_a_large_block,
+    ],
+    "realloc()" => [
+        realloc_of_a_freed_large_block,
+        realloc_of_a_stack_pointer,
+    ],
+}

@@ -1,0 +1,79 @@
+//! Processes and threads: fork, exit, thread start and end, loading and unloading, signals, in
+//! programs whose threads allocate all the time, under each lane's library.
+
+mod harness;
+
+use harness::Lane;
+use harness::compiler::Program;
+use harness::run::Run;
+
+lane_tests! {
+    Program::new("c/constructors.c") => [constructors_and_destructors_allocate],
+    Program::new("c/fork.c") => [
+        children_of_a_threaded_process_allocate_and_free_its_blocks,
+        children_of_a_threaded_process_start_threads,
+        several_threads_fork_at_once,
+        children_fork_children_of_their_own,
+        many_children_live_at_once,
+        a_child_has_room_that_its_parents_threads_left,
+        a_vfork_child_executes_a_program,
+        a_vfork_child_may_allocate_and_free,
+        programs_are_spawned_by_a_threaded_process,
+    ],
+    Program::new("c/atfork.c") => [
+        handlers_of_every_stage_allocate,
+        hundreds_of_handlers_allocate,
+    ],
+    Program::new("c/threads.c") => [
+        blocks_outlive_the_thread_that_took_them,
+        twenty_thousand_threads_one_after_another_leave_nothing_behind,
+        detached_threads_start_one_another,
+        three_hundred_live_threads_allocate,
+        two_thousand_live_threads_allocate,
+        threads_with_the_smallest_stack_allocate,
+        allocation_is_no_cancellation_point,
+        cancelled_threads_free_in_their_cleanup_handlers,
+    ],
+    Program::new("c/keys.c") => [
+        destructors_allocate_and_free,
+        destructors_allocate_and_free_in_every_round,
+        a_thread_first_allocates_in_a_destructor,
+        a_destructor_that_never_stops_does_no_harm,
+    ],
+    Program::new("c/exit.c") => [
+        exit_is_called_while_threads_allocate,
+        exit_is_called_by_a_thread_while_others_allocate,
+        the_main_thread_ends_before_the_others,
+        quick_exit_runs_handlers_that_allocate,
+        main_returns_while_detached_threads_allocate,
+        exit_handlers_allocate,
+    ],
+    Program::new("c/libraries.c").plugin("c/plugin/allocating.c") => [
+        libraries_that_allocate_come_and_go,
+        libraries_come_and_go_while_threads_allocate,
+        a_missing_library_is_refused,
+    ],
+    Program::new("c/signals.c") => [
+        alarms_at_a_high_rate_disturb_nothing,
+        signals_to_every_allocating_thread_disturb_nothing,
+        handlers_on_an_alternate_stack_disturb_nothing,
+        a_stopped_and_continued_process_goes_on,
+    ],
+}
+
+#[test]
+fn hz3_loaded_late_and_closed_again_is_harmless() {
+    Run::new(&Program::new("c/late_load.c"))
+        .argument(Lane::Fast.library())
+        .argument(Lane::Scale.library())
+        .finish()
+        .expect_success();
+}
+
+#[test]
+fn a_statically_linked_program_is_unaffected() {
+    let program = Program::new("c/static_program.c").flags(&["-static", "-fno-pie"]);
+    for lane in [Lane::Fast, Lane::Scale] {
+        Run::new(&program).preload(&lane.library()).finish().expect_success();
+    }
+}
