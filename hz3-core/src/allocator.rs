@@ -14,16 +14,19 @@ use crate::large::Directs;
 use crate::magazine::{CLASSES, Magazine, Magazines, shape};
 use crate::os::Os;
 use crate::page_tag::PageTag;
-use crate::remote_stash::Carrier;
+use crate::remote_stash::{Carrier, RemoteStash, Sparse};
 use crate::runs::Runs;
-use crate::shard::{Owned, Shard};
+use crate::shard::{BinDepot, Owned, Shard};
 use crate::span::{Kind, NotReturned, at};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::units::{Bin, PAGE_BYTES, ShardId, SpanId};
 use core::ptr::null_mut;
 
-/// Bytes of dirty runs given back per tick at most: bounds the time one thread spends in the kernel.
+/// Bytes of dirty runs given back per tick at most: bounds the time that one thread spends on it.
 const PURGE_BYTES_PER_TICK: usize = 256 << 20;
+
+/// Magazines unpacked per tick at most, for the same reason.
+const UNPACKED_PER_TICK: u32 = 1024;
 
 /// A lane's allocator.
 pub struct Allocator<L: Lane> {
@@ -185,11 +188,12 @@ impl<L: Lane> Allocator<L> {
     fn take_full_of(&self, shard: ShardId, bin: Bin) -> Option<*mut Magazine> {
         let depot = self.shard(shard).depot(bin);
         let id = depot.full.pop(&self.magazines).or_else(|| depot.inbox.pop(&self.magazines));
-        if depot.full.is_empty() && depot.inbox.is_empty() {
+        depot.note_taken();
+        if depot.count() == 0 {
             let bit = 1_u32 << (usize::from(shard.0) & (L::SHARD_COUNT - 1));
             // Relaxed: a hint. A push that came in between sets the bit again, or the look below does.
             self.stocked(bin).fetch_and(!bit, Ordering::Relaxed);
-            if !(depot.full.is_empty() && depot.inbox.is_empty()) {
+            if depot.count() > 0 {
                 self.stocked(bin).fetch_or(bit, Ordering::Relaxed);
             }
         }
@@ -303,28 +307,42 @@ impl<L: Lane> Allocator<L> {
         }
     }
 
-    /// Unpacks every depot and inbox into spans.
-    pub fn unpack_depots(&self) {
+    /// Unpacks magazines of every depot and inbox into spans: as many as `share` says of each, `most` in
+    /// all.
+    fn unpack_depots(&'static self, most: u32, share: impl Fn(&BinDepot) -> u32) {
+        let mut stash = Sparse::<256>::new();
+        let mut left = most;
         for shard in (0..L::SHARD_COUNT as u8).map(ShardId) {
+            let mut courier = Courier { allocator: self, shard };
             for bin in (1..BINS as u8).map(Bin) {
-                while let Some(magazine) = self.take_full_of(shard, bin) {
+                for _ in 0..share(self.shard(shard).depot(bin)).min(left) {
+                    let Some(magazine) = self.take_full_of(shard, bin) else { break };
+                    left -= 1;
                     // SAFETY: the magazine is this thread's.
                     unsafe {
                         for &mut slot in Magazine::held(magazine) {
-                            self.deliver_one(slot);
+                            let owner = self.runs.arenas.tag_value(slot.addr()).owner();
+                            stash.put(owner, bin, slot, &mut courier);
                         }
                         self.return_empty(magazine);
                     }
                 }
             }
         }
+        stash.flush(&mut Courier { allocator: self, shard: ShardId(0) });
+    }
+
+    /// Unpacks every depot and inbox into spans.
+    pub fn empty_depots(&'static self) {
+        self.unpack_depots(u32::MAX, |_| u32::MAX);
     }
 
     // ---- time ----
 
-    /// Gives old dirty runs back if it is time. Called from slow paths now and then.
+    /// If it is time: sends home what lay in the depots unneeded since the last time, a quarter of it at
+    /// once, and gives old dirty runs back. Called from slow paths now and then.
     #[cold]
-    pub fn tick(&self) {
+    pub fn tick(&'static self) {
         let now = L::Os::now_ms();
         // Relaxed: one thread wins the exchange, and nothing else depends on it.
         let last = self.last_purge.load(Ordering::Relaxed);
@@ -333,6 +351,7 @@ impl<L: Lane> Allocator<L> {
         {
             return;
         }
+        self.unpack_depots(UNPACKED_PER_TICK, |depot| depot.surplus().div_ceil(4));
         self.purge(now, L::PURGE_DELAY_MS, PURGE_BYTES_PER_TICK);
     }
 

@@ -1,12 +1,12 @@
 //! Depot: lock-free stacks of magazines, full ones on their way to whoever allocates, empty ones back.
 //!
 //! ```text
-//! 63          32 31     26 25         0
+//! 63          34 33     26 25         0
 //! |   version   |  count  |  first id  |  → links(first).next → …
 //! ```
 //!
 //! The word changes by one compare-exchange, and every change raises the version, so a thread that was
-//! stopped between its read and its exchange fails unless exactly 2^32 changes passed meanwhile.
+//! stopped between its read and its exchange fails unless exactly 2^30 changes passed meanwhile.
 //! A magazine's memory is never unmapped, so reading the link of one that was just taken away is safe;
 //! the value read is then thrown away with the failed exchange.
 
@@ -15,7 +15,7 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 /// Bits of a magazine id.
 pub const ID_BITS: u32 = 26;
 const ID_MASK: u64 = (1 << ID_BITS) - 1;
-const COUNT_BITS: u32 = 6;
+const COUNT_BITS: u32 = 8;
 /// Most magazines that one stack counts.
 pub const MAX_COUNT: u32 = (1 << COUNT_BITS) - 1;
 const COUNT_ONE: u64 = 1 << ID_BITS;
@@ -116,7 +116,7 @@ impl Default for Stack {
 mod tests {
     use super::*;
 
-    struct Array([AtomicU32; 128]);
+    struct Array([AtomicU32; 512]);
 
     impl Links for Array {
         fn next(&self, id: u32) -> &AtomicU32 {
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn magazines_come_back_last_in_first_out() {
-        let links = Array([const { AtomicU32::new(0) }; 128]);
+        let links = Array([const { AtomicU32::new(0) }; 512]);
         let stack = Stack::new();
         for id in 1..=20 {
             assert!(stack.push(&links, id, MAX_COUNT));
@@ -140,19 +140,19 @@ mod tests {
 
     #[test]
     fn a_full_stack_refuses() {
-        let links = Array([const { AtomicU32::new(0) }; 128]);
+        let links = Array([const { AtomicU32::new(0) }; 512]);
         let stack = Stack::new();
         for id in 1..=MAX_COUNT {
             assert!(stack.push(&links, id, u32::MAX));
         }
-        assert!(!stack.push(&links, 100, u32::MAX));
+        assert!(!stack.push(&links, 400, u32::MAX));
         let small = Stack::new();
-        assert!(small.push(&links, 101, 1) && !small.push(&links, 102, 1));
+        assert!(small.push(&links, 401, 1) && !small.push(&links, 402, 1));
     }
 
     #[test]
     fn no_magazine_is_lost_or_doubled_among_threads() {
-        static LINKS: Array = Array([const { AtomicU32::new(0) }; 128]);
+        static LINKS: Array = Array([const { AtomicU32::new(0) }; 512]);
         static STACKS: [Stack; 2] = [const { Stack::new() }; 2];
         for id in 1..=60 {
             assert!(STACKS[id as usize % 2].push(&LINKS, id, MAX_COUNT));

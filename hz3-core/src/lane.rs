@@ -131,7 +131,7 @@ lane! {
     /// For local-heavy programs with few threads: remote slots go home to the shard that owns them.
     Fast, label: "fast", os: Linux, shards: 8, stash: Dense<8>,
     first_arena: 4 << 30, adopt: false, magazine: (62, 32 << 10, 4),
-    depot_bytes: 1 << 20, depot_magazines: 48, first_batch: 8,
+    depot_bytes: 8 << 20, depot_magazines: 255, first_batch: 8,
     purge_delay_ms: 1000, thread_pointer: "hz3_heap_fast",
 }
 
@@ -139,7 +139,7 @@ lane! {
     /// For many threads that free each other's blocks: remote slots stay with the thread that freed them.
     Scale, label: "scale", os: Linux, shards: 32, stash: Sparse<256>,
     first_arena: 16 << 30, adopt: true, magazine: (62, 32 << 10, 4),
-    depot_bytes: 1 << 20, depot_magazines: 48, first_batch: 8,
+    depot_bytes: 8 << 20, depot_magazines: 255, first_batch: 8,
     purge_delay_ms: 1000, thread_pointer: "hz3_heap_scale",
 }
 

@@ -91,6 +91,19 @@ pub struct Sparse<const ENTRIES: usize> {
     entries: [u64; ENTRIES],
 }
 
+impl<const ENTRIES: usize> Sparse<ENTRIES> {
+    /// An empty stash.
+    pub const fn new() -> Self {
+        Self { used: 0, entries: [0; ENTRIES] }
+    }
+}
+
+impl<const ENTRIES: usize> Default for Sparse<ENTRIES> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Bits of an address that an entry keeps: user addresses have 47 on x86-64 and 48 on AArch64.
 const ADDRESS_BITS: u32 = 48;
 
@@ -186,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_sparse_stash_delivers_every_slot_once_in_few_batches() {
-        let mut stash = Sparse::<256> { used: 0, entries: [0; 256] };
+        let mut stash = Sparse::<256>::new();
         assert!(everything_arrives_once(&mut stash) <= 12 * 217);
     }
 }

@@ -15,7 +15,7 @@ use crate::depot::Stack;
 use crate::magazine::CLASSES;
 use crate::os::Os;
 use crate::span::{NotReturned, Span, Spans, at};
-use crate::sync::Mutex;
+use crate::sync::{AtomicU32, Mutex, Ordering};
 use crate::units::{Bin, SpanId};
 
 /// Full magazines of one bin.
@@ -24,6 +24,40 @@ pub struct BinDepot {
     pub full: Stack,
     /// Sent home by other shards' threads.
     pub inbox: Stack,
+    /// Fewest magazines that lay in both since the last [`BinDepot::surplus`]: nobody needed those.
+    low: AtomicU32,
+}
+
+impl BinDepot {
+    const fn new() -> Self {
+        Self { full: Stack::new(), inbox: Stack::new(), low: AtomicU32::new(0) }
+    }
+
+    /// Magazines in both stacks.
+    #[inline]
+    pub fn count(&self) -> u32 {
+        self.full.count() + self.inbox.count()
+    }
+
+    /// Notes that a magazine was taken.
+    #[inline]
+    pub fn note_taken(&self) {
+        let count = self.count();
+        // Relaxed, here and below: a gauge; a lost update makes the surplus a little larger or smaller.
+        if count < self.low.load(Ordering::Relaxed) {
+            self.low.store(count, Ordering::Relaxed);
+        }
+    }
+
+    /// Magazines that were not needed since the last call.
+    pub fn surplus(&self) -> u32 {
+        let low = self.low.load(Ordering::Relaxed);
+        let count = self.count();
+        if count > 0 || low > 0 {
+            self.low.store(count, Ordering::Relaxed);
+        }
+        low.min(count)
+    }
 }
 
 /// An owner heap.
@@ -48,7 +82,7 @@ impl<O: Os> Shard<O> {
     /// A shard without spans.
     pub const fn new() -> Self {
         Self {
-            depots: [const { BinDepot { full: Stack::new(), inbox: Stack::new() } }; BINS],
+            depots: [const { BinDepot::new() }; BINS],
             empty: [const { Stack::new() }; CLASSES],
             owned: Mutex::new(Owned {
                 heads: [SpanId::NONE; BINS],

@@ -400,7 +400,7 @@ pub fn trim<L: Lane>() -> bool {
         // SAFETY: the heap is this thread's, and stays in use, empty.
         unsafe { thread::empty(allocator, entries.cast()) };
     }
-    allocator.unpack_depots();
+    allocator.empty_depots();
     allocator.release_kept_spans();
     allocator.purge(L::Os::now_ms(), 0, usize::MAX) > 0
 }

@@ -92,7 +92,7 @@ pub fn collect<L: Lane>() -> Stats {
             let (out, spans) = shard.owned().lock().counts(bin);
             stats.small_out_bytes += out as usize * info.slot_bytes as usize;
             stats.small_span_bytes += spans as usize * usize::from(info.span_pages) * PAGE_BYTES;
-            let magazines = (shard.depot(bin).full.count() + shard.depot(bin).inbox.count()) as usize;
+            let magazines = shard.depot(bin).count() as usize;
             let capacity = usize::from(crate::magazine::shape(L::shapes(), bin).capacity);
             stats.depot_bytes += magazines * capacity * info.slot_bytes as usize;
         }
