@@ -16,7 +16,7 @@ use crate::os::Os;
 use crate::page_tag::PageTag;
 use crate::remote_stash::{Carrier, RemoteStash, Sparse};
 use crate::runs::Runs;
-use crate::shard::{BinDepot, Owned, Shard};
+use crate::shard::{BinDepot, Shard};
 use crate::span::{Kind, NotReturned, at};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::units::{Bin, PAGE_BYTES, ShardId, SpanId};
@@ -290,21 +290,6 @@ impl<L: Lane> Allocator<L> {
     fn release_small(&self, id: SpanId) {
         self.tag_span(id, PageTag::NONE, |span| span.kind = Kind::Transit);
         self.runs.release(id, L::Os::now_ms());
-    }
-
-    /// Gives up the empty spans that were kept.
-    pub fn release_kept_spans(&self) {
-        for shard in self.shards() {
-            for bin in (1..BINS as u8).map(Bin) {
-                loop {
-                    let empty = Owned::take_empty(&mut shard.owned().lock(), &self.runs.spans, bin);
-                    match empty {
-                        Some(id) => self.release_small(id),
-                        None => break,
-                    }
-                }
-            }
-        }
     }
 
     /// Unpacks magazines of every depot and inbox into spans: as many as `share` says of each, `most` in

@@ -210,9 +210,8 @@ impl Owned {
         taken
     }
 
-    /// Puts `slot`, of the span `id`, back. Returns whether the span is empty now and has left the lists,
-    /// so that the caller must release it. The only span of a bin with room is kept when it empties, so
-    /// that a bin that hovers around one span does not buy and sell it all the time.
+    /// Puts `slot`, of the span `id`, back. Returns whether the span is empty now and has left the list,
+    /// so that the caller must release it.
     ///
     /// # Errors
     /// The slot is none, or free already; nothing changes.
@@ -224,8 +223,13 @@ impl Owned {
         if let Some(count) = self.out.get_mut(usize::from(bin.0)) {
             *count = count.saturating_sub(1);
         }
-        if empty && !self.is_only(bin, id) {
-            self.discard(spans, bin, id, listed);
+        if empty {
+            if listed {
+                self.remove(spans, bin, id);
+            }
+            if let Some(count) = self.spans.get_mut(usize::from(bin.0)) {
+                *count -= 1;
+            }
             return Ok(true);
         }
         if first_home {
@@ -235,36 +239,6 @@ impl Owned {
             self.push_front(spans, bin, id);
         }
         Ok(false)
-    }
-
-    /// Whether no span of `bin` but `id` has room.
-    fn is_only(&self, bin: Bin, id: SpanId) -> bool {
-        let index = usize::from(bin.0);
-        let only = |end: Option<&SpanId>| end.is_some_and(|&end| end.is_none() || end == id);
-        only(self.heads.get(index)) && only(self.tails.get(index))
-    }
-
-    fn discard(&mut self, spans: &Spans, bin: Bin, id: SpanId, listed: bool) {
-        if listed {
-            self.remove(spans, bin, id);
-        }
-        if let Some(count) = self.spans.get_mut(usize::from(bin.0)) {
-            *count -= 1;
-        }
-    }
-
-    /// Takes an empty span of `bin` out of the lists, if one was kept; the caller must release it.
-    pub fn take_empty(&mut self, spans: &Spans, bin: Bin) -> Option<SpanId> {
-        let mut id = *self.heads.get(usize::from(bin.0))?;
-        while !id.is_none() {
-            let span = Self::span(spans, id);
-            if span.is_empty() {
-                self.discard(spans, bin, id, true);
-                return Some(id);
-            }
-            id = span.next;
-        }
-        None
     }
 
     /// Slots of `bin` that are out (live or cached in magazines and stashes), and its spans.

@@ -401,6 +401,5 @@ pub fn trim<L: Lane>() -> bool {
         unsafe { thread::empty(allocator, entries.cast()) };
     }
     allocator.empty_depots();
-    allocator.release_kept_spans();
     allocator.purge(L::Os::now_ms(), 0, usize::MAX) > 0
 }

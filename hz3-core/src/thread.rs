@@ -22,6 +22,8 @@ use crate::sync::Ordering;
 use crate::units::Bin;
 use core::ptr::null_mut;
 
+/// The part of a magazine that makes it worth a place in a depot when its thread ends: an eighth.
+const WORTHWHILE: u16 = 8;
 /// Slow paths of one thread between two looks at the clock.
 pub const TICKS: u8 = 64;
 
@@ -106,8 +108,8 @@ unsafe extern "C" fn leave<L: Lane>(_: *mut libc::c_void) {
     }
 }
 
-/// Hands all slots of `heap` over: magazines that are at least half full to its shard's depot, others,
-/// and the stash, home to their spans.
+/// Hands all slots of `heap` over: magazines that hold enough to its shard's depot, others, and the stash,
+/// home to their spans.
 ///
 /// # Safety
 /// The caller owns the heap.
@@ -118,10 +120,10 @@ pub unsafe fn empty<L: Lane>(allocator: &'static Allocator<L>, heap: *mut Heap<L
         let shard = (*heap).shard;
         (*heap).unsettled();
         for bin in (1..BINS as u8).map(Bin) {
-            let half = shape(L::shapes(), bin).capacity.div_ceil(2);
+            let worthwhile = shape(L::shapes(), bin).capacity.div_ceil(WORTHWHILE);
             for magazine in unload((*heap).entry(bin)).into_iter().flatten() {
                 let magazine = magazine.as_ptr();
-                if L::ADOPT && (*magazine).count >= half && allocator.put_full(shard, bin, magazine, false) {
+                if L::ADOPT && (*magazine).count >= worthwhile && allocator.put_full(shard, bin, magazine, false) {
                     continue;
                 }
                 send_home(allocator, &mut (*heap).stash, shard, magazine);
