@@ -20,13 +20,16 @@ use crate::shard::{BinDepot, Shard};
 use crate::span::{Kind, NotReturned, at};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::units::{Bin, PAGE_BYTES, ShardId, SpanId};
-use core::ptr::null_mut;
+use core::ptr::{NonNull, null_mut};
 
 /// Bytes of dirty runs given back per tick at most: bounds the time that one thread spends on it.
 const PURGE_BYTES_PER_TICK: usize = 256 << 20;
 
 /// Magazines unpacked per tick at most, for the same reason.
 const UNPACKED_PER_TICK: u32 = 1024;
+
+/// Largest slot whose pages are made present ahead: larger ones may never be written in the middle.
+const POPULATED_SLOT_BYTES: u32 = 2048;
 
 /// A lane's allocator.
 pub struct Allocator<L: Lane> {
@@ -233,11 +236,33 @@ impl<L: Lane> Allocator<L> {
         loop {
             let taken = self.shard(shard).owned().lock().carve(&self.runs.spans, bin, out);
             if taken > 0 || out.is_empty() {
+                Self::populate(bin, out.get(..taken).unwrap_or(&[]));
                 return taken;
             }
             let Some(id) = self.runs.allocate(usize::from(bins::info(bin).span_pages), 1) else { return 0 };
             self.tag_span(id, PageTag::small(bin, shard, id), |span| span.become_small(bin, shard));
             self.shard(shard).owned().lock().add(&self.runs.spans, bin, id);
+        }
+    }
+
+    /// Has the pages of freshly carved slots made present at once where a whole magazine was asked for:
+    /// the thread has used up as many already and will write to these too.
+    fn populate(bin: Bin, slots: &[*mut u8]) {
+        let info = bins::info(bin);
+        if info.slot_bytes > POPULATED_SLOT_BYTES || slots.len() < usize::from(shape(L::shapes(), bin).capacity) {
+            return;
+        }
+        let (Some(last), Some(first)) = (slots.first(), slots.last()) else { return };
+        let bytes = last.addr().wrapping_sub(first.addr()).wrapping_add(info.slot_bytes as usize);
+        // Fresh slots adjoin; slots that were at home before lie anywhere, and their pages are present.
+        if bytes != slots.len() * info.slot_bytes as usize || bytes < 2 * PAGE_BYTES {
+            return;
+        }
+        let start = first.addr().next_multiple_of(PAGE_BYTES);
+        let end = last.addr() + info.slot_bytes as usize;
+        if let Some(start_pointer) = NonNull::new(core::ptr::with_exposed_provenance_mut(start)) {
+            // SAFETY: the whole pages between the first and the last slot lie in a committed span.
+            unsafe { L::Os::populate(start_pointer, end / PAGE_BYTES * PAGE_BYTES - start) };
         }
     }
 

@@ -3,7 +3,8 @@
 //!
 //! A *lane* ([`Fast`], [`Scale`]) is the allocator under one choice of constants and policy; each has one
 //! static [`allocator::Allocator`]. The interface is [`hot`] and [`slow`]; `hz3-preload` dresses it as C's
-//! and C++'s. Modules are layers: each uses only those above it in the list below.
+//! and C++'s. Modules are layers, from [`sync`] and [`units`] up to [`hot`]; `cargo xtask test` checks that none
+//! uses a higher one.
 //!
 //! Inside, nothing allocates from elsewhere, blocks without bound, formats text or panics.
 

@@ -50,6 +50,12 @@ pub unsafe trait Os: Waiter + 'static {
     /// The range is committed, in whole pages, and its contents are no longer needed.
     unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool;
 
+    /// Asks for memory under the pages now, all at once, in place of a fault for each. Only a hint.
+    ///
+    /// # Safety
+    /// The range is committed, in whole pages.
+    unsafe fn populate(start: NonNull<u8>, bytes: usize);
+
     /// Milliseconds since an arbitrary start, modulo 2^32; coarse (a few milliseconds).
     fn now_ms() -> u32;
 

@@ -91,6 +91,10 @@ unsafe impl Os for Fake {
         // SAFETY: the caller's promise, handed on.
         Self::granted() && unsafe { Linux::purge(start, bytes) }
     }
+    unsafe fn populate(start: NonNull<u8>, bytes: usize) {
+        // SAFETY: the caller's promise, handed on.
+        unsafe { Linux::populate(start, bytes) }
+    }
     fn now_ms() -> u32 {
         Linux::now_ms()
     }

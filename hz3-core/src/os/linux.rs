@@ -120,6 +120,11 @@ unsafe impl Os for Linux {
         keeping_errno(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTNEED) == 0 })
     }
 
+    unsafe fn populate(start: NonNull<u8>, bytes: usize) {
+        // SAFETY: the caller's range is its own; contents stay. Kernels before 5.14 refuse.
+        keeping_errno(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE) });
+    }
+
     fn now_ms() -> u32 {
         let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: writes one timespec; the vDSO serves it without a system call.
