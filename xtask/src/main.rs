@@ -1,2 +1,40 @@
-//! stub
-fn main() {}
+//! `cargo xtask`: builds, runs, tests and measures hz3.
+//!
+//! Each subcommand is one module. Exit codes: 0 success, 1 a build, a check or a test failed, 2 the
+//! user asked for something that does not exist; `run` passes its program's own exit code on.
+
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod disassembly;
+mod evaluation;
+mod golden;
+mod lane;
+mod layers;
+mod library_shape;
+mod preload;
+mod process;
+mod run;
+mod suite;
+mod workspace;
+
+use arguments::Command;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let command = match arguments::parse(std::env::args_os()) {
+        Ok(command) => command,
+        Err(stop) => return stop.report(),
+    };
+    let outcome = match command {
+        Command::BuildPreload(arguments) => preload::command(&arguments),
+        Command::Run(arguments) => run::command(&arguments),
+        Command::Test(arguments) => suite::command(&arguments),
+        Command::Golden(arguments) => golden::command(&arguments),
+        Command::Evaluation(command) => evaluation::command(&command),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => arguments::report(&error),
+    }
+}

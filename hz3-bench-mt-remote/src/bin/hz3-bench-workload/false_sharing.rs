@@ -11,7 +11,7 @@ use crate::crew::{self, Member, Outcome};
 use crate::piece::{MIN_BYTES, Slots};
 use std::io;
 
-const OBJECTS: u32 = 4_000; // chosen: per thread and round
+const OBJECTS: u32 = 100_000; // chosen: per thread and round
 const WRITES: u64 = 500; // chosen: enough that a shared line shows, few enough that malloc does too
 
 /// Each thread starts with objects of its own.

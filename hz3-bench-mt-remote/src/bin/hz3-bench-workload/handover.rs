@@ -11,13 +11,13 @@ use std::io;
 
 const OWN: usize = 500; // chosen: places of each thread
 const COMMON: usize = 1000; // chosen: places of the pool
-const STEPS: usize = 150_000; // chosen: per thread and round
+const STEPS: usize = 600_000; // chosen: per thread and round
 /// Steps of which one swaps with the pool.
 const STEPS_PER_SWAP: usize = 4; // chosen
 const SMALLEST_EXPONENT: usize = 4; // chosen: 16 bytes
 const LARGEST_EXPONENT: usize = 19; // chosen: below 2^20 = 1 MiB
 
-/// Runs `rounds` × 150,000 steps in each thread.
+/// Runs `rounds` × 600,000 steps in each thread.
 pub fn run(threads: u32, rounds: u32, seed: u64) -> io::Result<Outcome> {
     let pool = Slots::new(COMMON)?;
     let sets: io::Result<Vec<Slots>> = (0..threads).map(|_| Slots::new(OWN)).collect();

@@ -1,0 +1,181 @@
+//! Launcher: runs one program and reports what the kernel counted for it.
+//!
+//! The measuring process starts itself again as the launcher, and the launcher starts the program:
+//! a process that is made inherits the largest resident size that its maker had so far, so the maker
+//! must be small. A peak that is no larger than the launcher's own is left out.
+
+use super::results::ProcessFigures;
+use crate::process;
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+use wait4::Wait4;
+
+/// The hidden subcommand's name.
+const SUBCOMMAND: &str = "launch";
+
+/// Arguments of the hidden subcommand.
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    /// The file that the program reads as its standard input
+    #[arg(long, value_name = "FILE")]
+    stdin: Option<PathBuf>,
+    /// The file that takes the program's standard output, which else is dropped
+    #[arg(long, value_name = "FILE")]
+    stdout: Option<PathBuf>,
+    /// A variable of the program's environment
+    #[arg(long = "env", value_name = "NAME=VALUE")]
+    environment: Vec<OsString>,
+    /// The program and its arguments
+    #[arg(last = true, required = true)]
+    program: Vec<OsString>,
+}
+
+/// What the launcher prints.
+#[derive(Serialize, Deserialize)]
+struct Account {
+    figures: ProcessFigures,
+    exit_code: Option<i32>,
+}
+
+/// A program with everything it is started with.
+#[derive(Clone, Debug, Default)]
+pub struct Launch {
+    /// The program's path.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+    /// What it reads as its standard input; nothing if absent.
+    pub stdin: Option<PathBuf>,
+    /// The file that takes its standard output, which else is dropped.
+    pub stdout: Option<PathBuf>,
+    /// Variables that are added to its environment.
+    pub environment: Vec<(String, OsString)>,
+}
+
+/// The hidden subcommand: runs the program and prints one line of JSON.
+pub fn command(arguments: &Arguments) -> Result<ExitCode> {
+    let (program, rest) = arguments.program.split_first().context("no program")?;
+    let stdin = match &arguments.stdin {
+        Some(path) => Stdio::from(File::open(path).with_context(|| format!("can't read {}", path.display()))?),
+        None => Stdio::null(),
+    };
+    let stdout = match &arguments.stdout {
+        Some(path) => Stdio::from(File::create(path).with_context(|| format!("can't write {}", path.display()))?),
+        None => Stdio::null(),
+    };
+    let mut command = Command::new(program);
+    command.args(rest).stdin(stdin).stdout(stdout);
+    for variable in &arguments.environment {
+        let text = variable.to_str().context("a variable is not UTF-8")?;
+        let (name, value) = text.split_once('=').context("a variable without a value")?;
+        command.env(name, value);
+    }
+    let start = Instant::now();
+    let child = command.spawn().with_context(|| format!("can't start {}", program.display()))?;
+    let used = child.wait4()?;
+    let wall_seconds = start.elapsed().as_secs_f64();
+    // Its own peak after the start is the most that the program can have inherited.
+    let floor_mb = own_peak_mb() * 1.02;
+    let peak_rss_mb = used.rusage.maxrss as f64 / f64::from(1 << 20);
+    let figures = ProcessFigures {
+        wall_seconds: rounded(wall_seconds),
+        user_seconds: rounded(used.rusage.utime.as_secs_f64()),
+        system_seconds: rounded(used.rusage.stime.as_secs_f64()),
+        peak_rss_mb: Some(rounded(peak_rss_mb)).filter(|peak| *peak > floor_mb),
+    };
+    println!("{}", serde_json::to_string(&Account { figures, exit_code: used.status.code() })?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Six decimals: microseconds, and about a byte.
+fn rounded(value: f64) -> f64 {
+    (value * 1e6).round() / 1e6
+}
+
+fn own_peak_mb() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().next()).and_then(|text| text.parse::<f64>().ok());
+    kilobytes.unwrap_or(0.0) / 1024.0
+}
+
+impl Launch {
+    /// The command that starts the launcher for this program.
+    pub fn command(&self) -> Result<Command> {
+        let own = std::env::current_exe().context("the path of this program")?;
+        self.command_of(&own)
+    }
+
+    fn command_of(&self, launcher: &Path) -> Result<Command> {
+        let mut command = Command::new(launcher);
+        command.arg(SUBCOMMAND);
+        for variable in super::allocator::tuning_variables() {
+            command.env_remove(variable);
+        }
+        if let Some(stdin) = &self.stdin {
+            command.arg("--stdin").arg(stdin);
+        }
+        if let Some(stdout) = &self.stdout {
+            command.arg("--stdout").arg(stdout);
+        }
+        for (name, value) in &self.environment {
+            let mut variable = OsString::from(format!("{name}="));
+            variable.push(value);
+            command.arg("--env").arg(variable);
+        }
+        command.arg("--").arg(&self.program).args(&self.arguments);
+        Ok(command)
+    }
+}
+
+/// The figures of a program that ran to its end, from the launcher's output.
+///
+/// # Errors
+/// The reason for which the run does not count: the program failed.
+pub fn read(captured: &process::Captured) -> Result<ProcessFigures> {
+    let complaint = captured.stderr_text().lines().last().unwrap_or_default().to_owned();
+    if !captured.status.success() {
+        bail!("can't be launched: {complaint}");
+    }
+    let account: Account = serde_json::from_str(captured.stdout_text().trim()).context("the launcher's output")?;
+    match account.exit_code {
+        Some(0) => {}
+        Some(code) => bail!("exit code {code}: {complaint}"),
+        None => bail!("killed by a signal: {complaint}"),
+    }
+    Ok(account.figures)
+}
+
+/// Runs a server for as long as its client takes, and gives the client's time and the server's output.
+/// The client tells the server to end; where it fails, the server is killed.
+pub fn serve(server: &mut Command, client: impl FnOnce() -> Result<Duration>) -> Result<(Duration, process::Captured)> {
+    let mut output = tempfile::tempfile().context("temporary file")?;
+    let mut errors = tempfile::tempfile().context("temporary file")?;
+    server.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(errors.try_clone()?);
+    let mut child = server.process_group(0).spawn().context("can't start the server")?;
+    let outcome = client();
+    if outcome.is_err() {
+        // Fails only when the server has ended by itself. The launcher leads the server's group.
+        let group = Pid::from_raw(i32::try_from(child.id()).context("process id")?);
+        let _ = killpg(group, Signal::SIGKILL);
+    }
+    let status = child.wait()?;
+    let time = outcome?;
+    let text = |file: &mut File| -> Result<Vec<u8>> {
+        use std::io::{Read, Seek};
+        let mut bytes = Vec::new();
+        file.rewind()?;
+        file.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let captured = process::Captured { status, stdout: text(&mut output)?, stderr: text(&mut errors)? };
+    Ok((time, captured))
+}

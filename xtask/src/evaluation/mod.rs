@@ -1,0 +1,63 @@
+//! Evaluation: measures both lanes against the field and says by stated rules how they stand.
+//!
+//! ```text
+//!   bench-mt, bench-programs ──▶ results file (JSON) ──▶ report, compare
+//!   allocator ◀── peer_build     journal, results        table, plot, verdict, statistics
+//! ```
+
+mod allocator;
+mod bench_mt;
+mod bench_programs;
+mod benchmark_output;
+mod compare;
+mod journal;
+mod launcher;
+mod machine;
+mod measurement;
+mod metric;
+mod peer_build;
+mod plot;
+mod program;
+mod program_inputs;
+mod published;
+mod recipe;
+mod report;
+mod results;
+mod row;
+mod schedule;
+mod statistics;
+mod table;
+mod verdict;
+
+use anyhow::Result;
+use std::process::ExitCode;
+
+/// The subcommands of the evaluation.
+#[derive(clap::Subcommand, Debug)]
+pub enum Command {
+    /// Build the field's allocators as preload libraries
+    BuildPeers(peer_build::Arguments),
+    /// Measure both lanes and the field with the remote-free benchmark
+    BenchMt(Box<bench_mt::Arguments>),
+    /// Measure whole programs and allocator workloads on both lanes and the field
+    BenchPrograms(Box<bench_programs::Arguments>),
+    /// Make tables and plots from a results file
+    Report(report::Arguments),
+    /// Show what changed between two results files
+    Compare(compare::Arguments),
+    /// Run one program and report what the kernel counted for it
+    #[command(hide = true)]
+    Launch(launcher::Arguments),
+}
+
+/// Carries out one subcommand.
+pub fn command(command: &Command) -> Result<ExitCode> {
+    match command {
+        Command::BuildPeers(arguments) => peer_build::command(arguments),
+        Command::BenchMt(arguments) => bench_mt::command(arguments),
+        Command::BenchPrograms(arguments) => bench_programs::command(arguments),
+        Command::Report(arguments) => report::command(arguments),
+        Command::Compare(arguments) => compare::command(arguments),
+        Command::Launch(arguments) => launcher::command(arguments),
+    }
+}

@@ -1,0 +1,151 @@
+//! Canvas: an SVG document with the plots' common style.
+//!
+//! Colours are set by class, once for light pages and once, in a media query, for dark ones; nothing
+//! carries a colour of its own.
+
+use std::fmt::Write;
+use svg::Document;
+use svg::node::element::{Circle, Line, Polyline, Rectangle, Style, Text, Title};
+
+/// Colours for peers, after which they repeat.
+pub const PEER_COLOURS: usize = 8;
+
+/// (class, light, dark) of everything that has a series colour.
+const SERIES: [(&str, &str, &str); 3 + PEER_COLOURS] = [
+    ("fast", "#0b57d0", "#7cacf8"),
+    ("scale", "#c2410c", "#ff9d5c"),
+    ("system", "#6b7280", "#9ca3af"),
+    ("peer0", "#15803d", "#4ade80"),
+    ("peer1", "#7e22ce", "#c084fc"),
+    ("peer2", "#0e7490", "#22d3ee"),
+    ("peer3", "#a16207", "#facc15"),
+    ("peer4", "#be185d", "#f472b6"),
+    ("peer5", "#4d7c0f", "#a3e635"),
+    ("peer6", "#57534e", "#d6d3d1"),
+    ("peer7", "#1e3a8a", "#93c5fd"),
+];
+
+/// (class, property, light, dark) of everything else.
+const INK: [(&str, &str, &str, &str); 11] = [
+    ("page", "fill", "#ffffff", "#0d1117"),
+    ("ink", "fill", "#1f2328", "#e6edf3"),
+    ("faint", "fill", "#59636e", "#9198a1"),
+    ("neutral", "fill", "#b6bec8", "#505a66"),
+    ("grid", "stroke", "#e2e6ea", "#262c34"),
+    ("axis", "stroke", "#59636e", "#9198a1"),
+    ("whisker", "stroke", "#1f2328", "#e6edf3"),
+    ("link", "stroke", "#b6bec8", "#505a66"),
+    ("hollow", "fill", "#ffffff", "#0d1117"),
+    ("halo", "stroke", "#ffffff", "#0d1117"),
+    ("rim", "stroke", "#59636e", "#9198a1"),
+];
+
+const FONT: &str = "text{font-family:system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;font-size:11px;\
+    font-variant-numeric:tabular-nums}.title{font-size:17px;font-weight:600}.heading{font-size:12px;font-weight:600}\
+    .small{font-size:10px}.strong{font-weight:600}line,polyline{fill:none;stroke-width:1}\
+    .thick{stroke-width:2.5}.thin{stroke-width:1.3}.halo{paint-order:stroke;stroke-width:3px}";
+
+/// Distance of everything from the edge.
+pub const MARGIN: f64 = 24.0;
+
+/// The first free line below the heading.
+pub const TOP: f64 = 76.0;
+
+/// Where a text's position lies in it.
+#[derive(Clone, Copy)]
+pub enum Anchor {
+    /// At its beginning.
+    Start,
+    /// In its middle.
+    Middle,
+    /// At its end.
+    End,
+}
+
+/// An SVG document under construction. Lengths are in pixels at 100 %.
+pub struct Canvas {
+    document: Document,
+}
+
+impl Canvas {
+    /// An empty canvas with its title and two lines that explain it.
+    pub fn new(width: f64, height: f64, title: &str, explanation: [&str; 2]) -> Canvas {
+        let document = Document::new()
+            .set("viewBox", (0, 0, width.ceil() as i32, height.ceil() as i32))
+            .set("width", width.ceil())
+            .set("height", height.ceil())
+            .set("role", "img")
+            .add(Title::new(title))
+            .add(Style::new(style()));
+        let mut canvas = Canvas { document };
+        canvas.rectangle(0.0, 0.0, width, height, "page");
+        canvas.text(MARGIN, 30.0, Anchor::Start, "ink title", title);
+        canvas.text(MARGIN, 48.0, Anchor::Start, "faint", explanation[0]);
+        canvas.text(MARGIN, 63.0, Anchor::Start, "faint", explanation[1]);
+        canvas
+    }
+
+    fn add(&mut self, node: impl Into<Box<dyn svg::Node>>) {
+        svg::Node::append(&mut self.document, node);
+    }
+
+    /// One line of text with its baseline at `y`.
+    pub fn text(&mut self, x: f64, y: f64, anchor: Anchor, class: &str, text: &str) {
+        let anchor = match anchor {
+            Anchor::Start => "start",
+            Anchor::Middle => "middle",
+            Anchor::End => "end",
+        };
+        let node = Text::new(text).set("x", tenth(x)).set("y", tenth(y)).set("class", class);
+        self.add(node.set("text-anchor", anchor));
+    }
+
+    /// A filled rectangle.
+    pub fn rectangle(&mut self, x: f64, y: f64, width: f64, height: f64, class: &str) {
+        let node = Rectangle::new().set("x", tenth(x)).set("y", tenth(y)).set("class", class);
+        self.add(node.set("width", tenth(width)).set("height", tenth(height)));
+    }
+
+    /// A straight line.
+    pub fn line(&mut self, from: (f64, f64), to: (f64, f64), class: &str) {
+        let node = Line::new().set("x1", tenth(from.0)).set("y1", tenth(from.1)).set("class", class);
+        self.add(node.set("x2", tenth(to.0)).set("y2", tenth(to.1)));
+    }
+
+    /// A line through several points.
+    pub fn polyline(&mut self, points: &[(f64, f64)], class: &str) {
+        let points: Vec<String> = points.iter().map(|&(x, y)| format!("{},{}", tenth(x), tenth(y))).collect();
+        self.add(Polyline::new().set("points", points.join(" ")).set("class", class));
+    }
+
+    /// A dot.
+    pub fn dot(&mut self, centre: (f64, f64), radius: f64, class: &str) {
+        let node = Circle::new().set("cx", tenth(centre.0)).set("cy", tenth(centre.1));
+        self.add(node.set("r", radius).set("class", class));
+    }
+
+    /// The document's text.
+    pub fn finish(self) -> String {
+        format!("{}\n", self.document)
+    }
+}
+
+fn tenth(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
+}
+
+fn style() -> String {
+    let rules = |dark: bool| {
+        let mut rules = String::new();
+        for (class, light_colour, dark_colour) in SERIES {
+            let colour = if dark { dark_colour } else { light_colour };
+            let _ = write!(rules, ".fill-{class}{{fill:{colour}}}.stroke-{class}{{stroke:{colour}}}");
+        }
+        for (class, property, light_colour, dark_colour) in INK {
+            let colour = if dark { dark_colour } else { light_colour };
+            let _ = write!(rules, ".{class}{{{property}:{colour}}}");
+        }
+        rules
+    };
+    format!("{FONT}{}@media (prefers-color-scheme: dark){{{}}}", rules(false), rules(true))
+}

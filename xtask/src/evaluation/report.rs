@@ -1,0 +1,160 @@
+//! `report`: makes tables and plots from a results file.
+
+use super::journal::load;
+use super::metric::{Call, Metric, Quantile};
+use super::plot::plots;
+use super::results::{Kind, Results};
+use super::table;
+use super::verdict::judge;
+use crate::arguments::UsageError;
+use crate::workspace::Workspace;
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The lines of the README between which its results stand.
+const BEGIN: &str = "<!-- results:begin -->";
+const END: &str = "<!-- results:end -->";
+
+/// The report's file name in its folder.
+const REPORT: &str = "README.md";
+
+/// Arguments of `report`.
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    /// The results file
+    file: PathBuf,
+    /// The folder of the table and the plots [default: the file's name without its extension]
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Renew the results in the workspace's README.md too
+    #[arg(long)]
+    readme: bool,
+}
+
+/// `cargo xtask report FILE.json`.
+pub fn command(arguments: &Arguments) -> Result<ExitCode> {
+    let loaded = load(&arguments.file)?;
+    if !loaded.complete {
+        eprintln!("warning: {} is an interrupted measurement", arguments.file.display());
+    }
+    let folder = arguments.output.clone().unwrap_or_else(|| folder_of(&arguments.file));
+    write(&loaded.results, &folder)?;
+    println!("{}", folder.join(REPORT).display());
+    if arguments.readme {
+        if loaded.results.header.kind != Kind::Throughput {
+            return Err(UsageError("--readme needs a results file of bench-mt".to_owned()).into());
+        }
+        let path = Workspace::locate()?.root.join("README.md");
+        renew_readme(&path, &loaded.results)?;
+        println!("{}", path.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Shows the essence of a finished measurement and writes its report beside its file.
+pub fn print(results: &Results, file: &Path) -> Result<()> {
+    let folder = folder_of(file);
+    write(results, &folder)?;
+    let tail = Metric::Latency(Call::Malloc, Quantile::P999);
+    let shown = match results.header.kind {
+        Kind::Throughput => vec![Metric::OpsPerSecond, Metric::RssOverLive],
+        Kind::Latency => vec![tail, Metric::Latency(Call::FreeRemote, Quantile::P999)],
+        Kind::Programs => vec![Metric::WallSeconds, Metric::PeakRss],
+    };
+    for metric in shown {
+        let table = table::medians(results, metric);
+        if !table.is_empty() {
+            println!("{}\n\n{table}", metric.label());
+        }
+    }
+    if results.header.kind == Kind::Throughput {
+        println!("{}", table::verdicts(&judge(results)));
+    }
+    println!("results: {}\nreport:  {}", file.display(), folder.join(REPORT).display());
+    Ok(())
+}
+
+fn folder_of(file: &Path) -> PathBuf {
+    // A name without an extension would make the folder collide with the file.
+    if file.extension().is_some() { file.with_extension("") } else { file.with_extension("report") }
+}
+
+/// Writes the report and its plots.
+fn write(results: &Results, folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
+    let mut text = table::report(results);
+    text += "## Plots\n";
+    for plot in plots(results) {
+        let name = format!("{}.svg", plot.name);
+        put(&folder.join(&name), &plot.svg)?;
+        text += &format!("\n![{}]({name})\n", plot.title);
+    }
+    put(&folder.join(REPORT), &text)
+}
+
+fn put(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("can't write {}", path.display()))
+}
+
+fn renew_readme(path: &Path, results: &Results) -> Result<()> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
+    let renewed = with_results(&text, &table::readme(results))
+        .ok_or_else(|| UsageError(format!("{} lacks the lines '{BEGIN}' and '{END}'", path.display())))?;
+    put(path, &renewed)
+}
+
+/// `text` with `results` between its two marker lines.
+fn with_results(text: &str, results: &str) -> Option<String> {
+    let (before, rest) = text.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}\n\n{results}\n{END}{after}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evaluation::results::Role;
+    use crate::evaluation::results::tests::synthetic;
+
+    fn results() -> Results {
+        synthetic(&[("scale", Role::Lane), ("tcmalloc", Role::Peer)], 7, |_, _, _| (1e8, 1.2))
+    }
+
+    #[test]
+    fn only_what_stands_between_the_markers_is_replaced() {
+        let readme = format!("# hz3\n{BEGIN}\nold\n{END}\nrest\n");
+        let once = with_results(&readme, "new\n").unwrap();
+        assert_eq!(once, format!("# hz3\n{BEGIN}\n\nnew\n\n{END}\nrest\n"));
+        assert_eq!(with_results(&once, "new\n").unwrap(), once, "renewing twice changes nothing");
+        assert_eq!(with_results("# hz3\n", "new\n"), None);
+    }
+
+    #[test]
+    fn a_report_links_exactly_the_plots_it_wrote() {
+        let folder = tempfile::tempdir().unwrap();
+        write(&results(), folder.path()).unwrap();
+        let text = std::fs::read_to_string(folder.path().join(REPORT)).unwrap();
+        for entry in std::fs::read_dir(folder.path()).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            assert!(name == REPORT || text.contains(&format!("({name})")), "{name}");
+        }
+        assert_eq!(text.matches(".svg)").count(), 5);
+    }
+
+    #[test]
+    fn a_readme_without_markers_is_a_usage_error_and_stays_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("README.md");
+        std::fs::write(&path, "# hz3\n").unwrap();
+        let error = renew_readme(&path, &results()).unwrap_err();
+        assert!(error.downcast_ref::<UsageError>().is_some());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "# hz3\n");
+    }
+
+    #[test]
+    fn a_report_s_folder_never_is_the_file_itself() {
+        assert_eq!(folder_of(Path::new("a/b.json")), Path::new("a/b"));
+        assert_eq!(folder_of(Path::new("a/b")), Path::new("a/b.report"));
+    }
+}

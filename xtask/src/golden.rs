@@ -1,0 +1,198 @@
+//! Golden file: docs/hot-path.txt, the cost of the hit paths of `malloc` and `free` in each lane.
+//!
+//! The costs are read off the disassembly of the release libraries. A difference from the file is an
+//! error, so that no change of the hot paths goes unseen; the limits below hold whatever the file says.
+
+use crate::disassembly::{Cost, Disassembly, Path};
+use crate::lane::Lane;
+use crate::library_shape::Library;
+use crate::preload;
+use crate::process;
+use crate::workspace::Workspace;
+use anyhow::{Context, Result, bail, ensure};
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+/// The checked functions, and how many instructions their hit paths may have.
+const LIMITS: [(&str, usize); 2] = [("malloc", 14), ("free", 16)];
+
+const DISASSEMBLY_TIME_LIMIT: Duration = Duration::from_secs(60);
+
+const HEADER: &str = "\
+# What a hit costs: the longest way from the entry of `malloc` and `free` to a `ret` without a call,
+# read off `objdump -d` of the release libraries (x86-64). The `ret` is one of the instructions;
+# its load of the return address is not one of the loads.
+# `cargo xtask golden` compares this file, `cargo xtask golden --update` rewrites it.
+";
+
+/// Arguments of `golden`.
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    /// Rewrite docs/hot-path.txt instead of comparing
+    #[arg(long)]
+    update: bool,
+}
+
+/// `cargo xtask golden`: prints the hit paths and compares their costs with the golden file.
+pub fn command(arguments: &Arguments) -> Result<ExitCode> {
+    let workspace = Workspace::locate()?;
+    let mut libraries = Vec::new();
+    for lane in Lane::ALL {
+        libraries.push((lane, preload::build(&workspace, lane)?));
+    }
+    let measured = Measured::read(&libraries)?;
+    print!("{}", measured.listing);
+    let file = file(&workspace);
+    if arguments.update {
+        std::fs::write(&file, measured.golden_text()).with_context(|| format!("{}", file.display()))?;
+        println!("written: {}", file.display());
+    } else {
+        measured.compare(&workspace)?;
+        println!("as in {}", file.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether this machine's instructions are the ones that the golden file describes.
+pub const fn applies_here() -> bool {
+    cfg!(target_arch = "x86_64")
+}
+
+fn file(workspace: &Workspace) -> PathBuf {
+    workspace.root.join("docs/hot-path.txt")
+}
+
+/// The hit paths of the built libraries.
+pub struct Measured {
+    rows: Vec<Row>,
+    /// The instructions of each hit path, for a person.
+    listing: String,
+}
+
+struct Row {
+    lane: Lane,
+    function: &'static str,
+    cost: Cost,
+}
+
+impl Measured {
+    /// Disassembles the libraries. A hit path over the limits, or with a stack frame, an atomic
+    /// operation or a call, is an error.
+    pub fn read(libraries: &[(Lane, PathBuf)]) -> Result<Measured> {
+        let mut measured = Measured { rows: Vec::new(), listing: String::new() };
+        let mut faults = Vec::new();
+        for (lane, library) in libraries {
+            let exports = Library::read(library)?;
+            let mut objdump = Command::new("objdump");
+            objdump.args(["-d", "--no-show-raw-insn", "-M", "intel"]).arg(library);
+            let listing = process::expect_success(&mut objdump, DISASSEMBLY_TIME_LIMIT)?.stdout_text();
+            let disassembly = Disassembly::parse(&listing);
+            for (function, limit) in LIMITS {
+                let entry = exports
+                    .address_of(function)
+                    .with_context(|| format!("{function} is not exported by {}", library.display()))?;
+                let Some(path) = disassembly.hit_path(entry) else {
+                    faults.push(format!("{lane} {function}: no way to a `ret` without a call"));
+                    continue;
+                };
+                let _ = writeln!(measured.listing, "{lane} {function}:");
+                for instruction in &path.instructions {
+                    let _ = writeln!(measured.listing, "    {instruction}");
+                }
+                faults.extend(faults_of(&path, limit).map(|fault| format!("{lane} {function}: {fault}")));
+                measured.rows.push(Row { lane: *lane, function, cost: path.cost() });
+            }
+        }
+        ensure!(faults.is_empty(), "{}\n{}", faults.join("\n"), measured.listing);
+        Ok(measured)
+    }
+
+    /// Compares with the golden file.
+    pub fn compare(&self, workspace: &Workspace) -> Result<()> {
+        let file = file(workspace);
+        let expected = std::fs::read_to_string(&file)
+            .with_context(|| format!("{}: write it with `cargo xtask golden --update`", file.display()))?;
+        let found = self.golden_text();
+        if expected != found {
+            bail!(
+                "the hit paths differ from docs/hot-path.txt (if that is right: `cargo xtask golden --update`)\n\
+                 the file:\n{}now:\n{}{}",
+                table_of(&expected),
+                table_of(&found),
+                self.listing
+            );
+        }
+        Ok(())
+    }
+
+    fn golden_text(&self) -> String {
+        let mut text = HEADER.to_owned();
+        let _ = writeln!(text, "lane   function  instructions  branches  loads  stores  atomics");
+        for Row { lane, function, cost } in &self.rows {
+            let _ = writeln!(
+                text,
+                "{:<5}  {:<8}  {:>12}  {:>8}  {:>5}  {:>6}  {:>7}",
+                lane.name(),
+                function,
+                cost.instructions,
+                cost.branches,
+                cost.loads,
+                cost.stores,
+                cost.atomics
+            );
+        }
+        text
+    }
+}
+
+/// What is wrong with a hit path, whatever the golden file says.
+fn faults_of(path: &Path<'_>, limit: usize) -> impl Iterator<Item = String> {
+    let cost = path.cost();
+    let too_long =
+        (cost.instructions > limit).then(|| format!("{} instructions, at most {limit} are allowed", cost.instructions));
+    let atomic = (cost.atomics > 0).then(|| "an atomic operation".to_owned());
+    let frame = path.has_stack_frame().then(|| "a stack frame".to_owned());
+    // Both hit paths move a magazine's top: a way without a store is some early return, and the
+    // real hit path calls something.
+    let no_store = (cost.stores == 0).then(|| "the only way without a call stores nothing".to_owned());
+    [too_long, atomic, frame, no_store].into_iter().flatten()
+}
+
+fn table_of(golden: &str) -> String {
+    golden.lines().filter(|line| !line.starts_with('#')).flat_map(|line| [line, "\n"]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(listing: &str, limit: usize) -> Vec<String> {
+        let disassembly = Disassembly::parse(listing);
+        faults_of(&disassembly.hit_path(0x10).unwrap(), limit).collect()
+    }
+
+    #[test]
+    fn a_short_path_with_a_store_has_no_fault() {
+        assert!(faults("10 <f>:\n 10:\tmov    QWORD PTR [rdi],rax\n 14:\tret\n", 2).is_empty());
+    }
+
+    #[test]
+    fn length_atomics_frames_and_missing_stores_are_faults() {
+        let locked = "10 <f>:\n 10:\tlock inc DWORD PTR [rdi]\n 14:\tret\n";
+        assert_eq!(faults(locked, 1).len(), 2);
+        let frame = "10 <f>:\n 10:\tpush   rax\n 11:\tpop    rax\n 14:\tret\n";
+        assert_eq!(faults(frame, 3), ["a stack frame"]);
+        assert_eq!(faults("10 <f>:\n 10:\tret\n", 3).len(), 1);
+    }
+
+    #[test]
+    fn the_golden_text_has_one_row_per_lane_and_function() {
+        let cost = Cost { instructions: 13, branches: 2, loads: 5, stores: 1, atomics: 0 };
+        let rows = vec![Row { lane: Lane::Fast, function: "malloc", cost }];
+        let text = Measured { rows, listing: String::new() }.golden_text();
+        assert_eq!(table_of(&text).lines().count(), 2);
+        assert!(text.ends_with("fast   malloc              13         2      5       1        0\n"), "{text}");
+    }
+}

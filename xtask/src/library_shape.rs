@@ -1,0 +1,192 @@
+//! Library shape: what a preload library shows to the loader and to the programs it is loaded into.
+//!
+//! Checked: the exported names are the C allocation functions, the C++ operators and `hz3_*` names,
+//! all of the first two and nothing else; thread-local storage is small, because glibc takes it out
+//! of every thread's stack; the library has its SONAME and needs the C library only; and neither is
+//! its stack executable nor its code relocated.
+
+use anyhow::{Context, Result, ensure};
+use goblin::elf::Elf;
+use goblin::elf::dynamic::{DF_TEXTREL, DT_FLAGS, DT_TEXTREL};
+use goblin::elf::program_header::{PF_X, PT_GNU_STACK, PT_TLS};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// At most this much thread-local storage.
+const TLS_LIMIT_BYTES: u64 = 64;
+
+/// The C functions that a library must export.
+const C_FUNCTIONS: [&str; 20] = [
+    "malloc",
+    "free",
+    "calloc",
+    "realloc",
+    "reallocarray",
+    "posix_memalign",
+    "aligned_alloc",
+    "memalign",
+    "valloc",
+    "pvalloc",
+    "malloc_usable_size",
+    "free_sized",
+    "free_aligned_sized",
+    "cfree",
+    "malloc_trim",
+    "mallopt",
+    "mallinfo",
+    "mallinfo2",
+    "malloc_stats",
+    "malloc_info",
+];
+
+/// The C++ operators that a library must export, as the Itanium ABI names them where `size_t` is
+/// `unsigned long`: `nw`/`na` are `new`/`new[]`, `dl`/`da` are `delete`/`delete[]`.
+const CPP_OPERATORS: [&str; 20] = [
+    "_Znwm",
+    "_Znam",
+    "_ZnwmRKSt9nothrow_t",
+    "_ZnamRKSt9nothrow_t",
+    "_ZnwmSt11align_val_t",
+    "_ZnamSt11align_val_t",
+    "_ZnwmSt11align_val_tRKSt9nothrow_t",
+    "_ZnamSt11align_val_tRKSt9nothrow_t",
+    "_ZdlPv",
+    "_ZdaPv",
+    "_ZdlPvm",
+    "_ZdaPvm",
+    "_ZdlPvRKSt9nothrow_t",
+    "_ZdaPvRKSt9nothrow_t",
+    "_ZdlPvSt11align_val_t",
+    "_ZdaPvSt11align_val_t",
+    "_ZdlPvmSt11align_val_t",
+    "_ZdaPvmSt11align_val_t",
+    "_ZdlPvSt11align_val_tRKSt9nothrow_t",
+    "_ZdaPvSt11align_val_tRKSt9nothrow_t",
+];
+
+/// The libraries that a library may need: the C library and its loader.
+const ALLOWED_NEEDS: [&str; 3] = ["libc.so.6", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"];
+
+/// What the loader sees of a shared library.
+#[derive(Debug, Default)]
+pub struct Library {
+    exports: BTreeMap<String, u64>,
+    soname: Option<String>,
+    needs: Vec<String>,
+    tls_bytes: u64,
+    executable_stack: bool,
+    text_relocations: bool,
+}
+
+impl Library {
+    /// Reads an ELF file.
+    pub fn read(path: &Path) -> Result<Library> {
+        let bytes = std::fs::read(path).with_context(|| format!("{}", path.display()))?;
+        let elf = Elf::parse(&bytes).with_context(|| format!("{}", path.display()))?;
+        let exports = elf
+            .dynsyms
+            .iter()
+            .filter(|symbol| !symbol.is_import() && symbol.st_shndx != 0)
+            .filter_map(|symbol| Some((elf.dynstrtab.get_at(symbol.st_name)?.to_owned(), symbol.st_value)))
+            .collect();
+        let segments = |kind| elf.program_headers.iter().filter(move |header| header.p_type == kind);
+        let text_relocations = elf
+            .dynamic
+            .iter()
+            .flat_map(|dynamic| &dynamic.dyns)
+            .any(|entry| entry.d_tag == DT_TEXTREL || (entry.d_tag == DT_FLAGS && entry.d_val & DF_TEXTREL != 0));
+        Ok(Library {
+            exports,
+            soname: elf.soname.map(str::to_owned),
+            needs: elf.libraries.iter().map(|&name| name.to_owned()).collect(),
+            tls_bytes: segments(PT_TLS).map(|header| header.p_memsz).sum(),
+            executable_stack: segments(PT_GNU_STACK).any(|header| header.p_flags & PF_X != 0),
+            text_relocations,
+        })
+    }
+
+    /// The address of an exported symbol.
+    pub fn address_of(&self, name: &str) -> Option<u64> {
+        self.exports.get(name).copied()
+    }
+
+    /// Checks everything; the error lists all that is wrong.
+    pub fn check(&self, soname: &str) -> Result<()> {
+        let faults = self.faults(soname);
+        ensure!(faults.is_empty(), "{}", faults.join("\n"));
+        Ok(())
+    }
+
+    fn faults(&self, soname: &str) -> Vec<String> {
+        let mut faults = Vec::new();
+        let required = || C_FUNCTIONS.iter().chain(&CPP_OPERATORS);
+        for name in required().filter(|name| !self.exports.contains_key(**name)) {
+            faults.push(format!("{name} is not exported"));
+        }
+        for name in self.exports.keys() {
+            if !name.starts_with("hz3_") && !required().any(|required| required == name) {
+                faults.push(format!("{name} is exported"));
+            }
+        }
+        if self.soname.as_deref() != Some(soname) {
+            faults.push(format!("the SONAME is {:?}, not {soname}", self.soname));
+        }
+        for name in self.needs.iter().filter(|name| !ALLOWED_NEEDS.contains(&name.as_str())) {
+            faults.push(format!("{name} is needed"));
+        }
+        if self.tls_bytes > TLS_LIMIT_BYTES {
+            faults.push(format!(
+                "{} bytes of thread-local storage, at most {TLS_LIMIT_BYTES} are allowed",
+                self.tls_bytes
+            ));
+        }
+        if self.executable_stack {
+            faults.push("the stack is executable".to_owned());
+        }
+        if self.text_relocations {
+            faults.push("the code is relocated at load time".to_owned());
+        }
+        faults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sound() -> Library {
+        Library {
+            exports: C_FUNCTIONS.iter().chain(&CPP_OPERATORS).map(|name| (name.to_string(), 1)).collect(),
+            soname: Some("libx.so".to_owned()),
+            needs: vec!["libc.so.6".to_owned()],
+            tls_bytes: 8,
+            ..Library::default()
+        }
+    }
+
+    #[test]
+    fn a_sound_library_has_no_faults_and_may_export_its_own_names() {
+        let mut library = sound();
+        library.exports.insert("hz3_version".to_owned(), 2);
+        assert!(library.check("libx.so").is_ok());
+    }
+
+    #[test]
+    fn each_deviation_is_a_fault() {
+        let mut library = sound();
+        library.exports.remove("aligned_alloc");
+        library.exports.insert("memcpy".to_owned(), 2);
+        library.needs.push("libgcc_s.so.1".to_owned());
+        library.tls_bytes = TLS_LIMIT_BYTES + 1;
+        library.executable_stack = true;
+        library.text_relocations = true;
+        assert_eq!(library.faults("liby.so").len(), 7);
+    }
+
+    #[test]
+    fn a_real_library_s_names_are_read() {
+        let own = std::env::current_exe().unwrap();
+        let library = Library::read(&own).unwrap();
+        assert!(library.needs.iter().any(|name| name == "libc.so.6"), "{library:?}");
+    }
+}

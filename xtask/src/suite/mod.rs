@@ -1,0 +1,201 @@
+//! Suite: every check that CI makes, as named steps that go on after a failure.
+
+mod benchmark;
+mod package;
+mod programs;
+mod rust_checks;
+mod session;
+mod step;
+
+use crate::arguments::UsageError;
+use crate::lane::Lane;
+use crate::library_shape::Library;
+use crate::process;
+use crate::{golden, layers, preload};
+use anyhow::Result;
+use indicatif::{ProgressBar, ProgressStyle};
+use session::Session;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+use step::{Step, Stop};
+
+/// Arguments of `test`.
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    /// Only steps whose name contains TEXT; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    filter: Vec<String>,
+    /// Print the steps' names and run none
+    #[arg(long)]
+    list: bool,
+}
+
+/// `cargo xtask test`: runs the steps. Exit code 1 when one fails.
+pub fn command(arguments: &Arguments) -> Result<ExitCode> {
+    let mut steps = all_steps();
+    if !arguments.filter.is_empty() {
+        steps.retain(|step| arguments.filter.iter().any(|text| step.name.contains(text.as_str())));
+        if steps.is_empty() {
+            let message = format!("no step's name contains {:?} (see --list)", arguments.filter.join(", "));
+            return Err(UsageError(message).into());
+        }
+    }
+    if arguments.list {
+        for step in &steps {
+            println!("{}", step.name);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    process::catch_interrupts()?;
+    let mut session = Session::start()?;
+    let summary = run_all(&steps, &mut session)?;
+    summary.print();
+    Ok(if summary.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Cheap checks of the sources first, then tests, then what needs the libraries.
+fn all_steps() -> Vec<Step> {
+    let mut steps = rust_checks::source_steps();
+    steps.push(Step::new("layers", |session| {
+        Ok(layers::check(&session.workspace.root.join("hz3-core/src"), layers::HZ3_CORE)?)
+    }));
+    steps.extend(rust_checks::test_steps());
+    for lane in Lane::ALL {
+        steps.push(Step::new(format!("build/{lane}"), move |session| {
+            session.library(lane)?;
+            Ok(())
+        }));
+    }
+    for lane in Lane::ALL {
+        steps.push(Step::new(format!("shape/{lane}"), move |session| {
+            Ok(Library::read(&session.library(lane)?)?.check(&lane.library())?)
+        }));
+    }
+    steps.push(Step::new("golden", golden_step));
+    for lane in Lane::ALL {
+        steps.push(Step::new(format!("run/{lane}"), move |session| run_step(session, lane)));
+    }
+    steps.push(rust_checks::interface_step());
+    steps.extend(benchmark::steps());
+    steps.extend(programs::steps());
+    steps
+}
+
+fn golden_step(session: &mut Session) -> Result<(), Stop> {
+    if !golden::applies_here() {
+        return Err(Stop::Skipped("docs/hot-path.txt describes x86-64 instructions".to_owned()));
+    }
+    package::require(&[package::OBJDUMP])?;
+    let libraries = session.libraries()?;
+    Ok(golden::Measured::read(&libraries)?.compare(&session.workspace)?)
+}
+
+/// `cargo xtask run` loads the lane's library into the program, after it what was preloaded before,
+/// and passes the exit code on.
+fn run_step(session: &mut Session, lane: Lane) -> Result<(), Stop> {
+    let other = session.library(Lane::ALL[usize::from(lane == Lane::ALL[0])])?;
+    let library = session.library(lane)?;
+    let mut command = Command::new(&session.own_program);
+    command.args(["run", "--lane", lane.name(), "--", "sh", "-c"]);
+    command.arg("cat /proc/$$/maps; echo LD_PRELOAD=$LD_PRELOAD; exit 7");
+    command.env("LD_PRELOAD", &other);
+    let captured = process::capture(&mut command, Duration::from_secs(120))?;
+    let text = captured.text();
+    let expected = format!("LD_PRELOAD={}", preload::with_preloaded(&library, Some(other.as_os_str()))?.display());
+    if captured.status.code() != Some(7) {
+        return Err(Stop::failed(format!("{} in place of exit code 7\n{text}", captured.status)));
+    }
+    if !text.contains(&lane.library()) || !text.lines().any(|line| line == expected) {
+        return Err(Stop::failed(format!("the library is not loaded first: expected {expected}\n{text}")));
+    }
+    Ok(())
+}
+
+/// How the steps ended.
+#[derive(Default)]
+struct Summary {
+    passed: usize,
+    failed: Vec<String>,
+    skipped: Vec<String>,
+}
+
+impl Summary {
+    fn count(&self) -> String {
+        format!("{} passed, {} failed, {} skipped", self.passed, self.failed.len(), self.skipped.len())
+    }
+
+    fn print(&self) {
+        println!();
+        for (label, names) in [("failed", &self.failed), ("skipped", &self.skipped)] {
+            if !names.is_empty() {
+                println!("{label}: {}", names.join(", "));
+            }
+        }
+        println!("{}", self.count());
+    }
+}
+
+/// Runs the steps in order; an interrupt fails the running one and ends the run.
+fn run_all(steps: &[Step], session: &mut Session) -> Result<Summary> {
+    let mut summary = Summary::default();
+    for (number, step) in steps.iter().enumerate() {
+        let spinner = ProgressBar::new_spinner()
+            .with_style(ProgressStyle::with_template("{spinner} {prefix} {msg} {elapsed}")?)
+            .with_prefix(format!("[{}/{}]", number + 1, steps.len()))
+            .with_message(step.name.clone());
+        spinner.enable_steady_tick(Duration::from_millis(200));
+        let start = Instant::now();
+        let outcome = step.run(session);
+        spinner.finish_and_clear();
+        let seconds = start.elapsed().as_secs_f64();
+        match outcome {
+            Ok(()) => {
+                summary.passed += 1;
+                println!("ok      {seconds:6.1} s  {}", step.name);
+            }
+            Err(Stop::Failed(reason)) => {
+                println!("FAILED  {seconds:6.1} s  {}", step.name);
+                for line in reason.lines() {
+                    println!("        | {line}");
+                }
+                summary.failed.push(step.name.clone());
+            }
+            Err(Stop::Skipped(reason)) => {
+                println!("SKIPPED {seconds:6.1} s  {}: {reason}", step.name);
+                summary.skipped.push(step.name.clone());
+            }
+        }
+        if process::interrupted() {
+            println!("interrupted; {} steps not run", steps.len() - number - 1);
+            break;
+        }
+    }
+    Ok(summary)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn the_steps_names_are_distinct() {
+        let steps = all_steps();
+        let names: HashSet<_> = steps.iter().map(|step| &step.name).collect();
+        assert_eq!(names.len(), steps.len());
+    }
+
+    #[test]
+    fn a_failing_step_does_not_stop_the_next_and_is_counted() {
+        let steps = [
+            Step::new("a", |_| Ok(())),
+            Step::new("b", |_| Err(anyhow::anyhow!("broken").into())),
+            Step::new("c", |_| Err(Stop::Skipped("no tool".to_owned()))),
+            Step::new("d", |_| Ok(())),
+        ];
+        let summary = run_all(&steps, &mut Session::start().unwrap()).unwrap();
+        // In CI a skipped step is a failed one.
+        let expected = if step::in_ci() { "2 passed, 2 failed, 0 skipped" } else { "2 passed, 1 failed, 1 skipped" };
+        assert_eq!(summary.count(), expected);
+    }
+}

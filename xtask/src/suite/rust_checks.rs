@@ -1,0 +1,125 @@
+//! Rust checks: formatting, lints and the tests that cargo runs.
+
+use super::session::Session;
+use super::step::{Step, Stop};
+use crate::process;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// Compiling from scratch on a slow machine, and a loom model, stay far below this.
+const TIME_LIMIT: Duration = Duration::from_secs(900);
+
+/// Formatting and lints.
+pub fn source_steps() -> Vec<Step> {
+    vec![
+        Step::new("format", |session| cargo(session, &["fmt", "--all", "--", "--check", "--color", "never"])),
+        Step::new("clippy/std", |session| {
+            let packages = ["hz3-core", "hz3-preload", "hz3-bench-mt-remote", "xtask"];
+            let mut arguments = vec!["clippy", "--all-targets"];
+            arguments.extend(packages.iter().flat_map(|package| ["--package", package]));
+            arguments.extend(["--", "-D", "warnings"]);
+            cargo(session, &arguments)
+        }),
+        // The libraries have their own panic handler, which a test target would collide with.
+        Step::new("clippy/preload", |session| {
+            for package in ["hz3-preload-fast", "hz3-preload-scale"] {
+                cargo(session, &["clippy", "--package", package, "--", "-D", "warnings"])?;
+            }
+            Ok(())
+        }),
+    ]
+}
+
+/// The packages' own tests and the models of the lock-free structures.
+pub fn test_steps() -> Vec<Step> {
+    let mut steps: Vec<Step> = ["hz3-core", "hz3-bench-mt-remote", "xtask"]
+        .into_iter()
+        .map(|package| {
+            Step::new(format!("unit/{package}"), move |session| cargo(session, &["test", "--package", package]))
+        })
+        .collect();
+    steps.push(Step::new("loom", loom));
+    steps
+}
+
+/// The C and C++ interface, by programs that run under each library.
+pub fn interface_step() -> Step {
+    Step::new("interface", |session| {
+        let folder = session.folder_of_libraries()?;
+        let mut command = session.workspace.cargo();
+        command.args(["test", "--no-fail-fast", "--package", "hz3-preload"]);
+        command.env("HZ3_PRELOAD_DIR", folder);
+        expect_tests(&mut command)
+    })
+}
+
+fn loom(session: &mut Session) -> Result<(), Stop> {
+    if !has_loom_test(&session.workspace.root.join("hz3-core/tests")) {
+        return Err(Stop::Skipped("there is no hz3-core/tests/loom_*.rs".to_owned()));
+    }
+    let mut flags = std::env::var("RUSTFLAGS").unwrap_or_default();
+    flags.push_str(" --cfg loom");
+    let mut command = session.workspace.cargo();
+    command.args(["test", "--no-fail-fast", "--release", "--package", "hz3-core", "--test", "loom_*"]);
+    command.arg("--target-dir").arg(session.workspace.target.join("loom"));
+    // The models need no link-time optimisation, and are built sooner without it.
+    command.env("RUSTFLAGS", flags.trim()).env("CARGO_PROFILE_RELEASE_LTO", "off");
+    expect_tests(&mut command)
+}
+
+fn has_loom_test(folder: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return false;
+    };
+    entries.flatten().any(|entry| {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        name.starts_with("loom_") && name.ends_with(".rs")
+    })
+}
+
+fn cargo(session: &Session, arguments: &[&str]) -> Result<(), Stop> {
+    process::expect_success(session.workspace.cargo().args(arguments), TIME_LIMIT)?;
+    Ok(())
+}
+
+/// Runs `cargo test`; no test at all is a failure too. A failure shows all but the tests that passed.
+fn expect_tests(command: &mut Command) -> Result<(), Stop> {
+    let captured = process::capture(command, TIME_LIMIT)?;
+    let text = captured.text();
+    if !captured.status.success() {
+        let lines: Vec<&str> = text.lines().filter(|line| !is_passed_test(line)).collect();
+        return Err(Stop::failed(lines.join("\n")));
+    }
+    if passed_tests(&text) == 0 {
+        return Err(Stop::failed(format!("no test has run\n{text}")));
+    }
+    Ok(())
+}
+
+fn is_passed_test(line: &str) -> bool {
+    line.starts_with("test ") && line.ends_with(" ... ok")
+}
+
+/// Adds up the `N passed` of the harness's result lines.
+fn passed_tests(text: &str) -> usize {
+    text.lines()
+        .filter_map(|line| line.strip_prefix("test result: ok. "))
+        .filter_map(|rest| rest.split_once(" passed")?.0.parse::<usize>().ok())
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_passed_tests_of_all_targets_are_added_up() {
+        let text = "running 2 tests\n\
+                    test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured\n\
+                    test result: ok. 11 passed; 0 failed; 0 ignored; 0 measured\n";
+        assert_eq!(passed_tests(text), 13);
+        assert_eq!(passed_tests("test result: ok. 0 passed; 0 failed;"), 0);
+    }
+}

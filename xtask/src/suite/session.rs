@@ -1,0 +1,75 @@
+//! Session: what the steps of one run of the suite share.
+
+use super::programs::Record;
+use crate::lane::Lane;
+use crate::preload;
+use crate::workspace::Workspace;
+use anyhow::{Context, Result, anyhow};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// The workspace, the libraries once they are built, and a scratch folder.
+pub struct Session {
+    /// Where the sources lie.
+    pub workspace: Workspace,
+    /// The path of the program that is running. Taken at the start: a later build may replace the file,
+    /// and then the system has no name for ours any more.
+    pub own_program: PathBuf,
+    /// What each program did without hz3, by the program's name.
+    pub references: HashMap<&'static str, Record>,
+    libraries: HashMap<Lane, Result<PathBuf, String>>,
+    scratch: TempDir,
+}
+
+impl Session {
+    /// Locates the workspace and makes the scratch folder.
+    pub fn start() -> Result<Session> {
+        Ok(Session {
+            workspace: Workspace::locate()?,
+            own_program: std::env::current_exe().context("own path")?,
+            references: HashMap::new(),
+            libraries: HashMap::new(),
+            scratch: tempfile::Builder::new().prefix("hz3-test-").tempdir().context("scratch folder")?,
+        })
+    }
+
+    /// The lane's library, built at the first call.
+    pub fn library(&mut self, lane: Lane) -> Result<PathBuf> {
+        let workspace = &self.workspace;
+        self.libraries
+            .entry(lane)
+            .or_insert_with(|| preload::build_while(workspace, lane, |_| {}).map_err(|error| format!("{error:#}")))
+            .clone()
+            .map_err(|error| anyhow!(error))
+    }
+
+    /// Both lanes' libraries.
+    pub fn libraries(&mut self) -> Result<Vec<(Lane, PathBuf)>> {
+        Lane::ALL.into_iter().map(|lane| Ok((lane, self.library(lane)?))).collect()
+    }
+
+    /// An empty folder of that name, the same path at each call: what a program writes may depend on
+    /// the folder it runs in.
+    pub fn empty_folder(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.scratch.path().join(name);
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).with_context(|| format!("{}", folder.display()))?;
+        }
+        std::fs::create_dir(&folder).with_context(|| format!("{}", folder.display()))?;
+        Ok(folder)
+    }
+
+    /// A folder with both libraries side by side.
+    pub fn folder_of_libraries(&mut self) -> Result<PathBuf> {
+        let folder = self.empty_folder("libraries")?;
+        for (lane, library) in self.libraries()? {
+            link(&library, &folder.join(lane.library()))?;
+        }
+        Ok(folder)
+    }
+}
+
+fn link(original: &Path, link: &Path) -> Result<()> {
+    std::os::unix::fs::symlink(original, link).with_context(|| format!("{}", link.display()))
+}

@@ -1,0 +1,56 @@
+//! Step: one named check of the suite.
+
+use super::session::Session;
+
+/// A check with a name like `program/bash/fast`.
+pub struct Step {
+    /// What the summary calls it.
+    pub name: String,
+    check: Box<Check>,
+}
+
+type Check = dyn Fn(&mut Session) -> Result<(), Stop>;
+
+/// Why a step has not passed.
+#[derive(Debug)]
+pub enum Stop {
+    /// What is wrong, in as many lines as it takes.
+    Failed(String),
+    /// What is missing on this machine, in one line.
+    Skipped(String),
+}
+
+impl Stop {
+    /// A failure.
+    pub fn failed(reason: impl Into<String>) -> Stop {
+        Stop::Failed(reason.into())
+    }
+}
+
+impl From<anyhow::Error> for Stop {
+    fn from(error: anyhow::Error) -> Stop {
+        Stop::Failed(format!("{error:#}"))
+    }
+}
+
+impl Step {
+    /// A step that passes when `check` returns `Ok`.
+    pub fn new(name: impl Into<String>, check: impl Fn(&mut Session) -> Result<(), Stop> + 'static) -> Step {
+        Step { name: name.into(), check: Box::new(check) }
+    }
+
+    /// Runs the check. In CI nothing may be skipped: there a skipped step has failed.
+    pub fn run(&self, session: &mut Session) -> Result<(), Stop> {
+        match (self.check)(session) {
+            Err(Stop::Skipped(reason)) if in_ci() => {
+                Err(Stop::Failed(format!("nothing may be skipped in CI, but: {reason}")))
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+/// Whether the suite runs in CI (`CI=true`).
+pub fn in_ci() -> bool {
+    std::env::var_os("CI").is_some_and(|value| value == "true")
+}
