@@ -109,8 +109,8 @@ pub const PROGRAMS: [Program; 10] = [
     alone("g++", "g++ -O1, standard containers", &["g++"], "g++", |inputs| {
         compile(&["-O1", "-c", "-std=c++17"], "unit.cpp", "unit.cpp.o", inputs)
     }),
-    alone("rustc", "rustc -O, a library", &["/usr/bin/rustc", "rustc"], "rustc", |inputs| {
-        compile(&["-O", "--crate-type", "lib", "--edition", "2021"], "unit.rs", "libunit.rlib", inputs)
+    alone("rustc", "rustc, a library", &["/usr/bin/rustc", "rustc"], "rustc", |inputs| {
+        compile(&["--crate-type", "lib", "--edition", "2021"], "unit.rs", "libunit.rlib", inputs)
     }),
     alone("z3", "z3: pigeonholes", &["z3"], "z3", |inputs| with_path(&["-smt2"], inputs.path("puzzle.smt2"))),
     alone("ruby", "ruby: structs and strings", &["ruby"], "ruby", |inputs| with_path(&[], inputs.path("items.rb"))),
