@@ -13,13 +13,14 @@ use crate::fault;
 use crate::heap::{Entry, Heap, count, load, swap};
 use crate::hot;
 use crate::lane::Lane;
+use crate::large::Block;
 use crate::magazine::{Magazine, shape};
 use crate::os::Os;
 use crate::remote_stash::RemoteStash;
 use crate::span::Kind;
 use crate::thread::{self, TICKS};
 use crate::units::{Bin, MIN_ALIGN, PAGE_BYTES, ShardId};
-use core::ptr::null_mut;
+use core::ptr::{NonNull, null_mut};
 
 /// Largest request. Outside rule: C23 7.24.3 with POSIX: no object is larger than `PTRDIFF_MAX`.
 pub const MAX_BYTES: usize = isize::MAX as usize;
@@ -29,21 +30,39 @@ pub const MAX_BYTES: usize = isize::MAX as usize;
 #[inline(never)]
 pub fn malloc<L: Lane>(bytes: usize) -> *mut u8 {
     match bin_for(bytes) {
-        Some(bin) => malloc_small::<L>(bin),
-        None if bytes <= MAX_BYTES => {
-            tick_of::<L>();
-            L::allocator().allocate_large(bytes, MIN_ALIGN).map_or(null_mut(), |block| block.start)
-        }
-        None => null_mut(),
+        Some(bin) => small::<L>(bin).map_or(null_mut(), NonNull::as_ptr),
+        None => large::<L>(bytes, MIN_ALIGN).map_or(null_mut(), |block| block.start),
     }
 }
 
-fn malloc_small<L: Lane>(bin: Bin) -> *mut u8 {
-    match thread::heap::<L>() {
-        // SAFETY: the heap is this thread's.
-        Some(heap) => unsafe { pop_or_refill(&mut *heap, bin) },
-        None => uncached::<L>(bin),
+/// A block of `bin`; `None` when memory has run out.
+fn small<L: Lane>(bin: Bin) -> Option<NonNull<u8>> {
+    or_after_trim::<L, _>(|| {
+        NonNull::new(match thread::heap::<L>() {
+            // SAFETY: the heap is this thread's.
+            Some(heap) => unsafe { pop_or_refill(&mut *heap, bin) },
+            None => uncached::<L>(bin),
+        })
+    })
+}
+
+/// A large block; `None` when memory has run out or the size is above [`MAX_BYTES`].
+fn large<L: Lane>(bytes: usize, align: usize) -> Option<Block> {
+    if bytes > MAX_BYTES {
+        return None;
     }
+    tick_of::<L>();
+    or_after_trim::<L, _>(|| L::allocator().allocate_large(bytes, align))
+}
+
+/// The attempt's result, or, where the system has no more memory, that of a second one after everything
+/// that lies free in caches has come together.
+#[inline]
+fn or_after_trim<L: Lane, T>(attempt: impl Fn() -> Option<T>) -> Option<T> {
+    attempt().or_else(|| {
+        trim::<L>();
+        attempt()
+    })
 }
 
 /// A slot straight from a span, for threads without a heap; null when memory has run out.
@@ -294,12 +313,9 @@ pub fn malloc_aligned<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
     if align <= MIN_ALIGN {
         return hot::malloc::<L>(bytes);
     }
-    if bytes > MAX_BYTES {
-        return null_mut();
-    }
     match bin_for_aligned(bytes, align) {
         Some(bin) => hot::malloc::<L>(bins::info(bin).slot_bytes as usize),
-        None => L::allocator().allocate_large(bytes, align).map_or(null_mut(), |block| block.start),
+        None => large::<L>(bytes, align).map_or(null_mut(), |block| block.start),
     }
 }
 
@@ -307,11 +323,7 @@ pub fn malloc_aligned<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
 #[inline]
 pub fn malloc_zeroed<L: Lane>(bytes: usize) -> *mut u8 {
     if bytes > MAX_SMALL_BYTES {
-        if bytes > MAX_BYTES {
-            return null_mut();
-        }
-        tick_of::<L>();
-        let Some(block) = L::allocator().allocate_large(bytes, MIN_ALIGN) else { return null_mut() };
+        let Some(block) = large::<L>(bytes, MIN_ALIGN) else { return null_mut() };
         if !block.zeroed {
             // SAFETY: the block holds `bytes` bytes.
             unsafe { block.start.write_bytes(0, bytes) };
