@@ -179,3 +179,73 @@ pub fn serve(server: &mut Command, client: impl FnOnce() -> Result<Duration>) ->
     let captured = process::Captured { status, stdout: text(&mut output)?, stderr: text(&mut errors)? };
     Ok((time, captured))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    fn captured(stdout: &str, stderr: &str) -> process::Captured {
+        let status = ExitStatus::from_raw(0);
+        process::Captured { status, stdout: stdout.into(), stderr: stderr.into() }
+    }
+
+    fn account(exit_code: Option<i32>) -> String {
+        let figures = ProcessFigures { wall_seconds: 1.5, peak_rss_mb: Some(20.0), ..ProcessFigures::default() };
+        serde_json::to_string(&Account { figures, exit_code }).unwrap()
+    }
+
+    #[test]
+    fn figures_of_a_program_that_succeeded_are_read() {
+        let figures = read(&captured(&account(Some(0)), "")).unwrap();
+        assert_eq!((figures.wall_seconds, figures.peak_rss_mb), (1.5, Some(20.0)));
+    }
+
+    #[test]
+    fn a_program_that_failed_or_was_killed_counts_for_nothing_and_says_why() {
+        let error = read(&captured(&account(Some(3)), "warning\nno such table\n")).unwrap_err().to_string();
+        assert!(error.contains("exit code 3") && error.contains("no such table"), "{error}");
+        let error = read(&captured(&account(None), "")).unwrap_err().to_string();
+        assert!(error.contains("signal"), "{error}");
+    }
+
+    #[test]
+    fn a_program_s_environment_and_files_reach_the_launcher() {
+        let launch = Launch {
+            program: "/bin/x".into(),
+            arguments: vec!["--stdin".into()],
+            stdin: Some("/in".into()),
+            stdout: Some("/out".into()),
+            environment: vec![("LD_PRELOAD".to_owned(), "/lib/y.so".into())],
+        };
+        let command = launch.command_of(Path::new("/xtask")).unwrap();
+        let arguments: Vec<_> = command.get_args().map(|argument| argument.to_str().unwrap()).collect();
+        let expected = [
+            "launch",
+            "--stdin",
+            "/in",
+            "--stdout",
+            "/out",
+            "--env",
+            "LD_PRELOAD=/lib/y.so",
+            "--",
+            "/bin/x",
+            "--stdin",
+        ];
+        assert_eq!(arguments, expected);
+        assert!(
+            command.get_envs().all(|(name, value)| name != "LD_PRELOAD" || value.is_none()),
+            "the launcher itself is not preloaded"
+        );
+    }
+
+    #[test]
+    fn a_server_whose_client_fails_is_killed() {
+        let mut server = Command::new("sleep");
+        let start = Instant::now();
+        let error = serve(server.arg("100"), || bail!("no answer")).unwrap_err();
+        assert_eq!(error.to_string(), "no answer");
+        assert!(start.elapsed() < Duration::from_secs(50));
+    }
+}

@@ -12,7 +12,7 @@ pub struct Machine {
     pub processor: String,
     /// Processors the process may run on.
     pub processors: usize,
-    /// Memory in MB.
+    /// Memory in MB of 1,048,576 bytes.
     pub memory_mb: u64,
     /// Kernel release.
     pub kernel: String,
@@ -52,7 +52,7 @@ impl Machine {
                 .split_whitespace()
                 .next()
                 .and_then(|kilobytes| kilobytes.parse::<u64>().ok())
-                .map_or(0, |kilobytes| kilobytes * 1024 / 1_000_000),
+                .map_or(0, |kilobytes| kilobytes / 1024),
             kernel: text_of("/proc/sys/kernel/osrelease"),
             c_library: output_of(Command::new("getconf").arg("GNU_LIBC_VERSION")),
             distribution: field_of("/etc/os-release", "PRETTY_NAME").trim_matches('"').to_owned(),

@@ -143,7 +143,7 @@ fn c_source(count: u32) -> String {
 /// A C++ file that instantiates standard containers for `count` types.
 fn cpp_source(count: u32) -> String {
     let mut text = String::from(
-        "#include <algorithm>\n#include <functional>\n#include <map>\n#include <memory>\n
+        "#include <algorithm>\n#include <functional>\n#include <map>\n#include <memory>\n\
          #include <string>\n#include <unordered_map>\n#include <vector>\n\
          template <int N> struct Item { std::string name; double value; bool operator<(const Item& o) const \
          { return value < o.value; } };\n",

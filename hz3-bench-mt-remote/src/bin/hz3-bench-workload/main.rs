@@ -11,7 +11,6 @@
 //! ```
 //!
 //! Exit status: 0; 1 if an allocation failed or the run could not be set up; 2 for bad arguments.
-#![forbid(unsafe_op_in_unsafe_fn)]
 
 mod crew;
 mod false_sharing;

@@ -7,66 +7,83 @@
 
 use crate::crew::{self, Member, Outcome};
 use crate::piece::Slots;
+use crossbeam_utils::CachePadded;
 use std::io;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::Relaxed;
+use std::ops::Range;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::{Acquire, Release};
 use std::thread::yield_now;
 
 const BYTES: usize = 64; // chosen
-const BLOCKS: usize = 400_000; // chosen: of each producer, per round
+const BATCHES: usize = 6_250; // chosen: of each producer, per round
+/// Blocks after which either side tells the other how far it is: the two shall not fight over the
+/// cache lines of the belt instead of those of the allocator.
+const BATCH: usize = 64; // chosen
 /// Places between a producer and its consumer, used in turn.
-const PLACES: usize = 8192; // chosen
+const PLACES: usize = 128 * BATCH; // chosen
 
 /// What a producer and its consumer share.
 struct Belt {
     places: Slots,
-    /// Set when the producer got no block: the consumer must not wait for it.
-    is_broken: AtomicBool,
+    /// Batches that the producer has put there.
+    put: CachePadded<AtomicUsize>,
+    /// Batches that the consumer has taken.
+    taken: CachePadded<AtomicUsize>,
 }
 
 /// Runs pairs of a producer (even index) and a consumer (odd index).
 pub fn run(threads: u32, rounds: u32, seed: u64) -> io::Result<Outcome> {
-    let belt = |_| Ok(Belt { places: Slots::new(PLACES)?, is_broken: AtomicBool::new(false) });
+    let belt = |_| {
+        let zero = || CachePadded::new(AtomicUsize::new(0));
+        Ok(Belt { places: Slots::new(PLACES)?, put: zero(), taken: zero() })
+    };
     let belts: io::Result<Vec<Belt>> = (0..threads / 2).map(belt).collect();
     let belts = belts?;
-    let blocks = BLOCKS * rounds as usize;
+    let batches = BATCHES * rounds as usize;
     crew::run(threads, seed, |member| {
         let belt = &belts[member.index / 2];
-        if member.index.is_multiple_of(2) {
-            produce(member, belt, blocks);
-        } else {
-            consume(member, belt, blocks);
+        let is_producer = member.index.is_multiple_of(2);
+        for batch in 0..batches {
+            if is_producer {
+                produce(member, belt, batch);
+            } else {
+                consume(member, belt, batch);
+            }
         }
     })
 }
 
-fn produce(member: &mut Member<'_>, belt: &Belt, blocks: usize) {
-    for number in 0..blocks {
-        let Some(mut piece) = member.allocate(BYTES) else {
-            // Relaxed: nothing is read through it.
-            belt.is_broken.store(true, Relaxed);
-            return;
-        };
-        // Both sides wait by yielding: with more threads than cores, the other one may have none.
-        while let Err(refused) = belt.places.put(number % PLACES, piece) {
-            piece = refused;
-            yield_now();
-        }
-    }
+/// The places of one batch.
+fn places(batch: usize) -> Range<usize> {
+    let first = batch * BATCH % PLACES;
+    first..first + BATCH
 }
 
-fn consume(member: &mut Member<'_>, belt: &Belt, blocks: usize) {
-    for number in 0..blocks {
-        loop {
-            if let Some(piece) = belt.places.take(number % PLACES) {
-                member.free(piece);
-                break;
-            }
-            // Relaxed: see above. A producer that failed left nothing behind what was taken.
-            if belt.is_broken.load(Relaxed) {
-                return;
-            }
-            yield_now();
+fn produce(member: &mut Member<'_>, belt: &Belt, batch: usize) {
+    // Both sides wait by yielding: with more threads than cores, the other one may have none.
+    // Acquire: the places are empty again. Pairs with the Release in `consume`.
+    while batch - belt.taken.load(Acquire) == PLACES / BATCH {
+        yield_now();
+    }
+    for index in places(batch) {
+        // Where there is no memory the place stays empty, and the consumer finds nothing in it.
+        let piece = member.allocate(BYTES);
+        belt.places.swap(index, piece);
+    }
+    // Release: the pieces are in their places. Pairs with the Acquire in `consume`.
+    belt.put.store(batch + 1, Release);
+}
+
+fn consume(member: &mut Member<'_>, belt: &Belt, batch: usize) {
+    // Acquire: pairs with the Release in `produce`.
+    while belt.put.load(Acquire) == batch {
+        yield_now();
+    }
+    for index in places(batch) {
+        if let Some(piece) = belt.places.take(index) {
+            member.free(piece);
         }
     }
+    // Release: pairs with the Acquire in `produce`.
+    belt.taken.store(batch + 1, Release);
 }

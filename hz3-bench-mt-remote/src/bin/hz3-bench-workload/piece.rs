@@ -11,7 +11,7 @@ use hz3_bench_mt_remote::mapping::Mapping;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
+use std::sync::atomic::Ordering::AcqRel;
 
 /// The smallest piece: its size and something to write.
 pub const MIN_BYTES: usize = 16;
@@ -123,17 +123,6 @@ impl Slots {
         NonNull::new(old as *mut u8).map(Piece)
     }
 
-    /// Puts a piece into a place that is empty, or gives it back.
-    #[inline]
-    pub fn put(&self, index: usize, piece: Piece) -> Result<(), Piece> {
-        // Release: publishes the piece's contents. Pairs with the acquiring half of `swap`. Relaxed: a
-        // place that is taken tells nothing.
-        match self.0[index].compare_exchange(0, piece.0.as_ptr() as u64, Release, Relaxed) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(piece),
-        }
-    }
-
     /// Takes what is in a place.
     #[inline]
     pub fn take(&self, index: usize) -> Option<Piece> {
@@ -153,10 +142,7 @@ mod tests {
         assert_eq!(piece.bytes(), MIN_BYTES);
         let piece = piece.resize(100_000).unwrap();
         piece.touch_pages();
-        assert!(slots.put(1, piece).is_ok());
-        let other = Piece::allocate(MIN_BYTES).unwrap();
-        let other = slots.put(1, other).unwrap_err();
-        other.free();
+        assert!(slots.swap(1, Some(piece)).is_none());
         let piece = slots.take(1).unwrap();
         assert_eq!(piece.bytes(), 100_000);
         assert!(slots.take(1).is_none() && slots.take(0).is_none());
