@@ -15,7 +15,7 @@ use crate::magazine::{CLASSES, Magazine, Magazines, shape};
 use crate::os::Os;
 use crate::page_tag::PageTag;
 use crate::remote_stash::{Carrier, RemoteStash, Sparse};
-use crate::runs::Runs;
+use crate::runs::{Runs, elapsed_ms};
 use crate::shard::{BinDepot, Shard};
 use crate::span::{Kind, NotReturned, at};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
@@ -356,13 +356,13 @@ impl<L: Lane> Allocator<L> {
         let now = L::Os::now_ms();
         // Relaxed: one thread wins the exchange, and nothing else depends on it.
         let last = self.last_purge.load(Ordering::Relaxed);
-        if now.wrapping_sub(last) < L::PURGE_DELAY_MS / 8
+        if elapsed_ms(last, now) < L::PURGE_DELAY_MS / 8
             || self.last_purge.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_err()
         {
             return;
         }
         self.unpack_depots(UNPACKED_PER_TICK, |depot| depot.surplus().div_ceil(4));
-        self.purge(now, L::PURGE_DELAY_MS, PURGE_BYTES_PER_TICK);
+        self.purge(L::Os::now_ms(), L::PURGE_DELAY_MS, PURGE_BYTES_PER_TICK);
     }
 
     /// Gives dirty runs of at least `delay_ms` back, up to `most_bytes`; returns how many bytes went.

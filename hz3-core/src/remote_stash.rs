@@ -8,7 +8,7 @@
 //! Either way slots leave in batches of one destination and bin, so that the owner's lock or inbox is
 //! touched once per batch. A stash is its thread's alone.
 
-use crate::bins::BINS;
+use crate::bins::{BINS, FOREIGN};
 use crate::magazine::Magazine;
 use crate::units::{Bin, ShardId};
 use core::ptr::null_mut;
@@ -47,6 +47,10 @@ impl<const SHARDS: usize> RemoteStash for Dense<SHARDS> {
         else {
             return;
         };
+        if bin == FOREIGN {
+            // No slot at all: whoever takes it home stops the process.
+            return carrier.deliver(owner, bin, &[slot]);
+        }
         if place.is_null() {
             *place = carrier.empty_magazine(bin);
             if place.is_null() {

@@ -43,6 +43,13 @@ fn class_of(pages: usize) -> usize {
     ((log - 2) * PER_DOUBLING + step).min(CLASSES - 1)
 }
 
+/// Milliseconds from `then` to `now` on a clock that wraps; 0 where another thread looked at the clock
+/// later for `then` than this one for `now`, which is a matter of seconds at most.
+pub fn elapsed_ms(then: u32, now: u32) -> u32 {
+    let elapsed = now.wrapping_sub(then);
+    if elapsed > u32::MAX - 60_000 { 0 } else { elapsed }
+}
+
 /// Free runs of one kind, by class.
 struct Lists {
     heads: [SpanId; CLASSES],
@@ -143,23 +150,26 @@ impl<O: Os> Runs<O> {
                 let class = class_of(span_pages) + 1;
                 index.dirty.class_from(class).is_some() || index.clean.class_from(class).is_some()
             };
+            // The descriptor first: a stretch that was committed must not be lost for want of one.
+            let id = self.descriptor()?;
             match self.arenas.grow(span_pages, fits_now) {
-                Some(stretch) => self.add(stretch)?,
-                None if fits_now() => {}
-                None => return None,
+                Some(stretch) => self.add(stretch, id),
+                None => {
+                    self.retire_descriptor(id);
+                    if !fits_now() {
+                        return None;
+                    }
+                }
             }
         }
     }
 
-    /// Makes a stretch of fresh pages available.
-    fn add(&self, stretch: Stretch) -> Option<()> {
-        self.fetch_spares()?;
+    /// Makes a stretch of fresh pages available, under the descriptor `id`.
+    fn add(&self, stretch: Stretch, id: SpanId) {
         let mut index = self.index.lock();
-        let id = self.new_descriptor(&mut index)?;
         let span = self.span(id);
         (span.start, span.pages, span.kind) = (stretch.start, stretch.pages as u32, Kind::Clean);
         self.insert(&mut index, id);
-        Some(())
     }
 
     /// Looks for a run. The outer `None` says that descriptors can't be had, the inner that no run fits.
@@ -522,7 +532,7 @@ impl<O: Os> Runs<O> {
                 let mut index = self.index.lock();
                 let oldest = index.oldest;
                 if oldest.is_none()
-                    || now.wrapping_sub(self.span(oldest).stamp) < delay_ms
+                    || elapsed_ms(self.span(oldest).stamp, now) < delay_ms
                     || index.spare_count < SPARES_NEEDED
                 {
                     break;

@@ -18,6 +18,7 @@ use crate::magazine::{Magazine, shape};
 use crate::os::Os;
 use crate::remote_stash::RemoteStash;
 use crate::span::Kind;
+use crate::sync::{Ordering, compiler_fence};
 use crate::thread::{self, TICKS};
 use crate::units::{Bin, MIN_ALIGN, PAGE_BYTES, ShardId};
 use core::ptr::{NonNull, null_mut};
@@ -48,7 +49,8 @@ fn small<L: Lane>(bin: Bin) -> Option<NonNull<u8>> {
 
 /// A large block; `None` when memory has run out or the size is above [`MAX_BYTES`].
 fn large<L: Lane>(bytes: usize, align: usize) -> Option<Block> {
-    if bytes > MAX_BYTES {
+    // What can never be had is not worth a trim: a descriptor counts pages in 32 bits.
+    if bytes > MAX_BYTES || u32::try_from(bytes / PAGE_BYTES + align / PAGE_BYTES + 2).is_err() {
         return None;
     }
     tick_of::<L>();
@@ -102,7 +104,13 @@ fn refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
     // SAFETY: the heap is this thread's and its magazines with it; the loaded one is empty.
     unsafe {
         if !entry.spare.is_null() && (*entry.spare).count > 0 {
-            swap(entry);
+            if entry.base.is_null() {
+                // A spill could not get an empty magazine for the full one that it gave away.
+                let spare = core::mem::replace(&mut entry.spare, null_mut());
+                load(entry, spare);
+            } else {
+                swap(entry);
+            }
             return true;
         }
         if let Some((full, stolen)) = allocator.take_full(shard, bin) {
@@ -190,6 +198,8 @@ fn push_or_spill<L: Lane>(heap: &mut Heap<L>, bin: Bin, block: *mut u8) {
     // SAFETY: there is room below `limit`.
     unsafe {
         *entry.top = block;
+        // As in `hot::free`.
+        compiler_fence(Ordering::Release);
         entry.top = entry.top.add(1);
     }
 }

@@ -54,10 +54,12 @@ fn start<L: Lane>(entries: *mut Entries) -> Option<*mut Heap<L>> {
     Some(heap)
 }
 
-/// Values of `Allocator::hooks`: none yet, being installed, or installed with this key added.
+/// Values of `Allocator::hooks`: none yet, being installed, installed without a key because the system had
+/// none left, or installed with this key added.
 const UNHOOKED: u32 = 0;
 const HOOKING: u32 = 1;
-const HOOKED: u32 = 2;
+const KEYLESS: u32 = 2;
+const HOOKED: u32 = 3;
 
 /// Sees to it that the thread's end gives `heap` back. Where the system has no key left, the heap stays
 /// with the dead thread: memory is lost then, never corrupted.
@@ -69,7 +71,7 @@ fn hook_thread<L: Lane>(heap: *mut Heap<L>) {
         let mut key = 0;
         // SAFETY: the functions live as long as the library, which is never unloaded.
         let made = unsafe { libc::pthread_key_create(&mut key, Some(leave::<L>)) } == 0;
-        state = if made { HOOKED + key } else { UNHOOKED };
+        state = if made { HOOKED + key } else { KEYLESS };
         // Release: publishes the key.
         hooks.store(state, Ordering::Release);
         // SAFETY: as above. A refusal leaves fork without protection; nothing else can be done about it.
