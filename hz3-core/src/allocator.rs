@@ -233,16 +233,16 @@ impl<L: Lane> Allocator<L> {
     /// Takes up to `out.len()` slots of `bin` from spans of `shard`, a fresh span if need be, into the
     /// front of `out`. 0 when memory has run out.
     pub fn carve(&self, shard: ShardId, bin: Bin, out: &mut [*mut u8]) -> usize {
-        loop {
-            let taken = self.shard(shard).owned().lock().carve(&self.runs.spans, bin, out);
-            if taken > 0 || out.is_empty() {
-                Self::populate(bin, out.get(..taken).unwrap_or(&[]));
-                return taken;
-            }
-            let Some(id) = self.runs.allocate(usize::from(bins::info(bin).span_pages), 1) else { return 0 };
+        let mut taken = self.shard(shard).owned().lock().carve(&self.runs.spans, bin, out);
+        if taken == 0
+            && !out.is_empty()
+            && let Some(id) = self.runs.allocate(usize::from(bins::info(bin).span_pages), 1)
+        {
             self.tag_span(id, PageTag::small(bin, shard, id), |span| span.become_small(bin, shard));
-            self.shard(shard).owned().lock().add(&self.runs.spans, bin, id);
+            taken = self.shard(shard).owned().lock().add(&self.runs.spans, bin, id, out);
         }
+        Self::populate(bin, out.get(..taken).unwrap_or(&[]));
+        taken
     }
 
     /// Has the pages of freshly carved slots made present at once where a whole magazine was asked for:

@@ -176,12 +176,19 @@ impl Owned {
         }
     }
 
-    /// Adds a fresh span of `bin`.
-    pub fn add(&mut self, spans: &Spans, bin: Bin, id: SpanId) {
-        self.push_back(spans, bin, id);
+    /// Adds a fresh span of `bin` and takes slots of it into the front of `out`, to be popped from its end;
+    /// returns how many. A span is listed only once a slot of it is out, so that the last slot to return
+    /// always finds it.
+    pub fn add(&mut self, spans: &Spans, bin: Bin, id: SpanId, out: &mut [*mut u8]) -> usize {
         if let Some(count) = self.spans.get_mut(usize::from(bin.0)) {
             *count += 1;
         }
+        let span = Self::span(spans, id);
+        let free = out.len() - span.take(bins::info(bin), out);
+        if span.has_room(bins::info(bin)) {
+            self.push_back(spans, bin, id);
+        }
+        self.taken(bin, out, free)
     }
 
     /// Takes slots of `bin` into the front of `out`, to be popped from its end; returns how many.
@@ -202,6 +209,11 @@ impl Owned {
             }
             self.remove(spans, bin, id);
         }
+        self.taken(bin, out, free)
+    }
+
+    /// Moves the slots behind the first `free` places to the front of `out` and counts them as out.
+    fn taken(&mut self, bin: Bin, out: &mut [*mut u8], free: usize) -> usize {
         out.copy_within(free.., 0);
         let taken = out.len() - free;
         if let Some(count) = self.out.get_mut(usize::from(bin.0)) {
