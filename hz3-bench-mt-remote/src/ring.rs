@@ -13,7 +13,8 @@
 //! remembers the other's, so that an index line changes hands only when there is news.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
@@ -39,11 +40,14 @@ struct Ends {
 struct SenderEnd {
     /// Blocks sent so far. Written by the sender alone.
     tail: AtomicU64,
-    /// Set once, after the last block was sent.
-    closed: AtomicBool,
+    /// [`OPEN`], then [`CLOSED`] after the last block was sent; a futex.
+    closed: AtomicU32,
 }
 
-// SAFETY: integers and a boolean, for all of which zero is valid: an empty, open ring.
+const OPEN: u32 = 0;
+const CLOSED: u32 = 1;
+
+// SAFETY: integers, for which zero is valid: an empty, open ring.
 unsafe impl ZeroValid for Ends {}
 
 /// All rings of a run.
@@ -127,8 +131,12 @@ impl Sender<'_> {
 
     /// Ends the ring: nothing is sent after this.
     pub fn close(&mut self) {
+        let closed = &self.ends.sender.closed;
         // Release: publishes the last `tail`. Pairs with the Acquire in `Receiver::is_closed`.
-        self.ends.sender.closed.store(true, Release);
+        closed.store(CLOSED, Release);
+        let flags = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
+        // SAFETY: the kernel uses the word's address only as a key.
+        unsafe { libc::syscall(libc::SYS_futex, closed.as_ptr(), flags, 1) };
     }
 
     #[inline(always)]
@@ -177,7 +185,15 @@ impl Receiver<'_> {
     /// Whether the sender has sent its last block. A drain after a `true` finds everything.
     pub fn is_closed(&self) -> bool {
         // Acquire: the sender's last `tail` is visible after a `true`. Pairs with `Sender::close`.
-        self.ends.sender.closed.load(Acquire)
+        self.ends.sender.closed.load(Acquire) == CLOSED
+    }
+
+    /// Sleeps until the sender has closed the ring, but no longer than `most`.
+    pub fn sleep_until_closed(&self, most: Duration) {
+        let time = libc::timespec { tv_sec: most.as_secs() as i64, tv_nsec: most.subsec_nanos().into() };
+        let flags = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+        // SAFETY: the word outlives the call, and the kernel reads one timespec.
+        unsafe { libc::syscall(libc::SYS_futex, self.ends.sender.closed.as_ptr(), flags, OPEN, &raw const time) };
     }
 
     #[inline(always)]

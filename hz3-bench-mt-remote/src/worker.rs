@@ -3,7 +3,7 @@
 
 use std::ops::AddAssign;
 use std::thread::yield_now;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::arguments::Touch;
 use crate::block::{Block, SizeUnit};
@@ -16,6 +16,10 @@ use crate::start_line::StartLine;
 /// Yields that a producer spends on one block while its ring is more than half full, before it sends
 /// anyway (and frees the block itself if the ring is full).
 const PATIENCE: u32 = 64; // chosen: with the default ring, no block was ever freed by its producer
+
+/// Longest sleep of a thread that has nothing to do but to receive. It sleeps, because with more threads
+/// than cores a waiting thread that yields takes a share of a core from those that work.
+const NAP: Duration = Duration::from_micros(50); // chosen: a thousandth of a ring's length in blocks
 
 /// A thread's part in the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -263,7 +267,7 @@ impl<P: Probe> Worker<'_, P> {
                 break;
             }
             if received == 0 {
-                yield_now();
+                self.inbound.sleep_until_closed(NAP);
             }
         }
         Outcome { tally: self.tally, peak_live_bytes: self.peak_live_bytes, probe: self.probe, end: Instant::now() }
