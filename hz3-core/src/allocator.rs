@@ -12,6 +12,7 @@ use crate::heap::Heaps;
 use crate::lane::{Lane, Shards};
 use crate::large::Directs;
 use crate::magazine::{CLASSES, Magazine, Magazines, shape};
+use crate::options::{NEVER, Options};
 use crate::os::Os;
 use crate::page_tag::PageTag;
 use crate::remote_stash::{Carrier, RemoteStash, Sparse};
@@ -52,6 +53,8 @@ pub struct Allocator<L: Lane> {
     last_purge: AtomicU32,
     /// Bytes purged so far.
     pub purged_bytes: AtomicU64,
+    /// Trims asked for so far. Threads see it at their next slow path, and empty their caches.
+    trims: AtomicU32,
     /// 0 before the process-wide hooks are installed.
     pub hooks: AtomicU32,
 }
@@ -61,7 +64,7 @@ impl<L: Lane> Allocator<L> {
     #[allow(clippy::new_without_default, reason = "only a lane's static is one")]
     pub const fn new() -> Self {
         Self {
-            runs: Runs::new(L::FIRST_ARENA_BYTES),
+            runs: Runs::new(Options::new(L::PURGE_DELAY_MS, L::FIRST_ARENA_BYTES)),
             magazines: Magazines::new(),
             heaps: Heaps::new(),
             directs: Directs::new(),
@@ -71,8 +74,15 @@ impl<L: Lane> Allocator<L> {
             next_shard: AtomicU32::new(0),
             last_purge: AtomicU32::new(0),
             purged_bytes: AtomicU64::new(0),
+            trims: AtomicU32::new(0),
             hooks: AtomicU32::new(0),
         }
+    }
+
+    /// What the environment says.
+    #[inline]
+    pub fn options(&self) -> &Options {
+        &self.runs.arenas.options
     }
 
     /// Every shard.
@@ -314,7 +324,20 @@ impl<L: Lane> Allocator<L> {
 
     fn release_small(&self, id: SpanId) {
         self.tag_span(id, PageTag::NONE, |span| span.kind = Kind::Transit);
+        self.release(id);
+    }
+
+    /// Returns a span's pages to the runs, as [`Runs::release`] says.
+    pub fn release(&self, id: SpanId) {
         self.runs.release(id, L::Os::now_ms());
+        self.purge_if_at_once();
+    }
+
+    /// Gives free pages back where they are to be kept for no time.
+    pub fn purge_if_at_once(&self) {
+        if self.options().purge_delay_ms() == 0 {
+            self.purge(L::Os::now_ms(), 0, usize::MAX);
+        }
     }
 
     /// Unpacks magazines of every depot and inbox into spans: as many as `share` says of each, `most` in
@@ -356,13 +379,37 @@ impl<L: Lane> Allocator<L> {
         let now = L::Os::now_ms();
         // Relaxed: one thread wins the exchange, and nothing else depends on it.
         let last = self.last_purge.load(Ordering::Relaxed);
-        if elapsed_ms(last, now) < L::PURGE_DELAY_MS / 8
+        if elapsed_ms(last, now) < self.tick_ms()
             || self.last_purge.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_err()
         {
             return;
         }
         self.unpack_depots(UNPACKED_PER_TICK, |depot| depot.surplus().div_ceil(4));
-        self.purge(L::Os::now_ms(), L::PURGE_DELAY_MS, PURGE_BYTES_PER_TICK);
+        let delay_ms = self.options().purge_delay_ms();
+        if delay_ms != NEVER {
+            self.purge(L::Os::now_ms(), delay_ms, PURGE_BYTES_PER_TICK);
+        }
+    }
+
+    /// Trims asked for so far.
+    #[inline]
+    pub fn trims(&self) -> u32 {
+        // Relaxed: a hint to other threads.
+        self.trims.load(Ordering::Relaxed)
+    }
+
+    /// Asks every thread to empty its cache at its next slow path.
+    pub fn ask_for_trim(&self) {
+        // Relaxed: as above.
+        self.trims.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Least milliseconds between two ticks that do something: an eighth of the purge delay.
+    pub fn tick_ms(&self) -> u32 {
+        match self.options().purge_delay_ms() {
+            NEVER => L::PURGE_DELAY_MS / 8,
+            delay_ms => delay_ms / 8,
+        }
     }
 
     /// Gives dirty runs of at least `delay_ms` back, up to `most_bytes`; returns how many bytes went.

@@ -9,6 +9,7 @@
 //! `RLIMIT_DATA`. Segments are committed in steps from the front, one page of tags with each. Further
 //! arenas chain when one is used up. Addresses below `committed` of any arena have a readable tag.
 
+use crate::options::Options;
 use crate::os::Os;
 use crate::page_tag::{PageTag, TagCell};
 use crate::sync::{AtomicPtr, AtomicUsize, Mutex, Ordering};
@@ -88,17 +89,18 @@ pub struct Arenas<O: Os> {
     count: AtomicUsize,
     /// Held while address space is reserved or committed.
     growing: Mutex<(), O>,
-    first_bytes: AtomicUsize,
+    /// What the environment says, the first arena's size among it.
+    pub options: Options,
 }
 
 impl<O: Os> Arenas<O> {
-    /// No arena yet; the first one will reserve `first_bytes`.
-    pub const fn new(first_bytes: usize) -> Self {
+    /// No arena yet.
+    pub const fn new(options: Options) -> Self {
         Self {
             extents: [const { Extent::new() }; ARENAS],
             count: AtomicUsize::new(0),
             growing: Mutex::new(()),
-            first_bytes: AtomicUsize::new(first_bytes),
+            options,
         }
     }
 
@@ -148,10 +150,10 @@ impl<O: Os> Arenas<O> {
         for extent in self.extents.iter().take(count) {
             if Self::room(extent) >= pages.next_multiple_of(SEGMENT_PAGES as usize) {
                 // Where this is refused, so would a further arena be.
-                return Self::extend(extent, pages);
+                return self.extend(extent, pages);
             }
         }
-        Self::extend(self.reserve(count, pages)?, pages)
+        self.extend(self.reserve(count, pages)?, pages)
     }
 
     /// Pages of `extent` that are reserved and not committed.
@@ -161,14 +163,14 @@ impl<O: Os> Arenas<O> {
     }
 
     /// Commits the next segments of `extent`, at least `pages` pages, for which there is room.
-    fn extend(extent: &Extent, pages: usize) -> Option<Stretch> {
+    fn extend(&self, extent: &Extent, pages: usize) -> Option<Stretch> {
         // Relaxed: all of these are written under the growing lock, which is held.
         let committed = extent.pages.load(Ordering::Relaxed);
         let step = (committed * PAGE_BYTES / 8).clamp(*STEP_BYTES.start(), *STEP_BYTES.end()) / PAGE_BYTES;
         let need = pages.next_multiple_of(SEGMENT_PAGES as usize);
         let generous = pages.max(step).next_multiple_of(SEGMENT_PAGES as usize).min(Self::room(extent));
         for size in [generous, need] {
-            if Self::commit(extent, committed, size) {
+            if self.commit(extent, committed, size) {
                 // Release: the tags exist before an address is checked against the new bound.
                 extent.pages.store(committed + size, Ordering::Release);
                 let start = extent.base() + committed * PAGE_BYTES;
@@ -178,7 +180,7 @@ impl<O: Os> Arenas<O> {
         None
     }
 
-    fn commit(extent: &Extent, committed: usize, pages: usize) -> bool {
+    fn commit(&self, extent: &Extent, committed: usize, pages: usize) -> bool {
         // Relaxed: as in `extend`.
         let (base, tags) = (extent.base(), extent.tags.load(Ordering::Relaxed));
         let first = core::ptr::with_exposed_provenance_mut::<u8>(base + committed * PAGE_BYTES);
@@ -189,8 +191,14 @@ impl<O: Os> Arenas<O> {
         // `committed` count whole segments; committing a range of tags again after a refusal of the
         // pages is harmless.
         unsafe {
-            O::commit(tags.add(committed).cast(), pages * size_of::<TagCell>()) && O::commit(first, pages * PAGE_BYTES)
+            if !O::commit(tags.add(committed).cast(), pages * size_of::<TagCell>())
+                || !O::commit(first, pages * PAGE_BYTES)
+            {
+                return false;
+            }
+            self.options.advise::<O>(first, pages * PAGE_BYTES);
         }
+        true
     }
 
     /// Reserves arena number `count`, large enough for `pages`.
@@ -220,8 +228,7 @@ impl<O: Os> Arenas<O> {
     /// Bytes to reserve for arena number `count`: the lane's choice, doubled for every second arena; a
     /// small share where the process's address space is limited, so that its own mappings have room.
     fn wanted_bytes(&self, count: usize) -> usize {
-        // Relaxed: set before the first arena exists.
-        let first = self.first_bytes.load(Ordering::Relaxed);
+        let first = self.options.arena_bytes();
         match O::address_space_limit() {
             usize::MAX => first << (count / 2).min(12),
             limit => (limit / 16).clamp(4 * SEGMENT_BYTES, first).next_multiple_of(SEGMENT_BYTES),

@@ -31,9 +31,14 @@ impl Line {
         }
     }
 
-    fn end<O: Os>(mut self) -> ! {
+    fn show<O: Os>(&mut self) {
+        self.used = self.used.min(LINE_BYTES - 1);
         self.push(b"\n");
         O::write_error(self.bytes.get(..self.used).unwrap_or(b"hz3: fault\n"));
+    }
+
+    fn end<O: Os>(mut self) -> ! {
+        self.show::<O>();
         O::abort()
     }
 }
@@ -52,6 +57,17 @@ pub fn misuse<O: Os>(entry: &str, fault: &str, address: usize) -> ! {
     line.push(b" ");
     line.push_hex(address);
     line.end::<O>()
+}
+
+/// Reports something that the process can live with: one line, `hz3: ` and the parts.
+#[cold]
+pub fn warning<O: Os>(parts: &[&[u8]]) {
+    let mut line = Line { bytes: [0; LINE_BYTES], used: 0 };
+    line.push(b"hz3: ");
+    for part in parts {
+        line.push(part);
+    }
+    line.show::<O>();
 }
 
 /// Stops the process in a state that the allocator's own code makes impossible.

@@ -74,6 +74,9 @@ pub fn count(counter: &AtomicU64, more: u64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
 }
 
+/// A value of [`Heap::held`] that no magazine holds.
+pub const ACTIVE: u8 = u8::MAX;
+
 const UNUSED: u32 = 0;
 const IN_USE: u32 = 1;
 const LOST: u32 = 2;
@@ -85,6 +88,13 @@ pub struct Heap<L: Lane> {
     pub entries: Entries,
     /// Slots that the next refill from a span carves, by bin. Sync: owner thread.
     pub batches: [u8; BINS],
+    /// What each bin's loaded magazine held at the last look for cold bins; [`ACTIVE`] where a slow path came
+    /// since. Sync: owner thread.
+    pub held: [u8; BINS],
+    /// When that look was, in milliseconds. Sync: owner thread.
+    pub looked: u32,
+    /// Trims of the allocator that this heap has followed. Sync: owner thread.
+    pub trims: u32,
     /// The shard that the thread belongs to. Sync: owner thread.
     pub shard: ShardId,
     /// Slow paths left until the next look at the clock. Sync: owner thread.
@@ -110,6 +120,14 @@ impl<L: Lane> Heap<L> {
         let index = usize::from(bin.0);
         // A clamp instead of a bounds check: nothing in the allocator may panic.
         &mut self.entries.0[if index < BINS { index } else { 0 }]
+    }
+
+    /// Notes that `bin` took a slow path.
+    #[inline]
+    pub fn mark_active(&mut self, bin: Bin) {
+        if let Some(held) = self.held.get_mut(usize::from(bin.0)) {
+            *held = ACTIVE;
+        }
     }
 
     /// Says that several words are about to change; a child forked before [`Heap::settled`] leaves this
@@ -179,6 +197,7 @@ impl<L: Lane> Heaps<L> {
             (*heap).generation.store(self.generation.load(Ordering::Relaxed), Ordering::Relaxed);
             (*heap).state.store(IN_USE, Ordering::Relaxed);
             (*heap).batches = [0; BINS];
+            (*heap).held = [ACTIVE; BINS];
         }
         drop(unused);
         Some(heap)

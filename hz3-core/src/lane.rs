@@ -41,7 +41,7 @@ pub unsafe trait Lane: Sized + Sync + 'static {
     const SHARD_COUNT: usize;
     /// Fresh shards.
     const FRESH_SHARDS: Self::Shards;
-    /// Address space of the first arena, in bytes.
+    /// Address space of the first arena in bytes, where the environment says nothing else.
     const FIRST_ARENA_BYTES: usize;
     /// Whether slots that other shards own may rest in this thread's depot ("adopted"); where not, they
     /// go home when the magazine that they lie in spills.
@@ -52,7 +52,7 @@ pub unsafe trait Lane: Sized + Sync + 'static {
     const DEPOT_MAGAZINES: u32;
     /// Slots that a thread's first refill of a bin carves; each further one doubles it.
     const FIRST_BATCH: u8;
-    /// Milliseconds after which free pages are given back.
+    /// Milliseconds after which free pages are given back, where the environment says nothing else.
     const PURGE_DELAY_MS: u32;
 
     /// Slots of a magazine, by bin.
@@ -131,7 +131,7 @@ lane! {
     /// For local-heavy programs with few threads: remote slots go home to the shard that owns them.
     Fast, label: "fast", os: Linux, shards: 8, stash: Dense<8>,
     first_arena: 4 << 30, adopt: false, magazine: (62, 32 << 10, 4),
-    depot_bytes: 8 << 20, depot_magazines: 255, first_batch: 8,
+    depot_bytes: 8 << 20, depot_magazines: 255, first_batch: 4,
     purge_delay_ms: 1000, thread_pointer: "hz3_heap_fast",
 }
 
@@ -139,7 +139,7 @@ lane! {
     /// For many threads that free each other's blocks: remote slots stay with the thread that freed them.
     Scale, label: "scale", os: Linux, shards: 32, stash: Sparse<256>,
     first_arena: 16 << 30, adopt: true, magazine: (62, 32 << 10, 4),
-    depot_bytes: 8 << 20, depot_magazines: 255, first_batch: 8,
+    depot_bytes: 8 << 20, depot_magazines: 255, first_batch: 4,
     purge_delay_ms: 1000, thread_pointer: "hz3_heap_scale",
 }
 

@@ -181,6 +181,7 @@ impl<L: Lane> Allocator<L> {
             }
             let span = &mut *at(&self.runs.spans, id);
             (span.start, span.pages, span.kind) = (start, pages as u32, Kind::Large);
+            self.options().advise::<L::Os>(raw.add(start - first), bytes);
             self.directs.insert(&self.runs.spans, id);
             Some(Block { start: raw.as_ptr().add(start - first), zeroed: true })
         }
@@ -206,7 +207,7 @@ impl<L: Lane> Allocator<L> {
             if unsafe { (*at(&self.runs.spans, tag.span())).start } != address {
                 return false;
             }
-            self.runs.release(tag.span(), L::Os::now_ms());
+            self.release(tag.span());
             return true;
         }
         let Some(id) = self.directs.remove(&self.runs.spans, address) else { return false };
@@ -233,6 +234,7 @@ impl<L: Lane> Allocator<L> {
             }
             if pages < old_pages {
                 self.runs.shrink(tag.span(), pages, L::Os::now_ms());
+                self.purge_if_at_once();
                 return here;
             }
             return if pages == old_pages || self.runs.extend(tag.span(), pages) { here } else { null_mut() };

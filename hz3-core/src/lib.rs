@@ -21,6 +21,8 @@ pub mod allocator;
 #[cfg(not(loom))]
 pub mod arena;
 #[cfg(not(loom))]
+pub mod background;
+#[cfg(not(loom))]
 pub mod bins;
 #[cfg(not(loom))]
 pub mod fault;
@@ -34,6 +36,8 @@ pub mod lane;
 pub mod large;
 #[cfg(not(loom))]
 pub mod magazine;
+#[cfg(not(loom))]
+pub mod options;
 #[cfg(not(loom))]
 pub mod os;
 #[cfg(not(loom))]

@@ -56,11 +56,22 @@ pub unsafe trait Os: Waiter + 'static {
     /// The range is committed, in whole pages.
     unsafe fn populate(start: NonNull<u8>, bytes: usize);
 
+    /// Asks for huge pages under the range from now on, or, where not `huge`, for none; pages that are
+    /// present stay as they are. Only a hint.
+    ///
+    /// # Safety
+    /// The range is committed, in whole pages.
+    unsafe fn prefer_huge(start: NonNull<u8>, bytes: usize, huge: bool);
+
     /// Milliseconds since an arbitrary start, modulo 2^32; coarse (a few milliseconds).
     fn now_ms() -> u32;
 
     /// The process's limit on address space in bytes (`RLIMIT_AS`); `usize::MAX` where there is none.
     fn address_space_limit() -> usize;
+
+    /// Calls `look` with each variable of the process's environment, as `NAME=value`; with none in a process
+    /// that runs with another user's rights.
+    fn each_environment(look: impl FnMut(&[u8]));
 
     /// From here on [`Waiter::is_forking`] holds for the calling thread. Calls nest.
     fn begin_fork();

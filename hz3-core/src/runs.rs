@@ -13,6 +13,7 @@
 //! One lock, held for a bounded number of steps and never across a system call.
 
 use crate::arena::{Arenas, Stretch};
+use crate::options::Options;
 use crate::os::Os;
 use crate::page_tag::PageTag;
 use crate::span::{Kind, Span, Spans, at};
@@ -95,6 +96,8 @@ struct Index {
     youngest: SpanId,
     spares: SpanId,
     spare_count: u32,
+    /// Runs that are being given back at this moment, and are in no list meanwhile.
+    in_purge: u32,
 }
 
 /// The lists of `kind`, which is dirty or clean.
@@ -114,10 +117,10 @@ pub struct Runs<O: Os> {
 }
 
 impl<O: Os> Runs<O> {
-    /// Nothing yet; the first arena will reserve `first_bytes`.
-    pub const fn new(first_bytes: usize) -> Self {
+    /// Nothing yet.
+    pub const fn new(options: Options) -> Self {
         Self {
-            arenas: Arenas::new(first_bytes),
+            arenas: Arenas::new(options),
             spans: Spans::new(),
             index: Mutex::new(Index {
                 dirty: Lists::new(),
@@ -126,6 +129,7 @@ impl<O: Os> Runs<O> {
                 youngest: SpanId::NONE,
                 spares: SpanId::NONE,
                 spare_count: 0,
+                in_purge: 0,
             }),
         }
     }
@@ -145,19 +149,25 @@ impl<O: Os> Runs<O> {
             if let Some(id) = self.take(pages, align_pages)? {
                 return Some(id);
             }
-            let fits_now = || {
-                let index = self.index.lock();
+            let fits_now = |index: &Index| {
                 let class = class_of(span_pages) + 1;
                 index.dirty.class_from(class).is_some() || index.clean.class_from(class).is_some()
             };
             // The descriptor first: a stretch that was committed must not be lost for want of one.
             let id = self.descriptor()?;
-            match self.arenas.grow(span_pages, fits_now) {
+            match self.arenas.grow(span_pages, || fits_now(&self.index.lock())) {
                 Some(stretch) => self.add(stretch, id),
                 None => {
                     self.retire_descriptor(id);
-                    if !fits_now() {
+                    let index = self.index.lock();
+                    let is_waiting = index.in_purge > 0;
+                    if !is_waiting && !fits_now(&index) {
                         return None;
+                    }
+                    drop(index);
+                    if is_waiting {
+                        // What another thread gives back to the system just now may be all there is.
+                        O::yield_now();
                     }
                 }
             }
@@ -539,6 +549,7 @@ impl<O: Os> Runs<O> {
                 }
                 let (start, pages) = (self.span(oldest).start, self.span(oldest).pages as usize);
                 let Some(id) = self.cut(&mut index, oldest, start, pages.min(PURGE_PAGES)) else { break };
+                index.in_purge += 1;
                 id
             };
             let (start, bytes) = {
@@ -555,6 +566,7 @@ impl<O: Os> Runs<O> {
                 (span.kind, span.stamp) = (if gone { Kind::Clean } else { Kind::Dirty }, now);
             }
             self.insert(&mut index, id);
+            index.in_purge -= 1;
             drop(index);
             if !gone {
                 break;
@@ -570,10 +582,19 @@ impl<O: Os> Runs<O> {
         (index.dirty.pages * PAGE_BYTES, index.clean.pages * PAGE_BYTES)
     }
 
-    /// Takes the run lock, and the growing lock before it, for fork.
+    /// Takes the run lock, and the growing lock before it, for fork; at a moment when no run is out of the
+    /// lists for its purge, because in the child nobody would put it back.
     pub fn acquire_for_fork(&self) {
         self.arenas.growing().acquire();
-        self.index.acquire();
+        loop {
+            let index = self.index.lock();
+            if index.in_purge == 0 {
+                core::mem::forget(index);
+                return;
+            }
+            drop(index);
+            O::yield_now();
+        }
     }
 
     /// Releases what [`Runs::acquire_for_fork`] took, in the parent.
@@ -659,7 +680,7 @@ mod tests {
 
     #[test]
     fn random_runs_never_overlap_and_all_merge_again() {
-        static RUNS: Runs<Linux> = Runs::new(256 << 20);
+        static RUNS: Runs<Linux> = Runs::new(Options::new(1000, 256 << 20));
         let mut rng = rand_xoshiro::Xoshiro256PlusPlus::seed_from_u64(7);
         let mut live: std::vec::Vec<(SpanId, usize, usize)> = std::vec::Vec::new();
         for round in 0..20_000_u32 {
@@ -697,7 +718,7 @@ mod tests {
 
     #[test]
     fn a_run_grows_into_the_free_pages_behind_it_and_shrinks_again() {
-        static RUNS: Runs<Linux> = Runs::new(64 << 20);
+        static RUNS: Runs<Linux> = Runs::new(Options::new(1000, 64 << 20));
         let id = RUNS.allocate(10, 1).expect("memory");
         assert!(RUNS.extend(id, 30));
         assert_eq!(RUNS.span(id).pages, 30);

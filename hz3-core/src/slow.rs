@@ -80,13 +80,13 @@ fn uncached<L: Lane>(bin: Bin) -> *mut u8 {
 fn pop_or_refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> *mut u8 {
     let entry = heap.entry(bin);
     if entry.top == entry.base {
+        tick(heap);
         heap.unsettled();
         let filled = refill(heap, bin);
         heap.settled();
         if !filled {
             return uncached::<L>(bin);
         }
-        tick(heap);
     }
     let entry = heap.entry(bin);
     // SAFETY: a filled entry has a slot below `top`.
@@ -99,6 +99,7 @@ fn pop_or_refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> *mut u8 {
 /// Fills the empty entry of `bin`; false where memory has run out.
 fn refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
     let allocator = L::allocator();
+    heap.mark_active(bin);
     let shard = heap.shard;
     let entry = heap.entry(bin);
     // SAFETY: the heap is this thread's and its magazines with it; the loaded one is empty.
@@ -186,13 +187,13 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
 fn push_or_spill<L: Lane>(heap: &mut Heap<L>, bin: Bin, block: *mut u8) {
     let entry = heap.entry(bin);
     if entry.top == entry.limit {
+        tick(heap);
         heap.unsettled();
         let room = spill(heap, bin);
         heap.settled();
         if !room {
             return L::allocator().deliver_one(block);
         }
-        tick(heap);
     }
     let entry = heap.entry(bin);
     // SAFETY: there is room below `limit`.
@@ -207,6 +208,7 @@ fn push_or_spill<L: Lane>(heap: &mut Heap<L>, bin: Bin, block: *mut u8) {
 /// Makes room in the full entry of `bin`; false where it can't.
 fn spill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
     let allocator = L::allocator();
+    heap.mark_active(bin);
     let shard = heap.shard;
     let entry = heap.entry(bin);
     // SAFETY: the heap is this thread's and its magazines with it; the loaded one, if any, is full.
@@ -288,16 +290,30 @@ unsafe fn keep_own<L: Lane>(heap: &mut Heap<L>, bin: Bin, magazine: *mut Magazin
     }
 }
 
-/// Counts a slow path of this thread and, now and then, lets the allocator look at the clock.
+/// Counts a slow path of this thread and, now and then, looks at the clock for what is due. May empty any
+/// entry of the heap.
 #[inline]
 fn tick<L: Lane>(heap: &mut Heap<L>) {
     match heap.ticks.checked_sub(1) {
-        Some(left) => heap.ticks = left,
-        None => {
-            heap.ticks = TICKS;
-            L::allocator().tick();
+        Some(left) if heap.trims == L::allocator().trims() => heap.ticks = left,
+        _ => look_at_the_clock(heap),
+    }
+}
+
+#[cold]
+fn look_at_the_clock<L: Lane>(heap: &mut Heap<L>) {
+    let allocator = L::allocator();
+    heap.ticks = TICKS;
+    let trims = allocator.trims();
+    // SAFETY: the heap is this thread's, and no entry of it is in use.
+    unsafe {
+        if core::mem::replace(&mut heap.trims, trims) == trims {
+            thread::drop_cold_bins(allocator, heap, L::Os::now_ms());
+        } else {
+            thread::empty(allocator, heap);
         }
     }
+    allocator.tick();
 }
 
 fn tick_of<L: Lane>() {
@@ -414,13 +430,19 @@ fn keeps_place(bytes: usize, old: usize) -> bool {
 }
 
 /// Gives all free memory that can be reached back to the system; whether any went. The calling thread's
-/// cache is emptied too; other threads' caches are theirs alone.
+/// cache is emptied too; other threads' caches are theirs alone, and each empties its own at its next slow
+/// path.
 pub fn trim<L: Lane>() -> bool {
     let allocator = L::allocator();
+    allocator.ask_for_trim();
     let entries = L::heap();
     if !crate::heap::is_static(entries) {
+        let heap = entries.cast::<Heap<L>>();
         // SAFETY: the heap is this thread's, and stays in use, empty.
-        unsafe { thread::empty(allocator, entries.cast()) };
+        unsafe {
+            (*heap).trims = allocator.trims();
+            thread::empty(allocator, heap);
+        }
     }
     allocator.empty_depots();
     allocator.purge(L::Os::now_ms(), 0, usize::MAX) > 0

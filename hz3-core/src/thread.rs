@@ -13,11 +13,13 @@
 //! that other libraries' handlers may allocate).
 
 use crate::allocator::{Allocator, Courier};
+use crate::background;
 use crate::bins::BINS;
 use crate::heap::{Entries, Heap, LEFT_HEAP, has_left, is_static, unload};
 use crate::lane::Lane;
 use crate::magazine::{Magazine, shape};
 use crate::remote_stash::RemoteStash;
+use crate::runs::elapsed_ms;
 use crate::sync::Ordering;
 use crate::units::Bin;
 use core::ptr::null_mut;
@@ -26,6 +28,9 @@ use core::ptr::null_mut;
 const WORTHWHILE: u16 = 8;
 /// Slow paths of one thread between two looks at the clock.
 pub const TICKS: u8 = 64;
+/// Milliseconds between two looks of a thread for bins that it does not use any more. Chosen: long against
+/// a time slice, short against the purge delay.
+const LOOK_MS: u32 = 250;
 
 /// The calling thread's heap, taken now if it has none. `None` for a thread that is ending, or where
 /// memory has run out: the caller then goes to the spans directly.
@@ -42,11 +47,13 @@ fn start<L: Lane>(entries: *mut Entries) -> Option<*mut Heap<L>> {
         return None;
     }
     let allocator = L::allocator();
+    allocator.options().read::<L::Os>();
     let heap = allocator.heaps.take()?;
     // SAFETY: the heap is this thread's from here on.
     unsafe {
         (*heap).shard = allocator.assign_shard();
         (*heap).ticks = TICKS;
+        (*heap).trims = allocator.trims();
         L::set_heap(heap.cast());
     }
     // From here on the thread can allocate, which the calls below may do.
@@ -122,16 +129,63 @@ pub unsafe fn empty<L: Lane>(allocator: &'static Allocator<L>, heap: *mut Heap<L
         let shard = (*heap).shard;
         (*heap).unsettled();
         for bin in (1..BINS as u8).map(Bin) {
-            let worthwhile = shape(L::shapes(), bin).capacity.div_ceil(WORTHWHILE);
-            for magazine in unload((*heap).entry(bin)).into_iter().flatten() {
-                let magazine = magazine.as_ptr();
-                if L::ADOPT && (*magazine).count >= worthwhile && allocator.put_full(shard, bin, magazine, false) {
-                    continue;
-                }
-                send_home(allocator, &mut (*heap).stash, shard, magazine);
-                allocator.return_empty(magazine);
-            }
+            empty_bin(allocator, heap, bin);
         }
+        (*heap).stash.flush(&mut Courier { allocator, shard });
+        (*heap).settled();
+    }
+}
+
+/// As [`empty`], for the magazines of one bin; slots may stay in the stash.
+///
+/// # Safety
+/// As for [`empty`]; the heap is unsettled.
+unsafe fn empty_bin<L: Lane>(allocator: &'static Allocator<L>, heap: *mut Heap<L>, bin: Bin) {
+    // SAFETY: the caller's promise; as in `empty`.
+    unsafe {
+        let shard = (*heap).shard;
+        let worthwhile = shape(L::shapes(), bin).capacity.div_ceil(WORTHWHILE);
+        for magazine in unload((*heap).entry(bin)).into_iter().flatten() {
+            let magazine = magazine.as_ptr();
+            if L::ADOPT && (*magazine).count >= worthwhile && allocator.put_full(shard, bin, magazine, false) {
+                continue;
+            }
+            send_home(allocator, &mut (*heap).stash, shard, magazine);
+            allocator.return_empty(magazine);
+        }
+    }
+}
+
+/// Hands over the magazines of bins that the heap's thread does not use any more, as [`empty`] does: those
+/// where no slow path came since the last look and the loaded magazine holds as much as it did then. Such a
+/// bin begins with a small batch when it is used again. Looks at most once per [`LOOK_MS`].
+///
+/// # Safety
+/// The caller owns the heap.
+pub unsafe fn drop_cold_bins<L: Lane>(allocator: &'static Allocator<L>, heap: *mut Heap<L>, now: u32) {
+    // SAFETY: the caller's promise; each exclusive reference ends before the next one begins.
+    unsafe {
+        if elapsed_ms((*heap).looked, now) < LOOK_MS {
+            return;
+        }
+        (*heap).looked = now;
+        (*heap).unsettled();
+        for bin in (1..BINS as u8).map(Bin) {
+            let entry = (*heap).entry(bin);
+            if entry.base.is_null() && entry.spare.is_null() {
+                continue;
+            }
+            let held = entry.top.addr().wrapping_sub(entry.base.addr()) / size_of::<*mut u8>();
+            let Some(seen) = (&mut (*heap).held).get_mut(usize::from(bin.0)) else { continue };
+            if usize::from(core::mem::replace(seen, held as u8)) != held {
+                continue;
+            }
+            if let Some(batch) = (&mut (*heap).batches).get_mut(usize::from(bin.0)) {
+                *batch = 0;
+            }
+            empty_bin(allocator, heap, bin);
+        }
+        let shard = (*heap).shard;
         (*heap).stash.flush(&mut Courier { allocator, shard });
         (*heap).settled();
     }
@@ -176,4 +230,5 @@ unsafe extern "C" fn after_fork_in_child<L: Lane>() {
         allocator.reset_after_fork();
         allocator.heaps.orphan_all_but(own);
     }
+    background::start_if_wanted::<L>();
 }

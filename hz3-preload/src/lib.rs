@@ -21,6 +21,16 @@ macro_rules! export_lane {
         $crate::export_c!($lane, $version);
         $crate::export_cxx!($lane);
 
+        /// Run by the loader once libc is ready, before the program's own constructors.
+        #[used]
+        #[unsafe(link_section = ".init_array")]
+        static CONSTRUCTOR: extern "C" fn() = {
+            extern "C" fn constructor() {
+                $crate::hz3_core::background::start_if_wanted::<$lane>();
+            }
+            constructor
+        };
+
         /// Nothing in the library panics; should it, the process can't be trusted any more.
         #[cfg(not(test))]
         #[panic_handler]

@@ -14,6 +14,7 @@ pub const HZ3_CORE: &[&[&str]] = &[
     &["bins"],
     &["os"],
     &["fault"],
+    &["options"],
     &["table"],
     &["span"],
     &["page_tag"],
@@ -25,6 +26,7 @@ pub const HZ3_CORE: &[&[&str]] = &[
     &["shard"],
     // A lane is the choice of the others' constants and has the one allocator made of them.
     &["heap", "lane", "thread_pointer", "large", "allocator"],
+    &["background"],
     &["thread"],
     // The hot paths end in the slow ones, and a slow path starts the hot one again.
     &["slow", "hot"],

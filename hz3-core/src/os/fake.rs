@@ -95,6 +95,11 @@ unsafe impl Os for Fake {
         // SAFETY: the caller's promise, handed on.
         unsafe { Linux::populate(start, bytes) }
     }
+    unsafe fn prefer_huge(start: NonNull<u8>, bytes: usize, huge: bool) {
+        // SAFETY: the caller's promise, handed on.
+        unsafe { Linux::prefer_huge(start, bytes, huge) }
+    }
+    fn each_environment(_: impl FnMut(&[u8])) {}
     fn now_ms() -> u32 {
         Linux::now_ms()
     }

@@ -4,7 +4,13 @@
 
 use super::Os;
 use crate::sync::{AtomicU32, AtomicUsize, Ordering, Waiter};
+use core::ffi::{CStr, c_char};
 use core::ptr::{NonNull, null_mut};
+
+unsafe extern "C" {
+    /// environ(7).
+    static environ: *const *const c_char;
+}
 
 /// Linux.
 pub struct Linux;
@@ -125,6 +131,12 @@ unsafe impl Os for Linux {
         keeping_errno(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE) });
     }
 
+    unsafe fn prefer_huge(start: NonNull<u8>, bytes: usize, huge: bool) {
+        let advice = if huge { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
+        // SAFETY: the caller's range is its own; contents stay. Kernels without huge pages refuse.
+        keeping_errno(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, advice) });
+    }
+
     fn now_ms() -> u32 {
         let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: writes one timespec; the vDSO serves it without a system call.
@@ -137,6 +149,22 @@ unsafe impl Os for Linux {
         // SAFETY: writes one rlimit.
         keeping_errno(|| unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) });
         if limit.rlim_cur == libc::RLIM_INFINITY { usize::MAX } else { limit.rlim_cur as usize }
+    }
+
+    fn each_environment(mut look: impl FnMut(&[u8])) {
+        // SAFETY: takes a number, returns one.
+        if keeping_errno(|| unsafe { libc::getauxval(libc::AT_SECURE) }) != 0 {
+            return;
+        }
+        // SAFETY: libc sets it before the first allocation; until then it is null. Another thread that
+        // changed the environment at this very moment would be at odds with getenv(3) as well.
+        unsafe {
+            let mut variable = environ;
+            while !variable.is_null() && !(*variable).is_null() {
+                look(CStr::from_ptr(*variable).to_bytes());
+                variable = variable.add(1);
+            }
+        }
     }
 
     fn begin_fork() {
