@@ -22,6 +22,9 @@ const BATCH: usize = 64; // chosen
 /// Places between a producer and its consumer, used in turn.
 const PLACES: usize = 128 * BATCH; // chosen
 
+/// Batches on a full belt.
+const BELT: usize = PLACES / BATCH; // derived: 128
+
 /// What a producer and its consumer share.
 struct Belt {
     places: Slots,
@@ -47,7 +50,7 @@ pub fn run(threads: u32, rounds: u32, seed: u64) -> io::Result<Outcome> {
             if is_producer {
                 produce(member, belt, batch);
             } else {
-                consume(member, belt, batch);
+                consume(member, belt, batch, batches);
             }
         }
     })
@@ -59,12 +62,20 @@ fn places(batch: usize) -> Range<usize> {
     first..first + BATCH
 }
 
-fn produce(member: &mut Member<'_>, belt: &Belt, batch: usize) {
-    // Both sides wait by yielding: with more threads than cores, the other one may have none.
-    // Acquire: the places are empty again. Pairs with the Release in `consume`.
-    while batch - belt.taken.load(Acquire) == PLACES / BATCH {
-        yield_now();
+/// Waits, once `ready` fails, until half of the belt is there for this side. Whoever came back for every
+/// single batch would measure how often the scheduler switches, and the faster of the two sides most often.
+/// Waiting is yielding: with more threads than cores, the other side may have none.
+fn wait(ready: impl Fn(usize) -> bool) {
+    if !ready(1) {
+        while !ready(BELT / 2) {
+            yield_now();
+        }
     }
+}
+
+fn produce(member: &mut Member<'_>, belt: &Belt, batch: usize) {
+    // Acquire: the places are empty again. Pairs with the Release in `consume`.
+    wait(|batches| batch + batches - belt.taken.load(Acquire) <= BELT);
     for index in places(batch) {
         // Where there is no memory the place stays empty, and the consumer finds nothing in it.
         let piece = member.allocate(BYTES);
@@ -74,11 +85,9 @@ fn produce(member: &mut Member<'_>, belt: &Belt, batch: usize) {
     belt.put.store(batch + 1, Release);
 }
 
-fn consume(member: &mut Member<'_>, belt: &Belt, batch: usize) {
+fn consume(member: &mut Member<'_>, belt: &Belt, batch: usize, end: usize) {
     // Acquire: pairs with the Release in `produce`.
-    while belt.put.load(Acquire) == batch {
-        yield_now();
-    }
+    wait(|batches| belt.put.load(Acquire) >= (batch + batches).min(end));
     for index in places(batch) {
         if let Some(piece) = belt.places.take(index) {
             member.free(piece);
