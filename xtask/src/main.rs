@@ -7,6 +7,7 @@
 
 mod arguments;
 mod disassembly;
+mod doctor;
 mod evaluation;
 mod golden;
 mod lane;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     let outcome = match command {
         Command::BuildPreload(arguments) => preload::command(&arguments),
         Command::Run(arguments) => run::command(&arguments),
+        Command::Doctor(arguments) => doctor::command(&arguments),
         Command::Test(arguments) => suite::command(&arguments),
         Command::Golden(arguments) => golden::command(&arguments),
         Command::Evaluation(command) => evaluation::command(&command),

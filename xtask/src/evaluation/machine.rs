@@ -103,7 +103,8 @@ impl Source {
     }
 }
 
-fn text_of(path: &str) -> String {
+/// A file's text without the space around it; empty where it can't be read.
+pub fn text_of(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
 
@@ -117,7 +118,7 @@ fn field_of(path: &str, name: &str) -> String {
 }
 
 /// The bracketed word of `always [madvise] never`.
-fn chosen(setting: &str) -> String {
+pub fn chosen(setting: &str) -> String {
     let bracketed = setting.split('[').nth(1).and_then(|rest| rest.split(']').next());
     bracketed.unwrap_or(setting).to_owned()
 }

@@ -29,6 +29,8 @@ mod statistics;
 mod table;
 mod verdict;
 
+pub use machine::{chosen, text_of};
+
 use anyhow::Result;
 use std::process::ExitCode;
 
