@@ -45,7 +45,7 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// The program's path: `name` itself when it has a slash, else the first match in `PATH`.
-fn find(name: &OsString) -> Result<PathBuf> {
+pub fn find(name: &OsString) -> Result<PathBuf> {
     which::which(name).map_err(|_| UsageError(format!("program not found: {}", name.display())).into())
 }
 

@@ -40,7 +40,7 @@ pub struct Source {
 }
 
 /// Above this load average before the start, a warning is due.
-pub const QUIET_LOAD: f64 = 0.5;
+const QUIET_LOAD: f64 = 0.5;
 
 impl Machine {
     /// Describes this machine.
@@ -63,6 +63,13 @@ impl Machine {
                 .next()
                 .and_then(|load| load.parse().ok())
                 .unwrap_or(0.0),
+        }
+    }
+
+    /// Warns a person whose measurement begins while others use the machine.
+    pub fn warn_if_busy(&self) {
+        if self.load_at_start > QUIET_LOAD {
+            eprintln!("warning: the load average is {:.2}; figures of a busy machine mislead", self.load_at_start);
         }
     }
 
