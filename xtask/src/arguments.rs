@@ -1,6 +1,6 @@
 //! Arguments: what the user asked for, and the one line that says why it can't be done.
 
-use crate::{doctor, evaluation, golden, preload, run, suite};
+use crate::{doctor, evaluation, golden, install, preload, run, suite};
 use clap::Parser;
 use clap::error::ErrorKind;
 use std::ffi::OsString;
@@ -27,6 +27,10 @@ pub enum Command {
     Run(run::Arguments),
     /// Say what would stop or bend LD_PRELOAD for a program
     Doctor(doctor::Arguments),
+    /// Install both libraries, a wrapper script and the documents
+    Install(install::InstallArguments),
+    /// Make an archive of what is installed
+    Dist(install::DistArguments),
     /// Run everything that CI runs
     Test(suite::Arguments),
     /// Compare the cost of the hit paths with docs/hot-path.txt

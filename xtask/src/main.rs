@@ -10,6 +10,7 @@ mod disassembly;
 mod doctor;
 mod evaluation;
 mod golden;
+mod install;
 mod lane;
 mod layers;
 mod library_shape;
@@ -31,6 +32,8 @@ fn main() -> ExitCode {
         Command::BuildPreload(arguments) => preload::command(&arguments),
         Command::Run(arguments) => run::command(&arguments),
         Command::Doctor(arguments) => doctor::command(&arguments),
+        Command::Install(arguments) => install::install(&arguments),
+        Command::Dist(arguments) => install::dist(&arguments),
         Command::Test(arguments) => suite::command(&arguments),
         Command::Golden(arguments) => golden::command(&arguments),
         Command::Evaluation(command) => evaluation::command(&command),
