@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{assert_one_line_and_code_2, compile, text, try_compile, xtask};
+use common::{assert_one_line_and_code_2, compile, skipped, text, try_compile, xtask};
 
 /// A program that does little but allocate.
 const ALLOCATES: &str = "
@@ -121,7 +121,7 @@ fn a_program_that_fails_anyway_or_that_no_library_reaches_gives_one_line_and_cod
     let folder = tempfile::tempdir().unwrap();
     match try_compile(folder.path(), "static", "int main(void) { return 0; }", &["-static"]) {
         Ok(program) => with(&[text(&program)], "statically linked"),
-        Err(complaint) => eprintln!("SKIPPED: no static programs here (is libc.a installed?): {complaint}"),
+        Err(complaint) => skipped("a static program (is libc.a installed?)", &complaint),
     }
 }
 

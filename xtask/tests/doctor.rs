@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{assert_one_line_and_code_2, compile, text, try_compile, xtask};
+use common::{assert_one_line_and_code_2, compile, skipped, text, try_compile, xtask};
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
@@ -67,7 +67,7 @@ fn a_static_program_is_stopped() {
                 let printed = doctor(&program, 1);
                 assert!(printed.contains("statically linked"), "{printed}");
             }
-            Err(complaint) => eprintln!("SKIPPED: {option} does not link here (is libc.a installed?): {complaint}"),
+            Err(complaint) => skipped(&format!("{option} does not link (is libc.a installed?)"), &complaint),
         }
     }
 }
@@ -108,14 +108,14 @@ fn a_set_user_id_program_is_stopped() {
     let folder = tempfile::tempdir().unwrap();
     let program = compile(folder.path(), "privileged", PLAIN, &[]);
     if let Err(error) = chown(&program, Some(65_534), None) {
-        eprintln!("SKIPPED: only root can make a program of another user: {error}");
+        skipped("only root can make a program of another user", &error.to_string());
         return;
     }
     std::fs::set_permissions(&program, Permissions::from_mode(0o4755)).unwrap();
     let output = xtask(&["doctor", text(&program)]);
     let printed = String::from_utf8(output.stdout).unwrap();
     if printed.contains("nosuid") {
-        eprintln!("SKIPPED: the folder of temporary files is mounted with nosuid");
+        skipped("a set-user-id program", "the folder of temporary files is mounted with nosuid");
         return;
     }
     assert_eq!(output.status.code(), Some(1), "{printed}");

@@ -145,8 +145,8 @@ pub fn of_format(program: &Object, library: &Object) -> Vec<Finding> {
 /// The findings about the `malloc` that the program has of its own.
 pub fn of_own_malloc(program: &Object) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let names: BTreeSet<&String> = program.exports.iter().chain(&program.functions).collect();
-    let has = |name: &str| names.contains(&name.to_owned());
+    let names: BTreeSet<&str> = program.exports.iter().chain(&program.functions).map(String::as_str).collect();
+    let has = |name: &str| names.contains(name);
     let maker = maker_of(&names).map_or_else(String::new, |maker| format!(", {maker}"));
     if let Some((_, sanitizer)) = SANITIZERS.iter().find(|(name, _)| has(name) || program.imports.contains(*name)) {
         findings.push(Finding::stops(
@@ -207,7 +207,7 @@ pub fn of_libraries(program_path: &Path, program: &Object, libraries: &[Loaded])
     let mut findings = Vec::new();
     for library in libraries {
         let name = library.path.file_name().unwrap_or_default().to_string_lossy();
-        let names: BTreeSet<&String> = library.object.exports.iter().collect();
+        let names: BTreeSet<&str> = library.object.exports.iter().map(String::as_str).collect();
         if let Some((_, sanitizer)) = SANITIZERS.iter().find(|(mark, _)| library.object.exports.contains(*mark)) {
             findings.push(Finding::stops(
                 format!("the program is built with {sanitizer} ({name})"),
@@ -259,9 +259,8 @@ fn of_dlopen(program_path: &Path, program: &Object, libraries: &[Loaded]) -> Opt
     }
 }
 
-fn maker_of(names: &BTreeSet<&String>) -> Option<&'static str> {
-    let is_there = |mark: &&str| names.contains(&(*mark).to_owned());
-    MARKS.iter().find(|(_, marks)| marks.iter().any(|mark| is_there(&mark))).map(|(maker, _)| *maker)
+fn maker_of(names: &BTreeSet<&str>) -> Option<&'static str> {
+    MARKS.iter().find(|(_, marks)| marks.iter().any(|mark| names.contains(mark))).map(|(maker, _)| *maker)
 }
 
 #[cfg(test)]
