@@ -190,14 +190,14 @@ fn print(examination: &Examination, system: &[Finding], library: &Path) {
         println!("{finding}");
     }
     let name = library.file_name().unwrap_or_default().display();
+    let is_stopped = findings.iter().any(|finding| finding.severity == Severity::Stops);
     let loading = match examination.loading {
-        Loading::Confirmed => format!("The loader's own list has {name} first, so that it serves malloc and free."),
-        Loading::Unasked(why) => format!("The loader was not asked: {why}."),
-        Loading::Refuted => String::new(),
+        Loading::Confirmed if !is_stopped => {
+            format!(" The loader's own list has {name} first, so that it serves malloc and free.")
+        }
+        Loading::Unasked(why) => format!(" The loader was not asked: {why}."),
+        Loading::Confirmed | Loading::Refuted => String::new(),
     };
-    let stops = findings.iter().filter(|finding| finding.severity == Severity::Stops).count();
-    match stops {
-        0 => println!("LD_PRELOAD works for this program. {loading}"),
-        _ => println!("LD_PRELOAD does not work for this program. {loading}"),
-    }
+    let verdict = if is_stopped { "does not work" } else { "works" };
+    println!("LD_PRELOAD {verdict} for this program.{loading}");
 }

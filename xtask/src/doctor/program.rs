@@ -208,7 +208,11 @@ pub fn of_libraries(program_path: &Path, program: &Object, libraries: &[Loaded])
     for library in libraries {
         let name = library.path.file_name().unwrap_or_default().to_string_lossy();
         let names: BTreeSet<&str> = library.object.exports.iter().map(String::as_str).collect();
-        if let Some((_, sanitizer)) = SANITIZERS.iter().find(|(mark, _)| library.object.exports.contains(*mark)) {
+        if let Some((mark, sanitizer)) = SANITIZERS.iter().find(|(mark, _)| library.object.exports.contains(*mark)) {
+            // Where the program itself asks for it, that has been said.
+            if program.imports.contains(*mark) {
+                continue;
+            }
             findings.push(Finding::stops(
                 format!("the program is built with {sanitizer} ({name})"),
                 "The sanitizer's malloc must come first; it refuses to start behind another one.",
@@ -342,6 +346,8 @@ mod tests {
         let libraries = [library("/lib/libtsan.so.2", &["malloc", "__tsan_init"], &[])];
         let findings = of_libraries(Path::new("/bin/x"), &plain(), &libraries);
         assert_eq!(only(&findings), (Severity::Stops, "the program is built with ThreadSanitizer (libtsan.so.2)"));
+        let own = Object { imports: set(&["malloc", "__tsan_init"]), ..plain() };
+        assert!(of_libraries(Path::new("/bin/x"), &own, &libraries).is_empty(), "it is said once");
     }
 
     #[test]
