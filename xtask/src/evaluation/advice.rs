@@ -130,6 +130,9 @@ impl<'a> Look<'a> {
             Standing::Less => self.faster(comparison.time, peer) + ", the fastest other one",
             Standing::More => self.slower(comparison.time, peer),
             Standing::Same => format!("within {:.0} % of {}", MARGIN * 100.0, named(peer)),
+            Standing::Open if comparison.time.is_none_or(|ratio| ratio.interval.is_none()) => {
+                format!("too few rounds against {}", named(peer))
+            }
             Standing::Open => format!("within noise of {}", named(peer)),
         };
         format!("; {words}")
@@ -246,7 +249,11 @@ mod tests {
     /// What is said of a program whose time (s) and peak memory (MB) under each allocator of [`FIELD`] are
     /// given, each run off by up to half of `noise`.
     fn advice(figures: [(f64, f64); 4], noise: f64) -> Advice {
-        let mut results = synthetic(&FIELD, 24, |_, _, _| (1.0, 1.0));
+        advice_after(24, figures, noise)
+    }
+
+    fn advice_after(rounds: u32, figures: [(f64, f64); 4], noise: f64) -> Advice {
+        let mut results = synthetic(&FIELD, rounds, |_, _, _| (1.0, 1.0));
         results.header.rows.truncate(1);
         let row = results.header.rows[0].id.clone();
         results.runs.retain(|run| run.row == row);
@@ -305,5 +312,14 @@ mod tests {
         assert!(!advice.is_settled);
         let expected = "advice: UNDECIDED: scale lane: within noise of the system malloc, 0.";
         assert!(advice.line.starts_with(expected), "{}", advice.line);
+    }
+
+    #[test]
+    fn too_few_rounds_are_called_so_however_clear_they_look() {
+        let advice = advice_after(3, [(0.5, 20.0), (0.5, 20.0), (1.0, 20.0), (0.9, 20.0)], 0.001);
+        assert!(!advice.is_settled);
+        let expected = "advice: UNDECIDED: scale lane: too few rounds against the system malloc, peak memory 1.00 \
+                        times; too few rounds against jemalloc";
+        assert_eq!(advice.line, expected);
     }
 }

@@ -302,7 +302,7 @@ impl Trial<'_> {
         );
         if rounds < looks.first() {
             println!(
-                "At least {} rounds are needed: try --time-limit {}.",
+                "At least {} rounds are needed: try --time-limit {}, or fewer allocators (--peers).",
                 looks.first(),
                 (time.as_secs_f64() / f64::from(rounds + 1) * f64::from(looks.first() + 2)).ceil()
             );
