@@ -1,6 +1,6 @@
 //! Arguments: what the user asked for, and the one line that says why it can't be done.
 
-use crate::{evaluation, golden, preload, run, suite};
+use crate::{doctor, evaluation, golden, install, preload, run, suite};
 use clap::Parser;
 use clap::error::ErrorKind;
 use std::ffi::OsString;
@@ -25,6 +25,12 @@ pub enum Command {
     BuildPreload(preload::Arguments),
     /// Run a program on hz3
     Run(run::Arguments),
+    /// Say what would stop or bend LD_PRELOAD for a program
+    Doctor(doctor::Arguments),
+    /// Install both libraries, a wrapper script and the documents
+    Install(install::InstallArguments),
+    /// Make an archive of what is installed
+    Dist(install::DistArguments),
     /// Run everything that CI runs
     Test(suite::Arguments),
     /// Compare the cost of the hit paths with docs/hot-path.txt

@@ -7,8 +7,10 @@
 
 mod arguments;
 mod disassembly;
+mod doctor;
 mod evaluation;
 mod golden;
+mod install;
 mod lane;
 mod layers;
 mod library_shape;
@@ -29,6 +31,9 @@ fn main() -> ExitCode {
     let outcome = match command {
         Command::BuildPreload(arguments) => preload::command(&arguments),
         Command::Run(arguments) => run::command(&arguments),
+        Command::Doctor(arguments) => doctor::command(&arguments),
+        Command::Install(arguments) => install::install(&arguments),
+        Command::Dist(arguments) => install::dist(&arguments),
         Command::Test(arguments) => suite::command(&arguments),
         Command::Golden(arguments) => golden::command(&arguments),
         Command::Evaluation(command) => evaluation::command(&command),

@@ -45,13 +45,13 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// The program's path: `name` itself when it has a slash, else the first match in `PATH`.
-fn find(name: &OsString) -> Result<PathBuf> {
+pub fn find(name: &OsString) -> Result<PathBuf> {
     which::which(name).map_err(|_| UsageError(format!("program not found: {}", name.display())).into())
 }
 
 /// `LD_LIBRARY_PATH` without the entries that `cargo run` has added: the build folder's and the
 /// toolchain's. `None` when nothing is left.
-fn library_path_of_the_user(workspace: &Workspace) -> Option<OsString> {
+pub fn library_path_of_the_user(workspace: &Workspace) -> Option<OsString> {
     let value = std::env::var_os("LD_LIBRARY_PATH")?;
     let kept = entries_of_the_user(&value, &workspace.target, &workspace.toolchain_libraries());
     if kept.is_empty() { None } else { std::env::join_paths(kept).ok() }

@@ -1,19 +1,8 @@
 //! The command line as a user meets it: one line on standard error, exit code 2.
 
-use std::process::{Command, Output};
+mod common;
 
-fn xtask(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_xtask")).args(arguments).output().expect("xtask starts")
-}
-
-fn assert_one_line_and_code_2(arguments: &[&str], mention: &str) {
-    let output = xtask(arguments);
-    let message = String::from_utf8(output.stderr).expect("text");
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
-    assert_eq!(message.lines().count(), 1, "{arguments:?}: {message}");
-    assert!(message.starts_with("error: ") && message.contains(mention), "{arguments:?}: {message}");
-    assert!(output.stdout.is_empty());
-}
+use common::{assert_one_line_and_code_2, xtask};
 
 #[test]
 fn a_mistyped_option_gives_one_line_and_code_2() {

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::fs::File;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -40,9 +40,12 @@ pub struct Arguments {
 
 /// What the launcher prints.
 #[derive(Serialize, Deserialize)]
-struct Account {
-    figures: ProcessFigures,
+pub struct Account {
+    /// What the kernel counted.
+    pub figures: ProcessFigures,
     exit_code: Option<i32>,
+    #[serde(default)]
+    signal: Option<i32>,
 }
 
 /// A program with everything it is started with.
@@ -91,7 +94,8 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
         system_seconds: rounded(used.rusage.stime.as_secs_f64()),
         peak_rss_mb: Some(rounded(peak_rss_mb)).filter(|peak| *peak > floor_mb),
     };
-    println!("{}", serde_json::to_string(&Account { figures, exit_code: used.status.code() })?);
+    let account = Account { figures, exit_code: used.status.code(), signal: used.status.signal() };
+    println!("{}", serde_json::to_string(&account)?);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -141,17 +145,37 @@ impl Launch {
 /// # Errors
 /// The reason for which the run does not count: the program failed.
 pub fn read(captured: &process::Captured) -> Result<ProcessFigures> {
-    let complaint = captured.stderr_text().lines().last().unwrap_or_default().to_owned();
-    if !captured.status.success() {
-        bail!("can't be launched: {complaint}");
-    }
-    let account: Account = serde_json::from_str(captured.stdout_text().trim()).context("the launcher's output")?;
-    match account.exit_code {
-        Some(0) => {}
-        Some(code) => bail!("exit code {code}: {complaint}"),
-        None => bail!("killed by a signal: {complaint}"),
+    let account = account(captured)?;
+    if account.exit_code != Some(0) {
+        bail!("{}: {}", account.ended(), last_line(captured));
     }
     Ok(account.figures)
+}
+
+/// What the launcher says of a program that ran to its end, whatever that was.
+///
+/// # Errors
+/// The program could not be started.
+pub fn account(captured: &process::Captured) -> Result<Account> {
+    if !captured.status.success() {
+        bail!("can't be launched: {}", last_line(captured));
+    }
+    serde_json::from_str(captured.stdout_text().trim()).context("the launcher's output")
+}
+
+fn last_line(captured: &process::Captured) -> String {
+    captured.stderr_text().lines().last().unwrap_or_default().to_owned()
+}
+
+impl Account {
+    /// How the program ended, in words.
+    pub fn ended(&self) -> String {
+        match (self.exit_code, self.signal) {
+            (Some(code), _) => format!("exit code {code}"),
+            (None, Some(signal)) => format!("killed by signal {signal}"),
+            (None, None) => "killed by a signal".to_owned(),
+        }
+    }
 }
 
 /// Runs a server for as long as its client takes, and gives the client's time and the server's output.
@@ -193,7 +217,8 @@ mod tests {
 
     fn account(exit_code: Option<i32>) -> String {
         let figures = ProcessFigures { wall_seconds: 1.5, peak_rss_mb: Some(20.0), ..ProcessFigures::default() };
-        serde_json::to_string(&Account { figures, exit_code }).unwrap()
+        let signal = exit_code.is_none().then_some(11);
+        serde_json::to_string(&Account { figures, exit_code, signal }).unwrap()
     }
 
     #[test]
@@ -207,7 +232,7 @@ mod tests {
         let error = read(&captured(&account(Some(3)), "warning\nno such table\n")).unwrap_err().to_string();
         assert!(error.contains("exit code 3") && error.contains("no such table"), "{error}");
         let error = read(&captured(&account(None), "")).unwrap_err().to_string();
-        assert!(error.contains("signal"), "{error}");
+        assert!(error.contains("signal 11"), "{error}");
     }
 
     #[test]

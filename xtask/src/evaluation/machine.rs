@@ -40,7 +40,7 @@ pub struct Source {
 }
 
 /// Above this load average before the start, a warning is due.
-pub const QUIET_LOAD: f64 = 0.5;
+const QUIET_LOAD: f64 = 0.5;
 
 impl Machine {
     /// Describes this machine.
@@ -63,6 +63,13 @@ impl Machine {
                 .next()
                 .and_then(|load| load.parse().ok())
                 .unwrap_or(0.0),
+        }
+    }
+
+    /// Warns a person whose measurement begins while others use the machine.
+    pub fn warn_if_busy(&self) {
+        if self.load_at_start > QUIET_LOAD {
+            eprintln!("warning: the load average is {:.2}; figures of a busy machine mislead", self.load_at_start);
         }
     }
 
@@ -103,7 +110,8 @@ impl Source {
     }
 }
 
-fn text_of(path: &str) -> String {
+/// A file's text without the space around it; empty where it can't be read.
+pub fn text_of(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
 
@@ -117,7 +125,7 @@ fn field_of(path: &str, name: &str) -> String {
 }
 
 /// The bracketed word of `always [madvise] never`.
-fn chosen(setting: &str) -> String {
+pub fn chosen(setting: &str) -> String {
     let bracketed = setting.split('[').nth(1).and_then(|rest| rest.split(']').next());
     bracketed.unwrap_or(setting).to_owned()
 }

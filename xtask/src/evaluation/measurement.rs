@@ -2,7 +2,7 @@
 
 use super::allocator::{Allocator, Selection, find, print_missing};
 use super::journal::{Journal, load};
-use super::machine::{Machine, QUIET_LOAD, Source};
+use super::machine::{Machine, Source};
 use super::metric::Metric;
 use super::results::{Header, Kind, Missing, Results, Run, SCHEMA};
 use super::row::Row;
@@ -103,12 +103,7 @@ impl Measurement {
             missing,
             rows: plan.rows,
         };
-        if header.machine.load_at_start > QUIET_LOAD {
-            eprintln!(
-                "warning: the load average is {:.2}; figures of a busy machine mislead",
-                header.machine.load_at_start
-            );
-        }
+        header.machine.warn_if_busy();
         let journal = Journal::create(&path, &header)?;
         let results = Results { header, runs: Vec::new() };
         Ok(Measurement { results, allocators, path, journal })

@@ -138,6 +138,7 @@ impl Metric {
             Metric::Latency(..) => format!("{shown:.0}"),
             _ if shown >= 100.0 => format!("{shown:.0}"),
             _ if shown >= 10.0 => format!("{shown:.1}"),
+            _ if shown < 0.1 => format!("{shown:.4}"),
             _ => format!("{shown:.2}"),
         }
     }
@@ -167,6 +168,7 @@ mod tests {
         assert_eq!(Metric::OpsPerSecond.show(123_456_789.0), "123");
         assert_eq!(Metric::OpsPerSecond.show(12_345_678.0), "12.3");
         assert_eq!(Metric::OpsPerSecond.show(1_234_567.0), "1.23");
+        assert_eq!(Metric::WallSeconds.show(0.01234), "0.0123");
         assert_eq!(Metric::RssOverLive.show(1.0567), "1.06");
     }
 

@@ -3,8 +3,11 @@
 //! ```text
 //!   bench-mt, bench-programs ──▶ results file (JSON) ──▶ report, compare
 //!   allocator ◀── peer_build     journal, results        table, plot, verdict, statistics
+//!       └──▶ advise ──▶ sequential, advice               one program of the user's own, one line
 //! ```
 
+mod advice;
+mod advise;
 mod allocator;
 mod bench_mt;
 mod bench_programs;
@@ -25,9 +28,12 @@ mod report;
 mod results;
 mod row;
 mod schedule;
+mod sequential;
 mod statistics;
 mod table;
 mod verdict;
+
+pub use machine::{chosen, text_of};
 
 use anyhow::Result;
 use std::process::ExitCode;
@@ -41,6 +47,8 @@ pub enum Command {
     BenchMt(Box<bench_mt::Arguments>),
     /// Measure whole programs and allocator workloads on both lanes and the field
     BenchPrograms(Box<bench_programs::Arguments>),
+    /// Run a program of your own under every allocator and say which is best for it
+    Advise(Box<advise::Arguments>),
     /// Make tables and plots from a results file
     Report(report::Arguments),
     /// Show what changed between two results files
@@ -56,6 +64,7 @@ pub fn command(command: &Command) -> Result<ExitCode> {
         Command::BuildPeers(arguments) => peer_build::command(arguments),
         Command::BenchMt(arguments) => bench_mt::command(arguments),
         Command::BenchPrograms(arguments) => bench_programs::command(arguments),
+        Command::Advise(arguments) => advise::command(arguments),
         Command::Report(arguments) => report::command(arguments),
         Command::Compare(arguments) => compare::command(arguments),
         Command::Launch(arguments) => launcher::command(arguments),

@@ -92,6 +92,35 @@ pub fn paired_ratio(rounds: &[(f64, f64)]) -> Option<Ratio> {
     Some(Ratio { estimate, interval })
 }
 
+/// The median of first ÷ second over rounds, with an interval that misses the true median with a chance of at
+/// most `error`; without one where there are too few rounds for that.
+///
+/// The interval runs from one ordered ratio to the one as far from the other end (Conover, Practical
+/// Nonparametric Statistics, 3.2). Its error is exact, unlike the bootstrap's: each ratio lies above the true
+/// median with a chance of one half, whatever the noise is like and however it changes from round to round.
+pub fn median_of_ratios(rounds: &[(f64, f64)], error: f64) -> Option<Ratio> {
+    let mut ratios: Vec<f64> = rounds.iter().map(|(first, second)| first / second).collect();
+    ratios.sort_unstable_by(f64::total_cmp);
+    let estimate = median(&ratios)?;
+    let left_out = heads_at_most(ratios.len(), error / 2.0);
+    let interval = left_out.map(|count| Interval { low: ratios[count], high: ratios[ratios.len() - 1 - count] });
+    Some(Ratio { estimate, interval })
+}
+
+/// The most heads `k` of which `k` or fewer come up in `tosses` of a coin with a chance of at most `chance`.
+fn heads_at_most(tosses: usize, chance: f64) -> Option<usize> {
+    let mut logarithm = -(tosses as f64) * std::f64::consts::LN_2;
+    let mut sum = 0.0;
+    for heads in 0..=tosses {
+        sum += logarithm.exp();
+        if sum > chance {
+            return heads.checked_sub(1);
+        }
+        logarithm += ((tosses - heads) as f64 / (heads + 1) as f64).ln();
+    }
+    None
+}
+
 /// How a change between two measurements compares with that of a control:
 /// (median(new) ÷ median(old)) ÷ the geometric mean of the same ratio over the `controls`, each given
 /// as (new values, old values). Every list is drawn on its own, because nothing pairs two measurements.
@@ -188,6 +217,26 @@ mod tests {
             .collect();
         let interval = paired_ratio(&rounds).unwrap().interval.unwrap();
         assert!(interval.high - interval.low < 0.01, "{interval:?}");
+    }
+
+    #[test]
+    fn the_coin_s_chances_are_those_of_the_tables() {
+        // Of 10 tosses: none 1/1024, at most one 11/1024, at most two 56/1024.
+        assert_eq!(heads_at_most(10, 0.9 / 1024.0), None);
+        assert_eq!(heads_at_most(10, 1.1 / 1024.0), Some(0));
+        assert_eq!(heads_at_most(10, 11.1 / 1024.0), Some(1));
+        assert_eq!(heads_at_most(10, 0.0546), Some(1));
+        // 2^-5000 is no number any more; near the middle, half the chance lies below.
+        assert!(heads_at_most(5_000, 0.025).is_some_and(|heads| (2_420..2_440).contains(&heads)));
+    }
+
+    #[test]
+    fn an_exact_interval_leaves_out_as_many_ratios_at_both_ends() {
+        let rounds: Vec<(f64, f64)> = (1..=10).map(|round| (f64::from(round * 7 % 11), 1.0)).collect();
+        let ratio = median_of_ratios(&rounds, 0.05).unwrap();
+        assert_eq!(ratio, Ratio { estimate: 5.5, interval: Some(Interval { low: 2.0, high: 9.0 }) });
+        assert_eq!(median_of_ratios(&rounds[..5], 0.05).unwrap().interval, None);
+        assert_eq!(median_of_ratios(&[], 0.05), None);
     }
 
     #[test]

@@ -138,7 +138,8 @@ pub fn medians(results: &Results, metric: Metric) -> String {
     if rows.is_empty() { String::new() } else { markdown_table(&header, rows) }
 }
 
-fn with_spread(metric: Metric, median: f64, values: &[f64]) -> String {
+/// A median with half the interquartile range of the values that it is of.
+pub fn with_spread(metric: Metric, median: f64, values: &[f64]) -> String {
     let quartile = |share| quantile(values, share).expect("there is a median");
     let spread = (quartile(0.75) - quartile(0.25)) / 2.0 / median * 100.0;
     format!("{} ±{spread:.0} %", metric.show(median))
