@@ -1,11 +1,12 @@
 //! Evaluation: measures both lanes against the field and says by stated rules how they stand.
 //!
 //! ```text
-//!   bench-mt, bench-programs ──▶ results file (JSON) ──▶ report, compare
-//!   allocator ◀── peer_build     journal, results        table, plot, verdict, statistics
+//!   bench-mt, bench-programs, bench-memory ──▶ results file (JSON) ──▶ report, compare
+//!   allocator ◀── peer_build                   journal, results        table, plot, verdict, statistics
 //! ```
 
 mod allocator;
+mod bench_memory;
 mod bench_mt;
 mod bench_programs;
 mod benchmark_output;
@@ -29,6 +30,8 @@ mod statistics;
 mod table;
 mod verdict;
 
+pub use bench_memory::build as build_bench_memory;
+
 use anyhow::Result;
 use std::process::ExitCode;
 
@@ -41,6 +44,8 @@ pub enum Command {
     BenchMt(Box<bench_mt::Arguments>),
     /// Measure whole programs and allocator workloads on both lanes and the field
     BenchPrograms(Box<bench_programs::Arguments>),
+    /// Measure whether memory comes back on both lanes and the field
+    BenchMemory(Box<bench_memory::Arguments>),
     /// Make tables and plots from a results file
     Report(report::Arguments),
     /// Show what changed between two results files
@@ -56,6 +61,7 @@ pub fn command(command: &Command) -> Result<ExitCode> {
         Command::BuildPeers(arguments) => peer_build::command(arguments),
         Command::BenchMt(arguments) => bench_mt::command(arguments),
         Command::BenchPrograms(arguments) => bench_programs::command(arguments),
+        Command::BenchMemory(arguments) => bench_memory::command(arguments),
         Command::Report(arguments) => report::command(arguments),
         Command::Compare(arguments) => compare::command(arguments),
         Command::Launch(arguments) => launcher::command(arguments),
