@@ -23,15 +23,15 @@ fn number(words: &[&str], key: &str) -> f64 {
 
 #[test]
 fn a_run_prints_its_figures_and_its_bounds() {
-    let output = run("fill-and-free --bytes 65536 --total-mb 64 --seconds 0 --seed 3");
+    let output = run("fill-and-free --bytes 65536 --total-mb 128 --seconds 0 --seed 3");
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{text}");
     assert!(
-        text.starts_with("hz3-bench-memory name=fill-and-free bytes=65536 total_mb=64 seconds=0 poll=false seed=3\n")
+        text.starts_with("hz3-bench-memory name=fill-and-free bytes=65536 total_mb=128 seconds=0 poll=false seed=3\n")
     );
     let memory = words(&text, "[MEM]");
-    assert_eq!(number(&memory, "peak_live_mb").floor(), 64.0, "{memory:?}");
-    assert!(number(&memory, "peak_rss_mb") > 64.0, "{memory:?}");
+    assert_eq!(number(&memory, "peak_live_mb").floor(), 128.0, "{memory:?}");
+    assert!(number(&memory, "peak_rss_mb") > 128.0, "{memory:?}");
     let returned = words(&text, "[RETURN]");
     let after = words(&text, "[BOUND] name=after ");
     assert!((number(&returned, "after_over_peak") - number(&after, "value")).abs() < 1e-3, "{text}");
@@ -44,8 +44,8 @@ fn a_run_prints_its_figures_and_its_bounds() {
 
 #[test]
 fn an_exceeded_bound_fails_only_a_check() {
-    // Ten MiB are so little that what every process holds exceeds a twentieth of them.
-    let line = "fill-and-free --bytes 65536 --total-mb 10 --seconds 0";
+    // Four MiB are so little that what every process holds exceeds a twentieth of them.
+    let line = "fill-and-free --bytes 65536 --total-mb 4 --seconds 0";
     let output = run(line);
     assert!(String::from_utf8_lossy(&output.stdout).contains(" EXCEEDED\n"), "{output:?}");
     assert_eq!(output.status.code(), Some(0));
