@@ -26,7 +26,7 @@ const NAME: &str = "hz3-bench-memory";
 /// Arguments of `bench-memory`.
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
-    /// Smaller totals, shorter waits and one round, for a first look in about two minutes
+    /// Fewer rows, smaller totals and one round, for a first look in about two minutes
     #[arg(long)]
     quick: bool,
     /// Rows by id, separated by commas: only these, such as one-reaper
@@ -41,12 +41,13 @@ pub struct Arguments {
     file: File,
 }
 
-/// A row: its id, its label, its arguments, and those of `--quick`.
+/// A row: its id, its label, its arguments, those with `--quick`, and whether that has it unless named.
 struct Scenario {
     id: &'static str,
     label: &'static str,
     full: &'static str,
     quick: &'static str,
+    in_quick: bool,
 }
 
 const SCENARIOS: [Scenario; 6] = [
@@ -55,32 +56,43 @@ const SCENARIOS: [Scenario; 6] = [
         label: "fill and free, 1 KiB",
         full: "fill-and-free --bytes 1024",
         quick: "fill-and-free --bytes 1024 --total-mb 256 --seconds 2",
+        in_quick: true,
     },
     Scenario {
         id: "fill-16k",
         label: "fill and free, 16 KiB",
         full: "fill-and-free --bytes 16384",
         quick: "fill-and-free --bytes 16384 --total-mb 256 --seconds 2",
+        in_quick: false,
     },
     Scenario {
         id: "fill-1m",
         label: "fill and free, 1 MiB",
         full: "fill-and-free --bytes 1048576",
-        quick: "fill-and-free --bytes 1048576 --total-mb 256 --seconds 1",
+        quick: "fill-and-free --bytes 1048576 --total-mb 256 --seconds 2",
+        in_quick: false,
     },
     Scenario {
         id: ONE_REAPER,
         label: "one reaper",
         full: "one-reaper",
         quick: "one-reaper --total-mb 128 --seconds 1",
+        in_quick: true,
     },
     Scenario {
         id: "thread-batches",
         label: "thread batches",
         full: "thread-batches",
         quick: "thread-batches --threads 8000",
+        in_quick: true,
     },
-    Scenario { id: "phases", label: "phases", full: "phases", quick: "phases --total-mb 64 --phases 3 --poll" },
+    Scenario {
+        id: "phases",
+        label: "phases",
+        full: "phases",
+        quick: "phases --total-mb 64 --phases 2 --poll",
+        in_quick: true,
+    },
 ];
 
 impl Scenario {
@@ -98,8 +110,9 @@ impl Scenario {
 
 /// `cargo xtask bench-memory`.
 pub fn command(arguments: &Arguments) -> Result<ExitCode> {
-    let rows = SCENARIOS.iter().map(|scenario| scenario.row(arguments.quick)).collect();
-    let rows = row::select(rows, &arguments.rows)?;
+    let all = arguments.rows.is_empty();
+    let offered = SCENARIOS.iter().filter(|scenario| !arguments.quick || scenario.in_quick || !all);
+    let rows = row::select(offered.map(|scenario| scenario.row(arguments.quick)).collect(), &arguments.rows)?;
     let workspace = Workspace::locate()?;
     let benchmark = bench_mt::build(&workspace)?;
     let program = build(&workspace)?;
