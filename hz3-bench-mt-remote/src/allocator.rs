@@ -72,6 +72,13 @@ impl Allocator {
     }
 }
 
+/// The address of `symbol` in the object that `malloc` comes from. An object further down, such as the C
+/// library below a preloaded allocator, does not count: what its function does is not this allocator's work.
+pub fn own_function(symbol: &CStr) -> Option<*const c_void> {
+    let object = object_of(address_of(c"malloc")?)?;
+    address_of(symbol).filter(|address| object_of(*address).is_some_and(|found| found.base == object.base))
+}
+
 /// The address that a call of `symbol` from this program reaches.
 fn address_of(symbol: &CStr) -> Option<*const c_void> {
     // SAFETY: looks a name up; runs no code of ours.
@@ -184,6 +191,13 @@ mod tests {
     #[test]
     fn the_linker_s_answer_is_the_malloc_that_the_benchmark_calls() {
         assert_eq!(address_of(c"malloc"), Some(libc::malloc as *const c_void));
+    }
+
+    #[test]
+    fn only_functions_of_malloc_s_own_object_count() {
+        assert_eq!(own_function(c"malloc_trim"), address_of(c"malloc_trim"));
+        assert!(address_of(c"main").is_none() || own_function(c"main").is_none());
+        assert_eq!(own_function(c"hz3_no_such_function"), None);
     }
 
     #[test]

@@ -126,7 +126,7 @@ impl Arguments {
 
 /// The parser's messages explain themselves in a first paragraph, which may list names line by line, and
 /// go on with usage; only the first fits the rule of one line per error.
-fn first_paragraph(message: &str) -> String {
+pub fn first_paragraph(message: &str) -> String {
     let paragraph = message.split("\n\n").next().unwrap_or_default();
     let line = paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
     line.strip_prefix("error: ").map_or(line.clone(), str::to_owned)

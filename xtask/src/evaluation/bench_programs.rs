@@ -105,7 +105,7 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
     process::catch_interrupts()?;
     let results = measurement.carry_out(|row, allocator| match row.suite {
         Suite::Workload => run_workload(&workload, row, allocator),
-        Suite::Program | Suite::Remote => {
+        Suite::Program | Suite::Remote | Suite::Memory => {
             let program = programs.iter().find(|program| program.row.id == row.id);
             let program = program.with_context(|| format!("{} is no longer there", row.id))?;
             run_program(program, allocator)
@@ -137,8 +137,9 @@ fn void(reason: String) -> Run {
     Run { void: Some(reason), ..Run::default() }
 }
 
-/// A workload reports calls and live bytes, the launcher time and memory.
-fn run_workload(program: &Path, row: &Row, allocator: &Allocator) -> Result<Run> {
+/// One run of a workload, or of another program that prints the benchmark's lines: it reports calls and
+/// live bytes, the launcher time and memory.
+pub fn run_workload(program: &Path, row: &Row, allocator: &Allocator) -> Result<Run> {
     let folder = tempfile::tempdir().context("temporary folder")?;
     let report = folder.path().join("report");
     let launch = Launch {

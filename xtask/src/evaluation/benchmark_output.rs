@@ -4,13 +4,14 @@
 //! ops=… time=… ops/s=… … failed=…
 //! [EFFECTIVE_REMOTE] target=…% actual=…% fallback_rate=…% …
 //! [MEM] peak_rss_mb=… peak_live_mb=… rss_over_live=… …
+//! [BOUND] name=… value=… limit=… ok|EXCEEDED
 //! [LATENCY] call=… unit=ns count=… p50=… p99=… p99.9=… p99.99=… max=…
 //! [ALLOCATOR] name=… path=… version=…
 //! ```
 //!
 //! Unknown lines and keys are skipped, so that the programs may say more.
 
-use super::results::{BenchmarkFigures, LatencyFigures};
+use super::results::{BenchmarkFigures, BoundFigures, LatencyFigures};
 use anyhow::{Context, Result};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -51,6 +52,7 @@ impl BenchmarkOutput {
         let memory = line(text, "[MEM]");
         let percent = |key| remote.map(|line| number(line, key)).transpose();
         let of_memory = |key| memory.map(|line| number(line, key)).transpose();
+        let bounds: Result<Vec<_>> = text.lines().filter(|line| line.starts_with("[BOUND]")).map(bound).collect();
         let figures = BenchmarkFigures {
             ops: number(speed, "ops")?,
             seconds: number(speed, "time")?,
@@ -60,6 +62,7 @@ impl BenchmarkOutput {
             peak_rss_mb: of_memory("peak_rss_mb")?,
             peak_live_mb: of_memory("peak_live_mb")?,
             rss_over_live: of_memory("rss_over_live")?,
+            bounds: bounds?,
         };
         let latency: Result<Vec<_>> = text.lines().filter(|line| line.starts_with("[LATENCY]")).map(latency).collect();
         let latency = latency?.into_iter().filter(|figures| figures.count > 0).collect();
@@ -81,6 +84,14 @@ fn value<'a>(line: &'a str, key: &str) -> Result<&'a str> {
 fn number<T: FromStr>(line: &str, key: &str) -> Result<T> {
     let text = value(line, key)?;
     text.trim_end_matches('%').parse().ok().with_context(|| format!("'{key}={text}' is no number"))
+}
+
+fn bound(line: &str) -> Result<BoundFigures> {
+    Ok(BoundFigures {
+        name: value(line, "name")?.to_owned(),
+        value: number(line, "value")?,
+        limit: number(line, "limit")?,
+    })
 }
 
 fn latency(line: &str) -> Result<LatencyFigures> {
@@ -111,6 +122,7 @@ bench_random_mixed_mt_remote_malloc threads=2 iters=100 ws=4 min=16 max=64 remot
 ops=2000 time=0.002000 ops/s=1000000 mallocs=1000 frees=1000 failed=1
 [EFFECTIVE_REMOTE] target=50.00% actual=42.11% fallback_rate=11.1111% sent=400 fallback=50 local=500
 [MEM] peak_rss_mb=6.000 peak_live_mb=4.000 rss_over_live=1.5000 rss_before_mb=2.000
+[BOUND] name=after value=0.2500 limit=0.1000 EXCEEDED
 [CLOCK] source=tsc ns_per_tick=0.5000 cost_ns=12.3 subtracted=no
 [LATENCY] call=malloc unit=ns count=1000 p50=21 p99=340 p99.9=5100 p99.99=61000 max=900100
 [LATENCY] call=remote_free unit=ns count=0 p50=0 p99=0 p99.9=0 p99.99=0 max=0
@@ -131,6 +143,7 @@ ops=2000 time=0.002000 ops/s=1000000 mallocs=1000 frees=1000 failed=1
                 peak_rss_mb: Some(6.0),
                 peak_live_mb: Some(4.0),
                 rss_over_live: Some(1.5),
+                bounds: vec![BoundFigures { name: "after".to_owned(), value: 0.25, limit: 0.1 }],
             }
         );
         assert_eq!(output.failed, 1);

@@ -5,7 +5,7 @@
 //! exceeds theirs in the same row. Memory does not follow the machine's speed and needs no control.
 
 use super::journal::load;
-use super::metric::{Call, Metric, Quantile};
+use super::metric::{Bound, Call, Metric, Quantile};
 use super::results::{Kind, Results, Role};
 use super::statistics::{Ratio, change_against_controls};
 use super::table::markdown_table;
@@ -117,7 +117,7 @@ fn differences(before: &Results, after: &Results, controls: &[&str]) -> Vec<Diff
                 let values = |results: &Results, name: &str| results.values(&row.id, name, metric);
                 let of_controls: Vec<(Vec<f64>, Vec<f64>)> = controls
                     .iter()
-                    .filter(|_| !matches!(metric, Metric::RssOverLive | Metric::PeakRss))
+                    .filter(|_| !matches!(metric, Metric::RssOverLive | Metric::PeakRss | Metric::Bound(_)))
                     .map(|name| (values(after, name), values(before, name)))
                     .filter(|(new, old)| !new.is_empty() && !old.is_empty())
                     .collect();
@@ -145,6 +145,7 @@ fn metrics(kind: Kind) -> Vec<Metric> {
     match kind {
         Kind::Throughput => vec![Metric::OpsPerSecond, Metric::RssOverLive],
         Kind::Programs => vec![Metric::WallSeconds, Metric::PeakRss],
+        Kind::Memory => Bound::ALL.into_iter().map(Metric::Bound).collect(),
         Kind::Latency => Call::ALL
             .into_iter()
             .flat_map(|call| [Quantile::P50, Quantile::P999].map(|quantile| Metric::Latency(call, quantile)))

@@ -3,7 +3,7 @@
 use super::allocator::{Allocator, Selection, find, print_missing};
 use super::journal::{Journal, load};
 use super::machine::{Machine, Source};
-use super::metric::Metric;
+use super::metric::{Bound, Metric};
 use super::results::{Header, Kind, Missing, Results, Run, SCHEMA};
 use super::row::Row;
 use super::schedule::Schedule;
@@ -223,12 +223,17 @@ fn rounded(duration: Duration) -> String {
 
 /// One line that says how a row came out.
 fn summary(results: &Results, row: &Row) -> String {
-    let metrics = [Metric::OpsPerSecond, Metric::WallSeconds];
+    let bounds = Bound::ALL.map(Metric::Bound);
+    let metrics = bounds.into_iter().chain([Metric::OpsPerSecond, Metric::WallSeconds]);
     let figures = results.header.allocators.iter().filter_map(|record| {
-        let metric = metrics.into_iter().find(|&metric| !results.values(&row.id, &record.name, metric).is_empty())?;
+        let metric = metrics.clone().find(|&metric| !results.values(&row.id, &record.name, metric).is_empty())?;
         let value = median(&results.values(&row.id, &record.name, metric))?;
-        let unit = if metric == Metric::OpsPerSecond { "M/s" } else { "s" };
-        Some(format!("{} {} {unit}", record.name, metric.show(value)))
+        let unit = match metric {
+            Metric::OpsPerSecond => " M/s",
+            Metric::Bound(_) => "",
+            _ => " s",
+        };
+        Some(format!("{} {}{unit}", record.name, metric.show(value)))
     });
     format!("{}: {}", row.label, figures.collect::<Vec<_>>().join(", "))
 }

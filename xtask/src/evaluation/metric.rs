@@ -17,6 +17,50 @@ pub enum Metric {
     PeakRss,
     /// A quantile of the time of one kind of call in nanoseconds.
     Latency(Call, Quantile),
+    /// A figure that has a bound.
+    Bound(Bound),
+}
+
+/// A figure of a memory scenario that has a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// Resident memory some seconds after all was freed, over the peak.
+    After,
+    /// The same after `malloc_trim(0)`.
+    AfterTrim,
+    /// Peak resident over peak live.
+    PeakOverLive,
+    /// Resident memory at the end over that after the first tenth.
+    Growth,
+    /// Resident over live at the end of a phase, the worst one's.
+    PhaseEnd,
+}
+
+impl Bound {
+    /// All bounds.
+    pub const ALL: [Bound; 5] = [Bound::After, Bound::AfterTrim, Bound::PeakOverLive, Bound::Growth, Bound::PhaseEnd];
+
+    /// The name in results files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Bound::After => "after",
+            Bound::AfterTrim => "after-trim",
+            Bound::PeakOverLive => "peak-over-live",
+            Bound::Growth => "growth",
+            Bound::PhaseEnd => "phase-end",
+        }
+    }
+
+    /// The name in headings.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Bound::After => "resident after freeing all ÷ peak",
+            Bound::AfterTrim => "resident after malloc_trim ÷ peak",
+            Bound::PeakOverLive => "peak resident ÷ peak live",
+            Bound::Growth => "resident at the end (less 4 MB) ÷ after the first tenth",
+            Bound::PhaseEnd => "resident ÷ live at the end of the worst phase",
+        }
+    }
 }
 
 /// A kind of call whose time is recorded.
@@ -110,6 +154,9 @@ impl Metric {
             Metric::Latency(call, quantile) => {
                 run.latency.iter().find(|figures| figures.call == call.name()).map(|f| quantile.of(f))
             }
+            Metric::Bound(bound) => benchmark
+                .and_then(|figures| figures.bounds.iter().find(|figures| figures.name == bound.name()))
+                .map(|figures| figures.value),
         }
     }
 
@@ -127,6 +174,7 @@ impl Metric {
             Metric::CpuSeconds => "processor time, user + system (s)".to_owned(),
             Metric::PeakRss => "peak resident size (MB)".to_owned(),
             Metric::Latency(call, quantile) => format!("{}, {} (ns)", call.label(), quantile.label()),
+            Metric::Bound(bound) => bound.label().to_owned(),
         }
     }
 
@@ -135,6 +183,7 @@ impl Metric {
         let shown = self.scaled(value);
         match self {
             Metric::RssOverLive => format!("{shown:.2}"),
+            Metric::Bound(_) => format!("{shown:.3}"),
             Metric::Latency(..) => format!("{shown:.0}"),
             _ if shown >= 100.0 => format!("{shown:.0}"),
             _ if shown >= 10.0 => format!("{shown:.1}"),

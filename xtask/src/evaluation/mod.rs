@@ -1,14 +1,15 @@
 //! Evaluation: measures both lanes against the field and says by stated rules how they stand.
 //!
 //! ```text
-//!   bench-mt, bench-programs ──▶ results file (JSON) ──▶ report, compare
-//!   allocator ◀── peer_build     journal, results        table, plot, verdict, statistics
-//!       └──▶ advise ──▶ sequential, advice               one program of the user's own, one line
+//!   bench-mt, bench-programs, bench-memory ──▶ results file (JSON) ──▶ report, compare
+//!   allocator ◀── peer_build                   journal, results        table, plot, verdict, statistics
+//!       └──▶ advise ──▶ sequential, advice                             one program of the user's own, one line
 //! ```
 
 mod advice;
 mod advise;
 mod allocator;
+mod bench_memory;
 mod bench_mt;
 mod bench_programs;
 mod benchmark_output;
@@ -34,6 +35,7 @@ mod table;
 mod verdict;
 
 pub use machine::{chosen, text_of};
+pub use bench_memory::build as build_bench_memory;
 
 use anyhow::Result;
 use std::process::ExitCode;
@@ -49,6 +51,8 @@ pub enum Command {
     BenchPrograms(Box<bench_programs::Arguments>),
     /// Run a program of your own under every allocator and say which is best for it
     Advise(Box<advise::Arguments>),
+    /// Measure whether memory comes back on both lanes and the field
+    BenchMemory(Box<bench_memory::Arguments>),
     /// Make tables and plots from a results file
     Report(report::Arguments),
     /// Show what changed between two results files
@@ -65,6 +69,7 @@ pub fn command(command: &Command) -> Result<ExitCode> {
         Command::BenchMt(arguments) => bench_mt::command(arguments),
         Command::BenchPrograms(arguments) => bench_programs::command(arguments),
         Command::Advise(arguments) => advise::command(arguments),
+        Command::BenchMemory(arguments) => bench_memory::command(arguments),
         Command::Report(arguments) => report::command(arguments),
         Command::Compare(arguments) => compare::command(arguments),
         Command::Launch(arguments) => launcher::command(arguments),

@@ -61,12 +61,16 @@ pub fn print(results: &Results, file: &Path) -> Result<()> {
         Kind::Throughput => vec![Metric::OpsPerSecond, Metric::RssOverLive],
         Kind::Latency => vec![tail, Metric::Latency(Call::FreeRemote, Quantile::P999)],
         Kind::Programs => vec![Metric::WallSeconds, Metric::PeakRss],
+        Kind::Memory => Vec::new(),
     };
     for metric in shown {
         let table = table::medians(results, metric);
         if !table.is_empty() {
             println!("{}\n\n{table}", metric.label());
         }
+    }
+    if results.header.kind == Kind::Memory {
+        println!("{}", table::bounds(results));
     }
     if results.header.kind == Kind::Throughput {
         println!("{}", table::verdicts(&judge(results)));

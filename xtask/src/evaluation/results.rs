@@ -58,6 +58,9 @@ pub enum Kind {
     /// `bench-programs`.
     #[serde(rename = "bench-programs")]
     Programs,
+    /// `bench-memory`: resident memory against its bounds.
+    #[serde(rename = "bench-memory")]
+    Memory,
 }
 
 impl Kind {
@@ -67,6 +70,7 @@ impl Kind {
             Kind::Throughput => "bench-mt",
             Kind::Latency => "bench-mt-latency",
             Kind::Programs => "bench-programs",
+            Kind::Memory => "bench-memory",
         }
     }
 }
@@ -159,6 +163,20 @@ pub struct BenchmarkFigures {
     /// Peak resident over peak live.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rss_over_live: Option<f64>,
+    /// The figures that have a bound.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bounds: Vec<BoundFigures>,
+}
+
+/// A figure with the most that it may be.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BoundFigures {
+    /// Which figure.
+    pub name: String,
+    /// The figure.
+    pub value: f64,
+    /// The most that it may be.
+    pub limit: f64,
 }
 
 /// What the kernel reported about one process and the children it waited for.
@@ -272,6 +290,7 @@ pub mod tests {
                         peak_rss_mb: Some(10.0 * rss_over_live),
                         peak_live_mb: Some(10.0),
                         rss_over_live: Some(rss_over_live),
+                        bounds: Vec::new(),
                     };
                     runs.push(Run {
                         row: row.id.clone(),

@@ -31,6 +31,8 @@ pub enum Suite {
     Workload,
     /// A whole program.
     Program,
+    /// A scenario of `hz3-bench-memory`.
+    Memory,
 }
 
 /// The arguments of `hz3-bench-mt-remote`.

@@ -1,6 +1,7 @@
 //! Table: results as Markdown.
 
-use super::metric::{Call, Metric, Quantile};
+use super::bench_memory::ONE_REAPER;
+use super::metric::{Bound, Call, Metric, Quantile};
 use super::published::PUBLISHED;
 use super::results::{Kind, Results, Role};
 use super::row::Row;
@@ -39,6 +40,17 @@ pub fn report(results: &Results) -> String {
                     text += &section(&format!("{}, median of the runs", metric.label()), &medians(results, metric));
                 }
             }
+        }
+        Kind::Memory => {
+            text += &section("Bounds: median of the runs", &bounds(results));
+            for metric in Bound::ALL.map(Metric::Bound) {
+                let title = format!("{} against the best peer of each row", capital(&metric.label()));
+                text += &section(&title, &against_best_peer(results, metric));
+            }
+            let title = "One reaper: million ops/s, median ± half the interquartile range";
+            text += &section(title, &medians_of(results, Metric::OpsPerSecond, |row| row.id == ONE_REAPER));
+            let title = "Peak resident size (MB), median ± half the interquartile range";
+            text += &section(title, &medians(results, Metric::PeakRss));
         }
         Kind::Programs => {
             for metric in [Metric::WallSeconds, Metric::CpuSeconds, Metric::OpsPerSecond, Metric::PeakRss] {
@@ -111,12 +123,48 @@ pub fn verdicts(verdicts: &[Verdict]) -> String {
     )
 }
 
+/// Each bound of each row, with every allocator's median; what exceeds the bound says so.
+pub fn bounds(results: &Results) -> String {
+    let names: Vec<&str> = results.header.allocators.iter().map(|record| record.name.as_str()).collect();
+    let mut header = ["row", "figure", "bound"].map(str::to_owned).to_vec();
+    header.extend(names.iter().map(|name| (*name).to_owned()));
+    let mut lines = Vec::new();
+    for row in &results.header.rows {
+        for bound in Bound::ALL {
+            let Some(limit) = limit(results, row, bound) else { continue };
+            let metric = Metric::Bound(bound);
+            let mut cells = vec![row.label.clone(), metric.label(), metric.show(limit)];
+            for name in &names {
+                cells.push(match median(&results.values(&row.id, name, metric)) {
+                    None if results.void_runs(&row.id, name).next().is_some() => "void".to_owned(),
+                    None => absent(),
+                    Some(value) if value > limit => format!("{} exceeded", metric.show(value)),
+                    Some(value) => metric.show(value),
+                });
+            }
+            lines.push(cells);
+        }
+    }
+    if lines.is_empty() { String::new() } else { markdown_table(&header, lines) }
+}
+
+/// The limit of a bound in a row, which every run that has the bound states.
+fn limit(results: &Results, row: &Row, bound: Bound) -> Option<f64> {
+    let of_row = results.runs.iter().filter(|run| run.row == row.id).filter_map(|run| run.benchmark.as_ref());
+    of_row.flat_map(|figures| &figures.bounds).find(|figures| figures.name == bound.name()).map(|it| it.limit)
+}
+
 /// Medians of one metric: a line per row, a column per allocator, the best of each row in bold.
 pub fn medians(results: &Results, metric: Metric) -> String {
+    medians_of(results, metric, |_| true)
+}
+
+/// As [`medians`], of some rows.
+fn medians_of(results: &Results, metric: Metric, is_wanted: impl Fn(&Row) -> bool) -> String {
     let names: Vec<&str> = results.header.allocators.iter().map(|record| record.name.as_str()).collect();
     let mut header = vec!["row".to_owned()];
     header.extend(names.iter().map(|name| (*name).to_owned()));
-    let rows = results.header.rows.iter().filter_map(|row| {
+    let rows = results.header.rows.iter().filter(|row| is_wanted(row)).filter_map(|row| {
         let values: Vec<Vec<f64>> = names.iter().map(|name| results.values(&row.id, name, metric)).collect();
         let medians: Vec<Option<f64>> = values.iter().map(|values| median(values)).collect();
         let known = medians.iter().flatten().copied();
@@ -285,8 +333,8 @@ pub fn markdown_table(header: &[String], rows: impl IntoIterator<Item = Vec<Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evaluation::results::Missing;
     use crate::evaluation::results::tests::synthetic;
+    use crate::evaluation::results::{BoundFigures, Missing};
 
     const FIELD: [(&str, Role); 4] =
         [("fast", Role::Lane), ("scale", Role::Lane), ("system", Role::System), ("tcmalloc", Role::Peer)];
@@ -348,6 +396,31 @@ mod tests {
         assert!(report.contains("All together: **NO-GO**"));
         assert!(report.contains("| T=8 R=50 | 28.2 | 69.4 | – | – |"));
         assert!(report.contains("- missing: jemalloc: not installed: apt-get install x"));
+    }
+
+    #[test]
+    fn every_bound_of_a_row_is_there_and_what_exceeds_it_says_so() {
+        let mut results = results();
+        results.header.kind = Kind::Memory;
+        results.header.rows.truncate(1);
+        let id = results.header.rows[0].id.clone();
+        for run in results.runs.iter_mut().filter(|run| run.row == id) {
+            let figure = |name: &str, value, limit| BoundFigures { name: name.to_owned(), value, limit };
+            let after = if run.allocator == "tcmalloc" { 0.9 } else { 0.03 };
+            let bounds = &mut run.benchmark.as_mut().unwrap().bounds;
+            bounds.push(figure("after", after, 0.1));
+            if run.allocator != "tcmalloc" {
+                bounds.push(figure("after-trim", 0.01, 0.05));
+            }
+        }
+        let text = report(&results);
+        for line in [
+            "| T=1 R=0 | resident after freeing all ÷ peak | 0.100 | 0.030 | 0.030 | 0.030 | 0.900 exceeded |",
+            "| T=1 R=0 | resident after malloc_trim ÷ peak | 0.050 | 0.010 | 0.010 | 0.010 | – |",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert!(!text.contains("million ops/s"), "only one row's speed means something");
     }
 
     #[test]

@@ -7,8 +7,8 @@
 //! allocations of those threads from the same line.
 #![forbid(unsafe_code)]
 
-use crate::crew::{self, Member, Outcome};
-use crate::piece::{MIN_BYTES, Slots};
+use hz3_bench_mt_remote::crew::{self, Member, Outcome};
+use hz3_bench_mt_remote::piece::{MIN_BYTES, Slots};
 use std::io;
 
 const OBJECTS: u32 = 100_000; // chosen: per thread and round

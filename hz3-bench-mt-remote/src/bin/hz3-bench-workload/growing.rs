@@ -4,8 +4,8 @@
 //! buffers grow in turn, so that none finds free memory behind it by luck alone.
 #![forbid(unsafe_code)]
 
-use crate::crew::{self, Outcome};
-use crate::piece::{MIN_BYTES, Slots};
+use hz3_bench_mt_remote::crew::{self, Outcome};
+use hz3_bench_mt_remote::piece::{MIN_BYTES, Slots};
 use std::io;
 
 const BUFFERS: usize = 64; // chosen

@@ -5,8 +5,8 @@
 //! order, keep some, and swap others with a common pool, from which any thread may take and free them.
 #![forbid(unsafe_code)]
 
-use crate::crew::{self, Member, Outcome};
-use crate::piece::Slots;
+use hz3_bench_mt_remote::crew::{self, Member, Outcome};
+use hz3_bench_mt_remote::piece::Slots;
 use std::io;
 
 const OWN: usize = 500; // chosen: places of each thread

@@ -5,8 +5,8 @@
 //! fresh buffer is written once.
 #![forbid(unsafe_code)]
 
-use crate::crew::{self, Outcome};
-use crate::piece::Slots;
+use hz3_bench_mt_remote::crew::{self, Outcome};
+use hz3_bench_mt_remote::piece::Slots;
 use std::io;
 
 const BUFFERS: usize = 20; // of the source

@@ -6,8 +6,8 @@
 //! that most blocks are freed by another thread than the one that allocated them.
 #![forbid(unsafe_code)]
 
-use crate::crew::{self, Member, Outcome, on_new_thread};
-use crate::piece::Slots;
+use hz3_bench_mt_remote::crew::{self, Member, Outcome, on_new_thread};
+use hz3_bench_mt_remote::piece::Slots;
 use std::io;
 
 const SET: usize = 1000; // chosen, as are the others: the sizes of the paper's server

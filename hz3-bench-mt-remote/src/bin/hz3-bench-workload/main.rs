@@ -12,20 +12,19 @@
 //!
 //! Exit status: 0; 1 if an allocation failed or the run could not be set up; 2 for bad arguments.
 
-mod crew;
 mod false_sharing;
 mod growing;
 mod handover;
 mod large_blocks;
 mod larson;
 mod one_size;
-mod piece;
 mod thread_churn;
 
 use clap::error::ErrorKind;
 use clap::{Parser, ValueEnum};
-use crew::Outcome;
 use hz3_bench_mt_remote::allocator::Allocator;
+use hz3_bench_mt_remote::arguments::first_paragraph;
+use hz3_bench_mt_remote::crew::Outcome;
 use hz3_bench_mt_remote::memory::{self, Figure};
 use std::io;
 use std::process::ExitCode;
@@ -98,13 +97,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// The parser's messages explain themselves in a first paragraph and go on with usage.
-fn first_paragraph(message: &str) -> String {
-    let paragraph = message.split("\n\n").next().unwrap_or_default();
-    let line = paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.strip_prefix("error: ").map_or(line.clone(), str::to_owned)
 }
 
 fn run(arguments: &Arguments) -> io::Result<Outcome> {

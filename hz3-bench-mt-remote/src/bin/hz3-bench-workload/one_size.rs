@@ -5,9 +5,9 @@
 //! single size, how an allocator shares that one size is all that counts.
 #![forbid(unsafe_code)]
 
-use crate::crew::{self, Member, Outcome};
-use crate::piece::Slots;
 use crossbeam_utils::CachePadded;
+use hz3_bench_mt_remote::crew::{self, Member, Outcome};
+use hz3_bench_mt_remote::piece::Slots;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::AtomicUsize;

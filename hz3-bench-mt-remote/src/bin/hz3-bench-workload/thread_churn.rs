@@ -5,8 +5,8 @@
 //! of threads that have ended is used again.
 #![forbid(unsafe_code)]
 
-use crate::crew::{self, Member, Outcome, on_new_thread};
-use crate::piece::Slots;
+use hz3_bench_mt_remote::crew::{self, Member, Outcome, on_new_thread};
+use hz3_bench_mt_remote::piece::Slots;
 use std::io;
 
 const THREADS: u32 = 400; // chosen: short-lived ones, one after the other, per thread and round

@@ -7,7 +7,7 @@ mod scale;
 mod scaling;
 mod tails;
 
-use super::metric::{Call, Metric};
+use super::metric::{Bound, Call, Metric};
 use super::results::{Kind, Results};
 
 /// A picture and the file name it is written under.
@@ -44,6 +44,12 @@ pub fn plots(results: &Results) -> Vec<Plot> {
             for call in Call::ALL {
                 let name = format!("latency-{}", call.name().replace('_', "-"));
                 add(&name, &format!("Time of {}", call.label()), tails::draw(results, call));
+            }
+        }
+        Kind::Memory => {
+            for bound in Bound::ALL {
+                let metric = Metric::Bound(bound);
+                add(bound.name(), &metric.label(), bars::draw(results, metric, "Memory"));
             }
         }
         Kind::Programs => {

@@ -1,10 +1,10 @@
 //! Crew: the threads of a workload, and what they count.
 #![forbid(unsafe_code)]
 
+use crate::block::SizeUnit;
+use crate::live::{LiveBytes, Share};
 use crate::piece::Piece;
-use hz3_bench_mt_remote::block::SizeUnit;
-use hz3_bench_mt_remote::live::{LiveBytes, Share};
-use hz3_bench_mt_remote::start_line::StartLine;
+use crate::start_line::StartLine;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use std::io;
@@ -14,6 +14,16 @@ use std::time::{Duration, Instant};
 
 /// Calls of the allocator between two samples of the live bytes of all threads.
 const CALLS_PER_SAMPLE: u64 = 1024; // chosen: a sample costs about as much as a few calls
+
+/// Attempts to add up the live bytes without being interrupted.
+const SUM_ATTEMPTS: usize = 1000; // chosen: each takes a microsecond or less
+
+/// A random number in the range, which is not empty.
+#[inline]
+pub fn draw(random: &mut impl RngCore, range: Range<usize>) -> usize {
+    let span = (range.end - range.start) as u128;
+    range.start + ((u128::from(random.next_u64()) * span) >> 64) as usize
+}
 
 /// Counts of calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,8 +75,7 @@ impl Member<'_> {
     /// A random number in the range, which is not empty.
     #[inline]
     pub fn draw(&mut self, range: Range<usize>) -> usize {
-        let span = (range.end - range.start) as u128;
-        range.start + ((u128::from(self.random.next_u64()) * span) >> 64) as usize
+        draw(&mut self.random, range)
     }
 
     /// Allocates a piece; a failure is counted.
@@ -118,6 +127,13 @@ impl Member<'_> {
         if self.calls_to_sample == 0 {
             self.sample();
         }
+    }
+
+    /// The live bytes of all threads now. The others should rest, or allocate about as much as they free.
+    pub fn live_bytes(&self) -> u64 {
+        // A thread that is descheduled while it adds up has no sum; one that works has it soon.
+        let sum = std::iter::repeat_with(|| self.live.sample()).take(SUM_ATTEMPTS).flatten().next();
+        sum.map_or(0, i64::unsigned_abs)
     }
 
     /// Samples the live bytes of all threads. Called by itself now and then; a workload whose peaks are

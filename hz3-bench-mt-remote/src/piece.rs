@@ -7,8 +7,9 @@
 //! The size stands in the block itself, as a length stands in many a program's objects: whoever frees a
 //! piece reads its first cache line, and a piece crosses from thread to thread as one word.
 
-use hz3_bench_mt_remote::mapping::Mapping;
+use crate::mapping::Mapping;
 use std::io;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::AcqRel;
@@ -123,6 +124,26 @@ impl Slots {
         NonNull::new(old as *mut u8).map(Piece)
     }
 
+    /// Whether there are no places, which [`Slots::new`] never makes.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Brings the pieces of the first `count` places into a random order, which `draw(range)` decides: S.
+    /// Sattolo's shuffle, where no piece keeps its place.
+    pub fn shuffle(&self, count: usize, mut draw: impl FnMut(Range<usize>) -> usize) {
+        for last in (1..count).rev() {
+            let chosen = self.take(last);
+            let other = self.swap(draw(0..last), chosen);
+            self.swap(last, other);
+        }
+    }
+
+    /// Bytes of the places that are resident now.
+    pub fn resident_bytes(&self) -> usize {
+        self.0.resident_bytes()
+    }
+
     /// Takes what is in a place.
     #[inline]
     pub fn take(&self, index: usize) -> Option<Piece> {
@@ -133,6 +154,25 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shuffling_moves_every_piece_and_loses_none() {
+        let slots = Slots::new(9).unwrap();
+        for index in 0..8 {
+            slots.swap(index, Piece::allocate(100 + index));
+        }
+        slots.shuffle(8, |range| range.start);
+        let mut sizes = Vec::new();
+        for index in 0..8 {
+            let piece = slots.take(index).unwrap();
+            assert_ne!(piece.bytes(), 100 + index);
+            sizes.push(piece.bytes());
+            piece.free();
+        }
+        sizes.sort_unstable();
+        assert_eq!(sizes, (100..108).collect::<Vec<_>>());
+        assert!(slots.take(8).is_none());
+    }
 
     #[test]
     fn a_piece_keeps_its_size_through_writes_growth_and_a_slot() {
