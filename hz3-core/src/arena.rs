@@ -235,6 +235,25 @@ impl<O: Os> Arenas<O> {
         }
     }
 
+    /// Calls `look` with the committed part of each arena.
+    ///
+    /// # Errors
+    /// The first error of `look`.
+    pub fn each_committed<E>(&self, mut look: impl FnMut(Stretch) -> Result<(), E>) -> Result<(), E> {
+        // Acquire: pairs with the Release in `reserve`.
+        let count = self.count.load(Ordering::Acquire).min(ARENAS);
+        // Acquire: pairs with the Release in `extend`.
+        self.extents
+            .iter()
+            .take(count)
+            .try_for_each(|extent| look(Stretch { start: extent.base(), pages: extent.pages.load(Ordering::Acquire) }))
+    }
+
+    /// Bytes of page tags that are committed.
+    pub fn tag_bytes(&self) -> usize {
+        self.reserved_and_committed().1 / PAGE_BYTES * size_of::<TagCell>()
+    }
+
     /// Bytes reserved and bytes committed, in all arenas.
     pub fn reserved_and_committed(&self) -> (usize, usize) {
         // Acquire: pairs with the Release in `reserve`.

@@ -99,6 +99,27 @@ impl<O: Os> Directs<O> {
         (table.blocks, table.bytes)
     }
 
+    /// Checks the table against its own counts.
+    ///
+    /// # Errors
+    /// Names the broken rule.
+    pub fn check(&self, spans: &Spans) -> Result<(), &'static str> {
+        let table = self.table.lock();
+        let (mut blocks, mut bytes) = (0, 0);
+        for (bucket, first) in table.buckets.iter().enumerate() {
+            let mut id = *first;
+            while !id.is_none() {
+                // SAFETY: the chain's descriptors are the lock holder's.
+                let span = unsafe { &*at(spans, id) };
+                if span.kind != Kind::Large || Self::bucket(span.start) != bucket {
+                    return Err("a direct block in the wrong place");
+                }
+                (blocks, bytes, id) = (blocks + 1, bytes + span.bytes(), span.next);
+            }
+        }
+        if (blocks, bytes) == (table.blocks, table.bytes) { Ok(()) } else { Err("the count of direct blocks") }
+    }
+
     /// Takes the lock, for fork.
     pub fn acquire_for_fork(&self) {
         self.table.acquire();

@@ -45,6 +45,14 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
         unsafe { chunk.add((id % Self::UNITS) as usize * UNIT_BYTES) }
     }
 
+    /// As [`Table::unit`], for ids that were counted rather than handed over: null where the chunk is not
+    /// known to this thread yet.
+    pub fn peek(&self, id: u32) -> *mut u8 {
+        // Acquire: as in `unit`.
+        let chunk = self.chunks.get((id / Self::UNITS) as usize).map_or(null_mut(), |at| at.load(Ordering::Acquire));
+        if chunk.is_null() { chunk } else { chunk.wrapping_add((id % Self::UNITS) as usize * UNIT_BYTES) }
+    }
+
     /// Hands out `units` adjoining units, zeroed; the first one's id. `None` where memory or ids run out.
     pub fn allocate<O: Os>(&self, units: u32) -> Option<u32> {
         // Relaxed: the counter publishes nothing; the chunk pointers do.
