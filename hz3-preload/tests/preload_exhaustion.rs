@@ -82,3 +82,15 @@ mod limited_at_run_time {
         ],
     }
 }
+
+mod with_every_mapping_taken {
+    use super::*;
+    lane_tests! {
+        Program::new("c/map_count.c") => [
+            every_size_is_served_without_a_further_mapping,
+            a_process_that_has_used_every_size_goes_on,
+            blocks_grow_and_shrink_across_every_size,
+            blocks_from_before_are_freed_and_their_memory_goes_back,
+        ],
+    }
+}
