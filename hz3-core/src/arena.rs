@@ -196,7 +196,6 @@ impl<O: Os> Arenas<O> {
             {
                 return false;
             }
-            self.options.advise::<O>(first, pages * PAGE_BYTES);
         }
         true
     }
@@ -216,6 +215,10 @@ impl<O: Os> Arenas<O> {
         };
         let tag_bytes = (bytes / PAGE_BYTES * size_of::<TagCell>()).next_multiple_of(SEGMENT_BYTES);
         let base = reserved.as_ptr().expose_provenance() + tag_bytes;
+        // All of it now, not each piece when it is committed: the kernel lets two mappings grow into each other
+        // only where their advice is the same.
+        // SAFETY: the range lies in the reservation, behind the tags.
+        unsafe { self.options.advise::<O>(reserved.add(tag_bytes), bytes - tag_bytes) };
         // Relaxed: published by the count, or, for the first arena's hot copy, by `pages`.
         extent.tags.store(reserved.as_ptr().cast(), Ordering::Relaxed);
         extent.capacity.store((bytes - tag_bytes) / PAGE_BYTES, Ordering::Relaxed);

@@ -24,6 +24,9 @@ static uint64_t now_ms(void) {
     return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
+/* When fill_and_free began to free. */
+static uint64_t freeing_since;
+
 /*
  * Writes 64 MiB in small blocks and 64 MiB in large ones, and frees them all; returns what was resident before it
  * was called for the first time, in a child before its parent did so.
@@ -46,6 +49,7 @@ static size_t fill_and_free(void) {
     }
     size_t peak = resident();
     CHECK_THAT(peak > before + 120 * MIB, "128 MiB written, %zu bytes resident, %zu before", peak, before);
+    freeing_since = now_ms();
     for (size_t i = 0; i < SMALL_BLOCKS; i++) free(small[i]);
     for (size_t i = 0; i < LARGE_BLOCKS; i++) free(large[i]);
     return before;
@@ -84,7 +88,7 @@ static void freed_memory_is_kept_until_a_trim(void) {
 /* Nothing set, or a shorter delay. */
 static void freed_memory_goes_back_after_a_second(void) {
     size_t before = fill_and_free();
-    uint64_t start = now_ms();
+    uint64_t start = freeing_since;
     while (resident() > before + KEPT) {
         CHECK_THAT(now_ms() < start + 30000, "after 30 s of activity %zu bytes are resident; before, %zu", resident(),
                    before);
@@ -155,6 +159,11 @@ static void a_forked_child_has_a_background_thread_of_its_own(void) {
 static void an_idle_process_has_no_other_thread_and_keeps_its_memory(void) {
     CHECK(!has_background_thread());
     size_t before = fill_and_free();
+    /* Where freeing alone takes about as long as the delay, because the machine is busy, it proves nothing. */
+    for (int tries = 0; now_ms() > freeing_since + 600; tries++) {
+        if (tries == 20) check_skip("this machine is too busy");
+        before = fill_and_free();
+    }
     usleep(2500000);
     check_kept(before, "after 2.5 s of rest");
     CHECK(!has_background_thread());
