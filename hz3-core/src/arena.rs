@@ -196,7 +196,6 @@ impl<O: Os> Arenas<O> {
             {
                 return false;
             }
-            self.options.advise::<O>(first, pages * PAGE_BYTES);
         }
         true
     }
@@ -216,6 +215,10 @@ impl<O: Os> Arenas<O> {
         };
         let tag_bytes = (bytes / PAGE_BYTES * size_of::<TagCell>()).next_multiple_of(SEGMENT_BYTES);
         let base = reserved.as_ptr().expose_provenance() + tag_bytes;
+        // All of it now, not each piece when it is committed: the kernel lets two mappings grow into each other
+        // only where their advice is the same.
+        // SAFETY: the range lies in the reservation, behind the tags.
+        unsafe { self.options.advise::<O>(reserved.add(tag_bytes), bytes - tag_bytes) };
         // Relaxed: published by the count, or, for the first arena's hot copy, by `pages`.
         extent.tags.store(reserved.as_ptr().cast(), Ordering::Relaxed);
         extent.capacity.store((bytes - tag_bytes) / PAGE_BYTES, Ordering::Relaxed);
@@ -233,6 +236,25 @@ impl<O: Os> Arenas<O> {
             usize::MAX => first << (count / 2).min(12),
             limit => (limit / 16).clamp(4 * SEGMENT_BYTES, first).next_multiple_of(SEGMENT_BYTES),
         }
+    }
+
+    /// Calls `look` with the committed part of each arena.
+    ///
+    /// # Errors
+    /// The first error of `look`.
+    pub fn each_committed<E>(&self, mut look: impl FnMut(Stretch) -> Result<(), E>) -> Result<(), E> {
+        // Acquire: pairs with the Release in `reserve`.
+        let count = self.count.load(Ordering::Acquire).min(ARENAS);
+        // Acquire: pairs with the Release in `extend`.
+        self.extents
+            .iter()
+            .take(count)
+            .try_for_each(|extent| look(Stretch { start: extent.base(), pages: extent.pages.load(Ordering::Acquire) }))
+    }
+
+    /// Bytes of page tags that are committed.
+    pub fn tag_bytes(&self) -> usize {
+        self.reserved_and_committed().1 / PAGE_BYTES * size_of::<TagCell>()
     }
 
     /// Bytes reserved and bytes committed, in all arenas.

@@ -92,6 +92,22 @@ impl Stack {
         }
     }
 
+    /// Calls `look` with the id of each magazine in the stack, top first. Exact while nobody pushes or pops;
+    /// otherwise the walk may stray into the stacks that its magazines went to, and ends all the same.
+    pub fn each(&self, links: &impl Links, mut look: impl FnMut(u32)) {
+        // Acquire: sees the links and counts of what was pushed. Pairs with the Release in `push`.
+        let word = self.word.load(Ordering::Acquire);
+        let mut id = (word & ID_MASK) as u32;
+        for _ in 0..(word >> ID_BITS) as u32 & MAX_COUNT {
+            if id == 0 {
+                break;
+            }
+            look(id);
+            // Relaxed: as in `pop`, except that nothing tells whether it is stale.
+            id = links.next(id).load(Ordering::Relaxed);
+        }
+    }
+
     /// Magazines in the stack at some moment during the call.
     #[inline]
     pub fn count(&self) -> u32 {
@@ -132,6 +148,9 @@ mod tests {
             assert!(stack.push(&links, id, MAX_COUNT));
         }
         assert_eq!(stack.count(), 20);
+        let mut seen = std::vec::Vec::new();
+        stack.each(&links, |id| seen.push(id));
+        assert!(seen.into_iter().eq((1..=20).rev()));
         for id in (1..=20).rev() {
             assert_eq!(stack.pop(&links), Some(id));
         }

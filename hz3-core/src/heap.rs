@@ -13,7 +13,7 @@
 
 use crate::bins::{BIN_ENTRY_BYTES, BINS};
 use crate::lane::Lane;
-use crate::magazine::Magazine;
+use crate::magazine::{MAX_SLOTS, Magazine};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::table::{Table, typed};
 use crate::units::{Bin, ShardId};
@@ -264,11 +264,13 @@ impl<L: Lane> Heaps<L> {
         }
     }
 
-    /// Calls `look` with every heap's counters.
-    pub fn each_counters(&self, mut look: impl FnMut(&Counters)) {
+    /// Calls `look` with every heap there is, whoever uses it; heaps are never unmapped.
+    pub fn each(&self, mut look: impl FnMut(*const Heap<L>)) {
         for id in 1..self.table.end() {
-            // SAFETY: heaps are never unmapped and counters are atomic.
-            look(unsafe { &(*self.get(id)).counters });
+            let heap = self.table.peek(id).cast::<Heap<L>>();
+            if !heap.is_null() {
+                look(heap);
+            }
         }
     }
 
@@ -286,6 +288,35 @@ impl<L: Lane> Heaps<L> {
 impl<L: Lane> Default for Heaps<L> {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Calls `look` with the slots of `bin` that the magazines of `heap` hold, by magazine: the first one's place
+/// and their number. For whoever does not own the heap: exact while its owner leaves it alone.
+///
+/// # Safety
+/// `heap` came from [`Heaps::each`] or [`Heaps::take`].
+pub unsafe fn peek<L: Lane>(heap: *const Heap<L>, bin: Bin, mut look: impl FnMut(*const *mut u8, usize)) {
+    let index = usize::from(bin.0);
+    // SAFETY: the entry lies in the heap, by the clamp. Volatile, all three, because the owner may write them
+    // at this moment, with plain stores of one aligned word each, which arrive whole.
+    let (top, base, spare) = unsafe {
+        let entry = &raw const (*heap).entries.0[if index < BINS { index } else { 0 }];
+        (
+            (&raw const (*entry).top).read_volatile(),
+            (&raw const (*entry).base).read_volatile(),
+            (&raw const (*entry).spare).read_volatile(),
+        )
+    };
+    let held = top.addr().wrapping_sub(base.addr()) / size_of::<*mut u8>();
+    // More than a magazine holds: the two words are of two magazines, because the owner was at work.
+    if !base.is_null() && held <= MAX_SLOTS {
+        look(base, held);
+    }
+    if !spare.is_null() {
+        // SAFETY: what an entry refers to is a magazine, and magazines are never unmapped.
+        let (slots, count) = unsafe { Magazine::peek(spare) };
+        look(slots, count);
     }
 }
 

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! A request that the arenas can't serve becomes a mapping too, so that fragmentation alone never makes
-//! one fail.
+//! one fail; and one that should become a mapping is served by the arenas where the system refuses it, as it
+//! does when the process has as many mappings as it may (`vm.max_map_count`).
 
 use crate::allocator::Allocator;
 use crate::lane::Lane;
@@ -99,6 +100,27 @@ impl<O: Os> Directs<O> {
         (table.blocks, table.bytes)
     }
 
+    /// Checks the table against its own counts.
+    ///
+    /// # Errors
+    /// Names the broken rule.
+    pub fn check(&self, spans: &Spans) -> Result<(), &'static str> {
+        let table = self.table.lock();
+        let (mut blocks, mut bytes) = (0, 0);
+        for (bucket, first) in table.buckets.iter().enumerate() {
+            let mut id = *first;
+            while !id.is_none() {
+                // SAFETY: the chain's descriptors are the lock holder's.
+                let span = unsafe { &*at(spans, id) };
+                if span.kind != Kind::Large || Self::bucket(span.start) != bucket {
+                    return Err("a direct block in the wrong place");
+                }
+                (blocks, bytes, id) = (blocks + 1, bytes + span.bytes(), span.next);
+            }
+        }
+        if (blocks, bytes) == (table.blocks, table.bytes) { Ok(()) } else { Err("the count of direct blocks") }
+    }
+
     /// Takes the lock, for fork.
     pub fn acquire_for_fork(&self) {
         self.table.acquire();
@@ -146,18 +168,22 @@ impl<L: Lane> Allocator<L> {
         if u32::try_from(pages.checked_add(align_pages)?).is_err() {
             return None;
         }
-        if pages.max(align_pages) * PAGE_BYTES < DIRECT_BYTES
-            && let Some(id) = self.runs.allocate(pages, align_pages)
-        {
-            // SAFETY: the span is this thread's: just taken.
-            let span = unsafe { &mut *at(&self.runs.spans, id) };
-            span.kind = Kind::Large;
-            let (start, last) = (span.start, span.start + span.bytes() - PAGE_BYTES);
-            self.runs.arenas.set_tag(start, PageTag::edge(Kind::Large, id));
-            self.runs.arenas.set_tag(last, PageTag::edge(Kind::Large, id));
-            return Some(Block { start: core::ptr::with_exposed_provenance_mut(start), zeroed: span.zeroed });
+        if pages.max(align_pages) * PAGE_BYTES < DIRECT_BYTES {
+            self.take_run(pages, align_pages).or_else(|| self.map_direct(pages, align_pages * PAGE_BYTES))
+        } else {
+            self.map_direct(pages, align_pages * PAGE_BYTES).or_else(|| self.take_run(pages, align_pages))
         }
-        self.map_direct(pages, align_pages * PAGE_BYTES)
+    }
+
+    fn take_run(&self, pages: usize, align_pages: usize) -> Option<Block> {
+        let id = self.runs.allocate(pages, align_pages)?;
+        // SAFETY: the span is this thread's: just taken.
+        let span = unsafe { &mut *at(&self.runs.spans, id) };
+        span.kind = Kind::Large;
+        let (start, last) = (span.start, span.start + span.bytes() - PAGE_BYTES);
+        self.runs.arenas.set_tag(start, PageTag::edge(Kind::Large, id));
+        self.runs.arenas.set_tag(last, PageTag::edge(Kind::Large, id));
+        Some(Block { start: core::ptr::with_exposed_provenance_mut(start), zeroed: span.zeroed })
     }
 
     fn map_direct(&self, pages: usize, align: usize) -> Option<Block> {
@@ -229,13 +255,14 @@ impl<L: Lane> Allocator<L> {
         let here = core::ptr::with_exposed_provenance_mut(address);
         let tag = self.runs.arenas.tag_value(address);
         if tag.kind() == Kind::Large {
-            if pages >= DIRECT_BYTES / PAGE_BYTES {
-                return null_mut();
-            }
             if pages < old_pages {
                 self.runs.shrink(tag.span(), pages, L::Os::now_ms());
                 self.purge_if_at_once();
                 return here;
+            }
+            // What has grown to the size of a mapping of its own should become one.
+            if pages > old_pages && pages >= DIRECT_BYTES / PAGE_BYTES {
+                return null_mut();
             }
             return if pages == old_pages || self.runs.extend(tag.span(), pages) { here } else { null_mut() };
         }

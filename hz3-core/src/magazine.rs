@@ -99,6 +99,19 @@ impl Magazine {
         unsafe { base.cast::<Magazine>().sub(1) }
     }
 
+    /// The first slot, and how many there are, of a magazine that is not loaded, for whoever does not own it:
+    /// exact while its owner leaves it alone, and never more than there is room for.
+    ///
+    /// # Safety
+    /// `this` is a magazine.
+    pub unsafe fn peek(this: *const Magazine) -> (*const *mut u8, usize) {
+        // SAFETY: a magazine's memory is never unmapped. Volatile, because its owner may write the count at
+        // this moment, with a plain store of one aligned word, which arrives whole.
+        let count = unsafe { (&raw const (*this).count).read_volatile() };
+        // SAFETY: the slots follow the header in the same unit.
+        (unsafe { this.add(1).cast() }, usize::from(count).min(MAX_SLOTS))
+    }
+
     /// The slots held, of a magazine that is not loaded.
     ///
     /// # Safety

@@ -196,7 +196,7 @@ impl Options {
     /// Asks for what [`Options::huge_pages`] says under fresh memory.
     ///
     /// # Safety
-    /// The range is committed, in whole pages.
+    /// The range is reserved or mapped, in whole pages.
     pub unsafe fn advise<O: Os>(&self, start: NonNull<u8>, bytes: usize) {
         let huge = match self.huge_pages() {
             HugePages::System => return,

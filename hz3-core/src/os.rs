@@ -60,7 +60,7 @@ pub unsafe trait Os: Waiter + 'static {
     /// present stay as they are. Only a hint.
     ///
     /// # Safety
-    /// The range is committed, in whole pages.
+    /// The range is reserved or mapped, in whole pages.
     unsafe fn prefer_huge(start: NonNull<u8>, bytes: usize, huge: bool);
 
     /// Milliseconds since an arbitrary start, modulo 2^32; coarse (a few milliseconds).

@@ -34,6 +34,12 @@ pub trait RemoteStash {
     fn flush(&mut self, carrier: &mut impl Carrier);
     /// Slots in the stash.
     fn held(&self) -> usize;
+    /// Calls `look` with each group of slots of one bin, their number and the first one's place, for whoever
+    /// does not own the stash: exact while its owner leaves it alone.
+    ///
+    /// # Safety
+    /// `this` is a stash whose memory, and whose magazines' memory, is never unmapped.
+    unsafe fn peek(this: *const Self, look: impl FnMut(Bin, *const *mut u8, usize));
 }
 
 /// A stash with a magazine for each destination and bin. A zeroed one is empty.
@@ -86,6 +92,21 @@ impl<const SHARDS: usize> RemoteStash for Dense<SHARDS> {
         // SAFETY: the bank owns its magazines.
         magazines.map(|&magazine| usize::from(unsafe { (*magazine).count })).sum()
     }
+
+    unsafe fn peek(this: *const Self, mut look: impl FnMut(Bin, *const *mut u8, usize)) {
+        for owner in 0..SHARDS {
+            for bin in 1..BINS {
+                // SAFETY: the place lies in the bank. Volatile, because the owner may write it at this moment,
+                // with a plain store of one aligned word, which arrives whole: null or a magazine.
+                let magazine = unsafe { (&raw const (*this).bank[owner][bin]).read_volatile() };
+                if !magazine.is_null() {
+                    // SAFETY: as above.
+                    let (slots, count) = unsafe { Magazine::peek(magazine) };
+                    look(Bin(bin as u8), slots, count);
+                }
+            }
+        }
+    }
 }
 
 /// A stash of `ENTRIES` entries. A zeroed one is empty.
@@ -111,6 +132,10 @@ impl<const ENTRIES: usize> Default for Sparse<ENTRIES> {
 /// Bits of an address that an entry keeps: user addresses have 47 on x86-64 and 48 on AArch64.
 const ADDRESS_BITS: u32 = 48;
 
+fn slot_of(entry: u64) -> *mut u8 {
+    core::ptr::with_exposed_provenance_mut((entry & ((1 << ADDRESS_BITS) - 1)) as usize)
+}
+
 impl<const ENTRIES: usize> RemoteStash for Sparse<ENTRIES> {
     fn put(&mut self, owner: ShardId, bin: Bin, slot: *mut u8, carrier: &mut impl Carrier) {
         if self.used == ENTRIES {
@@ -130,7 +155,7 @@ impl<const ENTRIES: usize> RemoteStash for Sparse<ENTRIES> {
         let mut batch = [null_mut(); ENTRIES];
         for group in entries.chunk_by(|a, b| a >> ADDRESS_BITS == b >> ADDRESS_BITS) {
             for (place, entry) in batch.iter_mut().zip(group) {
-                *place = core::ptr::with_exposed_provenance_mut((entry & ((1 << ADDRESS_BITS) - 1)) as usize);
+                *place = slot_of(*entry);
             }
             if let (Some(first), Some(slots)) = (group.first(), batch.get(..group.len())) {
                 let key = first >> ADDRESS_BITS;
@@ -141,6 +166,17 @@ impl<const ENTRIES: usize> RemoteStash for Sparse<ENTRIES> {
 
     fn held(&self) -> usize {
         self.used
+    }
+
+    unsafe fn peek(this: *const Self, mut look: impl FnMut(Bin, *const *mut u8, usize)) {
+        // SAFETY: the caller's promise. Volatile, here and below: as for the dense stash.
+        let used = unsafe { (&raw const (*this).used).read_volatile() };
+        for index in 0..used.min(ENTRIES) {
+            // SAFETY: below ENTRIES.
+            let entry = unsafe { (&raw const (*this).entries[index]).read_volatile() };
+            let slot = slot_of(entry);
+            look(Bin((entry >> ADDRESS_BITS) as u8), &slot, 1);
+        }
     }
 }
 
@@ -188,6 +224,10 @@ mod tests {
             sent.insert((owner as u8, bin as u8, address));
             stash.put(ShardId(owner as u8), Bin(bin as u8), core::ptr::without_provenance_mut(address), &mut post);
             assert_eq!(stash.held() + post.delivered.len(), sent.len());
+            let mut seen = 0;
+            // SAFETY: this thread's own stash.
+            unsafe { RemoteStash::peek(stash, |_, _, count| seen += count) };
+            assert_eq!(seen, stash.held());
         }
         stash.flush(&mut post);
         assert_eq!(stash.held(), 0);

@@ -98,6 +98,8 @@ struct Index {
     spare_count: u32,
     /// Runs that are being given back at this moment, and are in no list meanwhile.
     in_purge: u32,
+    /// Their pages.
+    in_purge_pages: usize,
 }
 
 /// The lists of `kind`, which is dirty or clean.
@@ -130,6 +132,7 @@ impl<O: Os> Runs<O> {
                 spares: SpanId::NONE,
                 spare_count: 0,
                 in_purge: 0,
+                in_purge_pages: 0,
             }),
         }
     }
@@ -550,6 +553,7 @@ impl<O: Os> Runs<O> {
                 let (start, pages) = (self.span(oldest).start, self.span(oldest).pages as usize);
                 let Some(id) = self.cut(&mut index, oldest, start, pages.min(PURGE_PAGES)) else { break };
                 index.in_purge += 1;
+                index.in_purge_pages += self.span(id).pages as usize;
                 id
             };
             let (start, bytes) = {
@@ -567,6 +571,7 @@ impl<O: Os> Runs<O> {
             }
             self.insert(&mut index, id);
             index.in_purge -= 1;
+            index.in_purge_pages -= bytes / PAGE_BYTES;
             drop(index);
             if !gone {
                 break;
@@ -576,10 +581,10 @@ impl<O: Os> Runs<O> {
         purged
     }
 
-    /// Bytes of dirty and of clean free runs.
-    pub fn free_bytes(&self) -> (usize, usize) {
+    /// Bytes of dirty and of clean free runs, and of those that are being given back at this moment.
+    pub fn free_bytes(&self) -> (usize, usize, usize) {
         let index = self.index.lock();
-        (index.dirty.pages * PAGE_BYTES, index.clean.pages * PAGE_BYTES)
+        (index.dirty.pages * PAGE_BYTES, index.clean.pages * PAGE_BYTES, index.in_purge_pages * PAGE_BYTES)
     }
 
     /// Takes the run lock, and the growing lock before it, for fork; at a moment when no run is out of the
@@ -619,6 +624,46 @@ impl<O: Os> Runs<O> {
             self.index.reset_after_fork();
             self.arenas.growing().reset_after_fork();
         }
+    }
+
+    /// Calls `look` with each span and free run of every arena, by address, under the run lock; checks on the
+    /// way that they cover every committed page once and that the page tags say so. For tests and debug builds,
+    /// at a moment when no span is in transit.
+    ///
+    /// # Errors
+    /// Names the broken rule, or hands on the first error of `look`.
+    pub fn walk(&self, mut look: impl FnMut(&Span) -> Result<(), &'static str>) -> Result<(), &'static str> {
+        let _index = self.index.lock();
+        self.arenas.each_committed(|Stretch { start, pages }| {
+            let (mut address, end) = (start, start + pages * PAGE_BYTES);
+            while address < end {
+                let tag = self.arenas.tag_value(address);
+                if tag.span().is_none() {
+                    return Err("a page that belongs to nothing");
+                }
+                let span = &*self.span(tag.span());
+                if span.start != address || span.pages == 0 || span.bytes() > end - address {
+                    return Err("a page whose descriptor is another's");
+                }
+                let last = span.pages as usize - 1;
+                for page in 0..=last {
+                    let expected = match span.kind {
+                        Kind::Small => PageTag::small(span.bin, span.owner, tag.span()),
+                        Kind::Large | Kind::Dirty | Kind::Clean if page == 0 || page == last => {
+                            PageTag::edge(span.kind, tag.span())
+                        }
+                        Kind::Large | Kind::Dirty | Kind::Clean => PageTag::NONE,
+                        Kind::Transit | Kind::None => return Err("a span that is in use by nobody"),
+                    };
+                    if self.arenas.tag_value(address + page * PAGE_BYTES) != expected {
+                        return Err("a page with a wrong tag");
+                    }
+                }
+                look(span)?;
+                address += span.bytes();
+            }
+            Ok(())
+        })
     }
 
     /// Checks every list against the descriptors and the tags; for tests and debug builds.
@@ -712,8 +757,7 @@ mod tests {
         }
         RUNS.purge(40_000, 0, usize::MAX);
         assert_eq!(RUNS.check(), Ok(()));
-        let (dirty, clean) = RUNS.free_bytes();
-        assert_eq!((dirty, clean), (0, RUNS.arenas.reserved_and_committed().1));
+        assert_eq!(RUNS.free_bytes(), (0, RUNS.arenas.reserved_and_committed().1, 0));
     }
 
     #[test]

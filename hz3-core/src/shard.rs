@@ -14,7 +14,7 @@ use crate::bins::{self, BINS};
 use crate::depot::Stack;
 use crate::magazine::CLASSES;
 use crate::os::Os;
-use crate::span::{NotReturned, Span, Spans, at};
+use crate::span::{Kind, NotReturned, Span, Spans, at};
 use crate::sync::{AtomicU32, Mutex, Ordering};
 use crate::units::{Bin, SpanId};
 
@@ -251,6 +251,32 @@ impl Owned {
             self.push_front(spans, bin, id);
         }
         Ok(false)
+    }
+
+    /// Checks the list of spans of `bin` with room; returns how many there are.
+    ///
+    /// # Errors
+    /// Names the broken rule.
+    pub fn check_list(&self, spans: &Spans, bin: Bin) -> Result<u32, &'static str> {
+        let index = usize::from(bin.0);
+        let (head, tail) = (self.heads.get(index), self.tails.get(index));
+        let (mut id, mut last) = (head.copied().unwrap_or(SpanId::NONE), SpanId::NONE);
+        let mut listed = 0;
+        while !id.is_none() {
+            let span = Self::span(spans, id);
+            if span.kind != Kind::Small || span.bin != bin || !span.listed {
+                return Err("a list holds a span that is not its own");
+            }
+            if !span.has_room(bins::info(bin)) {
+                return Err("a full span is listed");
+            }
+            if span.previous != last {
+                return Err("a list's links disagree");
+            }
+            (last, id) = (id, span.next);
+            listed += 1;
+        }
+        if listed > 0 && tail != Some(&last) { Err("a list's tail is not its last") } else { Ok(listed) }
     }
 
     /// Slots of `bin` that are out (live or cached in magazines and stashes), and its spans.

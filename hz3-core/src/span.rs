@@ -155,6 +155,14 @@ impl Span {
         Ok(())
     }
 
+    /// Whether a slot begins at `address` that was handed out and is not at home.
+    pub fn is_out(&self, info: &BinInfo, address: usize) -> bool {
+        info.slot_at(address.wrapping_sub(self.start)).is_some_and(|slot| {
+            let word = self.bitmap.get(slot / 64).copied().unwrap_or(u64::MAX);
+            slot < usize::from(self.carved) && word >> (slot % 64) & 1 == 0
+        })
+    }
+
     /// Whether the descriptor's counts agree with its bitmap.
     pub fn is_consistent(&self) -> bool {
         let ones: u32 = self.bitmap.iter().map(|word| word.count_ones()).sum();

@@ -1,9 +1,24 @@
-//! Stats: what an allocator's memory is used for, counted when asked.
+//! Stats: what an allocator's memory is used for, counted when asked, and the walker that checks the books.
 //!
-//! Every count is taken by itself while threads go on, so that sums may be off by what moved meanwhile.
+//! ```text
+//! mapped     = committed + direct + metadata
+//! committed  = live small + live large
+//!            + in magazines + in stashes + in depots             free slots, cached
+//!            + free in spans + waste of spans                    free slots at home or never handed out; rests
+//!            + dirty + clean + purging                           free runs
+//! ```
+//!
+//! Every count is taken by itself while threads go on. What other threads' heaps hold is read without their
+//! knowledge, so that live bytes, which are what remains when everything free is taken off, are exact while
+//! no thread allocates or frees, and otherwise off by what moved meanwhile. A block counts with all bytes of
+//! its slot or its pages: what was asked for is not recorded, so the waste inside blocks can't be known.
 
 use crate::bins::{self, BINS};
+use crate::heap;
 use crate::lane::Lane;
+use crate::magazine::Magazine;
+use crate::remote_stash::RemoteStash;
+use crate::span::Kind;
 use crate::sync::Ordering;
 use crate::units::{Bin, PAGE_BYTES};
 
@@ -14,23 +29,35 @@ pub struct Stats {
     pub reserved_bytes: usize,
     /// Of it, made usable so far.
     pub committed_bytes: usize,
-    /// Free runs that may hold memory.
-    pub dirty_bytes: usize,
-    /// Free runs that hold none.
-    pub clean_bytes: usize,
-    /// Small blocks that are live or in a thread's magazines or stash.
-    pub small_out_bytes: usize,
-    /// Small blocks in depots and inboxes, each magazine counted as full.
-    pub depot_bytes: usize,
-    /// Pages of small spans.
-    pub small_span_bytes: usize,
-    /// Pages of large blocks in arenas.
+    /// Slots that the program holds.
+    pub small_live_bytes: usize,
+    /// Large blocks in arenas.
     pub large_bytes: usize,
     /// Blocks that are mappings of their own.
     pub direct_bytes: usize,
     /// Their number.
     pub direct_blocks: usize,
-    /// Address space mapped for descriptors, magazines and heaps.
+    /// Free slots in the loaded and spare magazines of all heaps.
+    pub magazine_bytes: usize,
+    /// Free slots in the remote stashes of all heaps.
+    pub stash_bytes: usize,
+    /// Free slots in depots and inboxes.
+    pub depot_bytes: usize,
+    /// Free slots in spans: at home, or never handed out.
+    pub span_free_bytes: usize,
+    /// What spans hold beyond their last slot.
+    pub span_waste_bytes: usize,
+    /// Free runs that may hold memory.
+    pub dirty_bytes: usize,
+    /// Free runs that hold none.
+    pub clean_bytes: usize,
+    /// Free runs whose memory is being given back at this moment.
+    pub purging_bytes: usize,
+    /// Slots that are live, in a magazine or in a stash; what the shards count.
+    pub small_out_bytes: usize,
+    /// Pages of small spans.
+    pub small_span_bytes: usize,
+    /// Descriptors, magazines, heaps and page tags, as far as their address space has been made usable.
     pub metadata_bytes: usize,
     /// Memory given back to the system so far.
     pub purged_bytes: usize,
@@ -48,28 +75,58 @@ pub struct Stats {
     pub homeward: usize,
 }
 
+/// Number of [`Stats::rows`].
+pub const ROWS: usize = 26;
+
 impl Stats {
-    /// Bytes in use, threads' caches included.
-    pub fn in_use_bytes(&self) -> usize {
-        self.small_out_bytes.saturating_sub(self.depot_bytes) + self.large_bytes
+    /// Blocks in arenas that the program holds.
+    pub fn arena_live_bytes(&self) -> usize {
+        self.small_live_bytes + self.large_bytes
+    }
+
+    /// Every block that the program holds.
+    pub fn live_bytes(&self) -> usize {
+        self.arena_live_bytes() + self.direct_bytes
+    }
+
+    /// Free slots in threads' caches and in those that threads share.
+    pub fn cached_bytes(&self) -> usize {
+        self.magazine_bytes + self.stash_bytes + self.depot_bytes
+    }
+
+    /// What is free in spans and in runs, or lost to the rests of spans.
+    pub fn uncached_bytes(&self) -> usize {
+        self.span_free_bytes + self.span_waste_bytes + self.dirty_bytes + self.clean_bytes + self.purging_bytes
+    }
+
+    /// Address space that the allocator can use.
+    pub fn mapped_bytes(&self) -> usize {
+        self.committed_bytes + self.direct_bytes + self.metadata_bytes
     }
 
     /// Every count with its name.
-    pub fn rows(&self) -> [(&'static str, usize); 19] {
+    pub fn rows(&self) -> [(&'static str, usize); ROWS] {
         [
             ("reserved_bytes", self.reserved_bytes),
+            ("mapped_bytes", self.mapped_bytes()),
+            ("metadata_bytes", self.metadata_bytes),
             ("committed_bytes", self.committed_bytes),
-            ("dirty_bytes", self.dirty_bytes),
-            ("clean_bytes", self.clean_bytes),
-            ("small_span_bytes", self.small_span_bytes),
-            ("small_out_bytes", self.small_out_bytes),
-            ("depot_bytes", self.depot_bytes),
+            ("live_bytes", self.live_bytes()),
+            ("small_live_bytes", self.small_live_bytes),
             ("large_bytes", self.large_bytes),
             ("direct_bytes", self.direct_bytes),
             ("direct_blocks", self.direct_blocks),
-            ("metadata_bytes", self.metadata_bytes),
+            ("magazine_bytes", self.magazine_bytes),
+            ("stash_bytes", self.stash_bytes),
+            ("depot_bytes", self.depot_bytes),
+            ("span_free_bytes", self.span_free_bytes),
+            ("span_waste_bytes", self.span_waste_bytes),
+            ("dirty_bytes", self.dirty_bytes),
+            ("clean_bytes", self.clean_bytes),
+            ("purging_bytes", self.purging_bytes),
+            ("small_span_bytes", self.small_span_bytes),
+            ("small_out_bytes", self.small_out_bytes),
             ("purged_bytes", self.purged_bytes),
-            ("in_use_bytes", self.in_use_bytes()),
             ("heaps", self.heaps),
             ("refills", self.refills),
             ("steals", self.steals),
@@ -80,32 +137,87 @@ impl Stats {
     }
 }
 
-/// Counts lane `L`'s allocator. Takes each shard's lock and the run lock, one at a time.
+/// Where a free slot waits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cache {
+    Magazine,
+    Stash,
+    Depot,
+}
+
+fn small_bins() -> impl Iterator<Item = Bin> {
+    (1..BINS as u8).map(Bin)
+}
+
+fn slot_bytes(bin: Bin) -> usize {
+    bins::info(bin).slot_bytes as usize
+}
+
+/// Calls `look` with every group of cached slots of one bin: the first one's place and their number.
+fn each_cached<L: Lane>(mut look: impl FnMut(Cache, Bin, *const *mut u8, usize)) {
+    let allocator = L::allocator();
+    allocator.heaps.each(|heap| {
+        // SAFETY: heaps and magazines are never unmapped.
+        unsafe {
+            for bin in small_bins() {
+                heap::peek(heap, bin, |slots, count| look(Cache::Magazine, bin, slots, count));
+            }
+            L::Stash::peek(&raw const (*heap).stash, |bin, slots, count| look(Cache::Stash, bin, slots, count));
+        }
+    });
+    for shard in allocator.shards() {
+        for bin in small_bins() {
+            let depot = shard.depot(bin);
+            for stack in [&depot.full, &depot.inbox] {
+                stack.each(&allocator.magazines, |id| {
+                    // SAFETY: ids in stacks are magazines'.
+                    let (slots, count) = unsafe { Magazine::peek(allocator.magazines.get(id)) };
+                    look(Cache::Depot, bin, slots, count);
+                });
+            }
+        }
+    }
+}
+
+/// Counts lane `L`'s allocator. Takes each shard's lock, the run lock and that of the direct blocks, one at a
+/// time.
 pub fn collect<L: Lane>() -> Stats {
     let allocator = L::allocator();
     let mut stats = Stats::default();
     (stats.reserved_bytes, stats.committed_bytes) = allocator.runs.arenas.reserved_and_committed();
-    (stats.dirty_bytes, stats.clean_bytes) = allocator.runs.free_bytes();
+    (stats.dirty_bytes, stats.clean_bytes, stats.purging_bytes) = allocator.runs.free_bytes();
     for shard in allocator.shards() {
-        for bin in (1..BINS as u8).map(Bin) {
+        for bin in small_bins() {
             let info = bins::info(bin);
             let (out, spans) = shard.owned().lock().counts(bin);
-            stats.small_out_bytes += out as usize * info.slot_bytes as usize;
-            stats.small_span_bytes += spans as usize * usize::from(info.span_pages) * PAGE_BYTES;
-            let magazines = shard.depot(bin).count() as usize;
-            let capacity = usize::from(crate::magazine::shape(L::shapes(), bin).capacity);
-            stats.depot_bytes += magazines * capacity * info.slot_bytes as usize;
+            let (out, spans) = (out as usize * slot_bytes(bin), spans as usize);
+            let bytes = spans * usize::from(info.span_pages) * PAGE_BYTES;
+            let in_slots = spans * usize::from(info.span_slots) * slot_bytes(bin);
+            stats.small_out_bytes += out;
+            stats.small_span_bytes += bytes;
+            stats.span_free_bytes += in_slots.saturating_sub(out);
+            stats.span_waste_bytes += bytes - in_slots;
         }
     }
-    let free = stats.dirty_bytes + stats.clean_bytes + stats.small_span_bytes;
-    stats.large_bytes = stats.committed_bytes.saturating_sub(free);
+    each_cached::<L>(|cache, bin, _, count| {
+        *match cache {
+            Cache::Magazine => &mut stats.magazine_bytes,
+            Cache::Stash => &mut stats.stash_bytes,
+            Cache::Depot => &mut stats.depot_bytes,
+        } += count * slot_bytes(bin);
+    });
+    stats.small_live_bytes = stats.small_out_bytes.saturating_sub(stats.cached_bytes());
+    let free_runs = stats.dirty_bytes + stats.clean_bytes + stats.purging_bytes;
+    stats.large_bytes = stats.committed_bytes.saturating_sub(free_runs + stats.small_span_bytes);
     (stats.direct_blocks, stats.direct_bytes) = allocator.directs.count_and_bytes();
-    stats.metadata_bytes =
-        allocator.runs.spans.mapped_bytes() + allocator.magazines.bytes().0 + allocator.heaps.mapped_bytes();
+    let tables = allocator.runs.spans.mapped_bytes() + allocator.magazines.bytes().0 + allocator.heaps.mapped_bytes();
+    stats.metadata_bytes = tables + allocator.runs.arenas.tag_bytes();
     // Relaxed, all: counts.
     stats.purged_bytes = allocator.purged_bytes.load(Ordering::Relaxed) as usize;
     stats.heaps = allocator.heaps.made() as usize;
-    allocator.heaps.each_counters(|counters| {
+    allocator.heaps.each(|heap| {
+        // SAFETY: heaps are never unmapped and counters are atomic.
+        let counters = unsafe { &(*heap).counters };
         stats.refills += counters.refills.load(Ordering::Relaxed) as usize;
         stats.steals += counters.steals.load(Ordering::Relaxed) as usize;
         stats.carves += counters.carves.load(Ordering::Relaxed) as usize;
@@ -113,4 +225,120 @@ pub fn collect<L: Lane>() -> Stats {
         stats.homeward += counters.homeward.load(Ordering::Relaxed) as usize;
     });
     stats
+}
+
+/// What the walk over an arena's spans found of one shard and bin.
+#[derive(Clone, Copy, Default)]
+struct Found {
+    spans: u32,
+    with_room: u32,
+    out: u64,
+}
+
+/// Most shards of a lane.
+const SHARDS: usize = 32;
+
+/// Checks lane `L`'s books, for tests and debug builds, at a moment when no thread allocates or frees: every
+/// committed page belongs to exactly one span or run, each shard's and bin's counts are those of its spans'
+/// bitmaps, the lists hold the spans with room and no others, every cached slot is one that its span counts
+/// as handed out, and the parts add up to what is committed. Takes every shard's lock, then the run lock.
+///
+/// # Errors
+/// Names the broken rule. While threads are at work, a rule may seem broken that is not.
+pub fn check_accounts<L: Lane>() -> Result<(), &'static str> {
+    let allocator = L::allocator();
+    allocator.runs.check()?;
+    allocator.directs.check(&allocator.runs.spans)?;
+    let large_bytes = check_spans::<L>()?;
+    check_caches::<L>()?;
+    let stats = collect::<L>();
+    if stats.large_bytes != large_bytes {
+        return Err("pages of large blocks");
+    }
+    let sum = stats.arena_live_bytes() + stats.cached_bytes() + stats.uncached_bytes();
+    if sum == stats.committed_bytes { Ok(()) } else { Err("the parts do not add up to what is committed") }
+}
+
+/// The part of [`check_accounts`] about spans; returns the bytes of large blocks in arenas.
+fn check_spans<L: Lane>() -> Result<usize, &'static str> {
+    const { assert!(L::SHARD_COUNT <= SHARDS) }
+    let allocator = L::allocator();
+    let spans = &allocator.runs.spans;
+    // All at once, so that what the walk sees of spans in use is one moment's.
+    let owned: [_; SHARDS] =
+        core::array::from_fn(|shard| allocator.shards().get(shard).map(|shard| shard.owned().lock()));
+    let mut found = [[Found::default(); BINS]; SHARDS];
+    let mut large_bytes = 0;
+    allocator.runs.walk(|span| {
+        match span.kind {
+            Kind::Large => large_bytes += span.bytes(),
+            Kind::Small => {
+                let info = bins::info(span.bin);
+                if !span.is_consistent() || span.pages != u32::from(info.span_pages) {
+                    return Err("a span that disagrees with itself");
+                }
+                if span.is_empty() {
+                    return Err("an empty span that was kept");
+                }
+                let found = found
+                    .get_mut(usize::from(span.owner.0))
+                    .and_then(|bins| bins.get_mut(usize::from(span.bin.0)))
+                    .ok_or("a span without an owner")?;
+                if span.listed != span.has_room(info) {
+                    return Err("a span with room that is not listed, or one without that is");
+                }
+                found.spans += 1;
+                found.with_room += u32::from(span.listed);
+                found.out += u64::from(span.carved - span.home);
+            }
+            _ => {}
+        }
+        Ok(())
+    })?;
+    for (owned, found) in owned.iter().zip(&found) {
+        let Some(owned) = owned else { continue };
+        for (bin, found) in small_bins().zip(found.iter().skip(1)) {
+            if owned.counts(bin) != (found.out, found.spans) {
+                return Err("a shard's count of spans or of slots that are out");
+            }
+            if owned.check_list(spans, bin)? != found.with_room {
+                return Err("a list that lacks a span with room");
+            }
+        }
+    }
+    Ok(large_bytes)
+}
+
+/// The part of [`check_accounts`] about slots in magazines, stashes and depots.
+fn check_caches<L: Lane>() -> Result<(), &'static str> {
+    let runs = &L::allocator().runs;
+    let mut result = Ok(());
+    let mut cached = [0_u64; BINS];
+    each_cached::<L>(|_, bin, slots, count| {
+        if let Some(cached) = cached.get_mut(usize::from(bin.0)) {
+            *cached += count as u64;
+        }
+        for index in 0..count {
+            // SAFETY: `count` slots lie there; volatile, as in `Magazine::peek`.
+            let slot = unsafe { slots.add(index).read_volatile() };
+            let tag = runs.arenas.tag_value(slot.addr());
+            if tag.kind() != Kind::Small || tag.bin() != bin {
+                result = Err("a cached slot of another bin");
+            } else {
+                let _owned = L::allocator().shard(tag.owner()).owned().lock();
+                // SAFETY: a small span's descriptor is its shard's, whose lock is held.
+                let span = unsafe { &*crate::span::at(&runs.spans, tag.span()) };
+                if !span.is_out(bins::info(bin), slot.addr()) {
+                    result = Err("a cached slot that its span does not count as handed out");
+                }
+            }
+        }
+    });
+    for bin in small_bins() {
+        let out: u64 = L::allocator().shards().iter().map(|shard| shard.owned().lock().counts(bin).0).sum();
+        if cached.get(usize::from(bin.0)).is_some_and(|&cached| cached > out) {
+            return Err("more slots cached than are out");
+        }
+    }
+    result
 }

@@ -2,7 +2,12 @@
 //!
 //! ```text
 //! id = chunk number | unit in chunk        chunks[0] → 1 MiB    chunks[1] → 1 MiB    …
+//! group  | chunk | chunk | … | reserved, not yet made usable |    64 chunks
 //! ```
+//!
+//! A group of chunks is one reservation, made usable from the front, so that a further chunk needs no further
+//! entry in the kernel's list of mappings, of which a process may have only so many. Where the reservation is
+//! refused, or would take up too much of a limited address space, a chunk is a mapping of its own.
 //!
 //! Ids take half the room of pointers and, unlike pointers, leave bits for a version beside them in one
 //! atomic word. A chunk is mapped when the first id in it is handed out and stays for good, so that
@@ -10,16 +15,22 @@
 
 use crate::os::Os;
 use crate::sync::{AtomicPtr, AtomicU32, Ordering};
+use crate::units::PAGE_BYTES;
 use core::ptr::{NonNull, null_mut};
 
 /// Bytes of one chunk. Chosen: untouched parts cost address space only.
 pub const CHUNK_BYTES: usize = 1 << 20;
 /// Most chunks of one table. Chosen: 4 GiB of metadata.
 const CHUNKS: usize = 4096;
+/// Chunks of one group.
+const GROUP_CHUNKS: usize = 64;
+const GROUP_BYTES: usize = GROUP_CHUNKS * CHUNK_BYTES;
 
 /// A growing array of units of `UNIT_BYTES`, a power of two.
 pub struct Table<const UNIT_BYTES: usize> {
     chunks: [AtomicPtr<u8>; CHUNKS],
+    /// Reservations; null where there is none.
+    groups: [AtomicPtr<u8>; CHUNKS / GROUP_CHUNKS],
     next: AtomicU32,
 }
 
@@ -29,7 +40,11 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
     /// An empty table.
     pub const fn new() -> Self {
         assert!(UNIT_BYTES.is_power_of_two() && UNIT_BYTES < CHUNK_BYTES);
-        Self { chunks: [const { AtomicPtr::new(null_mut()) }; CHUNKS], next: AtomicU32::new(1) }
+        Self {
+            chunks: [const { AtomicPtr::new(null_mut()) }; CHUNKS],
+            groups: [const { AtomicPtr::new(null_mut()) }; CHUNKS / GROUP_CHUNKS],
+            next: AtomicU32::new(1),
+        }
     }
 
     /// Address of unit `id`.
@@ -45,6 +60,14 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
         unsafe { chunk.add((id % Self::UNITS) as usize * UNIT_BYTES) }
     }
 
+    /// As [`Table::unit`], for ids that were counted rather than handed over: null where the chunk is not
+    /// known to this thread yet.
+    pub fn peek(&self, id: u32) -> *mut u8 {
+        // Acquire: as in `unit`.
+        let chunk = self.chunks.get((id / Self::UNITS) as usize).map_or(null_mut(), |at| at.load(Ordering::Acquire));
+        if chunk.is_null() { chunk } else { chunk.wrapping_add((id % Self::UNITS) as usize * UNIT_BYTES) }
+    }
+
     /// Hands out `units` adjoining units, zeroed; the first one's id. `None` where memory or ids run out.
     pub fn allocate<O: Os>(&self, units: u32) -> Option<u32> {
         // Relaxed: the counter publishes nothing; the chunk pointers do.
@@ -52,10 +75,10 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
         loop {
             let left = Self::UNITS - next % Self::UNITS;
             let first = if left < units { next + left } else { next };
-            let place = self.chunks.get((first / Self::UNITS) as usize)?;
+            let chunk = (first / Self::UNITS) as usize;
             // Relaxed: only tested for null; `unit` acquires.
-            if place.load(Ordering::Relaxed).is_null() {
-                Self::install::<O>(place)?;
+            if self.chunks.get(chunk)?.load(Ordering::Relaxed).is_null() {
+                self.install::<O>(chunk)?;
             }
             // Relaxed: as above.
             match self.next.compare_exchange_weak(next, first + units, Ordering::Relaxed, Ordering::Relaxed) {
@@ -66,14 +89,47 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
     }
 
     #[cold]
-    fn install<O: Os>(place: &AtomicPtr<u8>) -> Option<()> {
-        let chunk = O::map(CHUNK_BYTES)?;
-        // Release: publishes the mapping. Pairs with the Acquire in `unit`.
-        if place.compare_exchange(null_mut(), chunk.as_ptr(), Ordering::Release, Ordering::Relaxed).is_err() {
+    fn install<O: Os>(&self, index: usize) -> Option<()> {
+        let place = self.chunks.get(index)?;
+        let (chunk, is_mapping) = match self.commit_in_group::<O>(index) {
+            Some(chunk) => (chunk, false),
+            None => (O::map(CHUNK_BYTES)?, true),
+        };
+        // Release: publishes the memory. Pairs with the Acquire in `unit`.
+        let installed = place.compare_exchange(null_mut(), chunk.as_ptr(), Ordering::Release, Ordering::Relaxed);
+        if installed.is_err() && is_mapping {
             // SAFETY: another thread's chunk is in place; nobody has seen this one.
             unsafe { O::unmap(chunk, CHUNK_BYTES) };
         }
         Some(())
+    }
+
+    /// Makes chunk number `index` usable in its group's reservation.
+    fn commit_in_group<O: Os>(&self, index: usize) -> Option<NonNull<u8>> {
+        let group = self.groups.get(index / GROUP_CHUNKS)?;
+        // Acquire: pairs with the Release below.
+        let start = match NonNull::new(group.load(Ordering::Acquire)) {
+            Some(start) => start,
+            None if O::address_space_limit() != usize::MAX => return None,
+            None => {
+                let fresh = O::reserve(GROUP_BYTES, PAGE_BYTES)?;
+                // Release: publishes the reservation. Acquire: sees the other thread's.
+                match group.compare_exchange(null_mut(), fresh.as_ptr(), Ordering::Release, Ordering::Acquire) {
+                    Ok(_) => fresh,
+                    Err(other) => {
+                        // SAFETY: another thread's reservation is in place; nobody has seen this one.
+                        unsafe { O::unmap(fresh, GROUP_BYTES) };
+                        NonNull::new(other)?
+                    }
+                }
+            }
+        };
+        // SAFETY: the chunk lies in the reservation. Threads that come here for the same chunk at the same time
+        // all make it usable, which leaves its contents alone.
+        unsafe {
+            let chunk = start.add(index % GROUP_CHUNKS * CHUNK_BYTES);
+            O::commit(chunk, CHUNK_BYTES).then_some(chunk)
+        }
     }
 
     /// One past the highest id handed out so far.
@@ -82,7 +138,7 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
         self.next.load(Ordering::Relaxed)
     }
 
-    /// Bytes of address space mapped for this table.
+    /// Bytes of address space that this table can use.
     pub fn mapped_bytes(&self) -> usize {
         // Relaxed: a count.
         self.chunks.iter().filter(|chunk| !chunk.load(Ordering::Relaxed).is_null()).count() * CHUNK_BYTES
@@ -109,6 +165,32 @@ pub unsafe fn typed<T, const UNIT_BYTES: usize>(table: &Table<UNIT_BYTES>, id: u
 mod tests {
     use super::*;
     use crate::os::Linux;
+
+    #[test]
+    fn the_chunks_of_a_group_adjoin() {
+        static TABLE: Table<1024> = Table::new();
+        let first = TABLE.allocate::<Linux>(1).expect("memory");
+        // SAFETY: just handed out; so is every id below.
+        let start = unsafe { TABLE.unit(first) }.addr();
+        for chunk in 1..GROUP_CHUNKS as u32 {
+            let id = std::iter::repeat_with(|| TABLE.allocate::<Linux>(1023).expect("memory"))
+                .find(|id| id / 1024 == chunk)
+                .expect("endless");
+            // SAFETY: as above.
+            assert_eq!(unsafe { TABLE.unit(id) }.addr() - start, (id - first) as usize * 1024);
+        }
+        assert_eq!(TABLE.mapped_bytes(), GROUP_BYTES);
+    }
+
+    #[test]
+    fn ids_that_were_not_handed_out_yet_are_null_to_look_at() {
+        static TABLE: Table<1024> = Table::new();
+        assert!(TABLE.peek(1).is_null() && TABLE.peek(u32::MAX).is_null());
+        let id = TABLE.allocate::<Linux>(1).expect("memory");
+        // SAFETY: just handed out.
+        assert_eq!(TABLE.peek(id), unsafe { TABLE.unit(id) });
+        assert!(TABLE.peek(id + 1024).is_null());
+    }
 
     #[test]
     fn units_are_distinct_zeroed_and_never_cross_a_chunk() {

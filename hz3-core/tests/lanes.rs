@@ -1,14 +1,18 @@
 //! The lanes through their public interface, from outside: blocks never overlap, keep their contents, and
-//! all memory comes back. The tiny lanes overflow at every turn; the real ones run the same.
+//! all memory comes back. The tiny lanes overflow at every turn; the real ones run the same. Whenever all
+//! threads rest, the books must add up, to the byte.
 
+use hz3_core::bins::{BINS, info};
+use hz3_core::magazine::MAX_SLOTS;
 use hz3_core::slow::{malloc_aligned, malloc_zeroed, realloc, trim, usable_bytes};
-use hz3_core::stats::collect;
+use hz3_core::stats::{check_accounts, collect};
+use hz3_core::units::Bin;
 use hz3_core::{Fast, Lane, Scale, Tiny, TinyHome, hot};
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Barrier, Mutex};
 
 /// A live block: address, bytes asked for, the byte it is filled with.
 #[derive(Clone, Copy)]
@@ -166,15 +170,38 @@ fn join_all(threads: Vec<std::thread::JoinHandle<()>>) {
     threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
 }
 
-/// Everything at once, one lane at a time, then the books: nothing is out, every page is free.
-fn exercise<L: Lane>(rounds: usize) {
+/// Runs `body` while no other test of this file touches any lane, in a thread whose end, with all that its
+/// destructors hand over, is waited for.
+fn alone(body: impl FnOnce() + Send + 'static) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    join_all([0x5eed, 0xbeef].map(|seed| std::thread::spawn(move || calls_against_a_model::<L>(seed, rounds))).into());
-    threads_free_each_others_blocks::<L>(42);
-    trim::<L>();
+    join_all(vec![std::thread::spawn(body)]);
+}
+
+/// The books at a moment when no thread allocates or frees: they hold together, and what they call live is
+/// exactly the slots and pages of `live`.
+fn expect_books<'a, L: Lane>(live: impl IntoIterator<Item = &'a Block>) {
+    assert_eq!(check_accounts::<L>(), Ok(()));
+    let usable = |block: &Block| usable_bytes::<L>(block.pointer()).expect("a block of the lane");
+    let live: usize = live.into_iter().map(usable).sum();
     let stats = collect::<L>();
-    assert_eq!(L::allocator().runs.check(), Ok(()));
+    assert_eq!(stats.live_bytes(), live, "{stats:?}");
+    assert_eq!(
+        stats.committed_bytes,
+        stats.arena_live_bytes() + stats.cached_bytes() + stats.uncached_bytes(),
+        "{stats:?}"
+    );
+}
+
+/// Everything at once, one lane at a time, then the books: nothing is out, every page is free.
+fn exercise<L: Lane>(rounds: usize) {
+    join_all([0x5eed, 0xbeef].map(|seed| std::thread::spawn(move || calls_against_a_model::<L>(seed, rounds))).into());
+    expect_books::<L>([]);
+    threads_free_each_others_blocks::<L>(42);
+    expect_books::<L>([]);
+    trim::<L>();
+    expect_books::<L>([]);
+    let stats = collect::<L>();
     assert_eq!(stats.small_out_bytes, 0, "{stats:?}");
     assert_eq!(stats.small_span_bytes, 0, "{stats:?}");
     assert_eq!((stats.large_bytes, stats.direct_blocks), (0, 0), "{stats:?}");
@@ -182,57 +209,172 @@ fn exercise<L: Lane>(rounds: usize) {
     assert_eq!(stats.clean_bytes, stats.committed_bytes, "{stats:?}");
 }
 
+/// Threads that stay, with what their caches hold, free each other's blocks and their own in rounds; between
+/// the rounds all of them rest with blocks live, and the books are compared with these.
+fn books_add_up_while_blocks_live<L: Lane>(rounds: usize) {
+    const THREADS: usize = 4;
+    const SEED: u64 = 0xacc;
+    println!("seed {SEED:#x}");
+    let barrier = Arc::new(Barrier::new(THREADS + 1));
+    let live: Arc<[Mutex<Vec<Block>>; THREADS]> = Arc::new(std::array::from_fn(|_| Mutex::default()));
+    let threads = (0..THREADS).map(|index| {
+        let (barrier, live) = (barrier.clone(), live.clone());
+        std::thread::spawn(move || {
+            let mut rng = Xoshiro256PlusPlus::seed_from_u64(SEED + index as u64);
+            for round in 0..rounds {
+                for _ in 0..400 {
+                    let mut blocks = live[rng.random_range(0..THREADS)].lock().expect("no panic");
+                    // Many live blocks at the end of even rounds, few at the end of odd ones.
+                    if rng.random_range(0..10) < if round % 2 == 0 { 7 } else { 4 } || blocks.is_empty() {
+                        blocks.push(random_block::<L>(&mut rng));
+                    } else {
+                        let block = rng.random_range(0..blocks.len());
+                        blocks.swap_remove(block).free::<L>();
+                    }
+                }
+                barrier.wait();
+                barrier.wait();
+            }
+        })
+    });
+    let threads: Vec<_> = threads.collect();
+    let mut direct = Vec::new();
+    for round in 0..rounds {
+        barrier.wait();
+        let mut all: Vec<Block> = live.iter().flat_map(|blocks| blocks.lock().expect("no panic").clone()).collect();
+        assert!(all.len() > THREADS, "nothing is live");
+        all.extend(&direct);
+        expect_books::<L>(&all);
+        if round % 3 == 0 {
+            direct.push(Block::written(hot::malloc::<L>(40 << 20), 1, 7));
+            all.extend(direct.last());
+            expect_books::<L>(&all);
+        }
+        if round % 4 == 3 {
+            trim::<L>();
+            expect_books::<L>(&all);
+        }
+        barrier.wait();
+    }
+    join_all(threads);
+    let mut all: Vec<Block> =
+        live.iter().flat_map(|blocks| std::mem::take(&mut *blocks.lock().expect("no panic"))).collect();
+    all.extend(direct);
+    expect_books::<L>(&all);
+    trim::<L>();
+    expect_books::<L>(&all);
+    while let Some(block) = all.pop() {
+        block.free::<L>();
+        if all.len().is_multiple_of(64) {
+            expect_books::<L>(&all);
+        }
+    }
+    trim::<L>();
+    let stats = collect::<L>();
+    assert_eq!((stats.live_bytes(), stats.cached_bytes(), stats.small_span_bytes), (0, 0, 0), "{stats:?}");
+}
+
+#[test]
+fn the_tiny_lane_s_books_add_up_while_blocks_live() {
+    alone(|| books_add_up_while_blocks_live::<Tiny>(12));
+}
+
+#[test]
+fn the_tiny_home_lane_s_books_add_up_while_blocks_live() {
+    alone(|| books_add_up_while_blocks_live::<TinyHome>(12));
+}
+
+#[test]
+fn the_fast_lane_s_books_add_up_while_blocks_live() {
+    alone(|| books_add_up_while_blocks_live::<Fast>(12));
+}
+
+#[test]
+fn the_scale_lane_s_books_add_up_while_blocks_live() {
+    alone(|| books_add_up_while_blocks_live::<Scale>(12));
+}
+
+/// A reader of the books never disturbs threads that are at work, and believes of no magazine that it holds
+/// more than there is room for.
+#[test]
+fn books_can_be_read_while_threads_are_at_work() {
+    alone(|| {
+        let most: usize = (1..BINS as u8).map(|bin| 2 * MAX_SLOTS * info(Bin(bin)).slot_bytes as usize).sum();
+        let worker = || std::thread::spawn(|| threads_free_each_others_blocks::<Scale>(7));
+        let workers = vec![worker(), worker()];
+        let mut readings = 0;
+        while !workers.iter().all(std::thread::JoinHandle::is_finished) {
+            let stats = collect::<Scale>();
+            assert!(stats.magazine_bytes <= stats.heaps * most, "{stats:?}");
+            assert!(stats.small_live_bytes <= stats.small_out_bytes, "{stats:?}");
+            readings += 1;
+        }
+        assert!(readings > 10, "{readings} readings");
+        join_all(workers);
+        expect_books::<Scale>([]);
+    });
+}
+
 #[test]
 fn tiny_lane_loses_and_doubles_nothing() {
-    exercise::<Tiny>(10_000);
+    alone(|| exercise::<Tiny>(10_000));
 }
 
 #[test]
 fn tiny_home_lane_loses_and_doubles_nothing() {
-    exercise::<TinyHome>(10_000);
+    alone(|| exercise::<TinyHome>(10_000));
 }
 
 #[test]
 fn fast_lane_loses_and_doubles_nothing() {
-    exercise::<Fast>(15_000);
+    alone(|| exercise::<Fast>(15_000));
 }
 
 #[test]
 fn scale_lane_loses_and_doubles_nothing() {
-    exercise::<Scale>(15_000);
+    alone(|| exercise::<Scale>(15_000));
 }
 
 #[test]
 fn sizes_that_no_object_may_have_are_refused() {
-    for bytes in [isize::MAX as usize + 1, usize::MAX - 4096, usize::MAX] {
-        assert!(hot::malloc::<Scale>(bytes).is_null());
-        assert!(malloc_zeroed::<Scale>(bytes).is_null());
-        assert!(malloc_aligned::<Scale>(bytes, 64).is_null());
-    }
-    assert!(hot::malloc::<Scale>(isize::MAX as usize).is_null());
-    assert!(malloc_aligned::<Scale>(isize::MAX as usize, 1 << 30).is_null());
+    alone(|| {
+        for bytes in [isize::MAX as usize + 1, usize::MAX - 4096, usize::MAX] {
+            assert!(hot::malloc::<Scale>(bytes).is_null());
+            assert!(malloc_zeroed::<Scale>(bytes).is_null());
+            assert!(malloc_aligned::<Scale>(bytes, 64).is_null());
+        }
+        assert!(hot::malloc::<Scale>(isize::MAX as usize).is_null());
+        assert!(malloc_aligned::<Scale>(isize::MAX as usize, 1 << 30).is_null());
+        expect_books::<Scale>([]);
+    });
 }
 
 #[test]
 fn empty_blocks_are_distinct() {
-    let (a, b) = (hot::malloc::<Scale>(0), hot::malloc::<Scale>(0));
-    assert!(!a.is_null() && !b.is_null() && a != b);
-    // SAFETY: live blocks.
-    unsafe {
-        hot::free::<Scale>(a);
-        hot::free::<Scale>(b);
-        hot::free::<Scale>(std::ptr::null_mut());
-    }
+    alone(|| {
+        let (a, b) = (hot::malloc::<Scale>(0), hot::malloc::<Scale>(0));
+        assert!(!a.is_null() && !b.is_null() && a != b);
+        // SAFETY: live blocks.
+        unsafe {
+            hot::free::<Scale>(a);
+            hot::free::<Scale>(b);
+            hot::free::<Scale>(std::ptr::null_mut());
+        }
+        expect_books::<Scale>([]);
+    });
 }
 
 #[test]
 fn alignments_up_to_a_gibibyte_are_honoured() {
-    for shift in 0..=30 {
-        let align = 1_usize << shift;
-        for bytes in [1, 1000, 100_000] {
-            let block = Block::written(malloc_aligned::<Fast>(bytes, align), bytes, 1);
-            assert_eq!(block.address % align, 0);
-            block.free::<Fast>();
+    alone(|| {
+        for shift in 0..=30 {
+            let align = 1_usize << shift;
+            for bytes in [1, 1000, 100_000] {
+                let block = Block::written(malloc_aligned::<Fast>(bytes, align), bytes, 1);
+                assert_eq!(block.address % align, 0);
+                block.free::<Fast>();
+            }
         }
-    }
+        expect_books::<Fast>([]);
+    });
 }

@@ -3,7 +3,7 @@
 
 use hz3_core::os::Fake;
 use hz3_core::slow::trim;
-use hz3_core::stats::collect;
+use hz3_core::stats::{check_accounts, collect};
 use hz3_core::{Lane, Tiny, TinyHome, hot};
 
 fn allocate_until_refused<L: Lane>(bytes: usize, most: usize) -> Vec<*mut u8> {
@@ -47,7 +47,8 @@ fn refuse_at_every_request<L: Lane>() {
                 // SAFETY: as above.
                 unsafe { hot::free::<L>(block) };
             }
-            assert_eq!(L::allocator().runs.check(), Ok(()));
+            assert_eq!(check_accounts::<L>(), Ok(()));
+            assert_eq!(collect::<L>().live_bytes(), 0);
         }
     }
     assert!(outlived > 0, "nothing was ever refused");

@@ -5,10 +5,10 @@
 use core::fmt::Write;
 use hz3_core::lane::Lane;
 use hz3_core::os::{Linux, Os};
-use hz3_core::stats::{Stats, collect};
+use hz3_core::stats::{ROWS, Stats, collect};
 
-/// Bytes of the longest report. Derived from the texts below with every number at its longest.
-const TEXT_BYTES: usize = 2048;
+/// Bytes of the longest report: a line of a row, with room to spare, for each and for the head and the foot.
+const TEXT_BYTES: usize = (ROWS + 3) * 80;
 
 /// Text of bounded length; what does not fit is dropped.
 struct Text {
@@ -37,8 +37,18 @@ impl Write for Text {
     }
 }
 
-/// `mallinfo2`: arenas count as `arena`, blocks mapped on their own as `hblks` and `hblkhd`; blocks cached
-/// in threads count as in use.
+/// `mallinfo2`, with mallinfo(3)'s fields in the sense nearest to glibc's: `arena = uordblks + fordblks`, and
+/// all of it besides `hblkhd`. Exact while no thread allocates or frees. Bytes, except for `hblks`.
+///
+/// | field | here |
+/// |---|---|
+/// | `arena` | made usable in arenas |
+/// | `uordblks` | live blocks in arenas, each with all of its slot or pages; free blocks in caches don't count |
+/// | `fordblks` | the rest of `arena`: free blocks in caches and spans, and free runs |
+/// | `fsmblks` | of it, free blocks in caches: magazines, stashes, depots |
+/// | `keepcost` | of it, free runs that may hold memory, which `malloc_trim` gives back |
+/// | `hblks`, `hblkhd` | number and bytes of live blocks that are mappings of their own |
+/// | `ordblks`, `smblks`, `usmblks` | 0: not counted |
 pub fn mallinfo2<L: Lane>() -> libc::mallinfo2 {
     let stats = collect::<L>();
     libc::mallinfo2 {
@@ -48,9 +58,9 @@ pub fn mallinfo2<L: Lane>() -> libc::mallinfo2 {
         hblks: stats.direct_blocks,
         hblkhd: stats.direct_bytes,
         usmblks: 0,
-        fsmblks: stats.depot_bytes,
-        uordblks: stats.in_use_bytes(),
-        fordblks: stats.committed_bytes.saturating_sub(stats.in_use_bytes()),
+        fsmblks: stats.cached_bytes(),
+        uordblks: stats.arena_live_bytes(),
+        fordblks: stats.committed_bytes.saturating_sub(stats.arena_live_bytes()),
         keepcost: stats.dirty_bytes,
     }
 }

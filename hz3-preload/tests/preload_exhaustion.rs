@@ -82,3 +82,43 @@ mod limited_at_run_time {
         ],
     }
 }
+
+mod with_every_mapping_taken {
+    use super::*;
+    lane_tests! {
+        Program::new("c/map_count.c") => [
+            every_size_is_served_without_a_further_mapping,
+            a_process_that_has_used_every_size_goes_on,
+            blocks_grow_and_shrink_across_every_size,
+            blocks_from_before_are_freed_and_their_memory_goes_back,
+        ],
+    }
+}
+
+/// The same where pieces of memory carry advice, which keeps unlike ones from growing into each other.
+mod with_every_mapping_taken_and_advice {
+    use super::*;
+    use harness::Lane;
+    use harness::run::Run;
+
+    fn every_size_is_served(huge_pages: &str) {
+        for lane in [Lane::Fast, Lane::Scale] {
+            Run::new(&Program::new("c/map_count.c"))
+                .argument("every_size_is_served_without_a_further_mapping")
+                .variable("HZ3_THP", huge_pages)
+                .preload(&lane.library())
+                .finish()
+                .expect_success();
+        }
+    }
+
+    #[test]
+    fn every_size_is_served_in_huge_pages() {
+        every_size_is_served("1");
+    }
+
+    #[test]
+    fn every_size_is_served_without_huge_pages() {
+        every_size_is_served("0");
+    }
+}

@@ -4,6 +4,7 @@
 
 use super::Os;
 use crate::sync::{AtomicU32, AtomicUsize, Ordering, Waiter};
+use crate::units::PAGE_BYTES;
 use core::ffi::{CStr, c_char};
 use core::ptr::{NonNull, null_mut};
 
@@ -75,7 +76,8 @@ unsafe impl Waiter for Linux {
 // SAFETY: fresh private mappings are nobody else's; every call below goes through `keeping_errno`.
 unsafe impl Os for Linux {
     fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
-        let wanted = bytes.checked_add(align)?;
+        // The kernel's own places are whole pages; more than a page's alignment is cut from a larger piece.
+        let wanted = if align > PAGE_BYTES { bytes.checked_add(align)? } else { bytes };
         let raw = map_with(wanted, libc::PROT_NONE)?;
         let start = raw.as_ptr().addr();
         let aligned = start.next_multiple_of(align);

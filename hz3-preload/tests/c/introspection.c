@@ -116,6 +116,155 @@ static void mallinfo2_follows_the_live_bytes(void) {
     /* arena: bytes taken from the system outside mmap; it holds what is used and what is free. */
     CHECK(during.arena >= during.uordblks);
     CHECK(during.fordblks <= during.arena);
+    if (check_any_malloc()) return;
+    CHECK(during.arena == during.uordblks + during.fordblks);
+    CHECK(during.fsmblks + during.keepcost <= during.fordblks);
+    CHECK_THAT(in_use_after == in_use_before, "%zu bytes in use, and %zu after all was freed",
+               in_use_before, in_use_after);
+    void *direct = malloc(100 * MIB);
+    CHECK(direct != NULL);
+    struct mallinfo2 with = info();
+    CHECK(with.hblks == after.hblks + 1 && with.hblkhd == after.hblkhd + malloc_usable_size(direct));
+    CHECK(with.uordblks == after.uordblks);
+    free(direct);
+    CHECK(info().hblks == after.hblks && info().hblkhd == after.hblkhd);
+}
+
+static char report[16384];
+
+/* Has malloc_info write its report; skips where another allocator's has other rows. */
+static void take_report(void) {
+    FILE *stream = fmemopen(report, sizeof report, "w");
+    CHECK(stream != NULL && malloc_info(0, stream) == 0 && fclose(stream) == 0);
+    if (check_any_malloc() && strstr(report, "\"live_bytes\"") == NULL)
+        check_skip("this allocator's malloc_info has other rows");
+}
+
+/* The value of the row `name` in the report that was taken last. */
+static size_t row(const char *name) {
+    char wanted[64];
+    snprintf(wanted, sizeof wanted, "name=\"%s\" value=\"", name);
+    const char *at = strstr(report, wanted);
+    CHECK_THAT(at != NULL, "no row %s in malloc_info", name);
+    return strtoull(at + strlen(wanted), NULL, 10);
+}
+
+static size_t sum_of(const char *const *names, size_t count) {
+    size_t sum = 0;
+    for (size_t i = 0; i < count; i++) sum += row(names[i]);
+    return sum;
+}
+
+/* Live blocks as their slots and pages, to the byte. */
+static size_t usable_of_blocks(void) {
+    size_t bytes = 0;
+    for (size_t i = 0; i < BLOCKS; i++) bytes += malloc_usable_size(blocks[i]);
+    return bytes;
+}
+
+/* Takes a report and checks it; returns the live bytes. */
+static size_t live_bytes_of_balanced_books(void) {
+    static const char *const committed[] = {
+        "small_live_bytes", "large_bytes",      "magazine_bytes", "stash_bytes", "depot_bytes",
+        "span_free_bytes",  "span_waste_bytes", "dirty_bytes",    "clean_bytes", "purging_bytes"};
+    static const char *const mapped[] = {"committed_bytes", "direct_bytes", "metadata_bytes"};
+    static const char *const live[] = {"small_live_bytes", "large_bytes", "direct_bytes"};
+    take_report();
+    size_t sum = sum_of(committed, sizeof committed / sizeof committed[0]);
+    CHECK_THAT(sum == row("committed_bytes"), "parts of %zu, committed are %zu", sum,
+               row("committed_bytes"));
+    CHECK(sum_of(mapped, 3) == row("mapped_bytes"));
+    CHECK(sum_of(live, 3) == row("live_bytes"));
+    CHECK(row("committed_bytes") <= row("reserved_bytes"));
+    return row("live_bytes");
+}
+
+static void the_rows_of_a_quiet_process_add_up(void) {
+    size_t before = live_bytes_of_balanced_books();
+    take_blocks();
+    void *direct = malloc(100 * MIB);
+    CHECK(direct != NULL);
+    size_t taken = usable_of_blocks() + malloc_usable_size(direct);
+    size_t during = live_bytes_of_balanced_books();
+    CHECK_THAT(during - before == taken, "%zu bytes taken, live_bytes grew by %zu", taken,
+               during - before);
+    CHECK(row("direct_bytes") >= 100 * MIB && row("direct_blocks") >= 1);
+    free(direct);
+    return_blocks();
+    size_t after = live_bytes_of_balanced_books();
+    CHECK_THAT(after == before, "%zu bytes live, then %zu", before, after);
+    malloc_trim(0);
+    after = live_bytes_of_balanced_books();
+    CHECK_THAT(after == before, "%zu bytes live, and %zu after a trim", before, after);
+}
+
+/* What other threads hold in their caches is free, and what they have taken is live. */
+static pthread_barrier_t quiet;
+
+static void *take_and_return(void *unused) {
+    static __thread void *own[2000];
+    (void)unused;
+    for (int i = 0; i < 2000; i++) CHECK((own[i] = malloc((size_t)(i % 40 + 1) * 16)) != NULL);
+    pthread_barrier_wait(&quiet);
+    pthread_barrier_wait(&quiet);
+    for (int i = 0; i < 2000; i++) free(own[i]);
+    pthread_barrier_wait(&quiet);
+    pthread_barrier_wait(&quiet);
+    return NULL;
+}
+
+static void other_threads_caches_are_not_live(void) {
+    enum { THREADS = 4 };
+    size_t bytes = 0;
+    pthread_t threads[THREADS];
+    for (int i = 0; i < 2000; i++) {
+        void *block = malloc((size_t)(i % 40 + 1) * 16);
+        bytes += malloc_usable_size(block);
+        free(block);
+    }
+    take_report();
+    CHECK(pthread_barrier_init(&quiet, NULL, THREADS + 1) == 0);
+    for (int i = 0; i < THREADS; i++) threads[i] = check_thread(take_and_return, NULL);
+    pthread_barrier_wait(&quiet);
+    size_t with_blocks = mallinfo2().uordblks, live = live_bytes_of_balanced_books();
+    pthread_barrier_wait(&quiet);
+    pthread_barrier_wait(&quiet);
+    size_t without = mallinfo2().uordblks;
+    live -= live_bytes_of_balanced_books();
+    CHECK_THAT(with_blocks - without == THREADS * bytes, "%zu bytes freed, uordblks fell by %zu",
+               THREADS * bytes, with_blocks - without);
+    CHECK_THAT(live == THREADS * bytes, "%zu bytes freed, live_bytes fell by %zu", THREADS * bytes,
+               live);
+    CHECK_THAT(mallinfo2().fsmblks > 0, "four threads that just freed have nothing in their caches");
+    pthread_barrier_wait(&quiet);
+    for (int i = 0; i < THREADS; i++) check_join(threads[i]);
+    live_bytes_of_balanced_books();
+}
+
+/* The kernel's count of private writable pages grows by what mapped_bytes grows by. */
+static void mapped_bytes_are_what_the_system_counts(void) {
+    take_report();
+    size_t mapped_before = row("mapped_bytes"), data_before = check_status("VmData:");
+    static void *chain;
+    for (int i = 0; i < 200000; i++) {
+        void **block = (void **)malloc(1000);
+        CHECK(block != NULL);
+        *block = chain;
+        chain = block;
+    }
+    void *direct = malloc(50 * MIB);
+    CHECK(direct != NULL);
+    take_report();
+    size_t mapped = row("mapped_bytes") - mapped_before;
+    size_t data = check_status("VmData:") - data_before;
+    CHECK(mapped > 230 * MIB);
+    CHECK_THAT(mapped == data, "mapped_bytes grew by %zu, VmData by %zu", mapped, data);
+    free(direct);
+    while (chain != NULL) {
+        void *next = *(void **)chain;
+        free(chain);
+        chain = next;
+    }
 }
 
 static void mallinfo_agrees_with_mallinfo2(void) {
@@ -261,6 +410,9 @@ CHECK_MAIN(CASE(malloc_trim_gives_free_memory_back),
            CASE(malloc_trim_leaves_live_blocks_alone),
            CASE(mallopt_answers_zero_or_one_and_changes_nothing_that_hurts),
            CASE(mallinfo2_follows_the_live_bytes),
+           CASE(the_rows_of_a_quiet_process_add_up),
+           CASE(other_threads_caches_are_not_live),
+           CASE(mapped_bytes_are_what_the_system_counts),
            CASE(mallinfo_agrees_with_mallinfo2),
            CASE(malloc_stats_reports_on_stderr_only),
            CASE(malloc_info_writes_well_formed_xml),

@@ -45,6 +45,8 @@ impl Run {
         let mut command = Command::new(program.build());
         command
             .env_remove("LD_PRELOAD")
+            // The tests' own; to the library under test it would be an unknown option, which it reports.
+            .env_remove("HZ3_PRELOAD_DIR")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -61,6 +63,13 @@ impl Run {
     pub fn argument(mut self, argument: impl AsRef<std::ffi::OsStr>) -> Run {
         self.name += &format!(" {}", argument.as_ref().display());
         self.command.arg(argument);
+        self
+    }
+
+    /// With an environment variable.
+    pub fn variable(mut self, name: &str, value: &str) -> Run {
+        self.name = format!("{name}={value} {}", self.name);
+        self.command.env(name, value);
         self
     }
 
