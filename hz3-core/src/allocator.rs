@@ -289,12 +289,14 @@ impl<L: Lane> Allocator<L> {
     /// then. A slot that is at home already, or none, stops the process in the name of `free`.
     pub fn deliver(&self, owner: ShardId, bin: Bin, slots: &[*mut u8]) {
         let mut emptied = SpanId::NONE;
+        let mut refused = None;
         {
             let mut owned = self.shard(owner).owned().lock();
             for &slot in slots {
                 let tag = self.runs.arenas.tag_value(slot.addr());
                 if tag.kind() != Kind::Small || tag.bin() != bin || tag.owner() != owner {
-                    fault::misuse::<L::Os>("free()", "invalid pointer", slot.addr());
+                    refused = Some((NotReturned::NotASlot, slot));
+                    break;
                 }
                 match owned.restore(&self.runs.spans, tag.span(), slot) {
                     Ok(false) => {}
@@ -303,10 +305,20 @@ impl<L: Lane> Allocator<L> {
                         unsafe { (*at(&self.runs.spans, tag.span())).next = emptied };
                         emptied = tag.span();
                     }
-                    Err(NotReturned::AlreadyFree) => fault::misuse::<L::Os>("free()", "double free of", slot.addr()),
-                    Err(NotReturned::NotASlot) => fault::misuse::<L::Os>("free()", "invalid pointer", slot.addr()),
+                    Err(reason) => {
+                        refused = Some((reason, slot));
+                        break;
+                    }
                 }
             }
+        }
+        // Not before the lock is free: a handler of the program's for SIGABRT may allocate.
+        if let Some((reason, slot)) = refused {
+            let fault = match reason {
+                NotReturned::AlreadyFree => "double free of",
+                NotReturned::NotASlot => "invalid pointer",
+            };
+            fault::misuse::<L::Os>("free()", fault, slot.addr());
         }
         while !emptied.is_none() {
             // SAFETY: chained above; this thread's alone.
@@ -453,7 +465,7 @@ impl<L: Lane> Allocator<L> {
     /// Frees them, in the child.
     ///
     /// # Safety
-    /// The calling thread is the only one and took them before the fork.
+    /// The calling thread took them before the fork.
     pub unsafe fn reset_after_fork(&self) {
         L::Os::end_fork();
         // SAFETY: the caller's promise.
