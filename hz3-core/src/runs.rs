@@ -612,7 +612,7 @@ impl<O: Os> Runs<O> {
     /// As [`Runs::release_after_fork`], in the child.
     ///
     /// # Safety
-    /// The calling thread is the process's only one and took them before the fork.
+    /// The calling thread took them before the fork.
     pub unsafe fn reset_after_fork(&self) {
         // SAFETY: the caller's promise.
         unsafe {

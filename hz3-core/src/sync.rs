@@ -143,13 +143,14 @@ impl<T, W: Waiter> Mutex<T, W> {
         }
     }
 
-    /// Makes the lock free in a forked child, whose other threads, sleepers included, are gone.
+    /// Makes the lock free in a forked child. What the word says of sleepers may be the parent's, whose
+    /// threads are gone; but a thread that another library's handler started in the child may sleep too.
     ///
     /// # Safety
-    /// The calling thread is the only one of the process and held the lock at the fork.
+    /// The calling thread held the lock at the fork and holds no guard of it.
     pub unsafe fn reset_after_fork(&self) {
-        // Relaxed: a single thread.
-        self.word.store(FREE, Ordering::Relaxed);
+        // SAFETY: the caller's promise: the lock is held, on behalf of this thread.
+        unsafe { self.release() }
     }
 }
 

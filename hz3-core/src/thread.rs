@@ -225,10 +225,11 @@ unsafe extern "C" fn after_fork_in_child<L: Lane>() {
     let allocator = L::allocator();
     let entries = L::heap();
     let own = if is_static(entries) { null_mut() } else { entries.cast::<Heap<L>>() };
-    // SAFETY: the child has one thread, and it took the locks before the fork.
+    // SAFETY: this thread took the locks before the fork. Until they are free no other thread that an earlier
+    // handler may have started gets a heap, so that all heaps but this thread's belong to threads that are gone.
     unsafe {
-        allocator.reset_after_fork();
         allocator.heaps.orphan_all_but(own);
+        allocator.reset_after_fork();
     }
     background::start_if_wanted::<L>();
 }

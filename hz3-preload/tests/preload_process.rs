@@ -23,6 +23,7 @@ lane_tests! {
     Program::new("c/atfork.c") => [
         handlers_of_every_stage_allocate,
         hundreds_of_handlers_allocate,
+        a_handler_in_the_child_starts_a_thread,
     ],
     Program::new("c/threads.c") => [
         blocks_outlive_the_thread_that_took_them,
