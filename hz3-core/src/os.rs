@@ -73,6 +73,10 @@ pub unsafe trait Os: Waiter + 'static {
     /// that runs with another user's rights.
     fn each_environment(look: impl FnMut(&[u8]));
 
+    /// Whether the calling thread is the only one of the process that has not ended. False where that can't
+    /// be told. Opens no file, because a program may count on the number that its next one gets.
+    fn is_last_thread() -> bool;
+
     /// From here on [`Waiter::is_forking`] holds for the calling thread. Calls nest.
     fn begin_fork();
 
