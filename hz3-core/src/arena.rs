@@ -74,6 +74,17 @@ impl Extent {
     }
 }
 
+/// Bytes to reserve for arena number `count`, in whole segments: `first`, the choice for the first one,
+/// doubled for every second arena; at most a small share where the process's address space has a limit, so
+/// that its own mappings have room.
+fn wanted_bytes(first: usize, count: usize, limit: usize) -> usize {
+    let wanted = match limit {
+        usize::MAX => first << (count / 2).min(12),
+        limit => first.min((limit / 16).max(4 * SEGMENT_BYTES)),
+    };
+    wanted.next_multiple_of(SEGMENT_BYTES)
+}
+
 /// A stretch of pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stretch {
@@ -206,7 +217,7 @@ impl<O: Os> Arenas<O> {
         let extent = self.extents.get(count)?;
         let need =
             pages.checked_mul(PAGE_BYTES)?.checked_add(2 * SEGMENT_BYTES)?.checked_next_multiple_of(SEGMENT_BYTES)?;
-        let mut bytes = self.wanted_bytes(count).max(need);
+        let mut bytes = wanted_bytes(self.options.arena_bytes(), count, O::address_space_limit()).max(need);
         let reserved = loop {
             let granted = O::reserve(bytes, SEGMENT_BYTES);
             if granted.is_some() || bytes <= need.max(LEAST_RESERVATION) {
@@ -225,16 +236,6 @@ impl<O: Os> Arenas<O> {
         Some(extent)
     }
 
-    /// Bytes to reserve for arena number `count`: the lane's choice, doubled for every second arena; a
-    /// small share where the process's address space is limited, so that its own mappings have room.
-    fn wanted_bytes(&self, count: usize) -> usize {
-        let first = self.options.arena_bytes();
-        match O::address_space_limit() {
-            usize::MAX => first << (count / 2).min(12),
-            limit => (limit / 16).clamp(4 * SEGMENT_BYTES, first).next_multiple_of(SEGMENT_BYTES),
-        }
-    }
-
     /// Bytes reserved and bytes committed, in all arenas.
     pub fn reserved_and_committed(&self) -> (usize, usize) {
         // Acquire: pairs with the Release in `reserve`.
@@ -244,5 +245,26 @@ impl<O: Os> Arenas<O> {
             let capacity = extent.capacity.load(Ordering::Relaxed) * PAGE_BYTES;
             (reserved + capacity, committed + extent.pages.load(Ordering::Relaxed) * PAGE_BYTES)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_arena_is_whole_segments_and_fits_under_the_limit() {
+        for first in [4 << 20, (4 << 20) + 1, 5 << 20, 256 << 20, 16 << 40] {
+            for limit in [64 << 20, 100_000_000, 4 << 30, usize::MAX] {
+                for count in [0, 1, 2, 63] {
+                    let bytes = wanted_bytes(first, count, limit);
+                    assert_eq!(bytes % SEGMENT_BYTES, 0, "{first} {count} {limit}");
+                    assert!(bytes >= first || bytes <= limit / 4, "{first} {count} {limit}: {bytes}");
+                    assert!(limit == usize::MAX || bytes <= first.next_multiple_of(SEGMENT_BYTES));
+                }
+            }
+        }
+        assert_eq!(wanted_bytes(16 << 30, 0, usize::MAX), 16 << 30);
+        assert_eq!(wanted_bytes(16 << 30, 3, usize::MAX), 32 << 30);
     }
 }
