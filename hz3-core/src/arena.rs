@@ -94,6 +94,15 @@ pub struct Stretch {
     pub pages: usize,
 }
 
+/// Why the arenas did not grow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotGrown {
+    /// Pages came free while the caller waited for its turn.
+    Needless,
+    /// The system gives no more.
+    Refused,
+}
+
 /// All arenas of an allocator.
 pub struct Arenas<O: Os> {
     extents: [Extent; ARENAS],
@@ -150,12 +159,19 @@ impl<O: Os> Arenas<O> {
     }
 
     /// Commits at least `pages` adjoining pages and returns all that was committed, which the caller owns.
-    /// `None` where the system refuses or `give_up` says, under the lock, that pages came free meanwhile.
-    pub fn grow(&self, pages: usize, give_up: impl Fn() -> bool) -> Option<Stretch> {
+    ///
+    /// # Errors
+    /// The system refuses, or `give_up` says, under the lock, that pages came free meanwhile.
+    pub fn grow(&self, pages: usize, give_up: impl Fn() -> bool) -> Result<Stretch, NotGrown> {
         let _growing = self.growing.lock();
         if give_up() {
-            return None;
+            return Err(NotGrown::Needless);
         }
+        self.grow_by(pages).ok_or(NotGrown::Refused)
+    }
+
+    /// As [`Arenas::grow`], under the growing lock. `None` where the system refuses.
+    fn grow_by(&self, pages: usize) -> Option<Stretch> {
         // Relaxed: written under the lock that is held.
         let count = self.count.load(Ordering::Relaxed);
         for extent in self.extents.iter().take(count) {
