@@ -6,10 +6,14 @@
 use crate::sync::Waiter;
 use core::ptr::NonNull;
 
+#[cfg(not(loom))]
 pub mod fake;
+#[cfg(not(loom))]
 pub mod linux;
 
+#[cfg(not(loom))]
 pub use fake::Fake;
+#[cfg(not(loom))]
 pub use linux::Linux;
 
 /// The operating system under an allocator.

@@ -8,10 +8,23 @@ pub use core::sync::atomic::{
     AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence,
 };
 #[cfg(loom)]
-pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+pub use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
+
+/// A full fence, for a thread whose last step in memory was a read-modify-write: of two threads that each
+/// change one word, pass this, and look at the other's word, one sees the other's change. The one place in
+/// which release and acquire do not do; on x86-64 the read-modify-write is such a fence already.
+#[inline]
+pub fn fence_after_exchange() {
+    #[cfg(loom)]
+    loom::sync::atomic::fence(Ordering::SeqCst);
+    #[cfg(all(not(loom), target_arch = "x86_64"))]
+    compiler_fence(Ordering::SeqCst);
+    #[cfg(all(not(loom), not(target_arch = "x86_64")))]
+    core::sync::atomic::fence(Ordering::SeqCst);
+}
 
 /// How a thread waits for a lock word; the operating system's part of [`Mutex`].
 ///

@@ -13,9 +13,9 @@ use crate::sync::{AtomicPtr, AtomicU32, Ordering};
 use core::ptr::{NonNull, null_mut};
 
 /// Bytes of one chunk. Chosen: untouched parts cost address space only.
-pub const CHUNK_BYTES: usize = 1 << 20;
+pub const CHUNK_BYTES: usize = if cfg!(loom) { 1 << 10 } else { 1 << 20 };
 /// Most chunks of one table. Chosen: 4 GiB of metadata.
-const CHUNKS: usize = 4096;
+const CHUNKS: usize = if cfg!(loom) { 2 } else { 4096 };
 
 /// A growing array of units of `UNIT_BYTES`, a power of two.
 pub struct Table<const UNIT_BYTES: usize> {
@@ -27,6 +27,13 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
     const UNITS: u32 = (CHUNK_BYTES / UNIT_BYTES) as u32;
 
     /// An empty table.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self { chunks: core::array::from_fn(|_| AtomicPtr::new(null_mut())), next: AtomicU32::new(1) }
+    }
+
+    /// An empty table.
+    #[cfg(not(loom))]
     pub const fn new() -> Self {
         assert!(UNIT_BYTES.is_power_of_two() && UNIT_BYTES < CHUNK_BYTES);
         Self { chunks: [const { AtomicPtr::new(null_mut()) }; CHUNKS], next: AtomicU32::new(1) }
@@ -47,7 +54,7 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
 
     /// Hands out `units` adjoining units, zeroed; the first one's id. `None` where memory or ids run out.
     pub fn allocate<O: Os>(&self, units: u32) -> Option<u32> {
-        // Relaxed: the counter publishes nothing; the chunk pointers do.
+        // Relaxed: the exchange below checks what was read.
         let mut next = self.next.load(Ordering::Relaxed);
         loop {
             let left = Self::UNITS - next % Self::UNITS;
@@ -57,8 +64,9 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
             if place.load(Ordering::Relaxed).is_null() {
                 Self::install::<O>(place)?;
             }
-            // Relaxed: as above.
-            match self.next.compare_exchange_weak(next, first + units, Ordering::Relaxed, Ordering::Relaxed) {
+            // Release: whoever learns by `end` of these ids finds their chunk in place; the pointer that was just
+            // seen can't be seen older by those who come after. Pairs with the Acquire there.
+            match self.next.compare_exchange_weak(next, first + units, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return Some(first),
                 Err(now) => next = now,
             }
@@ -76,10 +84,11 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
         Some(())
     }
 
-    /// One past the highest id handed out so far.
+    /// One past the highest id handed out so far. Units of those below may be read, but their users may not
+    /// have written to them yet.
     pub fn end(&self) -> u32 {
-        // Relaxed: a count.
-        self.next.load(Ordering::Relaxed)
+        // Acquire: pairs with the Release in `allocate`.
+        self.next.load(Ordering::Acquire)
     }
 
     /// Bytes of address space mapped for this table.
@@ -105,7 +114,7 @@ pub unsafe fn typed<T, const UNIT_BYTES: usize>(table: &Table<UNIT_BYTES>, id: u
     unsafe { NonNull::new_unchecked(table.unit(id).cast()) }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::os::Linux;

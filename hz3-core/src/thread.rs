@@ -20,7 +20,6 @@ use crate::lane::Lane;
 use crate::magazine::{Magazine, shape};
 use crate::remote_stash::RemoteStash;
 use crate::runs::elapsed_ms;
-use crate::sync::Ordering;
 use crate::units::Bin;
 use core::ptr::null_mut;
 
@@ -61,26 +60,15 @@ fn start<L: Lane>(entries: *mut Entries) -> Option<*mut Heap<L>> {
     Some(heap)
 }
 
-/// Values of `Allocator::hooks`: none yet, being installed, installed without a key because the system had
-/// none left, or installed with this key added.
-const UNHOOKED: u32 = 0;
-const HOOKING: u32 = 1;
-const KEYLESS: u32 = 2;
-const HOOKED: u32 = 3;
-
 /// Sees to it that the thread's end gives `heap` back. Where the system has no key left, the heap stays
 /// with the dead thread: memory is lost then, never corrupted.
 fn hook_thread<L: Lane>(heap: *mut Heap<L>) {
-    let hooks = &L::allocator().hooks;
-    // Acquire: pairs with the Release below, for the key.
-    let mut state = hooks.load(Ordering::Acquire);
-    if state == UNHOOKED && hooks.compare_exchange(UNHOOKED, HOOKING, Ordering::Acquire, Ordering::Acquire).is_ok() {
+    let make_key = || {
         let mut key = 0;
-        // SAFETY: the functions live as long as the library, which is never unloaded.
-        let made = unsafe { libc::pthread_key_create(&mut key, Some(leave::<L>)) } == 0;
-        state = if made { HOOKED + key } else { KEYLESS };
-        // Release: publishes the key.
-        hooks.store(state, Ordering::Release);
+        // SAFETY: the function lives as long as the library, which is never unloaded.
+        (unsafe { libc::pthread_key_create(&mut key, Some(leave::<L>)) } == 0).then_some(key)
+    };
+    let register = || {
         // SAFETY: as above. A refusal leaves fork without protection; nothing else can be done about it.
         unsafe {
             libc::pthread_atfork(
@@ -89,16 +77,10 @@ fn hook_thread<L: Lane>(heap: *mut Heap<L>) {
                 Some(after_fork_in_child::<L>),
             )
         };
-    }
-    while state == HOOKING {
-        use crate::sync::Waiter;
-        L::Os::yield_now();
-        // Acquire: as above.
-        state = hooks.load(Ordering::Acquire);
-    }
-    if state >= HOOKED {
+    };
+    if let Some(key) = L::allocator().hooks.key(make_key, register) {
         // SAFETY: the key exists; the value is not null, so that the destructor runs.
-        unsafe { libc::pthread_setspecific(state - HOOKED, heap.cast()) };
+        unsafe { libc::pthread_setspecific(key, heap.cast()) };
     }
 }
 
