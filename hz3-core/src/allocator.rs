@@ -7,8 +7,10 @@
 //! ```
 
 use crate::bins::{self, BINS};
+use crate::depot::Stocked;
 use crate::fault;
 use crate::heap::Heaps;
+use crate::hooks::Hooks;
 use crate::lane::{Lane, Shards};
 use crate::large::Directs;
 use crate::magazine::{CLASSES, Magazine, Magazines, shape};
@@ -43,9 +45,8 @@ pub struct Allocator<L: Lane> {
     /// Blocks mapped on their own.
     pub directs: Directs<L::Os>,
     shards: L::Shards,
-    /// Per bin, a bit for each shard that may have full magazines. A hint: a missing bit costs a carved
-    /// span, and the next push sets it again.
-    stocked: [AtomicU32; BINS],
+    /// Per bin, which shards may have full magazines.
+    stocked: [Stocked; BINS],
     /// Empty magazines that no shard's stack had room for, by class.
     spare_magazines: Mutex<[u32; CLASSES], L::Os>,
     next_shard: AtomicU32,
@@ -55,8 +56,8 @@ pub struct Allocator<L: Lane> {
     pub purged_bytes: AtomicU64,
     /// Trims asked for so far. Threads see it at their next slow path, and empty their caches.
     trims: AtomicU32,
-    /// 0 before the process-wide hooks are installed.
-    pub hooks: AtomicU32,
+    /// The process-wide hooks.
+    pub hooks: Hooks<L::Os>,
 }
 
 impl<L: Lane> Allocator<L> {
@@ -69,13 +70,13 @@ impl<L: Lane> Allocator<L> {
             heaps: Heaps::new(),
             directs: Directs::new(),
             shards: L::FRESH_SHARDS,
-            stocked: [const { AtomicU32::new(0) }; BINS],
+            stocked: [const { Stocked::new() }; BINS],
             spare_magazines: Mutex::new([0; CLASSES]),
             next_shard: AtomicU32::new(0),
             last_purge: AtomicU32::new(0),
             purged_bytes: AtomicU64::new(0),
             trims: AtomicU32::new(0),
-            hooks: AtomicU32::new(0),
+            hooks: Hooks::new(),
         }
     }
 
@@ -104,7 +105,7 @@ impl<L: Lane> Allocator<L> {
         ShardId((self.next_shard.fetch_add(1, Ordering::Relaxed) as usize & (L::SHARD_COUNT - 1)) as u8)
     }
 
-    fn stocked(&self, bin: Bin) -> &AtomicU32 {
+    fn stocked(&self, bin: Bin) -> &Stocked {
         let index = usize::from(bin.0);
         &self.stocked[if index < BINS { index } else { 0 }]
     }
@@ -175,9 +176,7 @@ impl<L: Lane> Allocator<L> {
     /// says whether it was another's.
     pub fn take_full(&self, shard: ShardId, bin: Bin) -> Option<(*mut Magazine, bool)> {
         let own = 1_u32 << (usize::from(shard.0) & (L::SHARD_COUNT - 1));
-        let hints = self.stocked(bin);
-        // Relaxed: hints publish nothing; the stacks do.
-        let mask = hints.load(Ordering::Relaxed);
+        let mask = self.stocked(bin).mask();
         if mask == 0 {
             return None;
         }
@@ -202,14 +201,8 @@ impl<L: Lane> Allocator<L> {
         let depot = self.shard(shard).depot(bin);
         let id = depot.full.pop(&self.magazines).or_else(|| depot.inbox.pop(&self.magazines));
         depot.note_taken();
-        if depot.count() == 0 {
-            let bit = 1_u32 << (usize::from(shard.0) & (L::SHARD_COUNT - 1));
-            // Relaxed: a hint. A push that came in between sets the bit again, or the look below does.
-            self.stocked(bin).fetch_and(!bit, Ordering::Relaxed);
-            if depot.count() > 0 {
-                self.stocked(bin).fetch_or(bit, Ordering::Relaxed);
-            }
-        }
+        let bit = 1_u32 << (usize::from(shard.0) & (L::SHARD_COUNT - 1));
+        self.stocked(bin).note_taken(bit, || depot.count() == 0);
         // SAFETY: ids in stacks are magazines', and this one is this thread's now.
         id.map(|id| unsafe {
             let magazine = self.magazines.get(id);
@@ -229,11 +222,7 @@ impl<L: Lane> Allocator<L> {
         // SAFETY: the caller's promise.
         let pushed = stack.push(&self.magazines, unsafe { (*magazine).id }, Self::depot_limit(bin));
         if pushed {
-            let bit = 1_u32 << (usize::from(shard.0) & (L::SHARD_COUNT - 1));
-            // Relaxed: a hint; tested first so that a stocked depot costs no write to a shared line.
-            if self.stocked(bin).load(Ordering::Relaxed) & bit == 0 {
-                self.stocked(bin).fetch_or(bit, Ordering::Relaxed);
-            }
+            self.stocked(bin).note_pushed(1_u32 << (usize::from(shard.0) & (L::SHARD_COUNT - 1)));
         }
         pushed
     }
@@ -289,12 +278,14 @@ impl<L: Lane> Allocator<L> {
     /// then. A slot that is at home already, or none, stops the process in the name of `free`.
     pub fn deliver(&self, owner: ShardId, bin: Bin, slots: &[*mut u8]) {
         let mut emptied = SpanId::NONE;
+        let mut refused = None;
         {
             let mut owned = self.shard(owner).owned().lock();
             for &slot in slots {
                 let tag = self.runs.arenas.tag_value(slot.addr());
                 if tag.kind() != Kind::Small || tag.bin() != bin || tag.owner() != owner {
-                    fault::misuse::<L::Os>("free()", "invalid pointer", slot.addr());
+                    refused = Some((NotReturned::NotASlot, slot));
+                    break;
                 }
                 match owned.restore(&self.runs.spans, tag.span(), slot) {
                     Ok(false) => {}
@@ -303,10 +294,20 @@ impl<L: Lane> Allocator<L> {
                         unsafe { (*at(&self.runs.spans, tag.span())).next = emptied };
                         emptied = tag.span();
                     }
-                    Err(NotReturned::AlreadyFree) => fault::misuse::<L::Os>("free()", "double free of", slot.addr()),
-                    Err(NotReturned::NotASlot) => fault::misuse::<L::Os>("free()", "invalid pointer", slot.addr()),
+                    Err(reason) => {
+                        refused = Some((reason, slot));
+                        break;
+                    }
                 }
             }
+        }
+        // Not before the lock is free: a handler of the program's for SIGABRT may allocate.
+        if let Some((reason, slot)) = refused {
+            let fault = match reason {
+                NotReturned::AlreadyFree => "double free of",
+                NotReturned::NotASlot => "invalid pointer",
+            };
+            fault::misuse::<L::Os>("free()", fault, slot.addr());
         }
         while !emptied.is_none() {
             // SAFETY: chained above; this thread's alone.
@@ -453,7 +454,7 @@ impl<L: Lane> Allocator<L> {
     /// Frees them, in the child.
     ///
     /// # Safety
-    /// The calling thread is the only one and took them before the fork.
+    /// The calling thread took them before the fork.
     pub unsafe fn reset_after_fork(&self) {
         L::Os::end_fork();
         // SAFETY: the caller's promise.

@@ -2,12 +2,15 @@
 //! threads rest. Without it, slow paths do that in passing, and a process that does nothing keeps what it has.
 //!
 //! The thread looks at the clock eight times per purge delay, touches nothing of other threads' heaps, and
-//! ends with the process. A forked child gets its own.
+//! ends with the process. A process ends with its last thread, and this one must not be that: it ends by
+//! itself when it finds that it is alone. A forked child gets its own.
 //!
-//! Outside rules: pthread_create(3), pthread_sigmask(3).
+//! Outside rules: pthread_create(3), pthread_sigmask(3); pthread_exit(3) (the end of the last thread is the
+//! process's, by `exit(0)`).
 
 use crate::lane::Lane;
 use crate::options::NEVER;
+use crate::os::Os;
 use core::ffi::c_void;
 use core::ptr::null_mut;
 
@@ -30,9 +33,9 @@ pub fn start_if_wanted<L: Lane>() {
 /// A refusal leaves the process without the thread, and its memory to the slow paths.
 #[cold]
 fn start<L: Lane>() {
-    // SAFETY: every object is initialised before it is used, and the thread's function never returns, takes
-    // nothing, and lives as long as the library, which is never unloaded. Signals are blocked around the
-    // creation, so that the new thread never runs the program's handlers.
+    // SAFETY: every object is initialised before it is used, and the thread's function takes nothing and lives
+    // as long as the library, which is never unloaded. Signals are blocked around the creation, so that the new
+    // thread never runs the program's handlers.
     unsafe {
         let (mut all, mut before) = (core::mem::zeroed::<libc::sigset_t>(), core::mem::zeroed::<libc::sigset_t>());
         libc::sigfillset(&mut all);
@@ -56,7 +59,7 @@ extern "C" fn run<L: Lane>(_: *mut c_void) -> *mut c_void {
     // SAFETY: names the calling thread; the text ends with a zero.
     unsafe { libc::prctl(libc::PR_SET_NAME, c"hz3-background".as_ptr()) };
     let allocator = L::allocator();
-    loop {
+    while !L::Os::is_last_thread() {
         let pause_ms = allocator.tick_ms().clamp(*PAUSE_MS.start(), *PAUSE_MS.end());
         let pause = libc::timespec { tv_sec: 0, tv_nsec: i64::from(pause_ms % 1000) * 1_000_000 };
         let pause = libc::timespec { tv_sec: i64::from(pause_ms / 1000), ..pause };
@@ -64,4 +67,5 @@ extern "C" fn run<L: Lane>(_: *mut c_void) -> *mut c_void {
         unsafe { libc::nanosleep(&pause, null_mut()) };
         allocator.tick();
     }
+    null_mut()
 }

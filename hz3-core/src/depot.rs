@@ -10,7 +10,7 @@
 //! A magazine's memory is never unmapped, so reading the link of one that was just taken away is safe;
 //! the value read is then thrown away with the failed exchange.
 
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, fence_after_exchange};
 
 /// Bits of a magazine id.
 pub const ID_BITS: u32 = 26;
@@ -123,6 +123,66 @@ impl Stack {
 }
 
 impl Default for Stack {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Which shards may have full magazines of a bin, a bit for each. A bit may be there in vain; it is never
+/// missing for longer than a call of [`Stocked::note_pushed`] or [`Stocked::note_taken`] by the thread that
+/// pushed or took takes.
+pub struct Stocked {
+    word: AtomicU32,
+}
+
+impl Stocked {
+    /// No shard has any.
+    #[cfg(not(loom))]
+    pub const fn new() -> Self {
+        Self { word: AtomicU32::new(0) }
+    }
+
+    /// No shard has any.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self { word: AtomicU32::new(0) }
+    }
+
+    /// The bits.
+    #[inline]
+    pub fn mask(&self) -> u32 {
+        // Relaxed: publishes nothing; the stacks do.
+        self.word.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the calling thread has just pushed a magazine in the shard of `bit`.
+    #[inline]
+    pub fn note_pushed(&self, bit: u32) {
+        // Pairs with the fence in `note_taken`: either this sees the bit taken away there, or the look there
+        // sees the magazine.
+        fence_after_exchange();
+        // Relaxed: ordered by the fences. Tested first so that a stocked depot costs no write to a shared line.
+        if self.word.load(Ordering::Relaxed) & bit == 0 {
+            self.word.fetch_or(bit, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that the calling thread has looked for a magazine in the shard of `bit`, which may be empty now.
+    #[inline]
+    pub fn note_taken(&self, bit: u32, is_empty: impl Fn() -> bool) {
+        if is_empty() {
+            // Relaxed, both: ordered by the fences.
+            self.word.fetch_and(!bit, Ordering::Relaxed);
+            // Pairs with the fence in `note_pushed`.
+            fence_after_exchange();
+            if !is_empty() {
+                self.word.fetch_or(bit, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl Default for Stocked {
     fn default() -> Self {
         Self::new()
     }

@@ -225,9 +225,9 @@ impl<L: Lane> Heaps<L> {
     /// In a forked child: every heap but `own` (null for none) belonged to a thread that is gone.
     ///
     /// # Safety
-    /// `own` is null or the calling thread's heap, and that thread is the process's only one.
+    /// `own` is null or the calling thread's heap, and that thread holds the lock over the unused heaps.
     pub unsafe fn orphan_all_but(&self, own: *mut Heap<L>) {
-        // Relaxed, all: a single thread.
+        // Relaxed, all: under the lock.
         let generation = self.generation.load(Ordering::Relaxed).wrapping_add(1);
         self.generation.store(generation, Ordering::Relaxed);
         if !own.is_null() {

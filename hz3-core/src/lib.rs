@@ -14,7 +14,12 @@
 extern crate std;
 
 pub mod depot;
+pub mod extent;
+pub mod hooks;
+pub mod os;
 pub mod sync;
+pub mod table;
+pub mod units;
 
 #[cfg(not(loom))]
 pub mod allocator;
@@ -39,8 +44,6 @@ pub mod magazine;
 #[cfg(not(loom))]
 pub mod options;
 #[cfg(not(loom))]
-pub mod os;
-#[cfg(not(loom))]
 pub mod page_tag;
 #[cfg(not(loom))]
 pub mod remote_stash;
@@ -55,13 +58,9 @@ pub mod span;
 #[cfg(not(loom))]
 pub mod stats;
 #[cfg(not(loom))]
-pub mod table;
-#[cfg(not(loom))]
 pub mod thread;
 #[cfg(not(loom))]
 pub mod thread_pointer;
-#[cfg(not(loom))]
-pub mod units;
 
 #[cfg(not(loom))]
 pub use lane::{Fast, Lane, Scale, Tiny, TinyHome};

@@ -6,10 +6,14 @@
 use crate::sync::Waiter;
 use core::ptr::NonNull;
 
+#[cfg(not(loom))]
 pub mod fake;
+#[cfg(not(loom))]
 pub mod linux;
 
+#[cfg(not(loom))]
 pub use fake::Fake;
+#[cfg(not(loom))]
 pub use linux::Linux;
 
 /// The operating system under an allocator.
@@ -72,6 +76,10 @@ pub unsafe trait Os: Waiter + 'static {
     /// Calls `look` with each variable of the process's environment, as `NAME=value`; with none in a process
     /// that runs with another user's rights.
     fn each_environment(look: impl FnMut(&[u8]));
+
+    /// Whether the calling thread is the only one of the process that has not ended. False where that can't
+    /// be told. Opens no file, because a program may count on the number that its next one gets.
+    fn is_last_thread() -> bool;
 
     /// From here on [`Waiter::is_forking`] holds for the calling thread. Calls nest.
     fn begin_fork();

@@ -12,7 +12,7 @@
 //!
 //! One lock, held for a bounded number of steps and never across a system call.
 
-use crate::arena::{Arenas, Stretch};
+use crate::arena::{Arenas, NotGrown, Stretch};
 use crate::options::Options;
 use crate::os::Os;
 use crate::page_tag::PageTag;
@@ -159,8 +159,10 @@ impl<O: Os> Runs<O> {
             // The descriptor first: a stretch that was committed must not be lost for want of one.
             let id = self.descriptor()?;
             match self.arenas.grow(span_pages, || fits_now(&self.index.lock())) {
-                Some(stretch) => self.add(stretch, id),
-                None => {
+                Ok(stretch) => self.add(stretch, id),
+                // Another thread may take those first; then the next turn grows.
+                Err(NotGrown::Needless) => self.retire_descriptor(id),
+                Err(NotGrown::Refused) => {
                     self.retire_descriptor(id);
                     let index = self.index.lock();
                     let is_waiting = index.in_purge > 0;
@@ -617,7 +619,7 @@ impl<O: Os> Runs<O> {
     /// As [`Runs::release_after_fork`], in the child.
     ///
     /// # Safety
-    /// The calling thread is the process's only one and took them before the fork.
+    /// The calling thread took them before the fork.
     pub unsafe fn reset_after_fork(&self) {
         // SAFETY: the caller's promise.
         unsafe {

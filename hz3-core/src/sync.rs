@@ -8,10 +8,23 @@ pub use core::sync::atomic::{
     AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence,
 };
 #[cfg(loom)]
-pub use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+pub use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
+
+/// A full fence, for a thread whose last step in memory was a read-modify-write: of two threads that each
+/// change one word, pass this, and look at the other's word, one sees the other's change. The one place in
+/// which release and acquire do not do; on x86-64 the read-modify-write is such a fence already.
+#[inline]
+pub fn fence_after_exchange() {
+    #[cfg(loom)]
+    loom::sync::atomic::fence(Ordering::SeqCst);
+    #[cfg(all(not(loom), target_arch = "x86_64"))]
+    compiler_fence(Ordering::SeqCst);
+    #[cfg(all(not(loom), not(target_arch = "x86_64")))]
+    core::sync::atomic::fence(Ordering::SeqCst);
+}
 
 /// How a thread waits for a lock word; the operating system's part of [`Mutex`].
 ///
@@ -143,13 +156,14 @@ impl<T, W: Waiter> Mutex<T, W> {
         }
     }
 
-    /// Makes the lock free in a forked child, whose other threads, sleepers included, are gone.
+    /// Makes the lock free in a forked child. What the word says of sleepers may be the parent's, whose
+    /// threads are gone; but a thread that another library's handler started in the child may sleep too.
     ///
     /// # Safety
-    /// The calling thread is the only one of the process and held the lock at the fork.
+    /// The calling thread held the lock at the fork and holds no guard of it.
     pub unsafe fn reset_after_fork(&self) {
-        // Relaxed: a single thread.
-        self.word.store(FREE, Ordering::Relaxed);
+        // SAFETY: the caller's promise: the lock is held, on behalf of this thread.
+        unsafe { self.release() }
     }
 }
 

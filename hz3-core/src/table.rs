@@ -19,11 +19,11 @@ use crate::units::PAGE_BYTES;
 use core::ptr::{NonNull, null_mut};
 
 /// Bytes of one chunk. Chosen: untouched parts cost address space only.
-pub const CHUNK_BYTES: usize = 1 << 20;
+pub const CHUNK_BYTES: usize = if cfg!(loom) { 1 << 10 } else { 1 << 20 };
 /// Most chunks of one table. Chosen: 4 GiB of metadata.
-const CHUNKS: usize = 4096;
+const CHUNKS: usize = if cfg!(loom) { 2 } else { 4096 };
 /// Chunks of one group.
-const GROUP_CHUNKS: usize = 64;
+const GROUP_CHUNKS: usize = if cfg!(loom) { 2 } else { 64 };
 const GROUP_BYTES: usize = GROUP_CHUNKS * CHUNK_BYTES;
 
 /// A growing array of units of `UNIT_BYTES`, a power of two.
@@ -38,6 +38,17 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
     const UNITS: u32 = (CHUNK_BYTES / UNIT_BYTES) as u32;
 
     /// An empty table.
+    #[cfg(loom)]
+    pub fn new() -> Self {
+        Self {
+            chunks: core::array::from_fn(|_| AtomicPtr::new(null_mut())),
+            groups: core::array::from_fn(|_| AtomicPtr::new(null_mut())),
+            next: AtomicU32::new(1),
+        }
+    }
+
+    /// An empty table.
+    #[cfg(not(loom))]
     pub const fn new() -> Self {
         assert!(UNIT_BYTES.is_power_of_two() && UNIT_BYTES < CHUNK_BYTES);
         Self {
@@ -70,7 +81,7 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
 
     /// Hands out `units` adjoining units, zeroed; the first one's id. `None` where memory or ids run out.
     pub fn allocate<O: Os>(&self, units: u32) -> Option<u32> {
-        // Relaxed: the counter publishes nothing; the chunk pointers do.
+        // Relaxed: the exchange below checks what was read.
         let mut next = self.next.load(Ordering::Relaxed);
         loop {
             let left = Self::UNITS - next % Self::UNITS;
@@ -80,8 +91,9 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
             if self.chunks.get(chunk)?.load(Ordering::Relaxed).is_null() {
                 self.install::<O>(chunk)?;
             }
-            // Relaxed: as above.
-            match self.next.compare_exchange_weak(next, first + units, Ordering::Relaxed, Ordering::Relaxed) {
+            // Release: whoever learns by `end` of these ids finds their chunk in place; the pointer that was just
+            // seen can't be seen older by those who come after. Pairs with the Acquire there.
+            match self.next.compare_exchange_weak(next, first + units, Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => return Some(first),
                 Err(now) => next = now,
             }
@@ -132,10 +144,11 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
         }
     }
 
-    /// One past the highest id handed out so far.
+    /// One past the highest id handed out so far. Units of those below may be read, but their users may not
+    /// have written to them yet.
     pub fn end(&self) -> u32 {
-        // Relaxed: a count.
-        self.next.load(Ordering::Relaxed)
+        // Acquire: pairs with the Release in `allocate`.
+        self.next.load(Ordering::Acquire)
     }
 
     /// Bytes of address space that this table can use.
@@ -161,7 +174,7 @@ pub unsafe fn typed<T, const UNIT_BYTES: usize>(table: &Table<UNIT_BYTES>, id: u
     unsafe { NonNull::new_unchecked(table.unit(id).cast()) }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use crate::os::Linux;

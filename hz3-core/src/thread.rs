@@ -20,7 +20,6 @@ use crate::lane::Lane;
 use crate::magazine::{Magazine, shape};
 use crate::remote_stash::RemoteStash;
 use crate::runs::elapsed_ms;
-use crate::sync::Ordering;
 use crate::units::Bin;
 use core::ptr::null_mut;
 
@@ -61,26 +60,15 @@ fn start<L: Lane>(entries: *mut Entries) -> Option<*mut Heap<L>> {
     Some(heap)
 }
 
-/// Values of `Allocator::hooks`: none yet, being installed, installed without a key because the system had
-/// none left, or installed with this key added.
-const UNHOOKED: u32 = 0;
-const HOOKING: u32 = 1;
-const KEYLESS: u32 = 2;
-const HOOKED: u32 = 3;
-
 /// Sees to it that the thread's end gives `heap` back. Where the system has no key left, the heap stays
 /// with the dead thread: memory is lost then, never corrupted.
 fn hook_thread<L: Lane>(heap: *mut Heap<L>) {
-    let hooks = &L::allocator().hooks;
-    // Acquire: pairs with the Release below, for the key.
-    let mut state = hooks.load(Ordering::Acquire);
-    if state == UNHOOKED && hooks.compare_exchange(UNHOOKED, HOOKING, Ordering::Acquire, Ordering::Acquire).is_ok() {
+    let make_key = || {
         let mut key = 0;
-        // SAFETY: the functions live as long as the library, which is never unloaded.
-        let made = unsafe { libc::pthread_key_create(&mut key, Some(leave::<L>)) } == 0;
-        state = if made { HOOKED + key } else { KEYLESS };
-        // Release: publishes the key.
-        hooks.store(state, Ordering::Release);
+        // SAFETY: the function lives as long as the library, which is never unloaded.
+        (unsafe { libc::pthread_key_create(&mut key, Some(leave::<L>)) } == 0).then_some(key)
+    };
+    let register = || {
         // SAFETY: as above. A refusal leaves fork without protection; nothing else can be done about it.
         unsafe {
             libc::pthread_atfork(
@@ -89,16 +77,10 @@ fn hook_thread<L: Lane>(heap: *mut Heap<L>) {
                 Some(after_fork_in_child::<L>),
             )
         };
-    }
-    while state == HOOKING {
-        use crate::sync::Waiter;
-        L::Os::yield_now();
-        // Acquire: as above.
-        state = hooks.load(Ordering::Acquire);
-    }
-    if state >= HOOKED {
+    };
+    if let Some(key) = L::allocator().hooks.key(make_key, register) {
         // SAFETY: the key exists; the value is not null, so that the destructor runs.
-        unsafe { libc::pthread_setspecific(state - HOOKED, heap.cast()) };
+        unsafe { libc::pthread_setspecific(key, heap.cast()) };
     }
 }
 
@@ -171,16 +153,17 @@ pub unsafe fn drop_cold_bins<L: Lane>(allocator: &'static Allocator<L>, heap: *m
         (*heap).looked = now;
         (*heap).unsettled();
         for bin in (1..BINS as u8).map(Bin) {
-            let entry = (*heap).entry(bin);
+            let this = &mut *heap;
+            let entry = this.entry(bin);
             if entry.base.is_null() && entry.spare.is_null() {
                 continue;
             }
             let held = entry.top.addr().wrapping_sub(entry.base.addr()) / size_of::<*mut u8>();
-            let Some(seen) = (&mut (*heap).held).get_mut(usize::from(bin.0)) else { continue };
+            let Some(seen) = this.held.get_mut(usize::from(bin.0)) else { continue };
             if usize::from(core::mem::replace(seen, held as u8)) != held {
                 continue;
             }
-            if let Some(batch) = (&mut (*heap).batches).get_mut(usize::from(bin.0)) {
+            if let Some(batch) = this.batches.get_mut(usize::from(bin.0)) {
                 *batch = 0;
             }
             empty_bin(allocator, heap, bin);
@@ -225,10 +208,11 @@ unsafe extern "C" fn after_fork_in_child<L: Lane>() {
     let allocator = L::allocator();
     let entries = L::heap();
     let own = if is_static(entries) { null_mut() } else { entries.cast::<Heap<L>>() };
-    // SAFETY: the child has one thread, and it took the locks before the fork.
+    // SAFETY: this thread took the locks before the fork. Until they are free no other thread that an earlier
+    // handler may have started gets a heap, so that all heaps but this thread's belong to threads that are gone.
     unsafe {
-        allocator.reset_after_fork();
         allocator.heaps.orphan_all_but(own);
+        allocator.reset_after_fork();
     }
     background::start_if_wanted::<L>();
 }

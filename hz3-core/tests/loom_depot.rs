@@ -1,8 +1,8 @@
-//! Models of the depot's stacks and of the lock, explored exhaustively by loom.
+//! Models of the depot's stacks and of the hint that finds them, explored exhaustively by loom.
 #![cfg(loom)]
 
-use hz3_core::depot::{Links, Stack};
-use hz3_core::sync::{AtomicU32, Mutex, Waiter};
+use hz3_core::depot::{Links, Stack, Stocked};
+use hz3_core::sync::AtomicU32;
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
@@ -116,39 +116,57 @@ fn a_limit_holds_against_two_pushers() {
     });
 }
 
-/// A waiter that lets loom run somebody else.
-struct Turns;
+/// What the allocator does with a depot and its hint, for a bin of one shard.
+struct Depot {
+    magazines: Magazines,
+    stack: Stack,
+    stocked: Stocked,
+}
 
-// SAFETY: returns at once, which `wait` may; allocates nothing.
-unsafe impl Waiter for Turns {
-    fn yield_now() {
-        thread::yield_now();
+const BIT: u32 = 1;
+
+impl Depot {
+    fn put(&self, id: u32) {
+        assert!(self.stack.push(&self.magazines, id, 63));
+        self.stocked.note_pushed(BIT);
     }
-    fn wait(_: &AtomicU32, _: u32) {
-        thread::yield_now();
-    }
-    fn wake(_: &AtomicU32) {}
-    fn is_forking() -> bool {
-        false
+
+    fn take(&self) -> Option<u32> {
+        let id = self.stack.pop(&self.magazines);
+        self.stocked.note_taken(BIT, || self.stack.is_empty());
+        id
     }
 }
 
-#[test]
-fn a_locked_value_is_one_threads_at_a_time() {
-    loom::model(|| {
-        let shared = Arc::new((Mutex::<(), Turns>::new(()), UnsafeCell::new(0)));
-        let add = |shared: &(Mutex<(), Turns>, UnsafeCell<u32>)| {
-            let _held = shared.0.lock();
-            // SAFETY: the lock is held; loom reports it where that does not order the accesses.
-            shared.1.with_mut(|value| unsafe { *value += 1 });
-        };
-        let other = {
-            let shared = shared.clone();
-            thread::spawn(move || add(&shared))
-        };
-        add(&shared);
-        other.join().unwrap();
-        // SAFETY: the other thread has ended.
-        assert_eq!(shared.1.with(|value| unsafe { *value }), 2);
+/// One thread pushes while `takers` threads, this one among them, take.
+fn a_stocked_depot_has_its_bit(takers: usize, bound: Option<usize>) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = bound;
+    model.check(move || {
+        let depot = Arc::new(Depot { magazines: Magazines::new(), stack: Stack::new(), stocked: Stocked::new() });
+        depot.put(1);
+        let mut others = vec![{
+            let depot = depot.clone();
+            thread::spawn(move || depot.put(2))
+        }];
+        others.extend((1..takers).map(|_| {
+            let depot = depot.clone();
+            thread::spawn(move || {
+                depot.take();
+            })
+        }));
+        depot.take();
+        others.into_iter().for_each(|other| other.join().unwrap());
+        assert!(depot.stack.is_empty() || depot.stocked.mask() & BIT != 0, "stocked, and nobody is told");
     });
+}
+
+#[test]
+fn a_magazine_pushed_while_the_last_one_is_taken_stays_in_sight() {
+    a_stocked_depot_has_its_bit(1, None);
+}
+
+#[test]
+fn a_magazine_pushed_between_two_takers_stays_in_sight() {
+    a_stocked_depot_has_its_bit(2, Some(3));
 }

@@ -77,6 +77,7 @@ misuse_tests! {
         double_free_of_a_small_block_that_goes_home,
         double_free_of_a_medium_block_that_goes_home,
         double_free_of_a_large_block,
+        a_handler_of_the_abort_allocates,
     ],
     "realloc()" => [
         realloc_of_a_freed_large_block,

@@ -23,6 +23,7 @@ lane_tests! {
     Program::new("c/atfork.c") => [
         handlers_of_every_stage_allocate,
         hundreds_of_handlers_allocate,
+        a_handler_in_the_child_starts_a_thread,
     ],
     Program::new("c/threads.c") => [
         blocks_outlive_the_thread_that_took_them,
@@ -47,6 +48,7 @@ lane_tests! {
         quick_exit_runs_handlers_that_allocate,
         main_returns_while_detached_threads_allocate,
         exit_handlers_allocate,
+        a_background_thread_does_not_outlive_the_others,
     ],
     Program::new("c/libraries.c").plugin("c/plugin/allocating.c") => [
         libraries_that_allocate_come_and_go,

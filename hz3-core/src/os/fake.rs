@@ -106,6 +106,9 @@ unsafe impl Os for Fake {
     fn address_space_limit() -> usize {
         Linux::address_space_limit()
     }
+    fn is_last_thread() -> bool {
+        Linux::is_last_thread()
+    }
     fn begin_fork() {
         Linux::begin_fork();
     }

@@ -1,6 +1,6 @@
 //! The real operating system: Linux system calls through libc.
 //!
-//! Outside rules: mmap(2), mprotect(2), madvise(2), mremap(2), futex(2), getrlimit(2).
+//! Outside rules: mmap(2), mprotect(2), madvise(2), mremap(2), futex(2), getrlimit(2), proc(5).
 
 use super::Os;
 use crate::sync::{AtomicU32, AtomicUsize, Ordering, Waiter};
@@ -167,6 +167,25 @@ unsafe impl Os for Linux {
                 variable = variable.add(1);
             }
         }
+    }
+
+    fn is_last_thread() -> bool {
+        let mut first = [0; 1];
+        // A first thread that has ended stays in the list of threads, but is no longer known to run a program.
+        // SAFETY: the name is a C string, and at most the given number of bytes is written.
+        let first_lives = keeping_errno(|| unsafe {
+            libc::readlink(c"/proc/self/exe".as_ptr(), first.as_mut_ptr(), first.len()) >= 0
+                || *libc::__errno_location() != libc::ENOENT
+        });
+        if first_lives {
+            return false;
+        }
+        // SAFETY: all-zero is a valid value of this plain C structure.
+        let mut list = unsafe { core::mem::zeroed::<libc::stat>() };
+        // SAFETY: the name is a C string, and one structure is written.
+        let is_known = keeping_errno(|| unsafe { libc::stat(c"/proc/self/task".as_ptr(), &mut list) == 0 });
+        // A folder has two links and one for each folder in it: here the first thread's and this one's.
+        is_known && list.st_nlink == 4
     }
 
     fn begin_fork() {

@@ -10,6 +10,16 @@
 
 #define STAGES 3
 
+/* Set where the first handler in the child starts a thread, which allocates at once. */
+static int starts_a_thread;
+static pthread_t thread_of_the_child;
+
+static void *allocate_in_the_child(void *unused) {
+    uint64_t random = 11;
+    for (int i = 0; i < 2000; i++) churn_step(&random);
+    return unused;
+}
+
 static struct {
     void *block;
     int prepared, in_parent, in_child;
@@ -46,6 +56,10 @@ static void finish(int stage) {
     }                                                                                             \
     static void child_##stage(void) {                                                             \
         stages[stage].in_child++;                                                                 \
+        if (starts_a_thread && stage == 0) {                                                      \
+            thread_of_the_child = check_thread(allocate_in_the_child, NULL);                      \
+            usleep(20000);                                                                        \
+        }                                                                                         \
         finish(stage);                                                                            \
     }
 
@@ -84,6 +98,25 @@ static void handlers_of_every_stage_allocate(void) {
     churn_stop();
 }
 
+/* The thread meets an allocator that is still prepared for the fork, and waits for it. */
+static void a_handler_in_the_child_starts_a_thread(void) {
+    starts_a_thread = 1;
+    churn_start(2);
+    for (int round = 0; round < 5; round++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            alarm(20);
+            check_join(thread_of_the_child);
+            churn_empty_the_slots();
+            _exit(0);
+        }
+        check_child_passed(child);
+    }
+    churn_stop();
+    starts_a_thread = 0;
+}
+
 static void count_and_allocate(void) {
     void *block = malloc(777);
     CHECK(block != NULL);
@@ -107,4 +140,6 @@ static void hundreds_of_handlers_allocate(void) {
     churn_stop();
 }
 
-CHECK_MAIN(CASE(handlers_of_every_stage_allocate), CASE(hundreds_of_handlers_allocate))
+CHECK_MAIN(CASE(handlers_of_every_stage_allocate),
+           CASE(hundreds_of_handlers_allocate),
+           CASE(a_handler_in_the_child_starts_a_thread))

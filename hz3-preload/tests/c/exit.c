@@ -4,6 +4,8 @@
  */
 #include "check.h"
 
+#include <signal.h>
+
 #include "churn.h"
 
 /* Runs `end` in children whose other threads allocate; it must end them with status 0. */
@@ -102,9 +104,39 @@ static void exit_handlers_allocate(void) {
     exit(3);
 }
 
+static void *rest_a_little(void *unused) {
+    usleep(100000);
+    return unused;
+}
+
+/* POSIX: a process ends with its last thread. A thread of the allocator's own does not count. */
+static void a_background_thread_does_not_outlive_the_others(void) {
+    if (getenv("HZ3_BACKGROUND_THREAD") != NULL) {
+        check_thread(rest_a_little, NULL);
+        pthread_exit(NULL);
+    }
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        CHECK(setenv("HZ3_BACKGROUND_THREAD", "1", 1) == 0);
+        execl("/proc/self/exe", "exit", __func__, (char *)NULL);
+        _exit(99);
+    }
+    int status = 0;
+    pid_t ended = 0;
+    for (int i = 0; i < 1000 && ended == 0; i++) {
+        usleep(10000);
+        ended = waitpid(child, &status, WNOHANG);
+    }
+    if (ended == 0) kill(child, SIGKILL);
+    CHECK_THAT(ended == child, "the process lives on without a thread of the program's");
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
 CHECK_MAIN(CASE(exit_is_called_while_threads_allocate),
            CASE(exit_is_called_by_a_thread_while_others_allocate),
            CASE(the_main_thread_ends_before_the_others),
            CASE(quick_exit_runs_handlers_that_allocate),
            CASE(main_returns_while_detached_threads_allocate),
-           CASE(exit_handlers_allocate))
+           CASE(exit_handlers_allocate),
+           CASE(a_background_thread_does_not_outlive_the_others))

@@ -4,6 +4,7 @@
  */
 #include "check.h"
 
+#include <signal.h>
 #include <sys/mman.h>
 
 enum { SMALL = 64, MEDIUM = 6000, LARGE = 1 << 20 };
@@ -85,6 +86,24 @@ static void double_free_of_a_medium_block_that_goes_home(void) { double_free_the
 
 static void double_free_of_a_large_block(void) { double_free(LARGE); }
 
+/* What a crash reporter does: it allocates, also of the size at fault, and lets the process die. */
+static void report(int signal) {
+    (void)signal;
+    void *blocks[200];
+    for (int i = 0; i < 200; i++) {
+        blocks[i] = malloc(i % 2 ? SMALL : (size_t)i * 50);
+        if (blocks[i] == NULL) _exit(99);
+    }
+    for (int i = 0; i < 200; i++) free(blocks[i]);
+}
+
+static void a_handler_of_the_abort_allocates(void) {
+    CHECK(signal(SIGABRT, report) != SIG_ERR);
+    /* Where the handler hangs, the process dies of another signal than the one expected. */
+    alarm(20);
+    double_free_then_trim(SMALL);
+}
+
 static void realloc_of_a_freed_large_block(void) {
     void *block = announce(take(LARGE));
     free(block);
@@ -111,5 +130,6 @@ CHECK_MAIN(CASE(free_of_a_stack_pointer),
            CASE(double_free_of_a_small_block_that_goes_home),
            CASE(double_free_of_a_medium_block_that_goes_home),
            CASE(double_free_of_a_large_block),
+           CASE(a_handler_of_the_abort_allocates),
            CASE(realloc_of_a_freed_large_block),
            CASE(realloc_of_a_stack_pointer))

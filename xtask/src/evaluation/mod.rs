@@ -34,8 +34,8 @@ mod statistics;
 mod table;
 mod verdict;
 
-pub use machine::{chosen, text_of};
 pub use bench_memory::build as build_bench_memory;
+pub use machine::{chosen, text_of};
 
 use anyhow::Result;
 use std::process::ExitCode;

@@ -1,0 +1,129 @@
+//! Models of the lock, with sleepers that only a wake-up wakes, explored exhaustively by loom.
+#![cfg(loom)]
+
+use hz3_core::sync::{AtomicU32, Mutex, Ordering, Waiter};
+use loom::cell::UnsafeCell;
+use loom::sync::{Arc, Condvar};
+use loom::thread;
+
+loom::lazy_static! {
+    /// The kernel's queue of sleepers.
+    static ref QUEUE: (loom::sync::Mutex<()>, Condvar) = (loom::sync::Mutex::new(()), Condvar::new());
+}
+
+/// A futex: the word is compared and the thread put to sleep in one step. A wake-up that is missed leaves the
+/// sleeper asleep for ever, which loom reports.
+struct Futex;
+
+// SAFETY: allocates nothing of the allocator's; `wait` returns where the word differs or somebody wakes.
+unsafe impl Waiter for Futex {
+    fn yield_now() {
+        thread::yield_now();
+    }
+    fn wait(word: &AtomicU32, expected: u32) {
+        let queue = QUEUE.0.lock().unwrap();
+        // A read-modify-write sees the newest value, as the kernel does.
+        if word.fetch_add(0, Ordering::Relaxed) == expected {
+            drop(QUEUE.1.wait(queue).unwrap());
+        }
+    }
+    fn wake(_: &AtomicU32) {
+        let _queue = QUEUE.0.lock().unwrap();
+        QUEUE.1.notify_one();
+    }
+    fn is_forking() -> bool {
+        false
+    }
+}
+
+struct Shared {
+    lock: Mutex<(), Futex>,
+    value: UnsafeCell<u32>,
+}
+
+impl Shared {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { lock: Mutex::new(()), value: UnsafeCell::new(0) })
+    }
+
+    fn add(&self) {
+        let _held = self.lock.lock();
+        self.add_unlocked();
+    }
+
+    fn add_unlocked(&self) {
+        // SAFETY: the lock is held; loom reports it where that does not order the accesses.
+        self.value.with_mut(|value| unsafe { *value += 1 });
+    }
+}
+
+#[test]
+fn a_locked_value_is_one_threads_at_a_time_and_no_sleeper_is_forgotten() {
+    loom::model(|| {
+        let shared = Shared::new();
+        let other = {
+            let shared = shared.clone();
+            thread::spawn(move || shared.add())
+        };
+        shared.add();
+        other.join().unwrap();
+        // SAFETY: the other thread has ended.
+        assert_eq!(shared.value.with(|value| unsafe { *value }), 2);
+    });
+}
+
+#[test]
+fn of_two_sleepers_the_first_wakes_the_second() {
+    let mut model = loom::model::Builder::new();
+    // Three threads at one word: exhaustive up to three switches that nobody asked for.
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let shared = Shared::new();
+        let others = [(); 2].map(|()| {
+            let shared = shared.clone();
+            thread::spawn(move || shared.add())
+        });
+        shared.add();
+        others.into_iter().for_each(|other| other.join().unwrap());
+        // SAFETY: the other threads have ended.
+        assert_eq!(shared.value.with(|value| unsafe { *value }), 3);
+    });
+}
+
+/// The forking thread holds the lock; in the child an earlier handler has started a thread, which wants it.
+#[test]
+fn a_lock_freed_after_a_fork_wakes_a_thread_that_a_handler_started() {
+    loom::model(|| {
+        let shared = Shared::new();
+        shared.lock.acquire();
+        shared.add_unlocked();
+        let started = {
+            let shared = shared.clone();
+            thread::spawn(move || shared.add())
+        };
+        // SAFETY: acquired above, and no guard of it is left.
+        unsafe { shared.lock.reset_after_fork() };
+        started.join().unwrap();
+        shared.add();
+        // SAFETY: the other thread has ended.
+        assert_eq!(shared.value.with(|value| unsafe { *value }), 3);
+    });
+}
+
+#[test]
+fn a_lock_that_is_tried_is_never_two_threads() {
+    loom::model(|| {
+        let shared = Shared::new();
+        let other = {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                let held = shared.lock.try_lock();
+                held.map(|_held| shared.add_unlocked()).is_some()
+            })
+        };
+        shared.add();
+        let both = other.join().unwrap();
+        // SAFETY: the other thread has ended.
+        assert_eq!(shared.value.with(|value| unsafe { *value }), 1 + u32::from(both));
+    });
+}
