@@ -373,7 +373,7 @@ impl<L: Lane> Allocator<L> {
 
     // ---- time ----
 
-    /// If it is time: sends home what lay in the depots unneeded since the last time, a quarter of it at
+    /// If it is time: sends home what lay in the depots unneeded since the last time, half of it at
     /// once, and gives old dirty runs back. Called from slow paths now and then.
     #[cold]
     pub fn tick(&'static self) {
@@ -385,7 +385,7 @@ impl<L: Lane> Allocator<L> {
         {
             return;
         }
-        self.unpack_depots(UNPACKED_PER_TICK, |depot| depot.surplus().div_ceil(4));
+        self.unpack_depots(UNPACKED_PER_TICK, |depot| depot.surplus().div_ceil(2));
         let delay_ms = self.options().purge_delay_ms();
         if delay_ms != NEVER {
             self.purge(L::Os::now_ms(), delay_ms, PURGE_BYTES_PER_TICK);

@@ -149,11 +149,16 @@ fn refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
     }
 }
 
+/// Most bytes that a thread's first refill of a bin carves, unless one slot is larger. Chosen: a page, so that
+/// short-lived threads which need a block or two of a size do not spread over fresh pages.
+const FIRST_BATCH_BYTES: u32 = 4096;
+
 /// How many slots to carve: few at first, so that a thread which needs one block of a size does not
 /// spread over many pages, then twice as many each time.
 fn next_batch<L: Lane>(heap: &mut Heap<L>, bin: Bin, capacity: u16) -> u16 {
     let Some(batch) = heap.batches.get_mut(usize::from(bin.0)) else { return 1 };
-    let now = u16::from(*batch).max(u16::from(L::FIRST_BATCH)).min(capacity);
+    let first = (FIRST_BATCH_BYTES / bins::info(bin).slot_bytes.max(1)).clamp(1, u32::from(L::FIRST_BATCH)) as u16;
+    let now = u16::from(*batch).max(first).min(capacity);
     *batch = (now * 2).min(capacity) as u8;
     now
 }
