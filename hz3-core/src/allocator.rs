@@ -47,6 +47,8 @@ pub struct Allocator<L: Lane> {
     shards: L::Shards,
     /// Per bin, which shards may have full magazines.
     stocked: [Stocked; BINS],
+    /// Per bin, a bit for each shard that has slots at home. Sync: a shard's bit is written under its lock.
+    roomy: [AtomicU32; BINS],
     /// Empty magazines that no shard's stack had room for, by class.
     spare_magazines: Mutex<[u32; CLASSES], L::Os>,
     next_shard: AtomicU32,
@@ -71,6 +73,7 @@ impl<L: Lane> Allocator<L> {
             directs: Directs::new(),
             shards: L::FRESH_SHARDS,
             stocked: [const { Stocked::new() }; BINS],
+            roomy: [const { AtomicU32::new(0) }; BINS],
             spare_magazines: Mutex::new([0; CLASSES]),
             next_shard: AtomicU32::new(0),
             last_purge: AtomicU32::new(0),
@@ -175,7 +178,7 @@ impl<L: Lane> Allocator<L> {
     /// A magazine with slots of `bin`: from the depot of `shard`, its inbox, or another shard's. The flag
     /// says whether it was another's.
     pub fn take_full(&self, shard: ShardId, bin: Bin) -> Option<(*mut Magazine, bool)> {
-        let own = 1_u32 << (usize::from(shard.0) & (L::SHARD_COUNT - 1));
+        let own = Self::bit(shard);
         let mask = self.stocked(bin).mask();
         if mask == 0 {
             return None;
@@ -201,8 +204,7 @@ impl<L: Lane> Allocator<L> {
         let depot = self.shard(shard).depot(bin);
         let id = depot.full.pop(&self.magazines).or_else(|| depot.inbox.pop(&self.magazines));
         depot.note_taken();
-        let bit = 1_u32 << (usize::from(shard.0) & (L::SHARD_COUNT - 1));
-        self.stocked(bin).note_taken(bit, || depot.count() == 0);
+        self.stocked(bin).note_taken(Self::bit(shard), || depot.count() == 0);
         // SAFETY: ids in stacks are magazines', and this one is this thread's now.
         id.map(|id| unsafe {
             let magazine = self.magazines.get(id);
@@ -222,17 +224,20 @@ impl<L: Lane> Allocator<L> {
         // SAFETY: the caller's promise.
         let pushed = stack.push(&self.magazines, unsafe { (*magazine).id }, Self::depot_limit(bin));
         if pushed {
-            self.stocked(bin).note_pushed(1_u32 << (usize::from(shard.0) & (L::SHARD_COUNT - 1)));
+            self.stocked(bin).note_pushed(Self::bit(shard));
         }
         pushed
     }
 
     // ---- spans ----
 
-    /// Takes up to `out.len()` slots of `bin` from spans of `shard`, a fresh span if need be, into the
-    /// front of `out`. 0 when memory has run out.
+    /// Takes up to `out.len()` slots of `bin` into the front of `out`: those at home in spans of `shard` or, failing
+    /// that, of others, then fresh ones of `shard`, from a fresh span if need be. 0 when memory has run out.
     pub fn carve(&self, shard: ShardId, bin: Bin, out: &mut [*mut u8]) -> usize {
-        let mut taken = self.shard(shard).owned().lock().carve(&self.runs.spans, bin, out);
+        let mut taken = self.carve_home(shard, bin, out);
+        if taken == 0 {
+            taken = self.shard(shard).owned().lock().carve(&self.runs.spans, bin, out);
+        }
         if taken == 0
             && !out.is_empty()
             && let Some(id) = self.runs.allocate(usize::from(bins::info(bin).span_pages), 1)
@@ -242,6 +247,38 @@ impl<L: Lane> Allocator<L> {
         }
         Self::populate(bin, out.get(..taken).unwrap_or(&[]));
         taken
+    }
+
+    /// The slots at home of [`Allocator::carve`]: a shard that has some spares another one fresh pages.
+    fn carve_home(&self, shard: ShardId, bin: Bin, out: &mut [*mut u8]) -> usize {
+        let mut taken = 0;
+        // Relaxed, here and below: a hint; a shard's bit and its slots are written under its lock.
+        let mut mask = self.roomy(bin).load(Ordering::Relaxed).rotate_right(u32::from(shard.0));
+        while mask != 0 && taken < out.len() {
+            let other = ShardId(((mask.trailing_zeros() + u32::from(shard.0)) % 32) as u8);
+            mask &= mask - 1;
+            // Nobody waits for another shard's lock.
+            if let Some(mut owned) = self.shard(other).owned().try_lock()
+                && let Some(places) = out.get_mut(taken..)
+            {
+                taken += owned.carve_home(&self.runs.spans, bin, places);
+                if !owned.has_home(&self.runs.spans, bin) {
+                    self.roomy(bin).fetch_and(!Self::bit(other), Ordering::Relaxed);
+                }
+            }
+        }
+        taken
+    }
+
+    fn roomy(&self, bin: Bin) -> &AtomicU32 {
+        let index = usize::from(bin.0);
+        &self.roomy[if index < BINS { index } else { 0 }]
+    }
+
+    /// The bit that stands for `shard`.
+    #[inline]
+    fn bit(shard: ShardId) -> u32 {
+        1 << (usize::from(shard.0) & (L::SHARD_COUNT - 1))
     }
 
     /// Has the pages of freshly carved slots made present at once where a whole magazine was asked for:
@@ -299,6 +336,11 @@ impl<L: Lane> Allocator<L> {
                         break;
                     }
                 }
+            }
+            // Relaxed: as in `carve_home`. Tested first so that a bit that stands costs no write to a shared line.
+            if owned.has_home(&self.runs.spans, bin) && self.roomy(bin).load(Ordering::Relaxed) & Self::bit(owner) == 0
+            {
+                self.roomy(bin).fetch_or(Self::bit(owner), Ordering::Relaxed);
             }
         }
         // Not before the lock is free: a handler of the program's for SIGABRT may allocate.

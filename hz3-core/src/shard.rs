@@ -212,6 +212,35 @@ impl Owned {
         self.taken(bin, out, free)
     }
 
+    /// As [`Owned::carve`], slots at home alone: no fresh page is touched.
+    pub fn carve_home(&mut self, spans: &Spans, bin: Bin, out: &mut [*mut u8]) -> usize {
+        let info = bins::info(bin);
+        let mut free = out.len();
+        while free > 0 && self.has_home(spans, bin) {
+            let Some(&id) = self.heads.get(usize::from(bin.0)) else { break };
+            let span = Self::span(spans, id);
+            if let Some(places) = out.get_mut(..free) {
+                free -= span.take_home(info, places);
+            }
+            if span.home > 0 {
+                break;
+            }
+            let has_fresh = span.has_room(info);
+            self.remove(spans, bin, id);
+            if has_fresh {
+                self.push_back(spans, bin, id);
+            }
+        }
+        self.taken(bin, out, free)
+    }
+
+    /// Whether a slot of `bin` is at home.
+    pub fn has_home(&self, spans: &Spans, bin: Bin) -> bool {
+        // Spans with slots at home come first.
+        let first = self.heads.get(usize::from(bin.0)).copied().unwrap_or(SpanId::NONE);
+        !first.is_none() && Self::span(spans, first).home > 0
+    }
+
     /// Moves the slots behind the first `free` places to the front of `out` and counts them as out.
     fn taken(&mut self, bin: Bin, out: &mut [*mut u8], free: usize) -> usize {
         out.copy_within(free.., 0);

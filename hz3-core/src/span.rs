@@ -112,28 +112,41 @@ impl Span {
     /// Takes free slots, those at home first, then fresh ones, into `out` from its end downwards, so that
     /// popping the filled part from its end gives rising addresses. Returns how many.
     pub fn take(&mut self, info: &BinInfo, out: &mut [*mut u8]) -> usize {
-        let size = info.slot_bytes as usize;
-        let mut places = out.iter_mut().rev();
-        let mut taken = 0;
-        if self.home > 0 {
-            'words: for (index, word) in self.bitmap.iter_mut().enumerate() {
-                while *word != 0 {
-                    let Some(place) = places.next() else { break 'words };
-                    let slot = index * 64 + word.trailing_zeros() as usize;
-                    *word &= *word - 1;
-                    self.home -= 1;
-                    *place = core::ptr::with_exposed_provenance_mut(self.start + slot * size);
-                    taken += 1;
-                }
+        let mut taken = self.take_home(info, out);
+        for place in out.iter_mut().rev().skip(taken) {
+            if self.carved == info.span_slots {
+                break;
             }
-        }
-        while self.carved < info.span_slots {
-            let Some(place) = places.next() else { break };
-            *place = core::ptr::with_exposed_provenance_mut(self.start + usize::from(self.carved) * size);
+            *place = self.slot(info, usize::from(self.carved));
             self.carved += 1;
             taken += 1;
         }
         taken
+    }
+
+    /// As [`Span::take`], those at home alone.
+    pub fn take_home(&mut self, info: &BinInfo, out: &mut [*mut u8]) -> usize {
+        let mut places = out.iter_mut().rev();
+        let mut taken = 0;
+        for index in 0..BITMAP_WORDS {
+            while self.home > 0
+                && let Some(&word) = self.bitmap.get(index)
+                && word != 0
+            {
+                let Some(place) = places.next() else { return taken };
+                *place = self.slot(info, index * 64 + word.trailing_zeros() as usize);
+                if let Some(bits) = self.bitmap.get_mut(index) {
+                    *bits = word & (word - 1);
+                }
+                self.home -= 1;
+                taken += 1;
+            }
+        }
+        taken
+    }
+
+    fn slot(&self, info: &BinInfo, number: usize) -> *mut u8 {
+        core::ptr::with_exposed_provenance_mut(self.start + number * info.slot_bytes as usize)
     }
 
     /// Puts the slot at `address` back into the span.
