@@ -1,6 +1,7 @@
 //! Suite: every check that CI makes, as named steps that go on after a failure.
 
 mod benchmark;
+mod mutants;
 mod package;
 mod programs;
 mod rust_checks;
@@ -60,6 +61,7 @@ fn all_steps() -> Vec<Step> {
         Ok(layers::check(&session.workspace.root.join("hz3-core/src"), layers::HZ3_CORE)?)
     }));
     steps.extend(rust_checks::test_steps());
+    steps.extend(mutants::steps());
     for lane in Lane::ALL {
         steps.push(Step::new(format!("build/{lane}"), move |session| {
             session.library(lane)?;
