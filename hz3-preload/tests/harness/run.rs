@@ -45,6 +45,8 @@ impl Run {
         let mut command = Command::new(program.build());
         command
             .env_remove("LD_PRELOAD")
+            // For the harness alone: hz3 would report it as an option that it does not know.
+            .env_remove("HZ3_PRELOAD_DIR")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
