@@ -147,7 +147,7 @@ impl<T, const N: usize> Extents<T, N> {
 
     /// Adds an extent without a page yet. `None` where there are `N`. One thread at a time.
     pub fn add(&self, base: usize, tags: *mut T, capacity: usize) -> Option<&Extent<T>> {
-        debug_assert!(base % PAGE_BYTES == 0);
+        debug_assert!(base.is_multiple_of(PAGE_BYTES));
         let count = self.all().len();
         let extent = self.extents.get(count)?;
         // Relaxed: published by the count, or, for the first extent's hot use, by `pages`.

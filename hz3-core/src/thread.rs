@@ -158,11 +158,13 @@ pub unsafe fn drop_cold_bins<L: Lane>(allocator: &'static Allocator<L>, heap: *m
                 continue;
             }
             let held = entry.top.addr().wrapping_sub(entry.base.addr()) / size_of::<*mut u8>();
-            let Some(seen) = (&mut (*heap).held).get_mut(usize::from(bin.0)) else { continue };
+            let seen = &mut (*heap).held;
+            let Some(seen) = seen.get_mut(usize::from(bin.0)) else { continue };
             if usize::from(core::mem::replace(seen, held as u8)) != held {
                 continue;
             }
-            if let Some(batch) = (&mut (*heap).batches).get_mut(usize::from(bin.0)) {
+            let batches = &mut (*heap).batches;
+            if let Some(batch) = batches.get_mut(usize::from(bin.0)) {
                 *batch = 0;
             }
             empty_bin(allocator, heap, bin);
