@@ -70,8 +70,11 @@ fn contents_travel_with_the_magazine() {
 
 #[test]
 fn a_magazine_that_was_popped_and_pushed_again_is_not_taken_twice() {
-    // The classic: one thread reads the top and its link, the other pops two and pushes the first back.
-    loom::model(|| {
+    // The classic: one thread reads the top and its link; the other pops two, and pushes another one and then the
+    // first again, so that top and count are what they were and the link is not.
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
         let shared = Arc::new((Magazines::new(), Stack::new()));
         for id in [1, 2] {
             assert!(shared.1.push(&shared.0, id, 63));
@@ -81,7 +84,7 @@ fn a_magazine_that_was_popped_and_pushed_again_is_not_taken_twice() {
             thread::spawn(move || {
                 let first = shared.1.pop(&shared.0);
                 let second = shared.1.pop(&shared.0);
-                if let Some(id) = first {
+                for id in [Some(3), first].into_iter().flatten() {
                     shared.0.fill(id, 7);
                     assert!(shared.1.push(&shared.0, id, 63));
                 }
@@ -98,7 +101,7 @@ fn a_magazine_that_was_popped_and_pushed_again_is_not_taken_twice() {
             all.push(id);
         }
         all.sort_unstable();
-        assert_eq!(all, [1, 2]);
+        assert_eq!(all, [1, 2, 3]);
     });
 }
 

@@ -258,7 +258,6 @@ fn units_below_the_end_are_mapped_and_no_id_is_handed_out_twice() {
         // What `stats` and the adoption of heaps do.
         (1..units.0.end()).for_each(|id| units.read(id));
         let mine = taker(&units);
-        (1..units.0.end()).for_each(|id| units.read(id));
         let theirs = other.join().unwrap();
         let mut ids = [mine.unwrap(), theirs.unwrap()];
         ids.sort_unstable();

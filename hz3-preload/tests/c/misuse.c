@@ -87,8 +87,8 @@ static void double_free_of_a_medium_block_that_goes_home(void) { double_free_the
 static void double_free_of_a_large_block(void) { double_free(LARGE); }
 
 /* What a crash reporter does: it allocates, also of the size at fault, and lets the process die. */
-static void report(int signal) {
-    (void)signal;
+static void report(int number) {
+    (void)number;
     void *blocks[200];
     for (int i = 0; i < 200; i++) {
         blocks[i] = malloc(i % 2 ? SMALL : (size_t)i * 50);

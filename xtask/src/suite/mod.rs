@@ -2,6 +2,7 @@
 
 mod benchmark;
 mod memory;
+mod mutants;
 mod package;
 mod programs;
 mod rust_checks;
@@ -61,6 +62,7 @@ fn all_steps() -> Vec<Step> {
         Ok(layers::check(&session.workspace.root.join("hz3-core/src"), layers::HZ3_CORE)?)
     }));
     steps.extend(rust_checks::test_steps());
+    steps.extend(mutants::steps());
     for lane in Lane::ALL {
         steps.push(Step::new(format!("build/{lane}"), move |session| {
             session.library(lane)?;

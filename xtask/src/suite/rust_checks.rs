@@ -58,14 +58,21 @@ fn loom(session: &mut Session) -> Result<(), Stop> {
     if !has_loom_test(&session.workspace.root.join("hz3-core/tests")) {
         return Err(Stop::Skipped("there is no hz3-core/tests/loom_*.rs".to_owned()));
     }
+    let mut command = loom_command(session);
+    command.arg("--target-dir").arg(session.workspace.target.join("loom"));
+    command.args(["--no-fail-fast", "--test", "loom_*"]);
+    expect_tests(&mut command)
+}
+
+/// `cargo test` of hz3-core under the model checker; which test, the caller adds.
+pub fn loom_command(session: &Session) -> Command {
     let mut flags = std::env::var("RUSTFLAGS").unwrap_or_default();
     flags.push_str(" --cfg loom");
     let mut command = session.workspace.cargo();
-    command.args(["test", "--no-fail-fast", "--release", "--package", "hz3-core", "--test", "loom_*"]);
-    command.arg("--target-dir").arg(session.workspace.target.join("loom"));
+    command.args(["test", "--release", "--package", "hz3-core"]);
     // The models need no link-time optimisation, and are built sooner without it.
     command.env("RUSTFLAGS", flags.trim()).env("CARGO_PROFILE_RELEASE_LTO", "off");
-    expect_tests(&mut command)
+    command
 }
 
 fn has_loom_test(folder: &Path) -> bool {

@@ -1,0 +1,94 @@
+//! Explored: loom's atomics, with a turn before each access, so that loom tries every order of them.
+//!
+//! loom 0.7 looks for another order of two accesses only where the second one conflicts with the very last access
+//! to the same word. A thread that loads a word and then exchanges it conflicts with its own load, which hides
+//! the others': most interleavings of a lock-free stack were never tried, and mutants of it went unnoticed.
+//! A turn is a relaxed read-modify-write of a word that belongs to the atomic. It conflicts with every other
+//! turn there, and orders nothing, so that loads may still be as stale as they may be.
+
+pub use loom::sync::atomic::Ordering;
+use loom::sync::atomic::{self, AtomicUsize as Turn};
+
+macro_rules! explored {
+    ($name:ident $(<$parameter:ident>)?, $inner:ty, $value:ty) => {
+        /// An atomic whose accesses loom tries in every order.
+        pub struct $name $(<$parameter>)? {
+            turn: Turn,
+            inner: $inner,
+        }
+
+        #[allow(missing_docs, reason = "named as core's")]
+        impl $(<$parameter>)? $name $(<$parameter>)? {
+            pub fn new(value: $value) -> Self {
+                Self { turn: Turn::new(0), inner: <$inner>::new(value) }
+            }
+
+            fn turn(&self) -> &$inner {
+                // Relaxed: orders nothing.
+                self.turn.fetch_add(0, Ordering::Relaxed);
+                &self.inner
+            }
+
+            pub fn load(&self, order: Ordering) -> $value {
+                self.turn().load(order)
+            }
+
+            pub fn store(&self, value: $value, order: Ordering) {
+                self.turn().store(value, order);
+            }
+
+            pub fn swap(&self, value: $value, order: Ordering) -> $value {
+                self.turn().swap(value, order)
+            }
+
+            #[allow(clippy::missing_errors_doc, reason = "as core's")]
+            pub fn compare_exchange(
+                &self,
+                current: $value,
+                new: $value,
+                success: Ordering,
+                failure: Ordering,
+            ) -> Result<$value, $value> {
+                self.turn().compare_exchange(current, new, success, failure)
+            }
+
+            #[allow(clippy::missing_errors_doc, reason = "as core's")]
+            pub fn compare_exchange_weak(
+                &self,
+                current: $value,
+                new: $value,
+                success: Ordering,
+                failure: Ordering,
+            ) -> Result<$value, $value> {
+                // A weak one that fails in vain only tries again.
+                self.turn().compare_exchange(current, new, success, failure)
+            }
+        }
+    };
+}
+
+macro_rules! explored_number {
+    ($name:ident, $inner:ty, $value:ty) => {
+        explored!($name, $inner, $value);
+
+        #[allow(missing_docs, reason = "named as core's")]
+        impl $name {
+            pub fn fetch_add(&self, value: $value, order: Ordering) -> $value {
+                self.turn().fetch_add(value, order)
+            }
+
+            pub fn fetch_and(&self, value: $value, order: Ordering) -> $value {
+                self.turn().fetch_and(value, order)
+            }
+
+            pub fn fetch_or(&self, value: $value, order: Ordering) -> $value {
+                self.turn().fetch_or(value, order)
+            }
+        }
+    };
+}
+
+explored_number!(AtomicU32, atomic::AtomicU32, u32);
+explored_number!(AtomicU64, atomic::AtomicU64, u64);
+explored_number!(AtomicUsize, atomic::AtomicUsize, usize);
+explored!(AtomicPtr<T>, atomic::AtomicPtr<T>, *mut T);

@@ -1,0 +1,235 @@
+//! Mutants: copies of hz3-core with one seeded fault each, which a model must find.
+//!
+//! A model that passes whatever the code does proves nothing. Each mutant weakens one order or drops one step
+//! of the real source, by text, so that none can fall behind it: a text that is no longer there once fails.
+
+use super::session::Session;
+use super::step::{Step, Stop};
+use crate::process;
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+/// Compiling hz3-core and one model, and the model until it fails, stay far below this.
+const TIME_LIMIT: Duration = Duration::from_secs(300);
+
+struct Mutant {
+    name: &'static str,
+    /// A file of `hz3-core/src`.
+    file: &'static str,
+    original: &'static str,
+    fault: &'static str,
+    /// The file of the model that finds it, and the model.
+    model: (&'static str, &'static str),
+}
+
+const CONTENTS: (&str, &str) = ("loom_depot", "contents_travel_with_the_magazine");
+const ABA: (&str, &str) = ("loom_depot", "a_magazine_that_was_popped_and_pushed_again_is_not_taken_twice");
+const IN_SIGHT: (&str, &str) = ("loom_depot", "a_magazine_pushed_while_the_last_one_is_taken_stays_in_sight");
+const LOCK: (&str, &str) = ("loom_lock", "a_locked_value_is_one_threads_at_a_time_and_no_sleeper_is_forgotten");
+const FORK: (&str, &str) = ("loom_lock", "a_lock_freed_after_a_fork_wakes_a_thread_that_a_handler_started");
+const KEY: (&str, &str) = ("loom_hooks", "one_key_is_made_and_every_thread_has_it");
+const NO_KEY: (&str, &str) = ("loom_hooks", "without_a_key_every_thread_goes_on");
+const TAGS: (&str, &str) = ("loom_growth", "a_look_at_any_address_meets_committed_tags_only");
+const UNITS: (&str, &str) = ("loom_growth", "units_below_the_end_are_mapped_and_no_id_is_handed_out_twice");
+
+const MUTANTS: &[Mutant] = &[
+    Mutant {
+        name: "push-unordered",
+        file: "depot.rs",
+        original: "compare_exchange_weak(word, new, Ordering::Release, Ordering::Relaxed)",
+        fault: "compare_exchange_weak(word, new, Ordering::Relaxed, Ordering::Relaxed)",
+        model: CONTENTS,
+    },
+    Mutant {
+        name: "no-version",
+        file: "depot.rs",
+        original: "const VERSION_MASK: u64 = !(VERSION_ONE - 1);",
+        fault: "const VERSION_MASK: u64 = 0;",
+        model: ABA,
+    },
+    Mutant {
+        name: "hint-not-looked-at-again",
+        file: "depot.rs",
+        original: "if !is_empty() {",
+        fault: "if false {",
+        model: IN_SIGHT,
+    },
+    Mutant {
+        name: "hint-without-fences",
+        file: "sync.rs",
+        original: "loom::sync::atomic::fence(Ordering::SeqCst);",
+        fault: "",
+        model: IN_SIGHT,
+    },
+    Mutant {
+        name: "unlock-unordered",
+        file: "sync.rs",
+        original: "self.word.swap(FREE, Ordering::Release)",
+        fault: "self.word.swap(FREE, Ordering::Relaxed)",
+        model: LOCK,
+    },
+    Mutant {
+        name: "unlock-dropped",
+        file: "sync.rs",
+        original: "if self.held {",
+        fault: "if !self.held {",
+        model: LOCK,
+    },
+    Mutant { name: "wake-dropped", file: "sync.rs", original: "W::wake(&self.word);", fault: "", model: LOCK },
+    Mutant {
+        name: "fork-wakes-nobody",
+        file: "sync.rs",
+        original: "unsafe { self.release() }",
+        fault: "self.word.store(FREE, Ordering::Release);",
+        model: FORK,
+    },
+    Mutant {
+        name: "key-unordered",
+        file: "hooks.rs",
+        original: "self.state.store(state, Ordering::Release);",
+        fault: "self.state.store(state, Ordering::Relaxed);",
+        model: KEY,
+    },
+    Mutant {
+        name: "key-taken-for-none",
+        file: "hooks.rs",
+        original: "const HOOKED: u32 = 3;",
+        fault: "const HOOKED: u32 = 2;",
+        model: NO_KEY,
+    },
+    Mutant {
+        name: "key-made-twice",
+        file: "hooks.rs",
+        original: "Err(now) => state = now,",
+        fault: "Err(_) => return self.install(UNHOOKED, make_key, register),",
+        model: KEY,
+    },
+    Mutant {
+        name: "pages-published-unordered",
+        file: "extent.rs",
+        original: "self.pages.store(pages, Ordering::Release);",
+        fault: "self.pages.store(pages, Ordering::Relaxed);",
+        model: TAGS,
+    },
+    Mutant {
+        name: "pages-read-unordered",
+        file: "extent.rs",
+        original: "let pages = self.pages.load(Ordering::Acquire);",
+        fault: "let pages = self.pages.load(Ordering::Relaxed);",
+        model: TAGS,
+    },
+    Mutant {
+        name: "chunk-unordered",
+        file: "table.rs",
+        original: "compare_exchange(null_mut(), chunk.as_ptr(), Ordering::Release, Ordering::Relaxed)",
+        fault: "compare_exchange(null_mut(), chunk.as_ptr(), Ordering::Relaxed, Ordering::Relaxed)",
+        model: UNITS,
+    },
+    Mutant {
+        name: "end-unordered",
+        file: "table.rs",
+        original: "self.next.load(Ordering::Acquire)",
+        fault: "self.next.load(Ordering::Relaxed)",
+        model: UNITS,
+    },
+];
+
+/// A step for each mutant, which passes when the model fails.
+pub fn steps() -> Vec<Step> {
+    MUTANTS.iter().map(|mutant| Step::new(format!("mutant/{}", mutant.name), |session| find(session, mutant))).collect()
+}
+
+fn find(session: &mut Session, mutant: &Mutant) -> Result<(), Stop> {
+    let copy = session.workspace.target.join("mutants");
+    copy_package(&session.workspace.root, &copy)?;
+    let path = copy.join("hz3-core/src").join(mutant.file);
+    let source = read(&path)?;
+    if source.matches(mutant.original).count() != 1 {
+        return Err(Stop::failed(format!("{} has not exactly one {:?}", mutant.file, mutant.original)));
+    }
+    fs::write(&path, source.replace(mutant.original, mutant.fault)).with_context(|| path.display().to_string())?;
+    let (file, model) = mutant.model;
+    let mut command = super::rust_checks::loom_command(session);
+    command
+        .current_dir(&copy)
+        .arg("--target-dir")
+        .arg(copy.join("target"))
+        .args(["--test", file, "--", "--exact", model]);
+    let captured = process::capture(&mut command, TIME_LIMIT)?;
+    let text = captured.text();
+    // The harness's own line is missing where a panic in a destructor has ended the process.
+    if !captured.status.success() && text.contains(&format!("thread '{model}'")) && text.contains("panicked at") {
+        return Ok(());
+    }
+    let outcome = if captured.status.success() { "not found by" } else { "did not get as far as" };
+    Err(Stop::failed(format!("{outcome} {file}: {model}\n{text}")))
+}
+
+/// Copies what hz3-core's models are built from, as a workspace of one package.
+fn copy_package(root: &Path, copy: &Path) -> Result<()> {
+    let package = copy.join("hz3-core");
+    if package.exists() {
+        fs::remove_dir_all(&package).with_context(|| package.display().to_string())?;
+    }
+    fs::create_dir_all(copy).with_context(|| copy.display().to_string())?;
+    copy_folder(&root.join("hz3-core/src"), &package.join("src"))?;
+    copy_folder(&root.join("hz3-core/tests"), &package.join("tests"))?;
+    for (file, text) in [
+        ("hz3-core/Cargo.toml", read(&root.join("hz3-core/Cargo.toml"))?),
+        ("Cargo.lock", read(&root.join("Cargo.lock"))?),
+        ("Cargo.toml", of_one_package(&read(&root.join("Cargo.toml"))?)?),
+    ] {
+        fs::write(copy.join(file), text).with_context(|| file.to_owned())?;
+    }
+    Ok(())
+}
+
+/// The workspace's manifest with hz3-core as its only member.
+fn of_one_package(manifest: &str) -> Result<String> {
+    let (before, rest) = manifest.split_once("members = [").context("no members in Cargo.toml")?;
+    let (_, after) = rest.split_once(']').context("no end of the members in Cargo.toml")?;
+    Ok(format!("{before}members = [\"hz3-core\"]{after}"))
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| path.display().to_string())
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from).with_context(|| from.display().to_string())? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), &target)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_copied_workspace_has_one_member() {
+        let manifest = "[workspace]\nmembers = [\"hz3-core\", \"xtask\"]\n[profile.dev]\n";
+        assert_eq!(of_one_package(manifest).unwrap(), "[workspace]\nmembers = [\"hz3-core\"]\n[profile.dev]\n");
+    }
+
+    #[test]
+    fn every_mutant_changes_text_that_is_there_once_and_names_a_model_that_exists() {
+        let package = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("hz3-core");
+        for mutant in MUTANTS {
+            let source = fs::read_to_string(package.join("src").join(mutant.file)).unwrap();
+            assert_eq!(source.matches(mutant.original).count(), 1, "{}", mutant.name);
+            let (file, model) = mutant.model;
+            let models = fs::read_to_string(package.join("tests").join(format!("{file}.rs"))).unwrap();
+            assert!(models.contains(&format!("fn {model}()")), "{}", mutant.name);
+        }
+    }
+}
