@@ -38,6 +38,18 @@ pub struct Tally {
     pub failed: u64,
 }
 
+impl Tally {
+    /// The report's line of counts and rate, for calls that took `time`.
+    pub fn line(&self, time: Duration) -> String {
+        let Self { mallocs, reallocs, frees, failed } = self;
+        let (ops, time) = (mallocs + reallocs + frees, time.as_secs_f64());
+        format!(
+            "ops={ops} time={time:.6} ops/s={:.0} mallocs={mallocs} reallocs={reallocs} frees={frees} failed={failed}",
+            ops as f64 / time
+        )
+    }
+}
+
 impl AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
         self.mallocs += other.mallocs;

@@ -188,16 +188,18 @@ impl<L: Lane> Allocator<L> {
         {
             return Some((magazine, false));
         }
-        // The others in turn, beginning behind this one, so that thieves spread out.
-        let mut others = (mask & !own).rotate_right(u32::from(shard.0));
-        while others != 0 {
-            let other = ShardId(((others.trailing_zeros() + u32::from(shard.0)) % 32) as u8);
-            others &= others - 1;
-            if let Some(magazine) = self.take_full_of(other, bin) {
-                return Some((magazine, true));
-            }
-        }
-        None
+        Self::in_turn(mask & !own, shard).find_map(|other| Some((self.take_full_of(other, bin)?, true)))
+    }
+
+    /// The shards of `mask` in turn, beginning with `first`, so that threads of different shards spread out.
+    fn in_turn(mask: u32, first: ShardId) -> impl Iterator<Item = ShardId> {
+        let mut left = mask.rotate_right(u32::from(first.0));
+        core::iter::from_fn(move || {
+            let next = ShardId(((left.trailing_zeros() + u32::from(first.0)) % 32) as u8);
+            let is_one = left != 0;
+            left &= left.wrapping_sub(1);
+            is_one.then_some(next)
+        })
     }
 
     fn take_full_of(&self, shard: ShardId, bin: Bin) -> Option<*mut Magazine> {
@@ -253,10 +255,10 @@ impl<L: Lane> Allocator<L> {
     fn carve_home(&self, shard: ShardId, bin: Bin, out: &mut [*mut u8]) -> usize {
         let mut taken = 0;
         // Relaxed, here and below: a hint; a shard's bit and its slots are written under its lock.
-        let mut mask = self.roomy(bin).load(Ordering::Relaxed).rotate_right(u32::from(shard.0));
-        while mask != 0 && taken < out.len() {
-            let other = ShardId(((mask.trailing_zeros() + u32::from(shard.0)) % 32) as u8);
-            mask &= mask - 1;
+        for other in Self::in_turn(self.roomy(bin).load(Ordering::Relaxed), shard) {
+            if taken == out.len() {
+                break;
+            }
             // Nobody waits for another shard's lock.
             if let Some(mut owned) = self.shard(other).owned().try_lock()
                 && let Some(places) = out.get_mut(taken..)

@@ -1,7 +1,8 @@
 //! Slow: everything that the hot paths leave over, and the rest of the interface.
 //!
 //! ```text
-//! refill   spare magazine → own depot → own inbox → other shards' → slots at home → fresh slots → new span
+//! refill   spare magazine → own depot → own inbox → other shards' → slots at home, own and others' → fresh slots
+//!          → new span
 //! spill    spare magazine → own depot (adopted), or home through the stash (not adopted, or depot full)
 //! ```
 //!

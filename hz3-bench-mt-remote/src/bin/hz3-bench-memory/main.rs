@@ -139,16 +139,7 @@ fn measure(arguments: &Arguments) -> io::Result<Verdict> {
     let rss_before = memory::of_this_process(Figure::Resident)?;
     let outcome = arguments.scenario.run(arguments.seed)?;
     let Outcome { tally, time, peak_resident, peak_live, harness, lines, bounds } = outcome;
-    let ops = tally.mallocs + tally.reallocs + tally.frees;
-    let time = time.as_secs_f64();
-    println!(
-        "ops={ops} time={time:.6} ops/s={:.0} mallocs={} reallocs={} frees={} failed={}",
-        ops as f64 / time,
-        tally.mallocs,
-        tally.reallocs,
-        tally.frees,
-        tally.failed
-    );
+    println!("{}", tally.line(time));
     println!(
         "[MEM] peak_rss_mb={:.3} peak_live_mb={:.3} rss_over_live={:.4} rss_before_mb={:.3} harness_mb={:.3}",
         megabytes(peak_resident),

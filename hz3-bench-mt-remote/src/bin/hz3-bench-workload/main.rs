@@ -122,16 +122,7 @@ fn measure(arguments: &Arguments) -> io::Result<u64> {
     let rss_before = memory::of_this_process(Figure::Resident)?;
     let Outcome { tally, time, peak_live_bytes } = run(arguments)?;
     let peak_rss = memory::of_this_process(Figure::PeakResident)?;
-    let ops = tally.mallocs + tally.reallocs + tally.frees;
-    let time = time.as_secs_f64();
-    println!(
-        "ops={ops} time={time:.6} ops/s={:.0} mallocs={} reallocs={} frees={} failed={}",
-        ops as f64 / time,
-        tally.mallocs,
-        tally.reallocs,
-        tally.frees,
-        tally.failed
-    );
+    println!("{}", tally.line(time));
     let megabytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     println!(
         "[MEM] peak_rss_mb={:.3} peak_live_mb={:.3} rss_over_live={:.4} rss_before_mb={:.3}",
