@@ -9,6 +9,9 @@
 //! a thread without a heap, a size without a bin and an address that is no small block's all meet an
 //! entry that is empty and full at once, and so leave for the slow path by the one test that is there.
 //! `docs/hot-path.txt` holds what they cost in instructions.
+//!
+//! A caller who knows the size that a block was asked for, as Rust's does, frees with [`free_sized`], which finds
+//! the entry as `malloc` did and reads no page tag.
 
 use crate::bins::{MAX_SMALL_BYTES, entry_offset};
 use crate::heap::Entry;
@@ -74,4 +77,31 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
         },
         miss,
     );
+}
+
+/// [`free`] of a block that [`malloc`] made for `bytes`, without a look at the page tag.
+///
+/// # Safety
+/// As for [`free`], and the block serves `bytes`: its bin is that of `bytes`, or both are large.
+#[inline(always)]
+pub unsafe fn free_sized<L: Lane>(block: *mut u8, bytes: usize) {
+    if bytes <= MAX_SMALL_BYTES {
+        // SAFETY: `entry_offset` is given a small size and names an entry of the heap, which is this
+        // thread's alone; below `limit` the magazine has room; the bin is the block's.
+        unsafe {
+            let entry = L::heap().byte_add(entry_offset(bytes)).cast::<Entry>();
+            let top = (*entry).top;
+            if top != (*entry).limit {
+                *top = block;
+                // As in `free`.
+                compiler_fence(Ordering::Release);
+                // One instruction on memory, as in `malloc_or`. Relaxed: this thread's word.
+                let top_word = AtomicUsize::from_ptr((&raw mut (*entry).top).cast());
+                top_word.store(top_word.load(Ordering::Relaxed) + size_of::<*mut u8>(), Ordering::Relaxed);
+                return;
+            }
+        }
+    }
+    // SAFETY: the caller's promise.
+    unsafe { slow::free::<L>(block) }
 }

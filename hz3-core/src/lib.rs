@@ -1,12 +1,31 @@
 //! hz3's core: a general-purpose memory allocator for Linux whose free blocks travel between threads in
 //! magazines, one exchange for dozens of blocks.
 //!
+//! # As a Rust program's allocator
+//!
+//! ```
+//! use hz3_core::Hz3;
+//!
+//! #[global_allocator]
+//! static GLOBAL: Hz3 = Hz3::new();
+//!
+//! let words: Vec<String> = "a few words".split(' ').map(str::to_owned).collect();
+//! assert_eq!(words.len(), 3);
+//! assert!(GLOBAL.stats().live_bytes() > 0);
+//! ```
+//!
+//! [`Hz3`] is the scale lane; `Hz3<Fast>` is the other one. `malloc` of the C library stays what it is. The crate
+//! needs Linux, stable Rust and `libc`, not `std`. The options of the environment (`HZ3_PURGE_DELAY_MS` and so on)
+//! hold here too.
+//!
+//! # Inside
+//!
 //! A *lane* ([`Fast`], [`Scale`]) is the allocator under one choice of constants and policy; each has one
 //! static [`allocator::Allocator`]. The interface is [`hot`] and [`slow`]; `hz3-preload` dresses it as C's
-//! and C++'s. Modules are layers, from [`sync`] and [`units`] up to [`hot`]; `cargo xtask test` checks that none
+//! and C++'s. Modules are layers, from [`sync`] and [`units`] up to [`global`]; `cargo xtask test` checks that none
 //! uses a higher one.
 //!
-//! Inside, nothing allocates from elsewhere, blocks without bound, formats text or panics.
+//! Nothing here allocates from elsewhere, blocks without bound, formats text or panics.
 
 #![no_std]
 
@@ -31,6 +50,8 @@ pub mod background;
 pub mod bins;
 #[cfg(not(loom))]
 pub mod fault;
+#[cfg(not(loom))]
+pub mod global;
 #[cfg(not(loom))]
 pub mod heap;
 #[cfg(not(loom))]
@@ -64,5 +85,7 @@ pub mod thread;
 #[cfg(not(loom))]
 pub mod thread_pointer;
 
+#[cfg(not(loom))]
+pub use global::Hz3;
 #[cfg(not(loom))]
 pub use lane::{Fast, Lane, Scale, Tiny, TinyHome};

@@ -355,19 +355,25 @@ pub fn malloc_aligned<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
 #[inline]
 pub fn malloc_zeroed<L: Lane>(bytes: usize) -> *mut u8 {
     if bytes > MAX_SMALL_BYTES {
-        let Some(block) = large::<L>(bytes, MIN_ALIGN) else { return null_mut() };
-        if !block.zeroed {
-            // SAFETY: the block holds `bytes` bytes.
-            unsafe { block.start.write_bytes(0, bytes) };
-        }
-        return block.start;
+        return large_zeroed::<L>(bytes, MIN_ALIGN);
     }
     let block = hot::malloc::<L>(bytes);
     if !block.is_null() {
-        // SAFETY: as above.
+        // SAFETY: the block holds `bytes` bytes.
         unsafe { block.write_bytes(0, bytes) };
     }
     block
+}
+
+/// Allocates a large block of `bytes`, more than 0, at a multiple of `align`, a power of two, that reads as zero:
+/// pages that come fresh from the system are not cleared again. Null as for [`malloc_aligned`].
+pub fn large_zeroed<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
+    let Some(block) = large::<L>(bytes, align) else { return null_mut() };
+    if !block.zeroed {
+        // SAFETY: the block holds `bytes` bytes.
+        unsafe { block.start.write_bytes(0, bytes) };
+    }
+    block.start
 }
 
 /// Bytes that may be used of the live block at `block`; `None` where none begins there. Null has 0.

@@ -140,7 +140,7 @@ unsafe fn empty_bin<L: Lane>(allocator: &'static Allocator<L>, heap: *mut Heap<L
 
 /// Hands over the magazines of bins that the heap's thread does not use any more, as [`empty`] does: those
 /// where no slow path came since the last look and the loaded magazine holds as much as it did then. Such a
-/// bin begins with a small batch when it is used again. Looks at most once per [`LOOK_MS`].
+/// bin begins with a small batch when it is used again. Looks at most once per `LOOK_MS`.
 ///
 /// # Safety
 /// The caller owns the heap.

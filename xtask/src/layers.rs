@@ -34,6 +34,7 @@ pub const HZ3_CORE: &[&[&str]] = &[
     // The hot paths end in the slow ones, and a slow path starts the hot one again.
     &["slow", "hot"],
     &["stats"],
+    &["global"],
 ];
 
 /// Checks the sources of a crate, `source` being its `src` folder, against the order of its layers.
