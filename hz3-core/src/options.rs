@@ -10,6 +10,7 @@ use crate::fault;
 use crate::os::Os;
 use crate::sync::{AtomicU32, AtomicUsize, Ordering};
 use core::ptr::NonNull;
+use core::sync::atomic::AtomicU8;
 
 /// Value of the purge delay that means "never".
 pub const NEVER: u32 = u32::MAX;
@@ -17,6 +18,8 @@ pub const NEVER: u32 = u32::MAX;
 const LONGEST_DELAY_MS: u64 = 3_600_000;
 /// Sizes that the first arena may be given.
 const ARENA_BYTES: core::ops::RangeInclusive<usize> = 4 << 20..=16 << 40;
+/// Longest path that an option may hold, in bytes.
+pub const PATH_BYTES: usize = 1000;
 /// What the names of all options begin with.
 const PREFIX: &[u8] = b"HZ3_";
 
@@ -31,6 +34,41 @@ pub enum HugePages {
     Always,
 }
 
+/// A path, copied out of the environment, which the program may overwrite. Empty: none was given.
+pub struct Path {
+    bytes: [AtomicU8; PATH_BYTES],
+    used: AtomicUsize,
+}
+
+impl Path {
+    const fn none() -> Self {
+        Self { bytes: [const { AtomicU8::new(0) }; PATH_BYTES], used: AtomicUsize::new(0) }
+    }
+
+    fn set(&self, path: &[u8]) -> Option<()> {
+        if path.is_empty() || path.len() > PATH_BYTES {
+            return None;
+        }
+        // Relaxed, here and below: as [`Options`] says.
+        for (place, &byte) in self.bytes.iter().zip(path) {
+            place.store(byte, Ordering::Relaxed);
+        }
+        self.used.store(path.len(), Ordering::Relaxed);
+        Some(())
+    }
+
+    /// Its bytes, in order.
+    pub fn bytes(&self) -> impl Iterator<Item = u8> + '_ {
+        // Relaxed, all: as [`Options`] says.
+        self.bytes.iter().take(self.used.load(Ordering::Relaxed)).map(|byte| byte.load(Ordering::Relaxed))
+    }
+
+    /// Whether none was given.
+    pub fn is_none(&self) -> bool {
+        self.used.load(Ordering::Relaxed) == 0
+    }
+}
+
 /// One allocator's options. Sync, every field: written, with the same values by every thread, before the
 /// writer's first request for memory; read with Relaxed, because each reader has passed [`Options::read`].
 pub struct Options {
@@ -39,6 +77,11 @@ pub struct Options {
     arena_bytes: AtomicUsize,
     huge_pages: AtomicU32,
     background_thread: AtomicU32,
+    verbose: AtomicU32,
+    show_stats: AtomicU32,
+    hide_errors: AtomicU32,
+    stats_file: Path,
+    stats_json: Path,
 }
 
 /// An option: its name behind the prefix, what its value must be, and what takes it.
@@ -48,7 +91,7 @@ struct Known {
     take: fn(&Options, &[u8]) -> Option<()>,
 }
 
-const KNOWN: [Known; 4] = [
+const KNOWN: [Known; 9] = [
     Known {
         name: b"PURGE_DELAY_MS",
         expected: b"milliseconds from 0 (at once) to 3600000, or -1 (never)",
@@ -87,6 +130,40 @@ const KNOWN: [Known; 4] = [
             options.background_thread.store(u32::from(switch(value)?), Ordering::Relaxed);
             Some(())
         },
+    },
+    Known {
+        name: b"VERBOSE",
+        expected: b"0 or 1",
+        take: |options, value| {
+            options.verbose.store(u32::from(switch(value)?), Ordering::Relaxed);
+            Some(())
+        },
+    },
+    Known {
+        name: b"SHOW_STATS",
+        expected: b"0 or 1",
+        take: |options, value| {
+            options.show_stats.store(u32::from(switch(value)?), Ordering::Relaxed);
+            Some(())
+        },
+    },
+    Known {
+        name: b"SHOW_ERRORS",
+        expected: b"0 or 1",
+        take: |options, value| {
+            options.hide_errors.store(u32::from(!switch(value)?), Ordering::Relaxed);
+            Some(())
+        },
+    },
+    Known {
+        name: b"STATS_FILE",
+        expected: b"a path of at most 1000 bytes",
+        take: |options, value| options.stats_file.set(value),
+    },
+    Known {
+        name: b"STATS_JSON",
+        expected: b"a path of at most 1000 bytes",
+        take: |options, value| options.stats_json.set(value),
     },
 ];
 
@@ -130,6 +207,11 @@ impl Options {
             arena_bytes: AtomicUsize::new(arena_bytes),
             huge_pages: AtomicU32::new(HugePages::System as u32),
             background_thread: AtomicU32::new(0),
+            verbose: AtomicU32::new(0),
+            show_stats: AtomicU32::new(0),
+            hide_errors: AtomicU32::new(0),
+            stats_file: Path::none(),
+            stats_json: Path::none(),
         }
     }
 
@@ -145,12 +227,20 @@ impl Options {
     /// Threads that come here at the same time all read, and store the same; none waits for another.
     #[cold]
     fn read_now<O: Os>(&self) {
+        // First, because it decides what is said about the others.
+        O::each_environment(|variable| {
+            if variable == b"HZ3_SHOW_ERRORS=0" {
+                // Relaxed: as the struct says.
+                self.hide_errors.store(1, Ordering::Relaxed);
+            }
+        });
         O::each_environment(|variable| {
             if let Some(option) = variable.strip_prefix(PREFIX) {
                 let split = option.iter().position(|&byte| byte == b'=').unwrap_or(option.len());
                 let (name, value) = (option.get(..split).unwrap_or(b""), option.get(split + 1..).unwrap_or(b""));
                 match self.set(name, value) {
                     Ok(()) => {}
+                    Err(_) if !self.shows_errors() => {}
                     Err(Refused::Unknown) => {
                         fault::warning::<O>(&[PREFIX, name, b" is no option of this version; ignored"]);
                     }
@@ -211,6 +301,31 @@ impl Options {
     pub fn background_thread(&self) -> bool {
         self.background_thread.load(Ordering::Relaxed) != 0
     }
+
+    /// Whether the library says at start what it is and what its options are.
+    pub fn is_verbose(&self) -> bool {
+        self.verbose.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether statistics are written to standard error at exit.
+    pub fn shows_stats(&self) -> bool {
+        self.show_stats.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether options that are not taken, and files that can't be written, are reported.
+    pub fn shows_errors(&self) -> bool {
+        self.hide_errors.load(Ordering::Relaxed) == 0
+    }
+
+    /// Where the table of statistics goes at exit.
+    pub fn stats_file(&self) -> &Path {
+        &self.stats_file
+    }
+
+    /// Where the statistics go as JSON at exit.
+    pub fn stats_json(&self) -> &Path {
+        &self.stats_json
+    }
 }
 
 /// Why an option was not taken.
@@ -270,5 +385,20 @@ mod tests {
         assert!(matches!(options.set(b"BACKGROUND_THREAD", b"yes"), Err(Refused::Malformed { .. })));
         assert_eq!(options.set(b"COLOUR", b"1"), Err(Refused::Unknown));
         assert_eq!(options.set(b"TH", b"1"), Err(Refused::Unknown));
+    }
+
+    #[test]
+    fn a_path_is_copied_and_has_a_limit() {
+        let options = options();
+        assert!(options.stats_json().is_none());
+        assert_eq!(options.set(b"STATS_JSON", b"/tmp/a-%p.json"), Ok(()));
+        assert!(options.stats_json().bytes().eq(*b"/tmp/a-%p.json"));
+        assert_eq!(options.set(b"STATS_JSON", b"short"), Ok(()));
+        assert!(options.stats_json().bytes().eq(*b"short"));
+        for refused in [&b""[..], &[b'x'; PATH_BYTES + 1]] {
+            assert!(matches!(options.set(b"STATS_JSON", refused), Err(Refused::Malformed { .. })));
+        }
+        assert!(options.stats_json().bytes().eq(*b"short"));
+        assert!(options.stats_file().is_none());
     }
 }

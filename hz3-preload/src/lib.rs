@@ -26,9 +26,20 @@ macro_rules! export_lane {
         #[unsafe(link_section = ".init_array")]
         static CONSTRUCTOR: extern "C" fn() = {
             extern "C" fn constructor() {
+                $crate::report::banner::<$lane>();
                 $crate::hz3_core::background::start_if_wanted::<$lane>();
             }
             constructor
+        };
+
+        /// Run by the loader when the process ends by `exit` or by a return from `main`.
+        #[used]
+        #[unsafe(link_section = ".fini_array")]
+        static DESTRUCTOR: extern "C" fn() = {
+            extern "C" fn destructor() {
+                $crate::report::at_exit::<$lane>();
+            }
+            destructor
         };
 
         /// Nothing in the library panics; should it, the process can't be trusted any more.

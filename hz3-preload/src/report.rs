@@ -3,7 +3,9 @@
 //! Nothing here allocates: text is formed in a buffer on the stack and written at once.
 
 use core::fmt::Write;
+use hz3_core::fault;
 use hz3_core::lane::Lane;
+use hz3_core::options::{NEVER, Path};
 use hz3_core::os::{Linux, Os};
 use hz3_core::stats::{ROWS, Stats, collect};
 
@@ -19,6 +21,13 @@ struct Text {
 impl Text {
     const fn new() -> Self {
         Self { bytes: [0; TEXT_BYTES], used: 0 }
+    }
+
+    fn push(&mut self, byte: u8) {
+        if let Some(place) = self.bytes.get_mut(self.used) {
+            *place = byte;
+            self.used += 1;
+        }
     }
 
     fn as_bytes(&self) -> &[u8] {
@@ -118,4 +127,104 @@ pub unsafe fn malloc_info<L: Lane>(options: i32, stream: *mut libc::FILE) -> i32
     // SAFETY: the caller's promise.
     let written = unsafe { libc::fwrite(bytes.as_ptr().cast(), 1, bytes.len(), stream) };
     if written == bytes.len() { 0 } else { -1 }
+}
+
+/// At start: version, lane and options, where `HZ3_VERBOSE` asks for them.
+pub fn banner<L: Lane>() {
+    let options = L::allocator().options();
+    options.read::<L::Os>();
+    if !options.is_verbose() {
+        return;
+    }
+    let mut text = Text::new();
+    let _ = writeln!(text, "hz3: version {} lane {}", env!("CARGO_PKG_VERSION"), L::NAME);
+    let delay = options.purge_delay_ms();
+    let _ = writeln!(text, "hz3: HZ3_PURGE_DELAY_MS={}", if delay == NEVER { -1 } else { i64::from(delay) });
+    let _ = writeln!(text, "hz3: HZ3_ARENA_SIZE={}", options.arena_bytes());
+    let _ = writeln!(text, "hz3: HZ3_THP={:?}", options.huge_pages());
+    let _ = writeln!(text, "hz3: HZ3_BACKGROUND_THREAD={}", u8::from(options.background_thread()));
+    let _ = writeln!(text, "hz3: HZ3_SHOW_ERRORS={}", u8::from(options.shows_errors()));
+    let _ = writeln!(text, "hz3: HZ3_SHOW_STATS={}", u8::from(options.shows_stats()));
+    for (name, path) in [("STATS_FILE", options.stats_file()), ("STATS_JSON", options.stats_json())] {
+        let _ = write!(text, "hz3: HZ3_{name}=");
+        // Byte for byte up to a line's length: a longer path is cut here, and used whole.
+        for byte in path.bytes().take(256) {
+            let _ = text.write_char(if byte.is_ascii_graphic() { char::from(byte) } else { '?' });
+        }
+        let _ = text.write_char('\n');
+    }
+    Linux::write_error(text.as_bytes());
+}
+
+/// At exit: the statistics that the options ask for. Not reached by `_exit`, `quick_exit`, exec or a signal.
+pub fn at_exit<L: Lane>() {
+    let options = L::allocator().options();
+    options.read::<L::Os>();
+    let (file, json) = (options.stats_file(), options.stats_json());
+    if !options.shows_stats() && file.is_none() && json.is_none() {
+        return;
+    }
+    let stats = collect::<L>();
+    let table = lines(&stats, L::NAME);
+    if options.shows_stats() {
+        Linux::write_error(table.as_bytes());
+    }
+    let outputs = [("HZ3_STATS_FILE", file, table), ("HZ3_STATS_JSON", json, as_json(&stats, L::NAME))];
+    for (name, path, text) in outputs {
+        if !path.is_none() && !write_file(path, text.as_bytes()) && options.shows_errors() {
+            fault::warning::<Linux>(&[name.as_bytes(), b": the file can't be written"]);
+        }
+    }
+}
+
+/// One JSON object; docs/statistics.md names its members.
+fn as_json(stats: &Stats, lane: &str) -> Text {
+    let mut text = Text::new();
+    // SAFETY: takes nothing, returns a number.
+    let process = unsafe { libc::getpid() };
+    let version = env!("CARGO_PKG_VERSION");
+    let _ =
+        write!(text, "{{\"schema\":1,\"version\":\"{version}\",\"lane\":\"{lane}\",\"pid\":{process},\"counts\":{{");
+    for (index, (name, value)) in stats.rows().into_iter().enumerate() {
+        let _ = write!(text, "{}\"{name}\":{value}", if index == 0 { "" } else { "," });
+    }
+    let _ = writeln!(text, "}}}}");
+    text
+}
+
+/// Writes `bytes` to the file at `path`, in which `%p` stands for the process id; whether all of it went.
+fn write_file(path: &Path, bytes: &[u8]) -> bool {
+    let mut name = Text::new();
+    let mut path = path.bytes().peekable();
+    while let Some(byte) = path.next() {
+        if byte == b'%' && path.next_if_eq(&b'p').is_some() {
+            // SAFETY: takes nothing, returns a number.
+            let _ = write!(name, "{}", unsafe { libc::getpid() });
+        } else {
+            name.push(byte);
+        }
+    }
+    name.push(0);
+    if name.as_bytes().last() != Some(&0) {
+        return false;
+    }
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC;
+    // SAFETY: the name ends with a zero.
+    let file = unsafe { libc::open(name.as_bytes().as_ptr().cast(), flags, 0o644) };
+    if file < 0 {
+        return false;
+    }
+    let mut left = bytes;
+    while !left.is_empty() {
+        // SAFETY: reads the slice.
+        let written = unsafe { libc::write(file, left.as_ptr().cast(), left.len()) };
+        match usize::try_from(written) {
+            Ok(written) if written > 0 => left = left.get(written..).unwrap_or(&[]),
+            // SAFETY: errno is the calling thread's own.
+            Err(_) if unsafe { *libc::__errno_location() } == libc::EINTR => {}
+            _ => break,
+        }
+    }
+    // SAFETY: opened above, closed once.
+    unsafe { libc::close(file) == 0 && left.is_empty() }
 }

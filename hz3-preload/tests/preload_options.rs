@@ -208,3 +208,72 @@ mod with_another_users_rights {
         ignores_the_environment(Lane::Scale);
     }
 }
+
+/// A table on standard error, and at the same time a file of each kind, named by the process.
+#[test]
+fn statistics_are_written_at_exit() {
+    if any_malloc() {
+        return;
+    }
+    for (lane, name) in [(Lane::Fast, "fast"), (Lane::Scale, "scale")] {
+        let folder = std::env::temp_dir().join(format!("hz3-stats-{}-{name}", std::process::id()));
+        std::fs::create_dir(&folder).expect("a fresh folder");
+        let (table, json) = (folder.join("%p.txt"), folder.join("%p.json"));
+        let path = |path: &std::path::Path| path.to_str().expect("the folder's name is text").to_owned();
+        let variables = [("HZ3_SHOW_STATS", "1"), ("HZ3_STATS_FILE", &path(&table)), ("HZ3_STATS_JSON", &path(&json))];
+        let outcome = outcome(lane, &variables, &["ordinary_work_gets_done"]);
+        outcome.expect_success();
+        let mut files: Vec<_> =
+            std::fs::read_dir(&folder).expect("it is there").map(|entry| entry.expect("it is there").path()).collect();
+        files.sort();
+        assert!(files.len() >= 2, "{files:?}");
+        let (mut tables, mut jsons) = (0, 0);
+        for file in &files {
+            let text = std::fs::read_to_string(file).expect("text");
+            let stem = file.file_stem().and_then(|stem| stem.to_str()).expect("text");
+            assert!(stem.bytes().all(|byte| byte.is_ascii_digit()), "{file:?}");
+            if file.extension().is_some_and(|extension| extension == "json") {
+                jsons += 1;
+                assert!(text.starts_with("{\"schema\":1,") && text.ends_with("}}\n"), "{text}");
+                assert!(text.contains(&format!("\"lane\":\"{name}\",\"pid\":{stem},")), "{text}");
+                assert!(text.contains("\"homeward_slots\":"), "{text}");
+            } else {
+                tables += 1;
+                assert!(outcome.stderr.contains(&text), "{text}\n{outcome}");
+                assert!(text.contains("committed_bytes"), "{text}");
+            }
+        }
+        assert!(tables > 0 && tables == jsons, "{files:?}");
+        std::fs::remove_dir_all(&folder).expect("it is this test's");
+    }
+}
+
+#[test]
+fn a_file_that_can_t_be_written_costs_one_line_and_errors_can_be_hidden() {
+    for lane in [Lane::Fast, Lane::Scale] {
+        let nowhere = ("HZ3_STATS_JSON", "/nonexistent/stats.json");
+        is_told(lane, &[nowhere], &[&["HZ3_STATS_JSON", "can't be written"]]);
+        is_told(lane, &[nowhere, ("HZ3_COLOUR", "blue"), ("HZ3_SHOW_ERRORS", "0")], &[]);
+    }
+}
+
+#[test]
+fn a_verbose_library_says_its_lane_and_every_option() {
+    for (lane, name) in [(Lane::Fast, "lane fast"), (Lane::Scale, "lane scale")] {
+        is_told(
+            lane,
+            &[("HZ3_VERBOSE", "1"), ("HZ3_PURGE_DELAY_MS", "-1")],
+            &[
+                &[name],
+                &["HZ3_PURGE_DELAY_MS=-1"],
+                &["HZ3_ARENA_SIZE="],
+                &["HZ3_THP=System"],
+                &["HZ3_BACKGROUND_THREAD=0"],
+                &["HZ3_SHOW_ERRORS=1"],
+                &["HZ3_SHOW_STATS=0"],
+                &["HZ3_STATS_FILE="],
+                &["HZ3_STATS_JSON="],
+            ],
+        );
+    }
+}
