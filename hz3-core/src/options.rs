@@ -8,7 +8,7 @@
 
 use crate::fault;
 use crate::os::Os;
-use crate::sync::{AtomicU32, AtomicUsize, Ordering};
+use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use core::ptr::NonNull;
 
 /// Value of the purge delay that means "never".
@@ -17,6 +17,13 @@ pub const NEVER: u32 = u32::MAX;
 const LONGEST_DELAY_MS: u64 = 3_600_000;
 /// Sizes that the first arena may be given.
 const ARENA_BYTES: core::ops::RangeInclusive<usize> = 4 << 20..=16 << 40;
+/// Longest name of a profile's file, before what stands for the process id is put in. Linux has 4095 for the whole.
+pub const PROFILE_NAME_BYTES: usize = 4000;
+/// Mean distances of samples that may be asked for.
+const PROFILE_INTERVAL_BYTES: core::ops::RangeInclusive<usize> = 1..=1 << 40;
+/// The mean distance where none is asked for. Chosen: what tcmalloc and jemalloc take, at which a sample costs
+/// next to nothing per byte.
+const DEFAULT_PROFILE_INTERVAL_BYTES: usize = 512 << 10;
 /// What the names of all options begin with.
 const PREFIX: &[u8] = b"HZ3_";
 
@@ -39,6 +46,9 @@ pub struct Options {
     arena_bytes: AtomicUsize,
     huge_pages: AtomicU32,
     background_thread: AtomicU32,
+    profile_name: AtomicPtr<u8>,
+    profile_name_bytes: AtomicUsize,
+    profile_interval_bytes: AtomicUsize,
 }
 
 /// An option: its name behind the prefix, what its value must be, and what takes it.
@@ -48,7 +58,7 @@ struct Known {
     take: fn(&Options, &[u8]) -> Option<()>,
 }
 
-const KNOWN: [Known; 4] = [
+const KNOWN: [Known; 6] = [
     Known {
         name: b"PURGE_DELAY_MS",
         expected: b"milliseconds from 0 (at once) to 3600000, or -1 (never)",
@@ -85,6 +95,31 @@ const KNOWN: [Known; 4] = [
         expected: b"0 or 1",
         take: |options, value| {
             options.background_thread.store(u32::from(switch(value)?), Ordering::Relaxed);
+            Some(())
+        },
+    },
+    Known {
+        name: b"PROFILE",
+        expected: b"a file's name of up to 4000 bytes, in which % comes before p alone, for the process id",
+        take: |options, value| {
+            let mut rest = value;
+            while let Some(at) = rest.iter().position(|&byte| byte == b'%') {
+                rest = rest.get(at + 1..)?.strip_prefix(b"p")?;
+            }
+            if value.is_empty() || value.len() > PROFILE_NAME_BYTES {
+                return None;
+            }
+            options.profile_name.store(value.as_ptr().cast_mut(), Ordering::Relaxed);
+            options.profile_name_bytes.store(value.len(), Ordering::Relaxed);
+            Some(())
+        },
+    },
+    Known {
+        name: b"PROFILE_INTERVAL",
+        expected: b"bytes from 1 to 1T, such as 512K",
+        take: |options, value| {
+            let bytes = size(value).filter(|bytes| PROFILE_INTERVAL_BYTES.contains(bytes))?;
+            options.profile_interval_bytes.store(bytes, Ordering::Relaxed);
             Some(())
         },
     },
@@ -130,6 +165,9 @@ impl Options {
             arena_bytes: AtomicUsize::new(arena_bytes),
             huge_pages: AtomicU32::new(HugePages::System as u32),
             background_thread: AtomicU32::new(0),
+            profile_name: AtomicPtr::new(core::ptr::null_mut()),
+            profile_name_bytes: AtomicUsize::new(0),
+            profile_interval_bytes: AtomicUsize::new(DEFAULT_PROFILE_INTERVAL_BYTES),
         }
     }
 
@@ -207,6 +245,22 @@ impl Options {
         unsafe { O::prefer_huge(start, bytes, huge) }
     }
 
+    /// The name of the profile's file, as it stands in the environment; `None` where no profile is wanted.
+    ///
+    /// # Safety
+    /// The program has not changed its environment since it was read, as it may from its first instruction on, and
+    /// the name is used no longer than that holds.
+    pub unsafe fn profile_name<'a>(&self) -> Option<&'a [u8]> {
+        let name = NonNull::new(self.profile_name.load(Ordering::Relaxed))?;
+        // SAFETY: the environment's text, by the caller's promise unchanged.
+        Some(unsafe { core::slice::from_raw_parts(name.as_ptr(), self.profile_name_bytes.load(Ordering::Relaxed)) })
+    }
+
+    /// Mean bytes between two samples of the profile.
+    pub fn profile_interval_bytes(&self) -> usize {
+        self.profile_interval_bytes.load(Ordering::Relaxed)
+    }
+
     /// Whether a thread of the allocator's own gives memory back while the program's threads rest.
     pub fn background_thread(&self) -> bool {
         self.background_thread.load(Ordering::Relaxed) != 0
@@ -255,6 +309,31 @@ mod tests {
             assert!(matches!(options.set(b"ARENA_SIZE", text.as_bytes()), Err(Refused::Malformed { .. })), "{text}");
         }
         assert_eq!(options.arena_bytes(), 1 << 30);
+    }
+
+    #[test]
+    fn a_profile_has_a_file_and_an_interval() {
+        let options = options();
+        // SAFETY: the names are the test's own and outlive the options.
+        let name_of = |options: &Options| unsafe { options.profile_name() }.map(<[u8]>::to_vec);
+        assert_eq!(name_of(&options), None);
+        assert_eq!(options.profile_interval_bytes(), 512 << 10);
+        let long = [b'x'; PROFILE_NAME_BYTES + 1];
+        for name in [&b""[..], b"%", b"a%", b"%d", b"%%", b"a%pb%x", &long] {
+            assert!(matches!(options.set(b"PROFILE", name), Err(Refused::Malformed { .. })), "{name:?}");
+            assert_eq!(name_of(&options), None);
+        }
+        for name in [&b"heap"[..], b"/tmp/%p.heap", b"%p%p", &long[1..]] {
+            assert_eq!(options.set(b"PROFILE", name), Ok(()));
+            assert_eq!(name_of(&options).as_deref(), Some(name));
+        }
+        for (text, bytes) in [("1", 1), ("64K", 64 << 10), ("1T", 1 << 40)] {
+            assert_eq!(options.set(b"PROFILE_INTERVAL", text.as_bytes()), Ok(()));
+            assert_eq!(options.profile_interval_bytes(), bytes);
+        }
+        for text in ["0", "", "2T", "-1"] {
+            assert!(matches!(options.set(b"PROFILE_INTERVAL", text.as_bytes()), Err(Refused::Malformed { .. })));
+        }
     }
 
     #[test]

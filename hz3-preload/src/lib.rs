@@ -7,6 +7,7 @@
 
 pub mod c;
 pub mod cxx;
+pub mod profile;
 pub mod report;
 
 #[doc(hidden)]
@@ -26,9 +27,20 @@ macro_rules! export_lane {
         #[unsafe(link_section = ".init_array")]
         static CONSTRUCTOR: extern "C" fn() = {
             extern "C" fn constructor() {
+                $crate::profile::begin_if_wanted::<$lane>();
                 $crate::hz3_core::background::start_if_wanted::<$lane>();
             }
             constructor
+        };
+
+        /// Run by the loader at the process's end, after the program's own destructors.
+        #[used]
+        #[unsafe(link_section = ".fini_array")]
+        static DESTRUCTOR: extern "C" fn() = {
+            extern "C" fn destructor() {
+                $crate::profile::write_at_exit::<$lane>();
+            }
+            destructor
         };
 
         /// Nothing in the library panics; should it, the process can't be trusted any more.

@@ -18,6 +18,7 @@ pub const HZ3_CORE: &[&[&str]] = &[
     &["fault"],
     &["options"],
     &["table"],
+    &["profile"],
     &["span"],
     &["page_tag"],
     &["arena"],
@@ -30,6 +31,7 @@ pub const HZ3_CORE: &[&[&str]] = &[
     &["heap", "lane", "thread_pointer", "large", "allocator"],
     &["background"],
     &["thread"],
+    &["sampling"],
     // The hot paths end in the slow ones, and a slow path starts the hot one again.
     &["slow", "hot"],
     &["stats"],
