@@ -14,14 +14,15 @@ pub struct Pace {
     is_busy: bool,
 }
 
-/// Step of the generator (SplitMix64, Steele, Lea and Flood, 2014) and the factor that spreads seeds.
+/// Step of the generator (SplitMix64, Steele, Lea and Flood, 2014).
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Pace {
     /// Starts, where it has not yet, from a seed that no other thread has.
     pub fn start(&mut self, seed: u64, interval_bytes: usize) {
         if self.random == 0 {
-            self.random = seed.wrapping_mul(GOLDEN) | 1;
+            // Mixed, because nearby states are nearby places of one sequence.
+            self.random = mixed(seed) | 1;
             self.left = self.gap(interval_bytes);
         }
     }
@@ -52,11 +53,15 @@ impl Pace {
 
     fn next(&mut self) -> u64 {
         self.random = self.random.wrapping_add(GOLDEN);
-        let mut mixed = self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        mixed(self.random)
     }
+}
+
+/// SplitMix64's output function.
+fn mixed(state: u64) -> u64 {
+    let first = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let second = (first ^ (first >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    second ^ (second >> 31)
 }
 
 /// `-ln(value)` of a value above 0 and up to 1: `core` has no logarithm. The mantissa's is the series of the
