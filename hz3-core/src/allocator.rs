@@ -17,6 +17,7 @@ use crate::magazine::{CLASSES, Magazine, Magazines, shape};
 use crate::options::{NEVER, Options};
 use crate::os::Os;
 use crate::page_tag::PageTag;
+use crate::profile::Profile;
 use crate::remote_stash::{Carrier, RemoteStash, Sparse};
 use crate::runs::{Runs, elapsed_ms};
 use crate::shard::{BinDepot, Shard};
@@ -60,6 +61,8 @@ pub struct Allocator<L: Lane> {
     trims: AtomicU32,
     /// The process-wide hooks.
     pub hooks: Hooks<L::Os>,
+    /// Which stacks the program's memory comes from, if that was asked for.
+    pub profile: Profile<L::Os>,
 }
 
 impl<L: Lane> Allocator<L> {
@@ -80,6 +83,7 @@ impl<L: Lane> Allocator<L> {
             purged_bytes: AtomicU64::new(0),
             trims: AtomicU32::new(0),
             hooks: Hooks::new(),
+            profile: Profile::new(),
         }
     }
 
@@ -473,6 +477,7 @@ impl<L: Lane> Allocator<L> {
         }
         self.directs.acquire_for_fork();
         self.spare_magazines.acquire();
+        self.profile.acquire_for_fork();
         self.runs.acquire_for_fork();
         L::Os::begin_fork();
     }
@@ -486,6 +491,7 @@ impl<L: Lane> Allocator<L> {
         // SAFETY: the caller's promise.
         unsafe {
             self.runs.release_after_fork();
+            self.profile.release_after_fork();
             self.spare_magazines.release();
             self.directs.release_after_fork();
             for shard in self.shards() {
@@ -504,6 +510,7 @@ impl<L: Lane> Allocator<L> {
         // SAFETY: the caller's promise.
         unsafe {
             self.runs.reset_after_fork();
+            self.profile.reset_after_fork();
             self.spare_magazines.reset_after_fork();
             self.directs.reset_after_fork();
             for shard in self.shards() {

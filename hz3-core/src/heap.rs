@@ -14,6 +14,7 @@
 use crate::bins::{BIN_ENTRY_BYTES, BINS};
 use crate::lane::Lane;
 use crate::magazine::{MAX_SLOTS, Magazine};
+use crate::profile::pace::Pace;
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::table::{Table, typed};
 use crate::units::{Bin, ShardId};
@@ -51,6 +52,37 @@ impl Entries {
 pub static NO_HEAP: Entries = Entries::none();
 /// The heap of a thread that is ending and has given its own back.
 pub static LEFT_HEAP: Entries = Entries::none();
+
+/// What a thread's pointer leads to while there is a profile: entries that are all null, so that each of the
+/// thread's calls takes its slow path, and behind them the heap. All zeros but for that.
+#[repr(C)]
+pub struct Decoy {
+    /// At offset 0, as in a heap. The foreign bin's entry, of which no hit path reads more than `top`, `base` and
+    /// `limit`, has the heap's address for a spare magazine.
+    entries: Entries,
+    /// When the thread is sampled next. Sync: owner thread.
+    pub pace: Pace,
+}
+
+/// The heap of a thread: the one at its pointer, or that behind the decoy there.
+///
+/// # Safety
+/// `entries` is the calling thread's pointer and none of the two static heaps.
+#[inline]
+pub unsafe fn behind<L: Lane>(entries: *mut Entries) -> *mut Heap<L> {
+    // SAFETY: the caller's promise; the foreign bin's spare is null in a heap.
+    let heap = unsafe { (*entries).0[0].spare };
+    if heap.is_null() { entries.cast() } else { heap.cast() }
+}
+
+/// The decoy at the calling thread's pointer; `None` where there is a heap, of its own or a static one.
+#[inline]
+pub fn decoy<L: Lane>() -> Option<NonNull<Decoy>> {
+    let entries = L::heap();
+    // SAFETY: every heap, the static ones included, begins with entries that outlive all threads.
+    let heap = unsafe { (*entries).0[0].spare };
+    if heap.is_null() { None } else { NonNull::new(entries.cast()) }
+}
 
 /// What a heap's events amount to. Plain counts of its own thread, read by anyone.
 #[derive(Default)]
@@ -107,6 +139,8 @@ pub struct Heap<L: Lane> {
     generation: AtomicU32,
     id: u32,
     next_unused: u32,
+    /// The heap's decoy, or null where it never needed one. Sync: owner thread.
+    decoy: *mut Decoy,
     /// Counts of events.
     pub counters: Counters,
     /// Slots on their way home. Sync: owner thread.
@@ -152,9 +186,14 @@ impl<L: Lane> Heap<L> {
 /// Bytes of one heap's unit. Chosen: the least power of two that every lane's heap fits in.
 const HEAP_UNIT_BYTES: usize = 8192;
 
+/// Bytes of one decoy's unit. Chosen: the least power of two that a decoy fits in.
+const DECOY_UNIT_BYTES: usize = 4096;
+const _: () = assert!(size_of::<Decoy>() <= DECOY_UNIT_BYTES);
+
 /// Every heap there is, and those that no thread uses.
 pub struct Heaps<L: Lane> {
     table: Table<HEAP_UNIT_BYTES>,
+    decoys: Table<DECOY_UNIT_BYTES>,
     unused: Mutex<u32, L::Os>,
     generation: AtomicU32,
     /// Whether heaps of threads that did not survive a fork may be waiting.
@@ -165,7 +204,13 @@ impl<L: Lane> Heaps<L> {
     /// None yet.
     pub const fn new() -> Self {
         const { assert!(size_of::<Heap<L>>() <= HEAP_UNIT_BYTES) }
-        Self { table: Table::new(), unused: Mutex::new(0), generation: AtomicU32::new(0), orphans: AtomicU32::new(0) }
+        Self {
+            table: Table::new(),
+            decoys: Table::new(),
+            unused: Mutex::new(0),
+            generation: AtomicU32::new(0),
+            orphans: AtomicU32::new(0),
+        }
     }
 
     fn get(&self, id: u32) -> *mut Heap<L> {
@@ -201,6 +246,23 @@ impl<L: Lane> Heaps<L> {
         }
         drop(unused);
         Some(heap)
+    }
+
+    /// The decoy of `heap`, made where there is none; its pace may not have started. `None` where memory has run
+    /// out.
+    ///
+    /// # Safety
+    /// The calling thread owns the heap.
+    pub unsafe fn decoy_of(&self, heap: *mut Heap<L>) -> Option<NonNull<Decoy>> {
+        // SAFETY: the caller's promise; a fresh unit is zeroed and this thread's alone.
+        unsafe {
+            if (*heap).decoy.is_null() {
+                let decoy = typed::<Decoy, DECOY_UNIT_BYTES>(&self.decoys, self.decoys.allocate::<L::Os>(1)?).as_ptr();
+                (*decoy).entries.0[0].spare = heap.cast();
+                (*heap).decoy = decoy;
+            }
+            NonNull::new((*heap).decoy)
+        }
     }
 
     /// Takes back a heap that holds no slot any more.
@@ -281,7 +343,7 @@ impl<L: Lane> Heaps<L> {
 
     /// Bytes of address space mapped for heaps.
     pub fn mapped_bytes(&self) -> usize {
-        self.table.mapped_bytes()
+        self.table.mapped_bytes() + self.decoys.mapped_bytes()
     }
 }
 

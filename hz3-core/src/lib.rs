@@ -67,11 +67,15 @@ pub mod options;
 #[cfg(not(loom))]
 pub mod page_tag;
 #[cfg(not(loom))]
+pub mod profile;
+#[cfg(not(loom))]
 pub mod remote_stash;
 #[cfg(not(loom))]
 pub mod run_lists;
 #[cfg(not(loom))]
 pub mod runs;
+#[cfg(not(loom))]
+pub mod sampling;
 #[cfg(not(loom))]
 pub mod shard;
 #[cfg(not(loom))]

@@ -8,9 +8,8 @@
 
 use crate::fault;
 use crate::os::Os;
-use crate::sync::{AtomicU32, AtomicUsize, Ordering};
+use crate::sync::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use core::ptr::NonNull;
-use core::sync::atomic::AtomicU8;
 
 /// Value of the purge delay that means "never".
 pub const NEVER: u32 = u32::MAX;
@@ -20,6 +19,12 @@ const LONGEST_DELAY_MS: u64 = 3_600_000;
 const ARENA_BYTES: core::ops::RangeInclusive<usize> = 4 << 20..=16 << 40;
 /// Longest path that an option may hold, in bytes.
 pub const PATH_BYTES: usize = 1000;
+const PATH_EXPECTED: &[u8] = b"a path of up to 1000 bytes, in which % comes before p alone, for the process id";
+/// Mean distances of samples that may be asked for.
+const PROFILE_INTERVAL_BYTES: core::ops::RangeInclusive<usize> = 1..=1 << 40;
+/// The mean distance where none is asked for. Chosen: what tcmalloc and jemalloc take, at which a sample costs
+/// next to nothing per byte.
+const DEFAULT_PROFILE_INTERVAL_BYTES: usize = 512 << 10;
 /// What the names of all options begin with.
 const PREFIX: &[u8] = b"HZ3_";
 
@@ -46,6 +51,10 @@ impl Path {
     }
 
     fn set(&self, path: &[u8]) -> Option<()> {
+        let mut rest = path;
+        while let Some(at) = rest.iter().position(|&byte| byte == b'%') {
+            rest = rest.get(at + 1..)?.strip_prefix(b"p")?;
+        }
         if path.is_empty() || path.len() > PATH_BYTES {
             return None;
         }
@@ -61,6 +70,11 @@ impl Path {
     pub fn bytes(&self) -> impl Iterator<Item = u8> + '_ {
         // Relaxed, all: as [`Options`] says.
         self.bytes.iter().take(self.used.load(Ordering::Relaxed)).map(|byte| byte.load(Ordering::Relaxed))
+    }
+
+    /// Whether the process id is a part of it.
+    pub fn names_process(&self) -> bool {
+        self.bytes().any(|byte| byte == b'%')
     }
 
     /// Whether none was given.
@@ -82,6 +96,8 @@ pub struct Options {
     hide_errors: AtomicU32,
     stats_file: Path,
     stats_json: Path,
+    profile: Path,
+    profile_interval_bytes: AtomicUsize,
 }
 
 /// An option: its name behind the prefix, what its value must be, and what takes it.
@@ -91,7 +107,7 @@ struct Known {
     take: fn(&Options, &[u8]) -> Option<()>,
 }
 
-const KNOWN: [Known; 9] = [
+const KNOWN: [Known; 11] = [
     Known {
         name: b"PURGE_DELAY_MS",
         expected: b"milliseconds from 0 (at once) to 3600000, or -1 (never)",
@@ -155,15 +171,17 @@ const KNOWN: [Known; 9] = [
             Some(())
         },
     },
+    Known { name: b"STATS_FILE", expected: PATH_EXPECTED, take: |options, value| options.stats_file.set(value) },
+    Known { name: b"STATS_JSON", expected: PATH_EXPECTED, take: |options, value| options.stats_json.set(value) },
+    Known { name: b"PROFILE", expected: PATH_EXPECTED, take: |options, value| options.profile.set(value) },
     Known {
-        name: b"STATS_FILE",
-        expected: b"a path of at most 1000 bytes",
-        take: |options, value| options.stats_file.set(value),
-    },
-    Known {
-        name: b"STATS_JSON",
-        expected: b"a path of at most 1000 bytes",
-        take: |options, value| options.stats_json.set(value),
+        name: b"PROFILE_INTERVAL",
+        expected: b"bytes from 1 to 1T, such as 512K",
+        take: |options, value| {
+            let bytes = size(value).filter(|bytes| PROFILE_INTERVAL_BYTES.contains(bytes))?;
+            options.profile_interval_bytes.store(bytes, Ordering::Relaxed);
+            Some(())
+        },
     },
 ];
 
@@ -212,6 +230,8 @@ impl Options {
             hide_errors: AtomicU32::new(0),
             stats_file: Path::none(),
             stats_json: Path::none(),
+            profile: Path::none(),
+            profile_interval_bytes: AtomicUsize::new(DEFAULT_PROFILE_INTERVAL_BYTES),
         }
     }
 
@@ -297,6 +317,16 @@ impl Options {
         unsafe { O::prefer_huge(start, bytes, huge) }
     }
 
+    /// Where the heap profile goes.
+    pub fn profile(&self) -> &Path {
+        &self.profile
+    }
+
+    /// Mean bytes between two samples of the profile.
+    pub fn profile_interval_bytes(&self) -> usize {
+        self.profile_interval_bytes.load(Ordering::Relaxed)
+    }
+
     /// Whether a thread of the allocator's own gives memory back while the program's threads rest.
     pub fn background_thread(&self) -> bool {
         self.background_thread.load(Ordering::Relaxed) != 0
@@ -373,6 +403,19 @@ mod tests {
     }
 
     #[test]
+    fn a_profile_has_an_interval() {
+        let options = options();
+        assert_eq!(options.profile_interval_bytes(), 512 << 10);
+        for (text, bytes) in [("1", 1), ("64K", 64 << 10), ("1T", 1 << 40)] {
+            assert_eq!(options.set(b"PROFILE_INTERVAL", text.as_bytes()), Ok(()));
+            assert_eq!(options.profile_interval_bytes(), bytes);
+        }
+        for text in ["0", "", "2T", "-1"] {
+            assert!(matches!(options.set(b"PROFILE_INTERVAL", text.as_bytes()), Err(Refused::Malformed { .. })));
+        }
+    }
+
+    #[test]
     fn switches_are_0_or_1_and_other_names_are_unknown() {
         let options = options();
         assert_eq!((options.huge_pages(), options.background_thread()), (HugePages::System, false));
@@ -395,7 +438,7 @@ mod tests {
         assert!(options.stats_json().bytes().eq(*b"/tmp/a-%p.json"));
         assert_eq!(options.set(b"STATS_JSON", b"short"), Ok(()));
         assert!(options.stats_json().bytes().eq(*b"short"));
-        for refused in [&b""[..], &[b'x'; PATH_BYTES + 1]] {
+        for refused in [&b""[..], b"%", b"a%", b"%d", b"%%", b"a%pb%x", &[b'x'; PATH_BYTES + 1]] {
             assert!(matches!(options.set(b"STATS_JSON", refused), Err(Refused::Malformed { .. })));
         }
         assert!(options.stats_json().bytes().eq(*b"short"));

@@ -18,6 +18,7 @@ use crate::large::Block;
 use crate::magazine::{Magazine, shape};
 use crate::os::Os;
 use crate::remote_stash::RemoteStash;
+use crate::sampling;
 use crate::span::Kind;
 use crate::sync::{Ordering, compiler_fence};
 use crate::thread::{self, TICKS};
@@ -32,7 +33,7 @@ pub const MAX_BYTES: usize = isize::MAX as usize;
 #[inline(never)]
 pub fn malloc<L: Lane>(bytes: usize) -> *mut u8 {
     match bin_for(bytes) {
-        Some(bin) => small::<L>(bin).map_or(null_mut(), NonNull::as_ptr),
+        Some(bin) => sampling::small::<L>(bytes).or_else(|| small::<L>(bin)).map_or(null_mut(), NonNull::as_ptr),
         None => large::<L>(bytes, MIN_ALIGN).map_or(null_mut(), |block| block.start),
     }
 }
@@ -55,7 +56,9 @@ fn large<L: Lane>(bytes: usize, align: usize) -> Option<Block> {
         return None;
     }
     tick_of::<L>();
-    or_after_trim::<L, _>(|| L::allocator().allocate_large(bytes, align))
+    let block = or_after_trim::<L, _>(|| L::allocator().allocate_large(bytes, align))?;
+    sampling::large::<L>(block.start.addr(), bytes);
+    Some(block)
 }
 
 /// The attempt's result, or, where the system has no more memory, that of a second one after everything
@@ -177,6 +180,7 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
     let allocator = L::allocator();
     let tag = allocator.runs.arenas.tag_value(block.addr());
     if tag.bin() == FOREIGN {
+        sampling::take::<L>(block.addr());
         if !allocator.free_large(block.addr()) {
             refuse::<L>("free()", tag.kind(), block.addr());
         }
@@ -383,7 +387,7 @@ pub fn usable_bytes<L: Lane>(block: *const u8) -> Option<usize> {
     }
     let tag = L::allocator().runs.arenas.tag_value(block.addr());
     match tag.bin() {
-        FOREIGN => L::allocator().large_bytes(block.addr()),
+        FOREIGN => L::allocator().large_bytes(block.addr()).map(|run| sampling::usable_bytes::<L>(block.addr(), run)),
         bin => Some(bins::info(bin).slot_bytes as usize),
     }
 }
@@ -404,7 +408,7 @@ pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
     let tag = L::allocator().runs.arenas.tag_value(block.addr());
     let old = match tag.bin() {
         FOREIGN => match L::allocator().large_bytes(block.addr()) {
-            Some(old) => old,
+            Some(run) => sampling::usable_bytes::<L>(block.addr(), run),
             None => refuse::<L>("realloc()", tag.kind(), block.addr()),
         },
         bin => bins::info(bin).slot_bytes as usize,
@@ -413,10 +417,14 @@ pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
         return block;
     }
     if old > MAX_SMALL_BYTES && bytes > MAX_SMALL_BYTES {
+        // Before the block may move: another thread's may come to lie in its place at once.
+        let sample = sampling::take::<L>(block.addr());
         let here = L::allocator().resize_large(block.addr(), old, bytes);
         if !here.is_null() {
+            sampling::large::<L>(here.addr(), bytes);
             return here;
         }
+        sampling::put_back::<L>(sample);
     }
     let new = hot::malloc::<L>(bytes);
     if new.is_null() {
@@ -449,9 +457,9 @@ pub fn trim<L: Lane>() -> bool {
     allocator.ask_for_trim();
     let entries = L::heap();
     if !crate::heap::is_static(entries) {
-        let heap = entries.cast::<Heap<L>>();
         // SAFETY: the heap is this thread's, and stays in use, empty.
         unsafe {
+            let heap = crate::heap::behind::<L>(entries);
             (*heap).trims = allocator.trims();
             thread::empty(allocator, heap);
         }

@@ -15,9 +15,10 @@
 use crate::allocator::{Allocator, Courier};
 use crate::background;
 use crate::bins::BINS;
-use crate::heap::{Entries, Heap, LEFT_HEAP, has_left, is_static, unload};
+use crate::heap::{Entries, Heap, LEFT_HEAP, behind, has_left, is_static, unload};
 use crate::lane::Lane;
 use crate::magazine::{Magazine, shape};
+use crate::os::Os;
 use crate::remote_stash::RemoteStash;
 use crate::runs::elapsed_ms;
 use crate::units::Bin;
@@ -36,7 +37,8 @@ const LOOK_MS: u32 = 250;
 #[inline]
 pub fn heap<L: Lane>() -> Option<*mut Heap<L>> {
     let entries = L::heap();
-    if is_static(entries) { start::<L>(entries) } else { Some(entries.cast()) }
+    // SAFETY: the thread's own pointer, to none of the static heaps.
+    if is_static(entries) { start::<L>(entries) } else { Some(unsafe { behind(entries) }) }
 }
 
 #[cold]
@@ -55,9 +57,31 @@ fn start<L: Lane>(entries: *mut Entries) -> Option<*mut Heap<L>> {
         (*heap).trims = allocator.trims();
         L::set_heap(heap.cast());
     }
+    if allocator.profile.is_on() {
+        // SAFETY: the heap is this thread's.
+        unsafe { disguise::<L>(heap) };
+    }
     // From here on the thread can allocate, which the calls below may do.
     hook_thread::<L>(heap);
     Some(heap)
+}
+
+/// Puts the decoy of `heap` at the thread's pointer, so that the thread is sampled from here on. Where the system
+/// has no memory for one, the thread is not.
+///
+/// # Safety
+/// The heap is the calling thread's.
+#[cold]
+pub unsafe fn disguise<L: Lane>(heap: *mut Heap<L>) {
+    let allocator = L::allocator();
+    // SAFETY: the caller's promise; the decoy is the thread's with the heap.
+    unsafe {
+        if let Some(decoy) = allocator.heaps.decoy_of(heap) {
+            let seed = decoy.as_ptr().addr() as u64 ^ (u64::from(L::Os::now_ms()) << 40);
+            (*decoy.as_ptr()).pace.start(seed, allocator.profile.interval_bytes());
+            L::set_heap(decoy.as_ptr().cast());
+        }
+    }
 }
 
 /// Sees to it that the thread's end gives `heap` back. Where the system has no key left, the heap stays
@@ -90,9 +114,9 @@ unsafe extern "C" fn leave<L: Lane>(_: *mut libc::c_void) {
     if is_static(entries) {
         return;
     }
-    let heap = entries.cast::<Heap<L>>();
     // SAFETY: the thread's own heap, which it stops using here.
     unsafe {
+        let heap = behind::<L>(entries);
         L::set_heap((&raw const LEFT_HEAP).cast_mut());
         empty(L::allocator(), heap);
         L::allocator().heaps.give(heap);
@@ -207,7 +231,8 @@ unsafe extern "C" fn after_fork_in_parent<L: Lane>() {
 unsafe extern "C" fn after_fork_in_child<L: Lane>() {
     let allocator = L::allocator();
     let entries = L::heap();
-    let own = if is_static(entries) { null_mut() } else { entries.cast::<Heap<L>>() };
+    // SAFETY: the thread's own pointer.
+    let own = if is_static(entries) { null_mut() } else { unsafe { behind::<L>(entries) } };
     // SAFETY: this thread took the locks before the fork. Until they are free no other thread that an earlier
     // handler may have started gets a heap, so that all heaps but this thread's belong to threads that are gone.
     unsafe {

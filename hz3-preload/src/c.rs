@@ -155,6 +155,17 @@ macro_rules! export_c {
             VERSION.as_ptr()
         }
 
+        /// Writes the heap profile to the file `path`, or, where that is null, to the one that `HZ3_PROFILE` names.
+        /// 0, or -1 and `errno`: `EINVAL` where there is no profile, else what the system says.
+        ///
+        /// # Safety
+        /// `path` is null or a C string.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn hz3_profile_dump(path: *const c_char) -> c_int {
+            // SAFETY: the caller's promise.
+            unsafe { $crate::profile::dump::<$lane>(path) }
+        }
+
         /// malloc(3).
         #[unsafe(no_mangle)]
         pub extern "C" fn malloc(bytes: usize) -> *mut c_void {

@@ -7,6 +7,8 @@
 
 pub mod c;
 pub mod cxx;
+pub mod output;
+pub mod profile;
 pub mod report;
 
 #[doc(hidden)]
@@ -27,17 +29,20 @@ macro_rules! export_lane {
         static CONSTRUCTOR: extern "C" fn() = {
             extern "C" fn constructor() {
                 $crate::report::banner::<$lane>();
+                $crate::profile::begin_if_wanted::<$lane>();
                 $crate::hz3_core::background::start_if_wanted::<$lane>();
             }
             constructor
         };
 
-        /// Run by the loader when the process ends by `exit` or by a return from `main`.
+        /// Run by the loader when the process ends by `exit` or by a return from `main`, after the program's own
+        /// destructors.
         #[used]
         #[unsafe(link_section = ".fini_array")]
         static DESTRUCTOR: extern "C" fn() = {
             extern "C" fn destructor() {
                 $crate::report::at_exit::<$lane>();
+                $crate::profile::write_at_exit::<$lane>();
             }
             destructor
         };

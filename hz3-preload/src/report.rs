@@ -2,10 +2,10 @@
 //!
 //! Nothing here allocates: text is formed in a buffer on the stack and written at once.
 
+use crate::output::{self, File};
 use core::fmt::Write;
-use hz3_core::fault;
 use hz3_core::lane::Lane;
-use hz3_core::options::{NEVER, Path};
+use hz3_core::options::{HugePages, NEVER, Path};
 use hz3_core::os::{Linux, Os};
 use hz3_core::stats::{ROWS, Stats, collect};
 
@@ -21,13 +21,6 @@ struct Text {
 impl Text {
     const fn new() -> Self {
         Self { bytes: [0; TEXT_BYTES], used: 0 }
-    }
-
-    fn push(&mut self, byte: u8) {
-        if let Some(place) = self.bytes.get_mut(self.used) {
-            *place = byte;
-            self.used += 1;
-        }
     }
 
     fn as_bytes(&self) -> &[u8] {
@@ -141,11 +134,18 @@ pub fn banner<L: Lane>() {
     let delay = options.purge_delay_ms();
     let _ = writeln!(text, "hz3: HZ3_PURGE_DELAY_MS={}", if delay == NEVER { -1 } else { i64::from(delay) });
     let _ = writeln!(text, "hz3: HZ3_ARENA_SIZE={}", options.arena_bytes());
-    let _ = writeln!(text, "hz3: HZ3_THP={:?}", options.huge_pages());
+    let huge_pages = match options.huge_pages() {
+        HugePages::System => "as the system has them",
+        HugePages::Never => "0",
+        HugePages::Always => "1",
+    };
+    let _ = writeln!(text, "hz3: HZ3_THP={huge_pages}");
     let _ = writeln!(text, "hz3: HZ3_BACKGROUND_THREAD={}", u8::from(options.background_thread()));
     let _ = writeln!(text, "hz3: HZ3_SHOW_ERRORS={}", u8::from(options.shows_errors()));
     let _ = writeln!(text, "hz3: HZ3_SHOW_STATS={}", u8::from(options.shows_stats()));
-    for (name, path) in [("STATS_FILE", options.stats_file()), ("STATS_JSON", options.stats_json())] {
+    for (name, path) in
+        [("STATS_FILE", options.stats_file()), ("STATS_JSON", options.stats_json()), ("PROFILE", options.profile())]
+    {
         let _ = write!(text, "hz3: HZ3_{name}=");
         // Byte for byte up to a line's length: a longer path is cut here, and used whole.
         for byte in path.bytes().take(256) {
@@ -153,6 +153,7 @@ pub fn banner<L: Lane>() {
         }
         let _ = text.write_char('\n');
     }
+    let _ = writeln!(text, "hz3: HZ3_PROFILE_INTERVAL={}", options.profile_interval_bytes());
     Linux::write_error(text.as_bytes());
 }
 
@@ -171,8 +172,8 @@ pub fn at_exit<L: Lane>() {
     }
     let outputs = [("HZ3_STATS_FILE", file, table), ("HZ3_STATS_JSON", json, as_json(&stats, L::NAME))];
     for (name, path, text) in outputs {
-        if !path.is_none() && !write_file(path, text.as_bytes()) && options.shows_errors() {
-            fault::warning::<Linux>(&[name.as_bytes(), b": the file can't be written"]);
+        if !path.is_none() && write_file(path, &text).is_err() {
+            output::cannot_write(options, name);
         }
     }
 }
@@ -192,39 +193,8 @@ fn as_json(stats: &Stats, lane: &str) -> Text {
     text
 }
 
-/// Writes `bytes` to the file at `path`, in which `%p` stands for the process id; whether all of it went.
-fn write_file(path: &Path, bytes: &[u8]) -> bool {
-    let mut name = Text::new();
-    let mut path = path.bytes().peekable();
-    while let Some(byte) = path.next() {
-        if byte == b'%' && path.next_if_eq(&b'p').is_some() {
-            // SAFETY: takes nothing, returns a number.
-            let _ = write!(name, "{}", unsafe { libc::getpid() });
-        } else {
-            name.push(byte);
-        }
-    }
-    name.push(0);
-    if name.as_bytes().last() != Some(&0) {
-        return false;
-    }
-    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC;
-    // SAFETY: the name ends with a zero.
-    let file = unsafe { libc::open(name.as_bytes().as_ptr().cast(), flags, 0o644) };
-    if file < 0 {
-        return false;
-    }
-    let mut left = bytes;
-    while !left.is_empty() {
-        // SAFETY: reads the slice.
-        let written = unsafe { libc::write(file, left.as_ptr().cast(), left.len()) };
-        match usize::try_from(written) {
-            Ok(written) if written > 0 => left = left.get(written..).unwrap_or(&[]),
-            // SAFETY: errno is the calling thread's own.
-            Err(_) if unsafe { *libc::__errno_location() } == libc::EINTR => {}
-            _ => break,
-        }
-    }
-    // SAFETY: opened above, closed once.
-    unsafe { libc::close(file) == 0 && left.is_empty() }
+fn write_file(path: &Path, text: &Text) -> Result<(), core::ffi::c_int> {
+    let mut file = File::create(path)?;
+    let _ = file.write_str(core::str::from_utf8(text.as_bytes()).unwrap_or(""));
+    file.finish()
 }

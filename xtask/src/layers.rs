@@ -18,6 +18,7 @@ pub const HZ3_CORE: &[&[&str]] = &[
     &["fault"],
     &["options"],
     &["table"],
+    &["profile"],
     &["span"],
     &["page_tag"],
     &["arena"],
@@ -31,6 +32,7 @@ pub const HZ3_CORE: &[&[&str]] = &[
     &["heap", "lane", "thread_pointer", "large", "allocator"],
     &["background"],
     &["thread"],
+    &["sampling"],
     // The hot paths end in the slow ones, and a slow path starts the hot one again.
     &["slow", "hot"],
     &["stats"],

@@ -4,6 +4,7 @@ mod benchmark;
 mod memory;
 mod mutants;
 mod package;
+mod profile;
 mod programs;
 mod rust_checks;
 mod session;
@@ -81,6 +82,7 @@ fn all_steps() -> Vec<Step> {
     steps.push(rust_checks::interface_step());
     steps.extend(benchmark::steps());
     steps.extend(memory::steps());
+    steps.extend(profile::steps());
     steps.extend(programs::steps());
     steps
 }

@@ -1,0 +1,155 @@
+//! Output: files that the library writes, named by the environment. Nothing here allocates.
+
+use core::ffi::{CStr, c_int};
+use core::fmt::Write;
+use hz3_core::fault;
+use hz3_core::options::{Options, Path};
+use hz3_core::os::Linux;
+
+/// Reports, where the environment does not forbid it, that the file of `option` can't be written.
+pub fn cannot_write(options: &Options, option: &str) {
+    if options.shows_errors() {
+        fault::warning::<Linux>(&[option.as_bytes(), b": the file can't be written"]);
+    }
+}
+
+/// A file's name for the system.
+struct Name {
+    bytes: [u8; libc::PATH_MAX as usize],
+    used: usize,
+}
+
+impl Name {
+    fn push(&mut self, byte: u8) -> Option<()> {
+        *self.bytes.get_mut(self.used)? = byte;
+        self.used += 1;
+        Some(())
+    }
+}
+
+impl Write for Name {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        text.bytes().try_for_each(|byte| self.push(byte)).ok_or(core::fmt::Error)
+    }
+}
+
+/// A file that is being written, through a buffer. The first error stays, and nothing is written after it.
+pub struct File {
+    descriptor: c_int,
+    error: c_int,
+    used: usize,
+    bytes: [u8; 4096],
+}
+
+impl File {
+    /// Creates the file that an option names, `%p` in it standing for the process id, or makes it empty. The error is
+    /// an `errno`.
+    ///
+    /// # Errors
+    /// The path becomes too long, or the system refuses.
+    pub fn create(path: &Path) -> Result<File, c_int> {
+        let mut name = Name { bytes: [0; libc::PATH_MAX as usize], used: 0 };
+        let mut bytes = path.bytes().peekable();
+        while let Some(byte) = bytes.next() {
+            if byte == b'%' && bytes.next_if_eq(&b'p').is_some() {
+                // SAFETY: takes and changes nothing.
+                write!(name, "{}", unsafe { libc::getpid() }).map_err(|_| libc::ENAMETOOLONG)?;
+            } else {
+                name.push(byte).ok_or(libc::ENAMETOOLONG)?;
+            }
+        }
+        Self::create_at(CStr::from_bytes_until_nul(&name.bytes).map_err(|_| libc::ENAMETOOLONG)?)
+    }
+
+    /// As [`File::create`], at `path` as it is.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn create_at(path: &CStr) -> Result<File, c_int> {
+        let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC;
+        // SAFETY: the path is a C string.
+        Self::own(unsafe { libc::open(path.as_ptr(), flags, 0o666) })
+    }
+
+    /// Writes what is left.
+    ///
+    /// # Errors
+    /// The first one of all, an `errno`.
+    pub fn finish(mut self) -> Result<(), c_int> {
+        self.flush();
+        if self.error == 0 { Ok(()) } else { Err(self.error) }
+    }
+
+    fn own(descriptor: c_int) -> Result<File, c_int> {
+        if descriptor < 0 { Err(last_error()) } else { Ok(File { descriptor, error: 0, used: 0, bytes: [0; 4096] }) }
+    }
+
+    fn flush(&mut self) {
+        let mut rest = self.bytes.get(..self.used).unwrap_or(&[]);
+        while !rest.is_empty() && self.error == 0 {
+            // SAFETY: reads the slice.
+            let written = unsafe { libc::write(self.descriptor, rest.as_ptr().cast(), rest.len()) };
+            match usize::try_from(written) {
+                Ok(written) => rest = rest.get(written..).unwrap_or(&[]),
+                Err(_) => match last_error() {
+                    libc::EINTR => {}
+                    error => self.error = error,
+                },
+            }
+        }
+        self.used = 0;
+    }
+
+    /// Appends the contents of another file.
+    pub fn copy(&mut self, path: &CStr) {
+        // SAFETY: the path is a C string.
+        let source = match File::own(unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) }) {
+            Ok(source) => source,
+            Err(error) => {
+                self.error = error;
+                return;
+            }
+        };
+        loop {
+            self.flush();
+            // SAFETY: writes into the buffer, which is empty, and no more than it holds.
+            let read = unsafe { libc::read(source.descriptor, self.bytes.as_mut_ptr().cast(), self.bytes.len()) };
+            match usize::try_from(read) {
+                Ok(0) => return,
+                Ok(read) => self.used = read,
+                Err(_) if last_error() == libc::EINTR => {}
+                Err(_) => {
+                    self.error = last_error();
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Write for File {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        for &byte in text.as_bytes() {
+            if self.used == self.bytes.len() {
+                self.flush();
+            }
+            if let Some(place) = self.bytes.get_mut(self.used) {
+                *place = byte;
+                self.used += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        // SAFETY: the descriptor is this file's own.
+        unsafe { libc::close(self.descriptor) };
+    }
+}
+
+fn last_error() -> c_int {
+    // SAFETY: errno is the calling thread's own.
+    unsafe { *libc::__errno_location() }
+}

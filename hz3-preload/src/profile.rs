@@ -1,0 +1,173 @@
+//! Profile: the file that the sampling heap profiler writes, and when.
+//!
+//! ```text
+//! heap profile: <live>: <bytes> [<all>: <bytes>] @ heap_v2/<interval>
+//!   <live>: <bytes> [<all>: <bytes>] @ <return addresses, innermost first>
+//! …
+//! MAPPED_LIBRARIES:
+//! <contents of /proc/self/maps>
+//! ```
+//!
+//! The counts are those of the samples; readers scale them by the interval. Nothing here allocates, except that the
+//! loader may when it is asked for the unwinder, before the profile begins.
+//!
+//! Outside rules: pprof's `legacy_profile.go` and gperftools' `pprof` for the format; the Itanium C++ ABI (exception
+//! handling, level I) for `_Unwind_Backtrace` and `_Unwind_GetIP`.
+
+use crate::output::{self, File};
+use core::ffi::{CStr, c_char, c_int, c_void};
+use core::fmt::Write;
+use hz3_core::fault;
+use hz3_core::lane::Lane;
+use hz3_core::os::Linux;
+use hz3_core::profile::{Backtrace, Counts, GetIp, Unwinder};
+use hz3_core::sampling;
+use hz3_core::sync::{AtomicU32, Ordering};
+
+const UNWINDER: &CStr = c"libgcc_s.so.1";
+
+/// The process that the profile began in; 0 while there is none.
+static PROCESS: AtomicU32 = AtomicU32::new(0);
+
+/// Begins the profile where the environment asks for one. Called by the library's constructor, in the process's one
+/// thread.
+pub fn begin_if_wanted<L: Lane>() {
+    let options = L::allocator().options();
+    options.read::<L::Os>();
+    if options.profile().is_none() {
+        return;
+    }
+    let Some(unwinder) = find_unwinder() else {
+        fault::warning::<Linux>(&[b"HZ3_PROFILE: ", UNWINDER.to_bytes(), b" is not to be had; there is no profile"]);
+        return;
+    };
+    // Relaxed: read by forked children and at exit. SAFETY: takes and changes nothing.
+    PROCESS.store(unsafe { libc::getpid() }.cast_unsigned(), Ordering::Relaxed);
+    sampling::begin::<L>(unwinder, options.profile_interval_bytes());
+}
+
+/// libgcc's unwinder, which every C++ and Rust program has loaded, and which glibc itself loads for `backtrace` and
+/// `pthread_exit`. Its walk allocates nothing where the loader finds frames for it, as glibc's does.
+fn find_unwinder() -> Option<Unwinder> {
+    // SAFETY: the names are C strings; the library stays loaded, so that the functions live on.
+    unsafe {
+        let library = libc::dlopen(UNWINDER.as_ptr(), libc::RTLD_LAZY);
+        if library.is_null() {
+            // Its message is not the program's.
+            libc::dlerror();
+            return None;
+        }
+        let backtrace = libc::dlsym(library, c"_Unwind_Backtrace".as_ptr());
+        let get_ip = libc::dlsym(library, c"_Unwind_GetIP".as_ptr());
+        if backtrace.is_null() || get_ip.is_null() {
+            return None;
+        }
+        let mut own = Own { address: look_for_own_code as *const () as usize, start: 0, end: 0 };
+        libc::dl_iterate_phdr(Some(look_for_own_code), (&raw mut own).cast());
+        Some(Unwinder {
+            backtrace: core::mem::transmute::<*mut c_void, Backtrace>(backtrace),
+            get_ip: core::mem::transmute::<*mut c_void, GetIp>(get_ip),
+            own_start: own.start,
+            own_end: own.end,
+        })
+    }
+}
+
+/// The part of the process that holds this library's code.
+struct Own {
+    /// An address in it.
+    address: usize,
+    start: usize,
+    end: usize,
+}
+
+unsafe extern "C" fn look_for_own_code(object: *mut libc::dl_phdr_info, _bytes: usize, own: *mut c_void) -> c_int {
+    // SAFETY: the loader's own description of a loaded object, and the argument of `dl_iterate_phdr`.
+    let (object, own) = unsafe { (&*object, &mut *own.cast::<Own>()) };
+    for number in 0..usize::from(object.dlpi_phnum) {
+        // SAFETY: there are that many program headers.
+        let header = unsafe { &*object.dlpi_phdr.add(number) };
+        let start = (object.dlpi_addr + header.p_vaddr) as usize;
+        let end = start + header.p_memsz as usize;
+        if header.p_type == libc::PT_LOAD && (start..end).contains(&own.address) {
+            (own.start, own.end) = (start, end);
+            return 1;
+        }
+    }
+    0
+}
+
+/// Writes the profile at the process's end. A forked child writes one only if its name is not its parent's.
+pub fn write_at_exit<L: Lane>() {
+    // Relaxed: as in `begin_if_wanted`. SAFETY: takes and changes nothing.
+    let (began_in, process) = (PROCESS.load(Ordering::Relaxed), unsafe { libc::getpid() }.cast_unsigned());
+    let options = L::allocator().options();
+    if began_in == 0 || !(began_in == process || options.profile().names_process()) {
+        return;
+    }
+    // SAFETY: errno is the calling thread's own.
+    let errno = unsafe { *libc::__errno_location() };
+    if write_named::<L>().is_err() {
+        output::cannot_write(options, "HZ3_PROFILE");
+    }
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = errno };
+}
+
+/// Writes the profile to `path`, or, where that is null, to the file that the environment names. 0, or -1 and
+/// `errno`: `EINVAL` where there is no profile, else what the system says.
+///
+/// # Safety
+/// `path` is null or a C string.
+pub unsafe fn dump<L: Lane>(path: *const c_char) -> c_int {
+    let outcome = if !L::allocator().profile.is_on() {
+        Err(libc::EINVAL)
+    } else if path.is_null() {
+        write_named::<L>()
+    } else {
+        // SAFETY: the caller's promise.
+        File::create_at(unsafe { CStr::from_ptr(path) }).and_then(write_to::<L>)
+    };
+    match outcome {
+        Ok(()) => 0,
+        Err(error) => {
+            // SAFETY: errno is the calling thread's own.
+            unsafe { *libc::__errno_location() = error };
+            -1
+        }
+    }
+}
+
+fn write_named<L: Lane>() -> Result<(), c_int> {
+    write_to::<L>(File::create(L::allocator().options().profile())?)
+}
+
+fn write_to<L: Lane>(mut file: File) -> Result<(), c_int> {
+    write_text::<L>(&mut file);
+    file.copy(c"/proc/self/maps");
+    file.finish()
+}
+
+fn write_text<L: Lane>(file: &mut File) {
+    let profile = &L::allocator().profile;
+    // The file keeps the error for its end.
+    let _ = write!(file, "heap profile: ");
+    write_counts(file, profile.totals());
+    let _ = writeln!(file, " heap_v2/{}", profile.interval_bytes());
+    profile.each(|counts, frames| {
+        write_counts(file, counts);
+        for frame in frames {
+            let _ = write!(file, " {frame:#x}");
+        }
+        let _ = writeln!(file);
+    });
+    if profile.lost() != 0 {
+        let _ = writeln!(file, "# {} samples were lost: no memory", profile.lost());
+    }
+    let _ = write!(file, "\nMAPPED_LIBRARIES:\n");
+}
+
+fn write_counts(file: &mut File, counts: Counts) {
+    let Counts { live_blocks, live_bytes, all_blocks, all_bytes } = counts;
+    let _ = write!(file, "{live_blocks:6}: {live_bytes:8} [{all_blocks:6}: {all_bytes:8}] @");
+}
