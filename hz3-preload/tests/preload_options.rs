@@ -267,12 +267,14 @@ fn a_verbose_library_says_its_lane_and_every_option() {
                 &[name],
                 &["HZ3_PURGE_DELAY_MS=-1"],
                 &["HZ3_ARENA_SIZE="],
-                &["HZ3_THP=System"],
+                &["HZ3_THP=as the system has them"],
                 &["HZ3_BACKGROUND_THREAD=0"],
                 &["HZ3_SHOW_ERRORS=1"],
                 &["HZ3_SHOW_STATS=0"],
                 &["HZ3_STATS_FILE="],
                 &["HZ3_STATS_JSON="],
+                &["HZ3_PROFILE="],
+                &["HZ3_PROFILE_INTERVAL=524288"],
             ],
         );
     }
