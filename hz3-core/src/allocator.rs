@@ -10,6 +10,7 @@ use crate::bins::{self, BINS};
 use crate::depot::Stocked;
 use crate::fault;
 use crate::heap::Heaps;
+use crate::heat::Heat;
 use crate::hooks::Hooks;
 use crate::lane::{Lane, Shards};
 use crate::large::Directs;
@@ -61,6 +62,8 @@ pub struct Allocator<L: Lane> {
     trims: AtomicU32,
     /// The process-wide hooks.
     pub hooks: Hooks<L::Os>,
+    /// Who frees whose slots, where the options ask for it.
+    pub heat: Heat,
     /// Which stacks the program's memory comes from, if that was asked for.
     pub profile: Profile<L::Os>,
 }
@@ -83,6 +86,7 @@ impl<L: Lane> Allocator<L> {
             purged_bytes: AtomicU64::new(0),
             trims: AtomicU32::new(0),
             hooks: Hooks::new(),
+            heat: Heat::new(),
             profile: Profile::new(),
         }
     }
@@ -233,6 +237,15 @@ impl<L: Lane> Allocator<L> {
             self.stocked(bin).note_pushed(Self::bit(shard));
         }
         pushed
+    }
+
+    /// Notes slots of `bin` that a thread of `shard` hands on, as [`Heat::note_freed`], if that is asked for.
+    #[inline]
+    pub fn note_freed(&self, shard: ShardId, bin: Bin, adopted: bool, slots: &[*mut u8]) {
+        if self.options().counts_heat() {
+            let owners = slots.iter().map(|slot| self.runs.arenas.tag_value(slot.addr()).owner());
+            self.heat.note_freed(shard, bin, adopted, owners);
+        }
     }
 
     // ---- spans ----
@@ -529,8 +542,17 @@ pub struct Courier<'a, L: Lane> {
     pub shard: ShardId,
 }
 
+impl<L: Lane> Courier<'_, L> {
+    fn note_batch(&self, bin: Bin, slots: usize) {
+        if self.allocator.options().counts_heat() {
+            self.allocator.heat.note_batch(bin, slots);
+        }
+    }
+}
+
 impl<L: Lane> Carrier for Courier<'_, L> {
     fn deliver(&mut self, owner: ShardId, bin: Bin, slots: &[*mut u8]) {
+        self.note_batch(bin, slots.len());
         self.allocator.deliver(owner, bin, slots);
     }
 
@@ -541,6 +563,7 @@ impl<L: Lane> Carrier for Courier<'_, L> {
     unsafe fn post(&mut self, owner: ShardId, bin: Bin, magazine: *mut Magazine) {
         // SAFETY: the stash hands its magazine over.
         unsafe {
+            self.note_batch(bin, usize::from((*magazine).count));
             if !self.allocator.put_full(owner, bin, magazine, true) {
                 self.allocator.deliver(owner, bin, Magazine::held(magazine));
                 self.allocator.return_empty(magazine);

@@ -55,6 +55,8 @@ pub mod global;
 #[cfg(not(loom))]
 pub mod heap;
 #[cfg(not(loom))]
+pub mod heat;
+#[cfg(not(loom))]
 pub mod hot;
 #[cfg(not(loom))]
 pub mod lane;

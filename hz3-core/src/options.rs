@@ -96,6 +96,8 @@ pub struct Options {
     hide_errors: AtomicU32,
     stats_file: Path,
     stats_json: Path,
+    /// Whether one of the three asks for something. Written last of all.
+    counts_heat: AtomicU32,
     profile: Path,
     profile_interval_bytes: AtomicUsize,
 }
@@ -230,6 +232,7 @@ impl Options {
             hide_errors: AtomicU32::new(0),
             stats_file: Path::none(),
             stats_json: Path::none(),
+            counts_heat: AtomicU32::new(0),
             profile: Path::none(),
             profile_interval_bytes: AtomicUsize::new(DEFAULT_PROFILE_INTERVAL_BYTES),
         }
@@ -271,6 +274,8 @@ impl Options {
                 }
             }
         });
+        let shown = self.shows_stats() || !self.stats_file.is_none() || !self.stats_json.is_none();
+        self.counts_heat.store(u32::from(shown), Ordering::Relaxed);
         // Release: pairs with the Acquire in `read`.
         self.is_read.store(1, Ordering::Release);
     }
@@ -315,6 +320,12 @@ impl Options {
         };
         // SAFETY: the caller's promise.
         unsafe { O::prefer_huge(start, bytes, huge) }
+    }
+
+    /// Whether what the statistics at exit alone show is counted.
+    #[inline]
+    pub fn counts_heat(&self) -> bool {
+        self.counts_heat.load(Ordering::Relaxed) != 0
     }
 
     /// Where the heap profile goes.

@@ -243,6 +243,7 @@ fn spill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
         if !L::ADOPT && keep_own(heap, bin, oldest) {
             return true;
         }
+        allocator.note_freed(shard, bin, L::ADOPT, Magazine::held(oldest));
         if allocator.put_full(shard, bin, oldest, false) {
             count(&heap.counters.spills, 1);
             let magazine = allocator.empty_magazine(shard, bin);
@@ -290,6 +291,7 @@ unsafe fn keep_own<L: Lane>(heap: &mut Heap<L>, bin: Bin, magazine: *mut Magazin
                 *slots.get_unchecked_mut(kept) = slot;
                 kept += 1;
             } else {
+                allocator.note_freed(shard, bin, false, &[slot]);
                 heap.stash.put(tag.owner(), bin, slot, &mut courier);
             }
         }

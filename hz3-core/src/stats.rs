@@ -15,6 +15,7 @@
 
 use crate::bins::{self, BINS};
 use crate::heap;
+use crate::heat::SHARDS;
 use crate::lane::Lane;
 use crate::magazine::Magazine;
 use crate::remote_stash::RemoteStash;
@@ -227,6 +228,85 @@ pub fn collect<L: Lane>() -> Stats {
     stats
 }
 
+/// Counts of one bin. Numbers of slots but for the first two; live slots are `out` less the cached ones.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct BinStats {
+    /// Bytes of a slot.
+    pub slot_bytes: usize,
+    /// Bytes of the bin's spans.
+    pub span_bytes: usize,
+    /// Live, in a magazine, a stash or a depot.
+    pub out: usize,
+    /// In the magazines and stashes of threads.
+    pub in_threads: usize,
+    /// In depots and inboxes.
+    pub in_depots: usize,
+}
+
+impl BinStats {
+    /// Slots that the program holds.
+    pub fn live(&self) -> usize {
+        self.out.saturating_sub(self.in_threads + self.in_depots)
+    }
+
+    /// Bytes of the spans that are no live slot's.
+    pub fn unused_bytes(&self) -> usize {
+        self.span_bytes.saturating_sub(self.live() * self.slot_bytes)
+    }
+}
+
+/// Counts of one shard, in bytes.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct ShardStats {
+    /// Spans.
+    pub span_bytes: usize,
+    /// Slots of its spans that are live or cached anywhere.
+    pub out_bytes: usize,
+    /// Slots in the magazines of its depots.
+    pub depot_bytes: usize,
+    /// Slots that came home in magazines.
+    pub inbox_bytes: usize,
+}
+
+/// The counts of every bin of lane `L`, by bin number; [`collect`]'s, apart.
+pub fn collect_bins<L: Lane>() -> [BinStats; BINS] {
+    let mut all = [BinStats::default(); BINS];
+    for (bin, stats) in small_bins().zip(all.iter_mut().skip(1)) {
+        stats.slot_bytes = slot_bytes(bin);
+        for shard in L::allocator().shards() {
+            let (out, spans) = shard.owned().lock().counts(bin);
+            stats.out += out as usize;
+            stats.span_bytes += spans as usize * usize::from(bins::info(bin).span_pages) * PAGE_BYTES;
+        }
+    }
+    each_cached::<L>(|cache, bin, _, count| {
+        if let Some(stats) = all.get_mut(usize::from(bin.0)) {
+            *(if cache == Cache::Depot { &mut stats.in_depots } else { &mut stats.in_threads }) += count;
+        }
+    });
+    all
+}
+
+/// The counts of shard number `index` of lane `L`; `None` where there is none.
+pub fn collect_shard<L: Lane>(index: usize) -> Option<ShardStats> {
+    let allocator = L::allocator();
+    let shard = allocator.shards().get(index)?;
+    let mut stats = ShardStats::default();
+    for bin in small_bins() {
+        let (out, spans) = shard.owned().lock().counts(bin);
+        stats.out_bytes += out as usize * slot_bytes(bin);
+        stats.span_bytes += spans as usize * usize::from(bins::info(bin).span_pages) * PAGE_BYTES;
+        let depot = shard.depot(bin);
+        for (stack, bytes) in [(&depot.full, &mut stats.depot_bytes), (&depot.inbox, &mut stats.inbox_bytes)] {
+            stack.each(&allocator.magazines, |id| {
+                // SAFETY: ids in stacks are magazines'.
+                *bytes += unsafe { Magazine::peek(allocator.magazines.get(id)) }.1 * slot_bytes(bin);
+            });
+        }
+    }
+    Some(stats)
+}
+
 /// What the walk over an arena's spans found of one shard and bin.
 #[derive(Clone, Copy, Default)]
 struct Found {
@@ -234,9 +314,6 @@ struct Found {
     with_room: u32,
     out: u64,
 }
-
-/// Most shards of a lane.
-const SHARDS: usize = 32;
 
 /// Checks lane `L`'s books, for tests and debug builds, at a moment when no thread allocates or frees: every
 /// committed page belongs to exactly one span or run, each shard's and bin's counts are those of its spans'

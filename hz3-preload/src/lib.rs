@@ -10,6 +10,7 @@ pub mod cxx;
 pub mod output;
 pub mod profile;
 pub mod report;
+pub mod statistics;
 
 #[doc(hidden)]
 pub use hz3_core;
@@ -41,7 +42,7 @@ macro_rules! export_lane {
         #[unsafe(link_section = ".fini_array")]
         static DESTRUCTOR: extern "C" fn() = {
             extern "C" fn destructor() {
-                $crate::report::at_exit::<$lane>();
+                $crate::statistics::at_exit::<$lane>();
                 $crate::profile::write_at_exit::<$lane>();
             }
             destructor

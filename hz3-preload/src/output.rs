@@ -80,6 +80,11 @@ impl File {
         if self.error == 0 { Ok(()) } else { Err(self.error) }
     }
 
+    /// Standard error, which stays open.
+    pub fn standard_error() -> File {
+        File { descriptor: libc::STDERR_FILENO, error: 0, used: 0, bytes: [0; 4096] }
+    }
+
     fn own(descriptor: c_int) -> Result<File, c_int> {
         if descriptor < 0 { Err(last_error()) } else { Ok(File { descriptor, error: 0, used: 0, bytes: [0; 4096] }) }
     }
@@ -144,8 +149,10 @@ impl Write for File {
 
 impl Drop for File {
     fn drop(&mut self) {
-        // SAFETY: the descriptor is this file's own.
-        unsafe { libc::close(self.descriptor) };
+        if self.descriptor != libc::STDERR_FILENO {
+            // SAFETY: the descriptor is this file's own.
+            unsafe { libc::close(self.descriptor) };
+        }
     }
 }
 

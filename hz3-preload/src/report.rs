@@ -2,10 +2,9 @@
 //!
 //! Nothing here allocates: text is formed in a buffer on the stack and written at once.
 
-use crate::output::{self, File};
 use core::fmt::Write;
 use hz3_core::lane::Lane;
-use hz3_core::options::{HugePages, NEVER, Path};
+use hz3_core::options::{HugePages, NEVER};
 use hz3_core::os::{Linux, Os};
 use hz3_core::stats::{ROWS, Stats, collect};
 
@@ -155,46 +154,4 @@ pub fn banner<L: Lane>() {
     }
     let _ = writeln!(text, "hz3: HZ3_PROFILE_INTERVAL={}", options.profile_interval_bytes());
     Linux::write_error(text.as_bytes());
-}
-
-/// At exit: the statistics that the options ask for. Not reached by `_exit`, `quick_exit`, exec or a signal.
-pub fn at_exit<L: Lane>() {
-    let options = L::allocator().options();
-    options.read::<L::Os>();
-    let (file, json) = (options.stats_file(), options.stats_json());
-    if !options.shows_stats() && file.is_none() && json.is_none() {
-        return;
-    }
-    let stats = collect::<L>();
-    let table = lines(&stats, L::NAME);
-    if options.shows_stats() {
-        Linux::write_error(table.as_bytes());
-    }
-    let outputs = [("HZ3_STATS_FILE", file, table), ("HZ3_STATS_JSON", json, as_json(&stats, L::NAME))];
-    for (name, path, text) in outputs {
-        if !path.is_none() && write_file(path, &text).is_err() {
-            output::cannot_write(options, name);
-        }
-    }
-}
-
-/// One JSON object; docs/statistics.md names its members.
-fn as_json(stats: &Stats, lane: &str) -> Text {
-    let mut text = Text::new();
-    // SAFETY: takes nothing, returns a number.
-    let process = unsafe { libc::getpid() };
-    let version = env!("CARGO_PKG_VERSION");
-    let _ =
-        write!(text, "{{\"schema\":1,\"version\":\"{version}\",\"lane\":\"{lane}\",\"pid\":{process},\"counts\":{{");
-    for (index, (name, value)) in stats.rows().into_iter().enumerate() {
-        let _ = write!(text, "{}\"{name}\":{value}", if index == 0 { "" } else { "," });
-    }
-    let _ = writeln!(text, "}}}}");
-    text
-}
-
-fn write_file(path: &Path, text: &Text) -> Result<(), core::ffi::c_int> {
-    let mut file = File::create(path)?;
-    let _ = file.write_str(core::str::from_utf8(text.as_bytes()).unwrap_or(""));
-    file.finish()
 }

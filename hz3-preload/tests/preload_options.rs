@@ -234,7 +234,7 @@ fn statistics_are_written_at_exit() {
             assert!(stem.bytes().all(|byte| byte.is_ascii_digit()), "{file:?}");
             if file.extension().is_some_and(|extension| extension == "json") {
                 jsons += 1;
-                assert!(text.starts_with("{\"schema\":1,") && text.ends_with("}}\n"), "{text}");
+                assert!(text.starts_with("{\"schema\":1,") && text.ends_with("]}\n"), "{text}");
                 assert!(text.contains(&format!("\"lane\":\"{name}\",\"pid\":{stem},")), "{text}");
                 assert!(text.contains("\"homeward_slots\":"), "{text}");
             } else {

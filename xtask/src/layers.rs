@@ -24,7 +24,7 @@ pub const HZ3_CORE: &[&[&str]] = &[
     &["arena"],
     &["run_lists"],
     &["runs"],
-    &["depot"],
+    &["depot", "heat"],
     &["magazine"],
     &["remote_stash"],
     &["shard"],

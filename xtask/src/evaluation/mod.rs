@@ -31,6 +31,7 @@ mod row;
 mod schedule;
 mod sequential;
 mod statistics;
+pub mod statistics_file;
 mod table;
 mod verdict;
 

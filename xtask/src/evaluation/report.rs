@@ -2,8 +2,9 @@
 
 use super::journal::load;
 use super::metric::{Call, Metric, Quantile};
-use super::plot::plots;
+use super::plot::{heat, plots};
 use super::results::{Kind, Results};
+use super::statistics_file::StatisticsFile;
 use super::table;
 use super::verdict::judge;
 use crate::arguments::UsageError;
@@ -22,7 +23,7 @@ const REPORT: &str = "README.md";
 /// Arguments of `report`.
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
-    /// The results file
+    /// The results file, or what a process wrote where HZ3_STATS_JSON said
     file: PathBuf,
     /// The folder of the table and the plots [default: the file's name without its extension]
     #[arg(long, value_name = "DIR")]
@@ -34,6 +35,11 @@ pub struct Arguments {
 
 /// `cargo xtask report FILE.json`.
 pub fn command(arguments: &Arguments) -> Result<ExitCode> {
+    if let Ok(text) = std::fs::read_to_string(&arguments.file)
+        && StatisticsFile::is_meant(&text)
+    {
+        return report_statistics(arguments, &text);
+    }
     let loaded = load(&arguments.file)?;
     if !loaded.complete {
         eprintln!("warning: {} is an interrupted measurement", arguments.file.display());
@@ -49,6 +55,26 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
         renew_readme(&path, &loaded.results)?;
         println!("{}", path.display());
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The picture of a process's statistics, beside their file or in the folder that was asked for.
+fn report_statistics(arguments: &Arguments, text: &str) -> Result<ExitCode> {
+    if arguments.readme {
+        return Err(UsageError("--readme needs a results file of bench-mt".to_owned()).into());
+    }
+    let file =
+        StatisticsFile::read(text).map_err(|error| UsageError(format!("{}: {error:#}", arguments.file.display())))?;
+    let beside = arguments.file.with_extension("svg");
+    let picture = match (&arguments.output, beside.file_name()) {
+        (Some(folder), Some(name)) => {
+            std::fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
+            folder.join(name)
+        }
+        _ => beside,
+    };
+    std::fs::write(&picture, heat::draw(&file)).with_context(|| format!("can't write {}", picture.display()))?;
+    println!("{}", picture.display());
     Ok(ExitCode::SUCCESS)
 }
 

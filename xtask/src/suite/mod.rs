@@ -8,6 +8,7 @@ mod profile;
 mod programs;
 mod rust_checks;
 mod session;
+mod statistics;
 mod step;
 
 use crate::arguments::UsageError;
@@ -82,6 +83,7 @@ fn all_steps() -> Vec<Step> {
     steps.push(rust_checks::interface_step());
     steps.extend(benchmark::steps());
     steps.extend(memory::steps());
+    steps.extend(statistics::steps());
     steps.extend(profile::steps());
     steps.extend(programs::steps());
     steps

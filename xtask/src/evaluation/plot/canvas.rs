@@ -106,6 +106,13 @@ impl Canvas {
         self.add(node.set("width", tenth(width)).set("height", tenth(height)));
     }
 
+    /// A rectangle in part of its colour's strength, from 0 to 1, that says `hint` when it is pointed at.
+    pub fn cell(&mut self, corner: (f64, f64), size: (f64, f64), class: &str, strength: f64, hint: &str) {
+        let node = Rectangle::new().set("x", tenth(corner.0)).set("y", tenth(corner.1)).set("class", class);
+        let node = node.set("width", tenth(size.0)).set("height", tenth(size.1));
+        self.add(node.set("fill-opacity", (strength * 100.0).round() / 100.0).add(Title::new(hint)));
+    }
+
     /// A straight line.
     pub fn line(&mut self, from: (f64, f64), to: (f64, f64), class: &str) {
         let node = Line::new().set("x1", tenth(from.0)).set("y1", tenth(from.1)).set("class", class);

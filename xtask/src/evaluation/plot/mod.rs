@@ -2,6 +2,7 @@
 
 mod bars;
 mod canvas;
+pub mod heat;
 mod ratios;
 mod scale;
 mod scaling;

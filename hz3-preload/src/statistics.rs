@@ -1,0 +1,287 @@
+//! Statistics: what the library says at the process's end, where the options ask for it: as a table for people and
+//! as JSON for programs, from the same counts.
+//!
+//! ```text
+//! counts      every count of `stats`
+//! where       what hz3's memory is used for, adding up to what is mapped, each line with what changes it
+//! resident    what of it, and of the process, holds memory (mincore(2), proc(5))
+//! bins        each size class that has spans
+//! shards      what lies where it can be taken by other threads
+//! heat        who frees whose slots
+//! ```
+//!
+//! Nothing here allocates. Outside rules: mincore(2); proc(5), `/proc/self/statm`.
+
+use crate::output::{self, File};
+use core::ffi::c_int;
+use core::fmt::Write;
+use hz3_core::bins::BINS;
+use hz3_core::heat::SHARDS;
+use hz3_core::lane::Lane;
+use hz3_core::options::Path;
+use hz3_core::stats::{BinStats, ShardStats, Stats, collect, collect_bins, collect_shard};
+use hz3_core::units::{Bin, PAGE_BYTES};
+
+/// How the counts are written.
+type Form = fn(&mut File, &Counts);
+
+/// One moment's counts.
+struct Counts {
+    stats: Stats,
+    bins: [BinStats; BINS],
+    process_resident: usize,
+    arenas_resident: usize,
+}
+
+impl Counts {
+    fn take<L: Lane>() -> Self {
+        Counts {
+            stats: collect::<L>(),
+            bins: collect_bins::<L>(),
+            process_resident: process_resident(),
+            arenas_resident: arenas_resident::<L>(),
+        }
+    }
+
+    /// What hz3's address space is used for: the use, its bytes, and what changes them. They add up to
+    /// [`Stats::mapped_bytes`].
+    fn uses(&self) -> [(&'static str, usize, &'static str); 12] {
+        let stats = &self.stats;
+        [
+            ("live_small", stats.small_live_bytes, "the program's own blocks up to 32 KiB"),
+            ("live_large", stats.large_bytes, "the program's own blocks above"),
+            ("live_direct", stats.direct_bytes, "the program's own blocks from 32 MiB up"),
+            (
+                "magazines",
+                stats.magazine_bytes,
+                "threads' caches: idle bins empty themselves; malloc_trim(0); fewer threads",
+            ),
+            ("stashes", stats.stash_bytes, "slots on their way home: as above"),
+            ("depots", stats.depot_bytes, "shared caches: HZ3_PURGE_DELAY_MS"),
+            ("free_in_spans", stats.span_free_bytes, "kept by neighbours that live on"),
+            ("rests_of_spans", stats.span_waste_bytes, "none: lost to whole slots"),
+            (
+                "dirty_runs",
+                stats.dirty_bytes,
+                "free pages: HZ3_PURGE_DELAY_MS, HZ3_BACKGROUND_THREAD=1, malloc_trim(0)",
+            ),
+            ("purging_runs", stats.purging_bytes, "free pages on their way to the system"),
+            ("clean_runs", stats.clean_bytes, "free pages without memory: address space only"),
+            ("metadata", stats.metadata_bytes, "hz3's own, resident where used"),
+        ]
+    }
+}
+
+/// At exit: the statistics that the options ask for. Not reached by `_exit`, `quick_exit`, exec or a signal.
+pub fn at_exit<L: Lane>() {
+    let options = L::allocator().options();
+    options.read::<L::Os>();
+    if !options.counts_heat() {
+        return;
+    }
+    let counts = Counts::take::<L>();
+    if options.shows_stats() {
+        let mut file = File::standard_error();
+        write_table::<L>(&mut file, &counts);
+        // Nobody is left to tell of a failure.
+        let _ = file.finish();
+    }
+    let forms: [(_, _, Form); 2] = [
+        ("HZ3_STATS_FILE", options.stats_file(), write_table::<L>),
+        ("HZ3_STATS_JSON", options.stats_json(), write_json::<L>),
+    ];
+    for (name, path, form) in forms {
+        if !path.is_none() && write_file(path, &counts, form).is_err() {
+            output::cannot_write(options, name);
+        }
+    }
+}
+
+fn write_file(path: &Path, counts: &Counts, form: Form) -> Result<(), c_int> {
+    let mut file = File::create(path)?;
+    form(&mut file, counts);
+    file.finish()
+}
+
+/// Part of a whole in per cent; 0 of nothing.
+fn percent(part: u64, whole: u64) -> u64 {
+    (part * 100).checked_div(whole).unwrap_or(0)
+}
+
+fn mib(bytes: usize) -> f64 {
+    bytes as f64 / (1 << 20) as f64
+}
+
+/// The bins that have spans or whose slots other threads freed, by number.
+fn bins_in_use(counts: &Counts) -> impl Iterator<Item = (Bin, &BinStats)> {
+    counts.bins.iter().enumerate().filter(|(_, bin)| bin.span_bytes > 0).map(|(number, bin)| (Bin(number as u8), bin))
+}
+
+fn shards<L: Lane>() -> impl Iterator<Item = (usize, ShardStats)> {
+    (0..SHARDS).map_while(|index| Some((index, collect_shard::<L>(index)?)))
+}
+
+/// The table. A file keeps its first error for its end, here and below.
+fn write_table<L: Lane>(file: &mut File, counts: &Counts) {
+    let _ = writeln!(file, "hz3 {} lane {}", env!("CARGO_PKG_VERSION"), L::NAME);
+    for (name, value) in counts.stats.rows() {
+        let _ = writeln!(file, "{name:<24}{value:>20}");
+    }
+    let _ = writeln!(file, "\nwhere the memory is           MiB    what changes it");
+    for (name, bytes, knob) in counts.uses() {
+        let _ = writeln!(file, "{name:<22}{:>11.1}    {knob}", mib(bytes));
+    }
+    let _ = writeln!(file, "{:<22}{:>11.1}    the sum", "mapped", mib(counts.stats.mapped_bytes()));
+    let _ = writeln!(
+        file,
+        "{:<22}{:>11.1}    of the arenas, holds memory now",
+        "arenas_resident",
+        mib(counts.arenas_resident)
+    );
+    let _ = writeln!(
+        file,
+        "{:<22}{:>11.1}    code, stacks and files included",
+        "process_resident",
+        mib(counts.process_resident)
+    );
+    let _ = writeln!(file, "\n  bytes       live    threads     depots      spans MiB  unused %");
+    for (_, bin) in bins_in_use(counts) {
+        let unused = percent(bin.unused_bytes() as u64, bin.span_bytes as u64);
+        let (bytes, live) = (bin.slot_bytes, bin.live());
+        let _ = writeln!(
+            file,
+            "{bytes:>7} {live:>10} {:>10} {:>10} {:>14.1} {unused:>9}",
+            bin.in_threads,
+            bin.in_depots,
+            mib(bin.span_bytes)
+        );
+    }
+    let _ = writeln!(file, "\n  shard  spans MiB   out MiB  depots MiB  inboxes MiB");
+    for (index, shard) in shards::<L>().filter(|(_, shard)| shard.span_bytes + shard.depot_bytes > 0) {
+        let _ = writeln!(
+            file,
+            "{index:>7} {:>10.1} {:>9.1} {:>11.1} {:>12.1}",
+            mib(shard.span_bytes),
+            mib(shard.out_bytes),
+            mib(shard.depot_bytes),
+            mib(shard.inbox_bytes)
+        );
+    }
+    write_heat::<L>(file, counts);
+}
+
+fn write_heat<L: Lane>(file: &mut File, counts: &Counts) {
+    let heat = &L::allocator().heat;
+    let _ = writeln!(file, "\nslots that threads handed on, and of them other shards'");
+    let _ = writeln!(file, "  bytes      freed    foreign      %    adopted   per batch");
+    for (number, bin) in bins_in_use(counts) {
+        let heat = heat.counts(number);
+        if heat.freed > 0 || heat.batches > 0 {
+            let per_batch = heat.batched as f64 / heat.batches.max(1) as f64;
+            let _ = writeln!(
+                file,
+                "{:>7} {:>10} {:>10} {:>6} {:>10} {per_batch:>11.1}",
+                bin.slot_bytes,
+                heat.freed,
+                heat.foreign,
+                percent(heat.foreign, heat.freed),
+                heat.adopted
+            );
+        }
+    }
+    let _ = writeln!(file, "freed by threads of shard: by owner");
+    for shard in 0..L::SHARD_COUNT {
+        if (0..L::SHARD_COUNT).any(|owner| heat.flow(shard, owner) > 0) {
+            let _ = write!(file, "{shard:>7}:");
+            for owner in (0..L::SHARD_COUNT).filter(|&owner| heat.flow(shard, owner) > 0) {
+                let _ = write!(file, " {owner}={}", heat.flow(shard, owner));
+            }
+            let _ = writeln!(file);
+        }
+    }
+}
+
+/// Writes what comes between commas: each item by `write`.
+fn write_list<T>(file: &mut File, items: impl Iterator<Item = T>, mut write: impl FnMut(&mut File, T)) {
+    for (index, item) in items.enumerate() {
+        if index > 0 {
+            let _ = file.write_str(",");
+        }
+        write(file, item);
+    }
+}
+
+/// One JSON object; docs/statistics.md names its members.
+fn write_json<L: Lane>(file: &mut File, counts: &Counts) {
+    let heat = &L::allocator().heat;
+    // SAFETY: takes nothing, returns a number.
+    let process = unsafe { libc::getpid() };
+    let version = env!("CARGO_PKG_VERSION");
+    let _ = write!(file, "{{\"schema\":1,\"version\":\"{version}\",\"lane\":\"{}\",\"pid\":{process},", L::NAME);
+    let _ = write!(file, "\"counts\":{{");
+    write_list(file, counts.stats.rows().into_iter(), |file, (name, value)| {
+        let _ = write!(file, "\"{name}\":{value}");
+    });
+    let _ = write!(file, "}},\"uses\":{{");
+    write_list(file, counts.uses().into_iter(), |file, (name, bytes, _)| {
+        let _ = write!(file, "\"{name}\":{bytes}");
+    });
+    let (process_bytes, arenas_bytes) = (counts.process_resident, counts.arenas_resident);
+    let _ = write!(file, "}},\"resident\":{{\"process\":{process_bytes},\"arenas\":{arenas_bytes}}},\"bins\":[");
+    write_list(file, bins_in_use(counts), |file, (number, bin)| {
+        let (bytes, live, spans) = (bin.slot_bytes, bin.live(), bin.span_bytes);
+        let heat = heat.counts(number);
+        let _ = write!(file, "{{\"slot_bytes\":{bytes},\"live\":{live},\"span_bytes\":{spans},");
+        let _ = write!(file, "\"in_threads\":{},\"in_depots\":{},", bin.in_threads, bin.in_depots);
+        let _ = write!(file, "\"freed\":{},\"foreign\":{},\"adopted\":{},", heat.freed, heat.foreign, heat.adopted);
+        let _ = write!(file, "\"batches\":{},\"batched\":{}}}", heat.batches, heat.batched);
+    });
+    let _ = write!(file, "],\"shards\":[");
+    write_list(file, shards::<L>(), |file, (index, shard)| {
+        let _ = write!(file, "{{\"span_bytes\":{},\"out_bytes\":{},", shard.span_bytes, shard.out_bytes);
+        let _ = write!(file, "\"depot_bytes\":{},\"inbox_bytes\":{},", shard.depot_bytes, shard.inbox_bytes);
+        let _ = write!(file, "\"freed_by_owner\":[");
+        write_list(file, 0..L::SHARD_COUNT, |file, owner| {
+            let _ = write!(file, "{}", heat.flow(index, owner));
+        });
+        let _ = write!(file, "]}}");
+    });
+    let _ = writeln!(file, "]}}");
+}
+
+/// Bytes of the process that hold memory; 0 where that can't be told.
+fn process_resident() -> usize {
+    let mut text = [0_u8; 128];
+    // SAFETY: a C string, a buffer and its length; the descriptor is closed once.
+    let read = unsafe {
+        let file = libc::open(c"/proc/self/statm".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        if file < 0 {
+            return 0;
+        }
+        let read = libc::read(file, text.as_mut_ptr().cast(), text.len());
+        libc::close(file);
+        read
+    };
+    let text = text.get(..usize::try_from(read).unwrap_or(0)).and_then(|text| core::str::from_utf8(text).ok());
+    let pages = text.and_then(|text| text.split(' ').nth(1)).and_then(|pages| pages.parse::<usize>().ok());
+    pages.unwrap_or(0) * PAGE_BYTES
+}
+
+/// Bytes of the arenas that hold memory.
+fn arenas_resident<L: Lane>() -> usize {
+    let mut pages = [0_u8; 4096];
+    let mut resident = 0;
+    let _ = L::allocator().runs.arenas.each_committed(|stretch| {
+        for first in (0..stretch.pages).step_by(pages.len()) {
+            let count = pages.len().min(stretch.pages - first);
+            let start = core::ptr::with_exposed_provenance_mut(stretch.start + first * PAGE_BYTES);
+            // SAFETY: committed pages stay mapped; the buffer has a byte for each.
+            if unsafe { libc::mincore(start, count * PAGE_BYTES, pages.as_mut_ptr()) } != 0 {
+                return Err(());
+            }
+            resident += pages.iter().take(count).filter(|&&page| page & 1 != 0).count() * PAGE_BYTES;
+        }
+        Ok(())
+    });
+    resident
+}
