@@ -1,6 +1,7 @@
 //! Suite: every check that CI makes, as named steps that go on after a failure.
 
 mod benchmark;
+mod faults;
 mod memory;
 mod mutants;
 mod package;
@@ -81,6 +82,7 @@ fn all_steps() -> Vec<Step> {
     steps.push(rust_checks::interface_step());
     steps.extend(benchmark::steps());
     steps.extend(memory::steps());
+    steps.extend(faults::steps());
     steps.extend(programs::steps());
     steps
 }
