@@ -32,6 +32,9 @@ const SCUDO: &str = "scudo";
 pub struct Arguments {
     #[command(flatten)]
     selection: Selection,
+    /// How often each fault is committed: where addresses are random, so is what a fault meets
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
     /// Write README.md with the table into this folder, besides printing it
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -157,7 +160,14 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
     {
         selection.given.push(format!("{SCUDO}={}", library.display()));
     }
-    let (allocators, missing) = find(&workspace, &selection)?;
+    let (mut allocators, missing) = find(&workspace, &selection)?;
+    for allocator in allocators.iter_mut().filter(|allocator| allocator.record.name == SCUDO) {
+        // .../lib/clang/VERSION/lib/linux/FILE
+        let version = allocator.library.as_ref().and_then(|library| library.ancestors().nth(3)?.file_name());
+        if let Some(version) = version {
+            allocator.record.version = format!("standalone, of LLVM {}", version.display());
+        }
+    }
     print_missing(&missing);
     process::catch_interrupts()?;
     let program = Program::compile(&workspace)?;
@@ -168,18 +178,23 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
     }
     let mut rows = Vec::new();
     for fault in program.faults()? {
-        let outcomes: Result<Vec<_>> = allocators
-            .iter()
-            .map(|allocator| program.run_at_all_sizes(&fault, &|command| allocator.apply(command)))
-            .collect();
-        rows.push((fault, outcomes?));
+        let mut cells = vec![[const { Vec::new() }; 3]; allocators.len()];
+        for _ in 0..arguments.runs {
+            for (allocator, cells) in allocators.iter().zip(&mut cells) {
+                let outcomes = program.run_at_all_sizes(&fault, &|command| allocator.apply(command))?;
+                for (cell, outcome) in cells.iter_mut().zip(outcomes) {
+                    cell.push(outcome);
+                }
+            }
+        }
+        rows.push((fault, cells));
     }
     let table = table(&allocators, &rows);
     print!("{table}");
     if let Some(folder) = &arguments.output {
         std::fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
         let path = folder.join("README.md");
-        let text = page(&workspace, &allocators, &table);
+        let text = page(&workspace, &allocators, arguments.runs, &table);
         std::fs::write(&path, text).with_context(|| format!("{}", path.display()))?;
     }
     Ok(ExitCode::SUCCESS)
@@ -224,22 +239,38 @@ fn scudo(folder: &Path) -> Option<PathBuf> {
     let file = format!("lib/linux/libclang_rt.scudo_standalone-{}.so", std::env::consts::ARCH);
     let compilers = entries(folder).into_iter().filter(|path| path.to_string_lossy().contains("/llvm-"));
     let versions = compilers.flat_map(|compiler| entries(&compiler.join("lib/clang")));
-    versions.map(|version| version.join(&file)).filter(|path| path.is_file()).last()
+    versions.map(|version| version.join(&file)).filter(|path| path.is_file()).next_back()
 }
 
-fn table(allocators: &[Allocator], rows: &[(String, Vec<[Outcome; 3]>)]) -> String {
+/// The outcomes of one cell's runs, the most frequent first, with their numbers where they differ.
+fn cell(outcomes: &[Outcome]) -> String {
+    let mut counts: Vec<(Outcome, usize)> = Vec::new();
+    for &outcome in outcomes {
+        match counts.iter_mut().find(|(known, _)| *known == outcome) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((outcome, 1)),
+        }
+    }
+    counts.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+    match counts[..] {
+        [(outcome, _)] => outcome.word().to_owned(),
+        _ => counts.iter().map(|(outcome, count)| format!("{} {count}", outcome.word())).collect::<Vec<_>>().join(", "),
+    }
+}
+
+fn table(allocators: &[Allocator], rows: &[(String, Vec<[Vec<Outcome>; 3]>)]) -> String {
     let names: Vec<_> = allocators.iter().map(|allocator| allocator.record.name.as_str()).collect();
     let mut text = format!("| fault | size | {} |\n|---|---|{}\n", names.join(" | "), "---|".repeat(names.len()));
     for (fault, outcomes) in rows {
         for (index, (kind, _)) in SIZES.iter().enumerate() {
-            let words: Vec<_> = outcomes.iter().map(|sizes| sizes[index].word()).collect();
+            let words: Vec<_> = outcomes.iter().map(|sizes| cell(&sizes[index])).collect();
             text += &format!("| {} | {kind} | {} |\n", fault.replace('_', " "), words.join(" | "));
         }
     }
     text
 }
 
-fn page(workspace: &Workspace, allocators: &[Allocator], table: &str) -> String {
+fn page(workspace: &Workspace, allocators: &[Allocator], runs: u32, table: &str) -> String {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let versions: Vec<_> =
         allocators.iter().map(|allocator| format!("{} {}", allocator.record.name, allocator.record.version)).collect();
@@ -247,7 +278,8 @@ fn page(workspace: &Workspace, allocators: &[Allocator], table: &str) -> String 
     format!(
         "# Faults, {date}\n\n- hz3 {source}\n- {machine}\n- `cargo xtask {command}`\n- {versions}\n\n\
         What each allocator does about one fault of the program and in the ordinary use of the heap after it \
-        (`hz3-preload/tests/c/misuse_cases.c`), one process for each cell, once, with no option set. \
+        (`hz3-preload/tests/c/misuse_cases.c`), a new process each time, {runs} times for each cell, with no option set. \
+        Where the runs differ, each outcome has its number of runs. \
         Sizes in bytes: {sizes}.\n\n\
         - `caught`: SIGABRT with a message\n- `crash`: another signal, or SIGABRT without a message\n\
         - `twice`: one address was served twice at a time\n\
@@ -277,6 +309,12 @@ mod tests {
         assert_eq!(Outcome::of(Some(EXIT_TWICE), None, false), Some(Outcome::Twice));
         assert_eq!(Outcome::of(Some(0), None, true), Some(Outcome::Warned));
         assert_eq!(Outcome::of(Some(1), None, true), None);
+    }
+
+    #[test]
+    fn runs_that_differ_are_counted_the_most_frequent_first() {
+        assert_eq!(cell(&[Outcome::Caught; 3]), "caught");
+        assert_eq!(cell(&[Outcome::Silent, Outcome::Twice, Outcome::Twice]), "twice 2, silent 1");
     }
 
     #[test]
