@@ -239,7 +239,7 @@ fn scudo(folder: &Path) -> Option<PathBuf> {
     let file = format!("lib/linux/libclang_rt.scudo_standalone-{}.so", std::env::consts::ARCH);
     let compilers = entries(folder).into_iter().filter(|path| path.to_string_lossy().contains("/llvm-"));
     let versions = compilers.flat_map(|compiler| entries(&compiler.join("lib/clang")));
-    versions.map(|version| version.join(&file)).filter(|path| path.is_file()).next_back()
+    versions.map(|version| version.join(&file)).rfind(|path| path.is_file())
 }
 
 /// The outcomes of one cell's runs, the most frequent first, with their numbers where they differ.
