@@ -14,6 +14,8 @@ mod bench_mt;
 mod bench_programs;
 mod benchmark_output;
 mod compare;
+mod fault_expectations;
+mod faults;
 mod journal;
 mod launcher;
 mod machine;
@@ -36,6 +38,7 @@ mod table;
 mod verdict;
 
 pub use bench_memory::build as build_bench_memory;
+pub use faults::check_lane as check_faults;
 pub use machine::{chosen, text_of};
 
 use anyhow::Result;
@@ -54,6 +57,8 @@ pub enum Command {
     Advise(Box<advise::Arguments>),
     /// Measure whether memory comes back on both lanes and the field
     BenchMemory(Box<bench_memory::Arguments>),
+    /// Commit faults of memory under every allocator and say what each does about them
+    Faults(faults::Arguments),
     /// Make tables and plots from a results file
     Report(report::Arguments),
     /// Show what changed between two results files
@@ -71,6 +76,7 @@ pub fn command(command: &Command) -> Result<ExitCode> {
         Command::BenchPrograms(arguments) => bench_programs::command(arguments),
         Command::Advise(arguments) => advise::command(arguments),
         Command::BenchMemory(arguments) => bench_memory::command(arguments),
+        Command::Faults(arguments) => faults::command(arguments),
         Command::Report(arguments) => report::command(arguments),
         Command::Compare(arguments) => compare::command(arguments),
         Command::Launch(arguments) => launcher::command(arguments),

@@ -1,6 +1,7 @@
 //! Suite: every check that CI makes, as named steps that go on after a failure.
 
 mod benchmark;
+mod faults;
 mod memory;
 mod mutants;
 mod package;
@@ -85,6 +86,7 @@ fn all_steps() -> Vec<Step> {
     steps.extend(memory::steps());
     steps.extend(statistics::steps());
     steps.extend(profile::steps());
+    steps.extend(faults::steps());
     steps.extend(programs::steps());
     steps
 }
