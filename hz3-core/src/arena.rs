@@ -18,8 +18,11 @@ use crate::units::{PAGE_BYTES, SEGMENT_BYTES, SEGMENT_PAGES};
 
 /// Most arenas. With a 16 GiB first one and doubling, they cover the whole address space.
 const ARENAS: usize = 64;
-/// Least and most bytes committed at a time beyond what is asked for.
-const STEP_BYTES: core::ops::RangeInclusive<usize> = 2 * SEGMENT_BYTES..=32 * SEGMENT_BYTES;
+/// Least and most bytes committed at a time beyond what is asked for. To change a mapping's rights makes every
+/// thread wait that faults in a page at that moment, so that it is done seldom: each step is twice what there is.
+const STEP_BYTES: core::ops::RangeInclusive<usize> = 4 * SEGMENT_BYTES..=128 * SEGMENT_BYTES;
+/// Bytes of tags committed at a time, for the same reason. Derived: those of the two largest steps.
+const TAG_STEP_BYTES: usize = 2 * *STEP_BYTES.end() / PAGE_BYTES * size_of::<TagCell>();
 /// Smallest reservation tried.
 const LEAST_RESERVATION: usize = 2 * SEGMENT_BYTES;
 
@@ -130,7 +133,7 @@ impl<O: Os> Arenas<O> {
     /// Commits the next segments of `extent`, at least `pages` pages, for which there is room.
     fn extend(&self, extent: &Extent<TagCell>, pages: usize) -> Option<Stretch> {
         let committed = extent.pages();
-        let step = (committed * PAGE_BYTES / 8).clamp(*STEP_BYTES.start(), *STEP_BYTES.end()) / PAGE_BYTES;
+        let step = (2 * committed * PAGE_BYTES).clamp(*STEP_BYTES.start(), *STEP_BYTES.end()) / PAGE_BYTES;
         let need = pages.next_multiple_of(SEGMENT_PAGES as usize);
         let generous = pages.max(step).next_multiple_of(SEGMENT_PAGES as usize).min(Self::room(extent));
         for size in [generous, need] {
@@ -149,17 +152,29 @@ impl<O: Os> Arenas<O> {
         let (Some(first), Some(tags)) = (core::ptr::NonNull::new(first), core::ptr::NonNull::new(tags)) else {
             return false;
         };
-        // SAFETY: both ranges lie in this arena's reservation, in whole pages because `pages` and
+        let (tags_from, tags_to) =
+            (Self::tags_committed(extent, committed), Self::tags_committed(extent, committed + pages));
+        // SAFETY: every range lies in this arena's reservation, in whole pages because `pages` and
         // `committed` count whole segments; committing a range of tags again after a refusal of the
         // pages is harmless.
         unsafe {
-            if !O::commit(tags.add(committed).cast(), pages * size_of::<TagCell>())
-                || !O::commit(first, pages * PAGE_BYTES)
-            {
+            if tags_to > tags_from && !O::commit(tags.byte_add(tags_from).cast(), tags_to - tags_from) {
                 return false;
             }
+            if !O::commit(first, pages * PAGE_BYTES) {
+                return false;
+            }
+            // A page of tags covers a segment, and is written to under the run lock, where a page fault would make
+            // every other thread wait.
+            O::populate(tags.add(committed).cast(), pages * size_of::<TagCell>());
         }
         true
+    }
+
+    /// Bytes of tags that are committed in `extent` when `pages` pages are.
+    fn tags_committed(extent: &Extent<TagCell>, pages: usize) -> usize {
+        let reserved = (extent.capacity() * size_of::<TagCell>()).next_multiple_of(SEGMENT_BYTES);
+        (pages * size_of::<TagCell>()).next_multiple_of(TAG_STEP_BYTES).min(reserved)
     }
 
     /// Reserves arena number `count`, large enough for `pages`.
@@ -196,7 +211,7 @@ impl<O: Os> Arenas<O> {
 
     /// Bytes of page tags that are committed.
     pub fn tag_bytes(&self) -> usize {
-        self.reserved_and_committed().1 / PAGE_BYTES * size_of::<TagCell>()
+        self.extents.all().iter().map(|extent| Self::tags_committed(extent, extent.pages())).sum()
     }
 
     /// Bytes reserved and bytes committed, in all arenas.

@@ -48,6 +48,8 @@ pub mod page_tag;
 #[cfg(not(loom))]
 pub mod remote_stash;
 #[cfg(not(loom))]
+pub mod run_lists;
+#[cfg(not(loom))]
 pub mod runs;
 #[cfg(not(loom))]
 pub mod shard;

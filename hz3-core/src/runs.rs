@@ -16,15 +16,12 @@ use crate::arena::{Arenas, NotGrown, Stretch};
 use crate::options::Options;
 use crate::os::Os;
 use crate::page_tag::PageTag;
+use crate::run_lists::{CLASSES, Lists, class_of};
 use crate::span::{Kind, Span, Spans, at};
-use crate::sync::Mutex;
+use crate::sync::{Guard, Mutex};
 use crate::units::{PAGE_BYTES, SpanId};
 use core::ptr::NonNull;
 
-const PER_DOUBLING: usize = 8;
-/// Classes. Derived: page counts up to 2^36.
-const CLASSES: usize = 34 * PER_DOUBLING;
-const MAP_WORDS: usize = CLASSES.div_ceil(64);
 /// Runs of the request's own class that are looked at before a larger class is taken.
 const LOOKS: usize = 8;
 /// Descriptors fetched at a time.
@@ -34,58 +31,11 @@ const SPARES_NEEDED: u32 = 2;
 /// Most pages of one purge call: bounds the time that one thread spends in the kernel.
 const PURGE_PAGES: usize = 4096;
 
-/// Class that a run of `pages` is kept in. Runs of class c+1 and above are all larger than any of class c.
-fn class_of(pages: usize) -> usize {
-    if pages < PER_DOUBLING {
-        return pages;
-    }
-    let log = pages.ilog2() as usize;
-    let step = (pages >> (log - 3)) & (PER_DOUBLING - 1);
-    ((log - 2) * PER_DOUBLING + step).min(CLASSES - 1)
-}
-
 /// Milliseconds from `then` to `now` on a clock that wraps; 0 where another thread looked at the clock
 /// later for `then` than this one for `now`, which is a matter of seconds at most.
 pub fn elapsed_ms(then: u32, now: u32) -> u32 {
     let elapsed = now.wrapping_sub(then);
     if elapsed > u32::MAX - 60_000 { 0 } else { elapsed }
-}
-
-/// Free runs of one kind, by class.
-struct Lists {
-    heads: [SpanId; CLASSES],
-    map: [u64; MAP_WORDS],
-    pages: usize,
-}
-
-impl Lists {
-    const fn new() -> Self {
-        Self { heads: [SpanId::NONE; CLASSES], map: [0; MAP_WORDS], pages: 0 }
-    }
-
-    fn head(&self, class: usize) -> SpanId {
-        self.heads.get(class).copied().unwrap_or(SpanId::NONE)
-    }
-
-    fn set_head(&mut self, class: usize, id: SpanId) {
-        if let (Some(head), Some(word)) = (self.heads.get_mut(class), self.map.get_mut(class / 64)) {
-            *head = id;
-            let bit = 1 << (class % 64);
-            *word = if id.is_none() { *word & !bit } else { *word | bit };
-        }
-    }
-
-    /// The lowest class from `class` up that has a run.
-    fn class_from(&self, class: usize) -> Option<usize> {
-        let mut mask = u64::MAX << (class % 64);
-        for (index, word) in self.map.iter().enumerate().skip(class / 64) {
-            if word & mask != 0 {
-                return Some(index * 64 + (word & mask).trailing_zeros() as usize);
-            }
-            mask = u64::MAX;
-        }
-        None
-    }
 }
 
 /// The index proper; everything in it belongs to the holder of the run lock.
@@ -190,13 +140,7 @@ impl<O: Os> Runs<O> {
     /// Looks for a run. The outer `None` says that descriptors can't be had, the inner that no run fits.
     #[allow(clippy::option_option)]
     fn take(&self, pages: usize, align_pages: usize) -> Option<Option<SpanId>> {
-        self.fetch_spares()?;
-        let mut index = self.index.lock();
-        if index.spare_count < SPARES_NEEDED {
-            // Another thread used the spares in between; the caller's loop comes back.
-            drop(index);
-            return self.take(pages, align_pages);
-        }
+        let mut index = self.lock_with_spares()?;
         for kind in [Kind::Dirty, Kind::Clean] {
             if let Some((id, start)) = self.find(&mut index, kind, pages, align_pages) {
                 return Some(self.cut(&mut index, id, start, pages));
@@ -306,10 +250,7 @@ impl<O: Os> Runs<O> {
     /// Cuts the span `id`, which the caller owns, down to `pages`; the rest becomes free and dirty.
     /// Does nothing where no descriptor can be had.
     pub fn shrink(&self, id: SpanId, pages: usize, now: u32) {
-        if self.fetch_spares().is_none() {
-            return;
-        }
-        let mut index = self.index.lock();
+        let Some(mut index) = self.lock_with_spares() else { return };
         let Some(rest) = self.new_descriptor(&mut index) else { return };
         let (start, old_pages) = {
             let span = self.span(id);
@@ -326,13 +267,7 @@ impl<O: Os> Runs<O> {
     /// Grows the large span `id`, which the caller owns, to `pages` where it lies. False where the pages
     /// behind it are not free.
     pub fn extend(&self, id: SpanId, pages: usize) -> bool {
-        if self.fetch_spares().is_none() {
-            return false;
-        }
-        let mut index = self.index.lock();
-        if index.spare_count < SPARES_NEEDED {
-            return false;
-        }
+        let Some(mut index) = self.lock_with_spares() else { return false };
         let (start, old_pages) = {
             let span = self.span(id);
             (span.start, span.pages as usize)
@@ -489,16 +424,32 @@ impl<O: Os> Runs<O> {
         self.arenas.set_tag(start + bytes - PAGE_BYTES, tag);
     }
 
-    /// Sees to it that descriptors for one operation are at hand. `None` when memory has run out.
-    fn fetch_spares(&self) -> Option<()> {
-        if self.index.lock().spare_count >= SPARES_NEEDED {
-            return Some(());
+    /// Takes the run lock while descriptors for one operation are at hand. `None` when memory has run out.
+    fn lock_with_spares(&self) -> Option<Guard<'_, Index, O>> {
+        loop {
+            let index = self.index.lock();
+            if index.spare_count >= SPARES_NEEDED {
+                return Some(index);
+            }
+            drop(index);
+            self.add_spares()?;
         }
+    }
+
+    /// Adds fresh descriptors. They are chained before the lock is taken: whoever holds it then waits for no
+    /// page fault.
+    #[cold]
+    fn add_spares(&self) -> Option<()> {
         let first = self.spans.allocate::<O>(SPARE_BATCH)?;
-        let mut index = self.index.lock();
-        for id in (first..first + SPARE_BATCH).rev() {
-            self.retire(&mut index, SpanId(id));
+        let last = first + SPARE_BATCH - 1;
+        for id in first..last {
+            // SAFETY: just handed out, to this thread alone.
+            unsafe { (*at(&self.spans, SpanId(id))).next = SpanId(id + 1) };
         }
+        let mut index = self.index.lock();
+        self.span(SpanId(last)).next = index.spares;
+        index.spares = SpanId(first);
+        index.spare_count += SPARE_BATCH;
         Some(())
     }
 
@@ -514,13 +465,8 @@ impl<O: Os> Runs<O> {
 
     /// A descriptor for a block outside the arenas. `None` when memory has run out.
     pub fn descriptor(&self) -> Option<SpanId> {
-        loop {
-            self.fetch_spares()?;
-            let mut index = self.index.lock();
-            if let Some(id) = self.new_descriptor(&mut index) {
-                return Some(id);
-            }
-        }
+        let mut index = self.lock_with_spares()?;
+        self.new_descriptor(&mut index)
     }
 
     /// Takes back what [`Runs::descriptor`] gave out.
@@ -540,16 +486,10 @@ impl<O: Os> Runs<O> {
     pub fn purge(&self, now: u32, delay_ms: u32, most_bytes: usize) -> usize {
         let mut purged = 0;
         while purged < most_bytes {
-            if self.fetch_spares().is_none() {
-                break;
-            }
             let id = {
-                let mut index = self.index.lock();
+                let Some(mut index) = self.lock_with_spares() else { break };
                 let oldest = index.oldest;
-                if oldest.is_none()
-                    || elapsed_ms(self.span(oldest).stamp, now) < delay_ms
-                    || index.spare_count < SPARES_NEEDED
-                {
+                if oldest.is_none() || elapsed_ms(self.span(oldest).stamp, now) < delay_ms {
                     break;
                 }
                 let (start, pages) = (self.span(oldest).start, self.span(oldest).pages as usize);
@@ -714,16 +654,6 @@ mod tests {
     use super::*;
     use crate::os::Linux;
     use rand::{Rng, SeedableRng};
-
-    #[test]
-    fn classes_rise_with_the_page_count_and_never_mix() {
-        let mut last = 0;
-        for pages in 1..100_000 {
-            let class = class_of(pages);
-            assert!(class == last || class == last + 1 || pages == 1);
-            last = class;
-        }
-    }
 
     #[test]
     fn random_runs_never_overlap_and_all_merge_again() {

@@ -38,7 +38,7 @@ pub unsafe trait Waiter {
     fn yield_now();
     /// Sleeps while `word` holds `expected`. May return early.
     fn wait(word: &AtomicU32, expected: u32);
-    /// Wakes one thread that sleeps on `word`.
+    /// Wakes every thread that sleeps on `word`.
     fn wake(word: &AtomicU32);
     /// Whether the calling thread holds every lock because it is forking. Other libraries' fork handlers
     /// may then allocate in it, and pass through the locks that it holds.
@@ -60,6 +60,10 @@ const YIELDS: u32 = if cfg!(loom) { 1 } else { 4 };
 /// ```text
 /// 0 free → 1 held → 2 held, and somebody may sleep → 0
 /// ```
+///
+/// A release wakes all sleepers. Woken one by one, each would have to get a processor before the next one is
+/// woken, and where threads outnumber processors that is a turn of all others; the lock, free meanwhile, is held
+/// too briefly for those who come back together to meet.
 pub struct Mutex<T, W: Waiter> {
     word: AtomicU32,
     value: UnsafeCell<T>,
@@ -140,7 +144,7 @@ impl<T, W: Waiter> Mutex<T, W> {
             }
         }
         // From here on this thread may sleep, so the word says so for as long as it holds the lock:
-        // whoever releases it wakes the next. Acquire: as in `try_lock`.
+        // whoever releases it wakes the others. Acquire: as in `try_lock`.
         while self.word.swap(CONTENDED, Ordering::Acquire) != FREE {
             W::wait(&self.word, CONTENDED);
         }

@@ -29,7 +29,7 @@ unsafe impl Waiter for Futex {
     }
     fn wake(_: &AtomicU32) {
         let _queue = QUEUE.0.lock().unwrap();
-        QUEUE.1.notify_one();
+        QUEUE.1.notify_all();
     }
     fn is_forking() -> bool {
         false
@@ -73,7 +73,7 @@ fn a_locked_value_is_one_threads_at_a_time_and_no_sleeper_is_forgotten() {
 }
 
 #[test]
-fn of_two_sleepers_the_first_wakes_the_second() {
+fn no_sleeper_of_two_is_forgotten() {
     let mut model = loom::model::Builder::new();
     // Three threads at one word: exhaustive up to three switches that nobody asked for.
     model.preemption_bound = Some(3);

@@ -21,6 +21,7 @@ pub const HZ3_CORE: &[&[&str]] = &[
     &["span"],
     &["page_tag"],
     &["arena"],
+    &["run_lists"],
     &["runs"],
     &["depot"],
     &["magazine"],

@@ -64,7 +64,7 @@ unsafe impl Waiter for Linux {
     fn wake(word: &AtomicU32) {
         let flags = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
         // SAFETY: the kernel uses the word's address only as a key.
-        keeping_errno(|| unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), flags, 1) });
+        keeping_errno(|| unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), flags, i32::MAX) });
     }
 
     fn is_forking() -> bool {
