@@ -13,7 +13,7 @@ use crate::arguments::UsageError;
 use crate::lane::Lane;
 use crate::library_shape::Library;
 use crate::process;
-use crate::{golden, layers, preload};
+use crate::{golden, layers, preload, soak};
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use session::Session;
@@ -82,6 +82,9 @@ fn all_steps() -> Vec<Step> {
     steps.extend(benchmark::steps());
     steps.extend(memory::steps());
     steps.extend(programs::steps());
+    for lane in Lane::ALL {
+        steps.push(Step::new(format!("soak/{lane}"), move |session| Ok(soak::one_minute(&session.workspace, lane)?)));
+    }
     steps
 }
 
