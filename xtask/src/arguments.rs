@@ -1,6 +1,6 @@
 //! Arguments: what the user asked for, and the one line that says why it can't be done.
 
-use crate::{doctor, evaluation, golden, install, preload, run, suite};
+use crate::{doctor, evaluation, golden, install, preload, run, soak, suite};
 use clap::Parser;
 use clap::error::ErrorKind;
 use std::ffi::OsString;
@@ -33,6 +33,8 @@ pub enum Command {
     Dist(install::DistArguments),
     /// Run everything that CI runs
     Test(suite::Arguments),
+    /// Storm both lanes with random calls, threads, forks and signals for some minutes
+    Soak(soak::Arguments),
     /// Compare the cost of the hit paths with docs/hot-path.txt
     Golden(golden::Arguments),
     #[command(flatten)]

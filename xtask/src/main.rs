@@ -17,6 +17,7 @@ mod library_shape;
 mod preload;
 mod process;
 mod run;
+mod soak;
 mod suite;
 mod workspace;
 
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Install(arguments) => install::install(&arguments),
         Command::Dist(arguments) => install::dist(&arguments),
         Command::Test(arguments) => suite::command(&arguments),
+        Command::Soak(arguments) => soak::command(&arguments),
         Command::Golden(arguments) => golden::command(&arguments),
         Command::Evaluation(command) => evaluation::command(&command),
     };

@@ -24,14 +24,18 @@ pub struct Arguments {
 
 /// One lane or both.
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
-enum Choice {
+pub enum Choice {
+    /// The fast lane
     Fast,
+    /// The scale lane
     Scale,
+    /// Both lanes
     All,
 }
 
 impl Choice {
-    fn lanes(self) -> &'static [Lane] {
+    /// The lanes that are meant.
+    pub fn lanes(self) -> &'static [Lane] {
         match self {
             Choice::Fast => &[Lane::Fast],
             Choice::Scale => &[Lane::Scale],

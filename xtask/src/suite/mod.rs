@@ -16,7 +16,7 @@ use crate::arguments::UsageError;
 use crate::lane::Lane;
 use crate::library_shape::Library;
 use crate::process;
-use crate::{golden, layers, preload};
+use crate::{golden, layers, preload, soak};
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use session::Session;
@@ -88,6 +88,9 @@ fn all_steps() -> Vec<Step> {
     steps.extend(profile::steps());
     steps.extend(faults::steps());
     steps.extend(programs::steps());
+    for lane in Lane::ALL {
+        steps.push(Step::new(format!("soak/{lane}"), move |session| Ok(soak::one_minute(&session.workspace, lane)?)));
+    }
     steps
 }
 

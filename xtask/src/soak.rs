@@ -1,0 +1,175 @@
+//! Soak: processes of `hz3-soak` on the lanes, one per processor at a time, until the minutes are over.
+
+use crate::lane::Lane;
+use crate::preload::{self, Choice};
+use crate::process;
+use crate::workspace::Workspace;
+use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// The program.
+const NAME: &str = "hz3-soak";
+/// How long one process storms, in seconds, unless less is left.
+const PROCESS_SECONDS: u64 = 20; // chosen: several seeds a minute
+/// A process that takes so much longer hangs.
+const PATIENCE: Duration = Duration::from_secs(60); // chosen: more than a forked child's limit
+
+/// Arguments of `soak`.
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    /// How long in all
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    minutes: u64,
+    /// The lanes, in turn
+    #[arg(long, value_enum, default_value_t = Choice::All)]
+    lane: Choice,
+    /// The first process's seed; the others' follow
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Where each process's line is appended [default: soak.txt in the target folder]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// `cargo xtask soak`. Exit code 1 on the first failure.
+pub fn command(arguments: &Arguments) -> Result<ExitCode> {
+    let workspace = Workspace::locate()?;
+    let path = arguments.output.clone().unwrap_or_else(|| workspace.target.join("soak.txt"));
+    process::catch_interrupts()?;
+    let time = Duration::from_secs(60 * arguments.minutes);
+    storm(&workspace, arguments.lane.lanes(), arguments.seed, time, &path)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One minute of one lane, for the suite.
+pub fn one_minute(workspace: &Workspace, lane: Lane) -> Result<()> {
+    let path = workspace.target.join("soak.txt");
+    storm(workspace, &[lane], 1, Duration::from_secs(60), &path)
+}
+
+/// What the processors' threads share.
+struct Shared {
+    next: u64,
+    file: File,
+    totals: BTreeMap<&'static str, BTreeMap<String, f64>>,
+    failure: Option<String>,
+}
+
+fn storm(workspace: &Workspace, lanes: &[Lane], seed: u64, time: Duration, path: &Path) -> Result<()> {
+    let program = workspace.build_release("hz3-bench-mt-remote", NAME, NAME, |_| {})?;
+    let libraries =
+        lanes.iter().map(|&lane| Ok((lane, preload::build(workspace, lane)?))).collect::<Result<Vec<_>>>()?;
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    let file =
+        file.map_err(|error| crate::arguments::UsageError(format!("can't write {}: {error}", path.display())))?;
+    let shared = Mutex::new(Shared { next: 0, file, totals: BTreeMap::new(), failure: None });
+    let end = Instant::now() + time;
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..processors {
+            scope.spawn(|| {
+                loop {
+                    let seconds = end.saturating_duration_since(Instant::now()).as_secs().min(PROCESS_SECONDS);
+                    let number = {
+                        let mut shared = shared.lock().expect("no thread panics");
+                        if seconds == 0 || shared.failure.is_some() || process::interrupted() {
+                            return;
+                        }
+                        shared.next += 1;
+                        shared.next - 1
+                    };
+                    let (lane, library) = &libraries[(number % libraries.len() as u64) as usize];
+                    let seed = seed.wrapping_add(number);
+                    let outcome = run(&program, *lane, library, seed, seconds);
+                    let mut shared = shared.lock().expect("no thread panics");
+                    if let Err(error) = outcome.and_then(|line| shared.record(*lane, &line)) {
+                        let again = format!(
+                            "LD_PRELOAD={} {} --seed {seed} --seconds {seconds}",
+                            library.display(),
+                            program.display()
+                        );
+                        shared.failure.get_or_insert(format!("{lane} lane, seed {seed}: {error:#}\nagain: {again}"));
+                    }
+                }
+            });
+        }
+    });
+    let shared = shared.into_inner().expect("no thread panics");
+    for (lane, totals) in &shared.totals {
+        let figures: Vec<_> = totals.iter().map(|(name, value)| format!("{name}={value:.0}")).collect();
+        println!("total lane={lane} {}", figures.join(" "));
+    }
+    if let Some(failure) = shared.failure {
+        bail!(failure);
+    }
+    ensure!(!process::interrupted(), "interrupted");
+    ensure!(lanes.iter().all(|lane| shared.totals.contains_key(lane.name())), "a lane had no process");
+    Ok(())
+}
+
+/// One process; its line.
+fn run(program: &Path, lane: Lane, library: &Path, seed: u64, seconds: u64) -> Result<String> {
+    let mut command = Command::new(program);
+    command.args(["--seed", &seed.to_string(), "--seconds", &seconds.to_string()]);
+    command.env("LD_PRELOAD", preload::with_preloaded(library, None)?);
+    let captured = process::capture(&mut command, Duration::from_secs(seconds) + PATIENCE)?;
+    line_of(&captured.text(), lane).with_context(|| captured.stderr_text().trim_end().to_owned()).and_then(|line| {
+        ensure!(captured.status.success(), "{}: {}", captured.status, captured.stderr_text().trim_end());
+        Ok(line)
+    })
+}
+
+/// The line with the figures, if the lane served the process.
+fn line_of(text: &str, lane: Lane) -> Result<String> {
+    let find = |tag: &str| text.lines().find(|line| line.starts_with(tag));
+    let allocator = find("[ALLOCATOR]").context("no [ALLOCATOR] line")?;
+    ensure!(allocator.contains(&lane.library()), "another allocator served it: {allocator}");
+    Ok(find("[SOAK] ").context("no [SOAK] line: it did not reach its end")?["[SOAK] ".len()..].to_owned())
+}
+
+impl Shared {
+    /// Appends a process's line to the file and adds its figures up; of megabytes it keeps the largest.
+    fn record(&mut self, lane: Lane, line: &str) -> Result<()> {
+        println!("lane={lane} {line}");
+        writeln!(self.file, "lane={lane} {line}").context("can't write the results file")?;
+        let totals = self.totals.entry(lane.name()).or_default();
+        *totals.entry("processes".to_owned()).or_default() += 1.0;
+        for (name, value) in line.split(' ').filter_map(|word| word.split_once('=')).filter(|(name, _)| *name != "seed")
+        {
+            let value: f64 = value.parse().with_context(|| format!("not a figure: {name}={value}"))?;
+            let total = totals.entry(name.to_owned()).or_default();
+            *total = if name.ends_with("_mb") { total.max(value) } else { *total + value };
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_counts_only_from_the_right_lane_and_from_the_end() {
+        let text = "[ALLOCATOR] name=hz3 path=/lib/libhakozuna_hz3_fast.so version=1\n[SOAK] seed=1 forks=2\n";
+        assert_eq!(line_of(text, Lane::Fast).unwrap(), "seed=1 forks=2");
+        assert!(line_of(text, Lane::Scale).is_err());
+        assert!(line_of(&text.replace("[SOAK]", "[X]"), Lane::Fast).is_err());
+    }
+
+    #[test]
+    fn figures_add_up_and_megabytes_keep_their_largest() {
+        let file = tempfile::tempfile().unwrap();
+        let mut shared = Shared { next: 0, file, totals: BTreeMap::new(), failure: None };
+        shared.record(Lane::Fast, "seed=1 forks=2 peak_live_mb=7").unwrap();
+        shared.record(Lane::Fast, "seed=2 forks=3 peak_live_mb=5").unwrap();
+        let totals = &shared.totals["fast"];
+        assert_eq!((totals["forks"], totals["peak_live_mb"], totals["processes"]), (5.0, 7.0, 2.0));
+        assert!(shared.record(Lane::Fast, "forks=many").is_err());
+    }
+}
