@@ -61,6 +61,8 @@ pub mod stats;
 pub mod thread;
 #[cfg(not(loom))]
 pub mod thread_pointer;
+#[cfg(not(loom))]
+pub mod upkeep;
 
 #[cfg(not(loom))]
 pub use lane::{Fast, Lane, Scale, Tiny, TinyHome};
