@@ -18,7 +18,7 @@ use crate::options::Options;
 use crate::os::Os;
 use crate::page_tag::PageTag;
 use crate::remote_stash::Carrier;
-use crate::runs::Runs;
+use crate::runs::{Runs, elapsed_ms};
 use crate::shard::Shard;
 use crate::span::{Kind, NotReturned, at};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
@@ -353,7 +353,7 @@ impl<L: Lane> Allocator<L> {
         while !emptied.is_none() {
             // SAFETY: chained above; this thread's alone.
             let next = unsafe { (*at(&self.runs.spans, emptied)).next };
-            self.release_small(emptied);
+            self.release_small(emptied, idle);
             emptied = next;
         }
     }
@@ -364,10 +364,18 @@ impl<L: Lane> Allocator<L> {
         self.deliver(tag.owner(), tag.bin(), &[slot], false);
     }
 
-    /// Gives up a small span without a slot that is out, which is in no list.
-    pub fn release_small(&self, id: SpanId) {
-        self.tag_span(id, PageTag::NONE, |span| span.kind = Kind::Transit);
-        self.release(id);
+    /// Gives up a small span without a slot that is out, which is in no list. Where its last slots were `idle`, its
+    /// pages are as old as the last need of one of them.
+    pub fn release_small(&self, id: SpanId, idle: bool) {
+        let mut stamp = L::Os::now_ms();
+        self.tag_span(id, PageTag::NONE, |span| {
+            span.kind = Kind::Transit;
+            if idle {
+                stamp = stamp.wrapping_sub(elapsed_ms(span.stamp, stamp));
+            }
+        });
+        self.runs.release(id, stamp);
+        self.purge_if_at_once();
     }
 
     /// Returns a span's pages to the runs, as [`Runs::release`] says.

@@ -208,7 +208,7 @@ impl<L: Lane> Allocator<L> {
                 Look::Holes { id, start, pages } => {
                     let (purged, calls) = self.purge_pages(start, pages);
                     if owned.lock().put_back(&self.runs.spans, id, purged) {
-                        self.release_small(id);
+                        self.release_small(id, true);
                     }
                     if !goes_on(calls) {
                         return false;
