@@ -25,7 +25,7 @@ pub struct BinDepot {
     pub full: Stack,
     /// Sent home by other shards' threads.
     pub inbox: Stack,
-    /// Fewest magazines that lay in both since the last [`BinDepot::surplus`]: nobody needed those.
+    /// Fewest magazines that lay in both since the last [`BinDepot::make_surplus_due`]: nobody needed those.
     low: AtomicU32,
     /// Magazines that are to be unpacked.
     due: AtomicU32,
@@ -52,22 +52,17 @@ impl BinDepot {
         }
     }
 
-    /// Magazines that were not needed since the last call.
-    pub fn surplus(&self) -> u32 {
-        let low = self.low.load(Ordering::Relaxed);
-        let count = self.count();
+    /// Makes magazines due to be unpacked that were not needed since the last call: half of them, so that a swing of
+    /// demand finds some; all of them where nobody touched the depot.
+    pub fn make_surplus_due(&self) {
+        let (low, count) = (self.low.load(Ordering::Relaxed), self.count());
         if count > 0 || low > 0 {
             self.low.store(count, Ordering::Relaxed);
         }
-        low.min(count)
-    }
-
-    /// Makes half of the surplus due to be unpacked.
-    pub fn make_surplus_due(&self) {
-        let half = self.surplus().div_ceil(2);
+        let due = if low == count { count } else { low.min(count).div_ceil(2) };
         // Relaxed, here and below: a gauge, as above. Tested first, so that an idle depot costs no write.
-        if half != self.due.load(Ordering::Relaxed) {
-            self.due.store(half, Ordering::Relaxed);
+        if due != self.due.load(Ordering::Relaxed) {
+            self.due.store(due, Ordering::Relaxed);
         }
     }
 
