@@ -15,23 +15,18 @@ use crate::hooks::Hooks;
 use crate::lane::{Lane, Shards};
 use crate::large::Directs;
 use crate::magazine::{CLASSES, Magazine, Magazines, shape};
-use crate::options::{NEVER, Options};
+use crate::options::Options;
 use crate::os::Os;
 use crate::page_tag::PageTag;
 use crate::profile::Profile;
-use crate::remote_stash::{Carrier, RemoteStash, Sparse};
+use crate::remote_stash::Carrier;
 use crate::runs::{Runs, elapsed_ms};
-use crate::shard::{BinDepot, Shard};
+use crate::shard::Shard;
 use crate::span::{Kind, NotReturned, at};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::units::{Bin, PAGE_BYTES, ShardId, SpanId};
+use crate::upkeep::Upkeep;
 use core::ptr::{NonNull, null_mut};
-
-/// Bytes of dirty runs given back per tick at most: bounds the time that one thread spends on it.
-const PURGE_BYTES_PER_TICK: usize = 256 << 20;
-
-/// Magazines unpacked per tick at most, for the same reason.
-const UNPACKED_PER_TICK: u32 = 1024;
 
 /// Largest slot whose pages are made present ahead: larger ones may never be written in the middle.
 const POPULATED_SLOT_BYTES: u32 = 2048;
@@ -54,8 +49,8 @@ pub struct Allocator<L: Lane> {
     /// Empty magazines that no shard's stack had room for, by class.
     spare_magazines: Mutex<[u32; CLASSES], L::Os>,
     next_shard: AtomicU32,
-    /// When purging last ran, in milliseconds.
-    last_purge: AtomicU32,
+    /// When upkeep is due and how far it has come.
+    pub upkeep: Upkeep,
     /// Bytes purged so far.
     pub purged_bytes: AtomicU64,
     /// Trims asked for so far. Threads see it at their next slow path, and empty their caches.
@@ -82,7 +77,7 @@ impl<L: Lane> Allocator<L> {
             roomy: [const { AtomicU32::new(0) }; BINS],
             spare_magazines: Mutex::new([0; CLASSES]),
             next_shard: AtomicU32::new(0),
-            last_purge: AtomicU32::new(0),
+            upkeep: Upkeep::new(),
             purged_bytes: AtomicU64::new(0),
             trims: AtomicU32::new(0),
             hooks: Hooks::new(),
@@ -210,7 +205,8 @@ impl<L: Lane> Allocator<L> {
         })
     }
 
-    fn take_full_of(&self, shard: ShardId, bin: Bin) -> Option<*mut Magazine> {
+    /// As [`Allocator::take_full`], from the depot or inbox of `shard` alone.
+    pub fn take_full_of(&self, shard: ShardId, bin: Bin) -> Option<*mut Magazine> {
         let depot = self.shard(shard).depot(bin);
         let id = depot.full.pop(&self.magazines).or_else(|| depot.inbox.pop(&self.magazines));
         depot.note_taken();
@@ -331,8 +327,9 @@ impl<L: Lane> Allocator<L> {
     }
 
     /// Puts `slots`, all of `bin` and owned by `owner`, into their spans, and gives up spans that are empty
-    /// then. A slot that is at home already, or none, stops the process in the name of `free`.
-    pub fn deliver(&self, owner: ShardId, bin: Bin, slots: &[*mut u8]) {
+    /// then. A slot that is at home already, or none, stops the process in the name of `free`. Whether the slots
+    /// were `idle` until now is what [`Owned::restore`](crate::shard::Owned::restore) asks.
+    pub fn deliver(&self, owner: ShardId, bin: Bin, slots: &[*mut u8], idle: bool) {
         let mut emptied = SpanId::NONE;
         let mut refused = None;
         {
@@ -343,7 +340,7 @@ impl<L: Lane> Allocator<L> {
                     refused = Some((NotReturned::NotASlot, slot));
                     break;
                 }
-                match owned.restore(&self.runs.spans, tag.span(), slot) {
+                match owned.restore(&self.runs.spans, tag.span(), slot, idle) {
                     Ok(false) => {}
                     Ok(true) => {
                         // SAFETY: the span has left the lists and is this thread's alone.
@@ -373,7 +370,7 @@ impl<L: Lane> Allocator<L> {
         while !emptied.is_none() {
             // SAFETY: chained above; this thread's alone.
             let next = unsafe { (*at(&self.runs.spans, emptied)).next };
-            self.release_small(emptied);
+            self.release_small(emptied, idle);
             emptied = next;
         }
     }
@@ -381,12 +378,21 @@ impl<L: Lane> Allocator<L> {
     /// Puts one slot into its span.
     pub fn deliver_one(&self, slot: *mut u8) {
         let tag = self.runs.arenas.tag_value(slot.addr());
-        self.deliver(tag.owner(), tag.bin(), &[slot]);
+        self.deliver(tag.owner(), tag.bin(), &[slot], false);
     }
 
-    fn release_small(&self, id: SpanId) {
-        self.tag_span(id, PageTag::NONE, |span| span.kind = Kind::Transit);
-        self.release(id);
+    /// Gives up a small span without a slot that is out, which is in no list. Where its last slots were `idle`, its
+    /// pages are as old as the last need of one of them.
+    pub fn release_small(&self, id: SpanId, idle: bool) {
+        let mut stamp = L::Os::now_ms();
+        self.tag_span(id, PageTag::NONE, |span| {
+            span.kind = Kind::Transit;
+            if idle {
+                stamp = stamp.wrapping_sub(elapsed_ms(span.stamp, stamp));
+            }
+        });
+        self.runs.release(id, stamp);
+        self.purge_if_at_once();
     }
 
     /// Returns a span's pages to the runs, as [`Runs::release`] says.
@@ -402,56 +408,7 @@ impl<L: Lane> Allocator<L> {
         }
     }
 
-    /// Unpacks magazines of every depot and inbox into spans: as many as `share` says of each, `most` in
-    /// all.
-    fn unpack_depots(&'static self, most: u32, share: impl Fn(&BinDepot) -> u32) {
-        let mut stash = Sparse::<256>::new();
-        let mut left = most;
-        for shard in (0..L::SHARD_COUNT as u8).map(ShardId) {
-            let mut courier = Courier { allocator: self, shard };
-            for bin in (1..BINS as u8).map(Bin) {
-                for _ in 0..share(self.shard(shard).depot(bin)).min(left) {
-                    let Some(magazine) = self.take_full_of(shard, bin) else { break };
-                    left -= 1;
-                    // SAFETY: the magazine is this thread's.
-                    unsafe {
-                        for &mut slot in Magazine::held(magazine) {
-                            let owner = self.runs.arenas.tag_value(slot.addr()).owner();
-                            stash.put(owner, bin, slot, &mut courier);
-                        }
-                        self.return_empty(magazine);
-                    }
-                }
-            }
-        }
-        stash.flush(&mut Courier { allocator: self, shard: ShardId(0) });
-    }
-
-    /// Unpacks every depot and inbox into spans.
-    pub fn empty_depots(&'static self) {
-        self.unpack_depots(u32::MAX, |_| u32::MAX);
-    }
-
     // ---- time ----
-
-    /// If it is time: sends home what lay in the depots unneeded since the last time, half of it at
-    /// once, and gives old dirty runs back. Called from slow paths now and then.
-    #[cold]
-    pub fn tick(&'static self) {
-        let now = L::Os::now_ms();
-        // Relaxed: one thread wins the exchange, and nothing else depends on it.
-        let last = self.last_purge.load(Ordering::Relaxed);
-        if elapsed_ms(last, now) < self.tick_ms()
-            || self.last_purge.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_err()
-        {
-            return;
-        }
-        self.unpack_depots(UNPACKED_PER_TICK, |depot| depot.surplus().div_ceil(2));
-        let delay_ms = self.options().purge_delay_ms();
-        if delay_ms != NEVER {
-            self.purge(L::Os::now_ms(), delay_ms, PURGE_BYTES_PER_TICK);
-        }
-    }
 
     /// Trims asked for so far.
     #[inline]
@@ -466,14 +423,6 @@ impl<L: Lane> Allocator<L> {
         self.trims.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Least milliseconds between two ticks that do something: an eighth of the purge delay.
-    pub fn tick_ms(&self) -> u32 {
-        match self.options().purge_delay_ms() {
-            NEVER => L::PURGE_DELAY_MS / 8,
-            delay_ms => delay_ms / 8,
-        }
-    }
-
     /// Gives dirty runs of at least `delay_ms` back, up to `most_bytes`; returns how many bytes went.
     pub fn purge(&self, now: u32, delay_ms: u32, most_bytes: usize) -> usize {
         let purged = self.runs.purge(now, delay_ms, most_bytes);
@@ -486,7 +435,7 @@ impl<L: Lane> Allocator<L> {
     pub fn acquire_for_fork(&self) {
         self.heaps.lock_for_fork().acquire();
         for shard in self.shards() {
-            shard.owned().acquire();
+            shard.acquire_for_fork();
         }
         self.directs.acquire_for_fork();
         self.spare_magazines.acquire();
@@ -540,6 +489,8 @@ pub struct Courier<'a, L: Lane> {
     pub allocator: &'a Allocator<L>,
     /// The sender's shard, whose empty magazines are used.
     pub shard: ShardId,
+    /// Whether nobody needed the slots for a while.
+    pub idle: bool,
 }
 
 impl<L: Lane> Courier<'_, L> {
@@ -553,7 +504,7 @@ impl<L: Lane> Courier<'_, L> {
 impl<L: Lane> Carrier for Courier<'_, L> {
     fn deliver(&mut self, owner: ShardId, bin: Bin, slots: &[*mut u8]) {
         self.note_batch(bin, slots.len());
-        self.allocator.deliver(owner, bin, slots);
+        self.allocator.deliver(owner, bin, slots, self.idle);
     }
 
     fn empty_magazine(&mut self, bin: Bin) -> *mut Magazine {
@@ -565,7 +516,7 @@ impl<L: Lane> Carrier for Courier<'_, L> {
         unsafe {
             self.note_batch(bin, usize::from((*magazine).count));
             if !self.allocator.put_full(owner, bin, magazine, true) {
-                self.allocator.deliver(owner, bin, Magazine::held(magazine));
+                self.allocator.deliver(owner, bin, Magazine::held(magazine), self.idle);
                 self.allocator.return_empty(magazine);
             }
         }

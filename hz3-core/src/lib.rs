@@ -90,6 +90,8 @@ pub mod stats;
 pub mod thread;
 #[cfg(not(loom))]
 pub mod thread_pointer;
+#[cfg(not(loom))]
+pub mod upkeep;
 
 #[cfg(not(loom))]
 pub use global::Hz3;

@@ -14,6 +14,7 @@ use crate::bins::{self, BINS};
 use crate::depot::Stack;
 use crate::magazine::CLASSES;
 use crate::os::Os;
+use crate::runs::elapsed_ms;
 use crate::span::{Kind, NotReturned, Span, Spans, at};
 use crate::sync::{AtomicU32, Mutex, Ordering};
 use crate::units::{Bin, SpanId};
@@ -24,13 +25,15 @@ pub struct BinDepot {
     pub full: Stack,
     /// Sent home by other shards' threads.
     pub inbox: Stack,
-    /// Fewest magazines that lay in both since the last [`BinDepot::surplus`]: nobody needed those.
+    /// Fewest magazines that lay in both since the last [`BinDepot::make_surplus_due`]: nobody needed those.
     low: AtomicU32,
+    /// Magazines that are to be unpacked.
+    due: AtomicU32,
 }
 
 impl BinDepot {
     const fn new() -> Self {
-        Self { full: Stack::new(), inbox: Stack::new(), low: AtomicU32::new(0) }
+        Self { full: Stack::new(), inbox: Stack::new(), low: AtomicU32::new(0), due: AtomicU32::new(0) }
     }
 
     /// Magazines in both stacks.
@@ -49,14 +52,27 @@ impl BinDepot {
         }
     }
 
-    /// Magazines that were not needed since the last call.
-    pub fn surplus(&self) -> u32 {
-        let low = self.low.load(Ordering::Relaxed);
-        let count = self.count();
+    /// Makes magazines due to be unpacked that were not needed since the last call: half of them, so that a swing of
+    /// demand finds some; all of them where nobody touched the depot.
+    pub fn make_surplus_due(&self) {
+        let (low, count) = (self.low.load(Ordering::Relaxed), self.count());
         if count > 0 || low > 0 {
             self.low.store(count, Ordering::Relaxed);
         }
-        low.min(count)
+        let due = if low == count { count } else { low.min(count).div_ceil(2) };
+        // Relaxed, here and below: a gauge, as above. Tested first, so that an idle depot costs no write.
+        if due != self.due.load(Ordering::Relaxed) {
+            self.due.store(due, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes up to `most` of the magazines that are due to be unpacked; returns how many.
+    pub fn take_due(&self, most: u32) -> u32 {
+        let due = self.due.load(Ordering::Relaxed);
+        if due > 0 {
+            self.due.store(due - due.min(most), Ordering::Relaxed);
+        }
+        due.min(most)
     }
 }
 
@@ -76,6 +92,31 @@ pub struct Owned {
     out: [u64; BINS],
     /// Spans, per bin.
     spans: [u32; BINS],
+    /// Pages of them that hold no memory.
+    purged_pages: usize,
+    /// Spans that are out of the lists while memory of theirs is given back.
+    aside: u32,
+    /// The time, in milliseconds, as of the last look for holes.
+    clock: u32,
+    /// Where the next look for holes goes on: the bin, and the span in its list, if there is one.
+    next_look: (u8, SpanId),
+}
+
+/// What a look for holes comes to.
+pub enum Look {
+    /// `pages` of the span `id`, which is set aside, hold memory for nothing.
+    Holes {
+        /// The span.
+        id: SpanId,
+        /// Address of its first page.
+        start: usize,
+        /// A bit for each page.
+        pages: u128,
+    },
+    /// As many spans as allowed have been looked at.
+    Pause,
+    /// Every span has been looked at.
+    End,
 }
 
 impl<O: Os> Shard<O> {
@@ -89,6 +130,10 @@ impl<O: Os> Shard<O> {
                 tails: [SpanId::NONE; BINS],
                 out: [0; BINS],
                 spans: [0; BINS],
+                purged_pages: 0,
+                aside: 0,
+                clock: 0,
+                next_look: (0, SpanId::NONE),
             }),
         }
     }
@@ -105,6 +150,20 @@ impl<O: Os> Shard<O> {
     #[inline]
     pub fn empty(&self, class: u8) -> &Stack {
         &self.empty[usize::from(class) % CLASSES]
+    }
+
+    /// Takes the lock over the spans, for fork, at a moment when no span is set aside, because in the child nobody
+    /// would put it back.
+    pub fn acquire_for_fork(&self) {
+        loop {
+            let owned = self.owned.lock();
+            if !owned.has_aside() {
+                core::mem::forget(owned);
+                return;
+            }
+            drop(owned);
+            O::yield_now();
+        }
     }
 
     /// The spans, and the lock over them.
@@ -157,12 +216,36 @@ impl Owned {
         (span.next, span.previous, span.listed) = (SpanId::NONE, old, true);
     }
 
+    /// Adds a span with slots at home where it is not the first to be taken from, as far as the order allows.
+    fn push_late(&mut self, spans: &Spans, bin: Bin, id: SpanId) {
+        let index = usize::from(bin.0);
+        let (Some(&head), Some(&tail)) = (self.heads.get(index), self.tails.get(index)) else { return };
+        if head.is_none() || Self::span(spans, head).home == 0 {
+            return self.push_front(spans, bin, id);
+        }
+        if Self::span(spans, tail).home > 0 {
+            return self.push_back(spans, bin, id);
+        }
+        // The tail is another than the head, so that there is a next one.
+        let next = Self::span(spans, head).next;
+        Self::span(spans, head).next = id;
+        Self::span(spans, next).previous = id;
+        let span = Self::span(spans, id);
+        (span.next, span.previous, span.listed) = (next, head, true);
+    }
+
     fn remove(&mut self, spans: &Spans, bin: Bin, id: SpanId) {
         let (next, previous) = {
             let span = Self::span(spans, id);
             span.listed = false;
             (span.next, span.previous)
         };
+        if self.next_look.1 == id {
+            self.next_look.1 = next;
+            if next.is_none() {
+                self.next_look.0 = self.next_look.0.saturating_add(1);
+            }
+        }
         let Some((head, tail)) = self.list(bin) else { return };
         if previous.is_none() {
             *head = next;
@@ -183,8 +266,12 @@ impl Owned {
         if let Some(count) = self.spans.get_mut(usize::from(bin.0)) {
             *count += 1;
         }
+        let clock = self.clock;
         let span = Self::span(spans, id);
+        span.stamp = clock;
         let free = out.len() - span.take(bins::info(bin), out);
+        self.purged_pages += span.purged_pages() as usize;
+        let span = Self::span(spans, id);
         if span.has_room(bins::info(bin)) {
             self.push_back(spans, bin, id);
         }
@@ -200,10 +287,10 @@ impl Owned {
             if id.is_none() {
                 break;
             }
-            let span = Self::span(spans, id);
             if let Some(places) = out.get_mut(..free) {
-                free -= span.take(info, places);
+                free -= self.take(spans, id, |span| span.take(info, places));
             }
+            let span = Self::span(spans, id);
             if span.has_room(info) {
                 break;
             }
@@ -218,10 +305,10 @@ impl Owned {
         let mut free = out.len();
         while free > 0 && self.has_home(spans, bin) {
             let Some(&id) = self.heads.get(usize::from(bin.0)) else { break };
-            let span = Self::span(spans, id);
             if let Some(places) = out.get_mut(..free) {
-                free -= span.take_home(info, places);
+                free -= self.take(spans, id, |span| span.take_home(info, places));
             }
+            let span = Self::span(spans, id);
             if span.home > 0 {
                 break;
             }
@@ -232,6 +319,16 @@ impl Owned {
             }
         }
         self.taken(bin, out, free)
+    }
+
+    /// Lets `take` take slots of the span `id`, which are needed now.
+    fn take(&mut self, spans: &Spans, id: SpanId, take: impl FnOnce(&mut Span) -> usize) -> usize {
+        let span = Self::span(spans, id);
+        span.stamp = self.clock;
+        let before = span.purged_pages();
+        let taken = take(span);
+        self.purged_pages -= (before - span.purged_pages()) as usize;
+        taken
     }
 
     /// Whether a slot of `bin` is at home.
@@ -252,25 +349,30 @@ impl Owned {
     }
 
     /// Puts `slot`, of the span `id`, back. Returns whether the span is empty now and has left the list,
-    /// so that the caller must release it.
+    /// so that the caller must release it. A slot that was not `idle` until now counts as needed just now.
     ///
     /// # Errors
     /// The slot is none, or free already; nothing changes.
-    pub fn restore(&mut self, spans: &Spans, id: SpanId, slot: *mut u8) -> Result<bool, NotReturned> {
+    pub fn restore(&mut self, spans: &Spans, id: SpanId, slot: *mut u8, idle: bool) -> Result<bool, NotReturned> {
         let span = Self::span(spans, id);
         let bin = span.bin;
         span.give(bins::info(bin), slot.addr())?;
-        let (first_home, empty, listed) = (span.home == 1, span.is_empty(), span.listed);
+        if !idle {
+            span.stamp = self.clock;
+        }
+        let (first_home, empty, listed, aside) = (span.home == 1, span.is_empty(), span.listed, span.aside);
         if let Some(count) = self.out.get_mut(usize::from(bin.0)) {
             *count = count.saturating_sub(1);
+        }
+        if aside {
+            // [`Owned::put_back`] sees to it.
+            return Ok(false);
         }
         if empty {
             if listed {
                 self.remove(spans, bin, id);
             }
-            if let Some(count) = self.spans.get_mut(usize::from(bin.0)) {
-                *count -= 1;
-            }
+            self.forget(spans, bin, id);
             return Ok(true);
         }
         if first_home {
@@ -280,6 +382,84 @@ impl Owned {
             self.push_front(spans, bin, id);
         }
         Ok(false)
+    }
+
+    /// Stops counting an empty span that is in no list.
+    fn forget(&mut self, spans: &Spans, bin: Bin, id: SpanId) {
+        if let Some(count) = self.spans.get_mut(usize::from(bin.0)) {
+            *count -= 1;
+        }
+        self.purged_pages -= Self::span(spans, id).purged_pages() as usize;
+    }
+
+    /// Goes on looking through the lists for a span with holes of which no slot was needed for `delay_ms` at
+    /// `now`. Looks at `looks` spans at most, counted down, and takes the first such span out of the lists: nobody
+    /// takes a slot of it until [`Owned::put_back`]. When all lists are through, the next call starts again.
+    pub fn set_aside(&mut self, spans: &Spans, now: u32, delay_ms: u32, looks: &mut u32) -> Look {
+        self.clock = now;
+        loop {
+            let (number, mut id) = self.next_look;
+            let Some(&head) = self.heads.get(usize::from(number)) else {
+                self.next_look = (0, SpanId::NONE);
+                return Look::End;
+            };
+            if id.is_none() {
+                id = head;
+            }
+            while !id.is_none() {
+                if *looks == 0 {
+                    self.next_look = (number, id);
+                    return Look::Pause;
+                }
+                *looks -= 1;
+                let span = Self::span(spans, id);
+                let next = span.next;
+                if elapsed_ms(span.stamp, now) >= delay_ms {
+                    let pages = span.holes(bins::info(span.bin));
+                    if pages != 0 {
+                        span.aside = true;
+                        let start = span.start;
+                        self.aside += 1;
+                        self.next_look = (number, id);
+                        // Moves the look on.
+                        self.remove(spans, Bin(number), id);
+                        return Look::Holes { id, start, pages };
+                    }
+                }
+                id = next;
+            }
+            self.next_look = (number + 1, SpanId::NONE);
+        }
+    }
+
+    /// Puts a span back that [`Owned::set_aside`] took out; `purged` of its pages hold no memory now. Returns
+    /// whether it has become empty meanwhile, so that the caller must release it.
+    pub fn put_back(&mut self, spans: &Spans, id: SpanId, purged: u128) -> bool {
+        self.aside -= 1;
+        let span = Self::span(spans, id);
+        span.aside = false;
+        let before = span.purged_pages();
+        span.note_purged(purged);
+        self.purged_pages += (span.purged_pages() - before) as usize;
+        let (bin, home, empty) = (span.bin, span.home, span.is_empty());
+        if empty {
+            self.forget(spans, bin, id);
+        } else if home > 0 {
+            self.push_late(spans, bin, id);
+        } else {
+            self.push_back(spans, bin, id);
+        }
+        empty
+    }
+
+    /// Whether a span is set aside.
+    pub fn has_aside(&self) -> bool {
+        self.aside > 0
+    }
+
+    /// Pages of spans that hold no memory.
+    pub fn purged_pages(&self) -> usize {
+        self.purged_pages
     }
 
     /// Checks the list of spans of `bin` with room; returns how many there are.

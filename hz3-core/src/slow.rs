@@ -278,7 +278,7 @@ unsafe fn load_empty(entry: &mut Entry, magazine: *mut Magazine) -> bool {
 unsafe fn keep_own<L: Lane>(heap: &mut Heap<L>, bin: Bin, magazine: *mut Magazine) -> bool {
     let allocator = L::allocator();
     let shard = heap.shard;
-    let mut courier = Courier { allocator, shard };
+    let mut courier = Courier { allocator, shard, idle: false };
     // SAFETY: the heap is this thread's and the magazine with it.
     unsafe {
         let slots = Magazine::held(magazine);
@@ -467,5 +467,6 @@ pub fn trim<L: Lane>() -> bool {
         }
     }
     allocator.empty_depots();
-    allocator.purge(L::Os::now_ms(), 0, usize::MAX) > 0
+    let now = L::Os::now_ms();
+    allocator.purge_all_holes(now) + allocator.purge(now, 0, usize::MAX) > 0
 }

@@ -51,7 +51,8 @@ pub struct Span {
     pub older: SpanId,
     /// Pages. Sync: as `start`.
     pub pages: u32,
-    /// When it became dirty, in milliseconds. Sync: run lock.
+    /// When it became dirty, in milliseconds (run lock); of a small span, when a slot of it was last needed (shard
+    /// lock).
     pub stamp: u32,
     /// Slots handed out at least once. Sync: shard lock.
     pub carved: u16,
@@ -65,10 +66,14 @@ pub struct Span {
     pub owner: ShardId,
     /// Whether a small span is in its shard's partial list. Sync: shard lock.
     pub listed: bool,
+    /// Whether a small span is kept out of the lists while memory of its pages is given back. Sync: shard lock.
+    pub aside: bool,
     /// Whether the pages read as zero when the span was taken. Sync: as `start`.
     pub zeroed: bool,
     /// Slots at home. Sync: shard lock.
     bitmap: [u64; BITMAP_WORDS],
+    /// Pages of a small span that hold no memory, a bit for each; no slot that is out lies in one. Sync: shard lock.
+    purged: u128,
 }
 
 const _: () = assert!(size_of::<Span>() == SPAN_BYTES);
@@ -91,7 +96,59 @@ impl Span {
         self.carved = 0;
         self.home = 0;
         self.listed = false;
+        self.aside = false;
         self.bitmap = [0; BITMAP_WORDS];
+        self.purged = if self.zeroed { self.all_pages() } else { 0 };
+    }
+
+    /// A bit for each page.
+    fn all_pages(&self) -> u128 {
+        u128::MAX >> 128_u32.saturating_sub(self.pages).min(127)
+    }
+
+    /// Bits of the pages that slot number `slot` lies in.
+    fn pages_of(info: &BinInfo, slot: usize) -> u128 {
+        let (bytes, start) = (info.slot_bytes as usize, slot * info.slot_bytes as usize);
+        let (first, last) = (start / PAGE_BYTES, (start + bytes - 1) / PAGE_BYTES);
+        (u128::MAX >> 127_usize.saturating_sub(last - first)) << first.min(127)
+    }
+
+    /// Pages that may hold memory although every slot in them is free: a bit for each. 0 for most spans after a
+    /// look at the counts alone.
+    pub fn holes(&self, info: &BinInfo) -> u128 {
+        let free = usize::from(info.span_slots - self.carved + self.home) * info.slot_bytes as usize;
+        if free < PAGE_BYTES / 2 {
+            return 0;
+        }
+        let mut holes = self.all_pages() & !self.purged;
+        let carved = usize::from(self.carved);
+        for (index, word) in self.bitmap.iter().enumerate().take(carved.div_ceil(64)) {
+            let below = if carved - index * 64 < 64 { (1 << (carved - index * 64)) - 1 } else { u64::MAX };
+            let mut out = !word & below;
+            while out != 0 && holes != 0 {
+                holes &= !Self::pages_of(info, index * 64 + out.trailing_zeros() as usize);
+                out &= out - 1;
+            }
+        }
+        holes
+    }
+
+    /// Notes that `pages`, which were holes and have not been taken from since, hold no memory any more.
+    pub fn note_purged(&mut self, pages: u128) {
+        self.purged |= pages;
+    }
+
+    /// Pages that hold no memory.
+    pub fn purged_pages(&self) -> u32 {
+        self.purged.count_ones()
+    }
+
+    /// Notes that slot number `slot` is about to be written to.
+    #[inline]
+    fn note_used(&mut self, info: &BinInfo, slot: usize) {
+        if self.purged != 0 {
+            self.purged &= !Self::pages_of(info, slot);
+        }
     }
 
     /// Bytes of the run.
@@ -118,6 +175,7 @@ impl Span {
                 break;
             }
             *place = self.slot(info, usize::from(self.carved));
+            self.note_used(info, usize::from(self.carved));
             self.carved += 1;
             taken += 1;
         }
@@ -134,7 +192,9 @@ impl Span {
                 && word != 0
             {
                 let Some(place) = places.next() else { return taken };
-                *place = self.slot(info, index * 64 + word.trailing_zeros() as usize);
+                let slot = index * 64 + word.trailing_zeros() as usize;
+                *place = self.slot(info, slot);
+                self.note_used(info, slot);
                 if let Some(bits) = self.bitmap.get_mut(index) {
                     *bits = word & (word - 1);
                 }
@@ -179,7 +239,14 @@ impl Span {
     /// Whether the descriptor's counts agree with its bitmap.
     pub fn is_consistent(&self) -> bool {
         let ones: u32 = self.bitmap.iter().map(|word| word.count_ones()).sum();
-        ones == u32::from(self.home) && self.home <= self.carved && self.carved <= bins::info(self.bin).span_slots
+        let info = bins::info(self.bin);
+        let held = (0..usize::from(self.carved))
+            .filter(|slot| self.bitmap.get(slot / 64).is_some_and(|word| word >> (slot % 64) & 1 == 0));
+        ones == u32::from(self.home)
+            && self.home <= self.carved
+            && self.carved <= info.span_slots
+            && held.fold(0, |pages, slot| pages | Self::pages_of(info, slot)) & self.purged == 0
+            && self.purged & !self.all_pages() == 0
     }
 }
 
@@ -216,8 +283,10 @@ mod tests {
             bin,
             owner: ShardId(0),
             listed: false,
+            aside: false,
             zeroed: false,
             bitmap: [0; BITMAP_WORDS],
+            purged: 0,
         };
         span.become_small(bin, ShardId(3));
         (span, info)
@@ -246,6 +315,50 @@ mod tests {
             }
             assert!(span.is_empty() && span.has_room(info) && span.is_consistent());
         }
+    }
+
+    #[test]
+    fn holes_are_the_whole_pages_without_a_slot_that_is_out() {
+        for bin in (1..bins::BINS as u8).map(Bin) {
+            let (mut span, info) = span_of(bin);
+            let (size, slots) = (info.slot_bytes as usize, usize::from(info.span_slots));
+            let mut out = std::vec![core::ptr::null_mut(); slots];
+            assert_eq!(span.take(info, &mut out), slots);
+            assert_eq!(span.holes(info) & !(u128::MAX << (slots * size / PAGE_BYTES)), 0);
+            // Home go the last three quarters of the slots.
+            let back = slots / 4..slots;
+            for slot in back.clone() {
+                assert_eq!(span.give(info, span.start + slot * size), Ok(()));
+            }
+            let page_is_free = |page: usize| {
+                let (first, last) = (page * PAGE_BYTES / size, (page * PAGE_BYTES + PAGE_BYTES - 1) / size);
+                (first..=last).all(|slot| slot >= slots || back.contains(&slot))
+            };
+            let free = |span: &Span| {
+                (0..span.pages as usize).filter(|&page| page_is_free(page)).fold(0, |bits, page| bits | 1_u128 << page)
+            };
+            let holes = span.holes(info);
+            assert_eq!(holes, free(&span), "bin {}", bin.0);
+            assert!(holes != 0, "bin {}", bin.0);
+            span.note_purged(holes);
+            assert_eq!((span.holes(info), span.purged_pages()), (0, holes.count_ones()));
+            assert!(span.is_consistent());
+            // What is taken again has memory again; what lies behind the last slot does not.
+            let taken = span.take_home(info, &mut out[..back.len()]);
+            assert_eq!(taken, back.len());
+            assert!(span.is_consistent() && span.purged_pages() <= 2);
+        }
+    }
+
+    #[test]
+    fn pages_of_a_clean_run_hold_nothing_until_they_are_carved() {
+        let (mut span, info) = span_of(Bin(8));
+        span.zeroed = true;
+        span.become_small(Bin(8), ShardId(0));
+        assert_eq!((span.holes(info), span.purged_pages()), (0, span.pages));
+        let mut out = [core::ptr::null_mut(); 33];
+        assert_eq!(span.take(info, &mut out), 33);
+        assert_eq!((span.holes(info), span.purged_pages()), (0, span.pages - 2));
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub struct Stats {
     pub depot_bytes: usize,
     /// Free slots in spans: at home, or never handed out.
     pub span_free_bytes: usize,
+    /// Of `span_free_bytes` and `span_waste_bytes`, pages that hold no memory.
+    pub span_purged_bytes: usize,
     /// What spans hold beyond their last slot.
     pub span_waste_bytes: usize,
     /// Free runs that may hold memory.
@@ -77,7 +79,7 @@ pub struct Stats {
 }
 
 /// Number of [`Stats::rows`].
-pub const ROWS: usize = 26;
+pub const ROWS: usize = 27;
 
 impl Stats {
     /// Blocks in arenas that the program holds.
@@ -122,6 +124,7 @@ impl Stats {
             ("depot_bytes", self.depot_bytes),
             ("span_free_bytes", self.span_free_bytes),
             ("span_waste_bytes", self.span_waste_bytes),
+            ("span_purged_bytes", self.span_purged_bytes),
             ("dirty_bytes", self.dirty_bytes),
             ("clean_bytes", self.clean_bytes),
             ("purging_bytes", self.purging_bytes),
@@ -188,6 +191,7 @@ pub fn collect<L: Lane>() -> Stats {
     (stats.reserved_bytes, stats.committed_bytes) = allocator.runs.arenas.reserved_and_committed();
     (stats.dirty_bytes, stats.clean_bytes, stats.purging_bytes) = allocator.runs.free_bytes();
     for shard in allocator.shards() {
+        stats.span_purged_bytes += shard.owned().lock().purged_pages() * PAGE_BYTES;
         for bin in small_bins() {
             let info = bins::info(bin);
             let (out, spans) = shard.owned().lock().counts(bin);
@@ -345,6 +349,7 @@ fn check_spans<L: Lane>() -> Result<usize, &'static str> {
     let owned: [_; SHARDS] =
         core::array::from_fn(|shard| allocator.shards().get(shard).map(|shard| shard.owned().lock()));
     let mut found = [[Found::default(); BINS]; SHARDS];
+    let mut purged_pages = [0; SHARDS];
     let mut large_bytes = 0;
     allocator.runs.walk(|span| {
         match span.kind {
@@ -364,6 +369,9 @@ fn check_spans<L: Lane>() -> Result<usize, &'static str> {
                 if span.listed != span.has_room(info) {
                     return Err("a span with room that is not listed, or one without that is");
                 }
+                if let Some(purged) = purged_pages.get_mut(usize::from(span.owner.0)) {
+                    *purged += span.purged_pages() as usize;
+                }
                 found.spans += 1;
                 found.with_room += u32::from(span.listed);
                 found.out += u64::from(span.carved - span.home);
@@ -372,8 +380,11 @@ fn check_spans<L: Lane>() -> Result<usize, &'static str> {
         }
         Ok(())
     })?;
-    for (owned, found) in owned.iter().zip(&found) {
+    for ((owned, found), purged_pages) in owned.iter().zip(&found).zip(purged_pages) {
         let Some(owned) = owned else { continue };
+        if owned.has_aside() || owned.purged_pages() != purged_pages {
+            return Err("a shard's count of pages without memory");
+        }
         for (bin, found) in small_bins().zip(found.iter().skip(1)) {
             if owned.counts(bin) != (found.out, found.spans) {
                 return Err("a shard's count of spans or of slots that are out");

@@ -137,7 +137,7 @@ pub unsafe fn empty<L: Lane>(allocator: &'static Allocator<L>, heap: *mut Heap<L
         for bin in (1..BINS as u8).map(Bin) {
             empty_bin(allocator, heap, bin);
         }
-        (*heap).stash.flush(&mut Courier { allocator, shard });
+        (*heap).stash.flush(&mut Courier { allocator, shard, idle: false });
         (*heap).settled();
     }
 }
@@ -193,7 +193,7 @@ pub unsafe fn drop_cold_bins<L: Lane>(allocator: &'static Allocator<L>, heap: *m
             empty_bin(allocator, heap, bin);
         }
         let shard = (*heap).shard;
-        (*heap).stash.flush(&mut Courier { allocator, shard });
+        (*heap).stash.flush(&mut Courier { allocator, shard, idle: false });
         (*heap).settled();
     }
 }
@@ -208,7 +208,7 @@ pub unsafe fn send_home<L: Lane>(
     shard: crate::units::ShardId,
     magazine: *mut Magazine,
 ) {
-    let mut courier = Courier { allocator, shard };
+    let mut courier = Courier { allocator, shard, idle: false };
     // SAFETY: the caller's promise.
     unsafe {
         for &mut slot in Magazine::held(magazine) {

@@ -315,6 +315,59 @@ fn books_can_be_read_while_threads_are_at_work() {
     });
 }
 
+/// Blocks that lie far apart keep their own pages and no others, whatever was around them.
+fn pages_around_live_blocks_go_back<L: Lane>() {
+    const BLOCKS: usize = 8192;
+    for bytes in [64, 256, 1000, 6000] {
+        let blocks: Vec<Block> =
+            (0..BLOCKS).map(|number| Block::written(hot::malloc::<L>(bytes), bytes, number as u8)).collect();
+        let (kept, freed): (Vec<_>, Vec<_>) = blocks.into_iter().enumerate().partition(|(number, _)| number % 256 == 0);
+        freed.into_iter().for_each(|(_, block)| block.free::<L>());
+        let kept: Vec<Block> = kept.into_iter().map(|(_, block)| block).collect();
+        trim::<L>();
+        expect_books::<L>(&kept);
+        let stats = collect::<L>();
+        let most = kept.len() * 2 * 4096_usize.max(bytes.next_multiple_of(4096));
+        assert!(stats.span_purged_bytes > 0, "{bytes}: {stats:?}");
+        assert!(stats.small_span_bytes - stats.span_purged_bytes <= most, "{bytes}: {stats:?}");
+        // What went back serves again.
+        let again: Vec<Block> = (0..BLOCKS).map(|_| Block::written(hot::malloc::<L>(bytes), bytes, 1)).collect();
+        expect_books::<L>(kept.iter().chain(&again));
+        kept.into_iter().chain(again).for_each(Block::free::<L>);
+    }
+    trim::<L>();
+    let stats = collect::<L>();
+    assert_eq!((stats.small_span_bytes, stats.span_purged_bytes), (0, 0), "{stats:?}");
+}
+
+#[test]
+fn pages_around_live_blocks_go_back_in_every_lane() {
+    alone(pages_around_live_blocks_go_back::<Tiny>);
+    alone(pages_around_live_blocks_go_back::<TinyHome>);
+    alone(pages_around_live_blocks_go_back::<Fast>);
+    alone(pages_around_live_blocks_go_back::<Scale>);
+}
+
+/// Pages that are being given back are nobody's: blocks that other threads get meanwhile keep their contents.
+fn trims_leave_working_threads_alone<L: Lane>() {
+    let workers = [11, 13].map(|seed| std::thread::spawn(move || threads_free_each_others_blocks::<L>(seed)));
+    let mut trims = 0;
+    while !workers.iter().all(std::thread::JoinHandle::is_finished) {
+        trim::<L>();
+        trims += 1;
+    }
+    assert!(trims > 10, "{trims} trims");
+    join_all(workers.into());
+    expect_books::<L>([]);
+}
+
+#[test]
+fn trims_leave_working_threads_alone_in_every_lane() {
+    alone(trims_leave_working_threads_alone::<Tiny>);
+    alone(trims_leave_working_threads_alone::<TinyHome>);
+    alone(trims_leave_working_threads_alone::<Scale>);
+}
+
 #[test]
 fn tiny_lane_loses_and_doubles_nothing() {
     alone(|| exercise::<Tiny>(10_000));

@@ -29,7 +29,7 @@ pub const HZ3_CORE: &[&[&str]] = &[
     &["remote_stash"],
     &["shard"],
     // A lane is the choice of the others' constants and has the one allocator made of them.
-    &["heap", "lane", "thread_pointer", "large", "allocator"],
+    &["heap", "lane", "thread_pointer", "large", "allocator", "upkeep"],
     &["background"],
     &["thread"],
     &["sampling"],
