@@ -258,7 +258,7 @@ impl<L: Lane> Allocator<L> {
             && let Some(id) = self.runs.allocate(usize::from(bins::info(bin).span_pages), 1)
         {
             self.tag_span(id, PageTag::small(bin, shard, id), |span| span.become_small(bin, shard));
-            taken = self.shard(shard).owned().lock().add(&self.runs.spans, bin, id, out);
+            taken = self.shard(shard).owned().lock().add(&self.runs.spans, bin, id, L::Os::now_ms(), out);
         }
         Self::populate(bin, out.get(..taken).unwrap_or(&[]));
         taken

@@ -96,7 +96,7 @@ pub struct Owned {
     purged_pages: usize,
     /// Spans that are out of the lists while memory of theirs is given back.
     aside: u32,
-    /// The time, in milliseconds, as of the last look for holes.
+    /// The time, in milliseconds, as of the last look for holes or new span.
     clock: u32,
     /// Where the next look for holes goes on: the bin, and the span in its list, if there is one.
     next_look: (u8, SpanId),
@@ -262,13 +262,13 @@ impl Owned {
     /// Adds a fresh span of `bin` and takes slots of it into the front of `out`, to be popped from its end;
     /// returns how many. A span is listed only once a slot of it is out, so that the last slot to return
     /// always finds it.
-    pub fn add(&mut self, spans: &Spans, bin: Bin, id: SpanId, out: &mut [*mut u8]) -> usize {
+    pub fn add(&mut self, spans: &Spans, bin: Bin, id: SpanId, now: u32, out: &mut [*mut u8]) -> usize {
         if let Some(count) = self.spans.get_mut(usize::from(bin.0)) {
             *count += 1;
         }
-        let clock = self.clock;
+        self.clock = now;
         let span = Self::span(spans, id);
-        span.stamp = clock;
+        span.stamp = now;
         let free = out.len() - span.take(bins::info(bin), out);
         self.purged_pages += span.purged_pages() as usize;
         let span = Self::span(spans, id);
