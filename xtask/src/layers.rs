@@ -20,6 +20,7 @@ pub const HZ3_CORE: &[&[&str]] = &[
     &["table"],
     &["span"],
     &["page_tag"],
+    &["mark"],
     &["arena"],
     &["runs"],
     &["depot"],
