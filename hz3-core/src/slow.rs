@@ -356,17 +356,9 @@ fn refuse<L: Lane>(entry: &str, address: usize) -> ! {
     fault::misuse::<L::Os>(entry, fault, address)
 }
 
-/// Stops the process because of a small block that is free already.
-#[cold]
-#[inline(never)]
-pub fn double_free<L: Lane>(entry: &str, address: usize) -> ! {
-    let tag = L::allocator().runs.arenas.tag_value(address);
-    misuse_of::<L>(entry, "double free of", tag.bin(), address)
-}
-
 /// Stops the process because of a small block.
 #[cold]
-pub fn misuse_of<L: Lane>(entry: &str, fault: &str, bin: Bin, address: usize) -> ! {
+fn misuse_of<L: Lane>(entry: &str, fault: &str, bin: Bin, address: usize) -> ! {
     fault::misuse_in_bin::<L::Os>(entry, fault, address, bins::info(bin).slot_bytes as usize)
 }
 
@@ -417,6 +409,7 @@ pub fn malloc_zeroed<L: Lane>(bytes: usize) -> *mut u8 {
 }
 
 /// Bytes that may be used of the live block at `block`; `None` where none begins there. Null has 0.
+#[allow(clippy::not_unsafe_ptr_arg_deref, reason = "read only where it is the start of a slot")]
 pub fn usable_bytes<L: Lane>(block: *const u8) -> Option<usize> {
     if block.is_null() {
         return Some(0);
