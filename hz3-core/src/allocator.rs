@@ -355,7 +355,7 @@ impl<L: Lane> Allocator<L> {
                 NotReturned::AlreadyFree => "double free of",
                 NotReturned::NotASlot => "invalid pointer",
             };
-            fault::misuse::<L::Os>("free()", fault, slot.addr());
+            fault::misuse_in_bin::<L::Os>("free()", fault, slot.addr(), bins::info(bin).slot_bytes as usize);
         }
         while !emptied.is_none() {
             // SAFETY: chained above; this thread's alone.
@@ -363,6 +363,25 @@ impl<L: Lane> Allocator<L> {
             self.release_small(emptied);
             emptied = next;
         }
+    }
+
+    /// Whether `address`, of a page tagged `tag`, is the first byte of a slot, free or not.
+    #[inline]
+    pub fn is_slot(&self, tag: PageTag, address: usize) -> bool {
+        // SAFETY: where a block of the page is live its span's descriptor is fixed; where not, the number read
+        // decides at most between two ways to stop the process.
+        tag.kind() == Kind::Small
+            && bins::info(tag.bin())
+                .slot_at(address.wrapping_sub(unsafe { (*at(&self.runs.spans, tag.span())).start }))
+                .is_some()
+    }
+
+    /// The first of `slots`, all freed as blocks of `bin`, that is no slot of it.
+    pub fn first_stranger(&self, bin: Bin, slots: &[*mut u8]) -> Option<*mut u8> {
+        slots.iter().copied().find(|slot| {
+            let tag = self.runs.arenas.tag_value(slot.addr());
+            tag.bin() != bin || !self.is_slot(tag, slot.addr())
+        })
     }
 
     /// Puts one slot into its span.

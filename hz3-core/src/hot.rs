@@ -16,6 +16,7 @@
 use crate::bins::{MAX_SMALL_BYTES, entry_offset};
 use crate::heap::Entry;
 use crate::lane::Lane;
+use crate::mark;
 use crate::slow;
 use crate::sync::{AtomicUsize, Ordering, compiler_fence};
 
@@ -39,7 +40,7 @@ pub fn malloc_or<L: Lane>(bytes: usize, miss: impl FnOnce(usize) -> *mut u8) -> 
                 // instruction on memory. Relaxed: this thread's word.
                 let top_word = AtomicUsize::from_ptr((&raw mut (*entry).top).cast());
                 top_word.store(top_word.load(Ordering::Relaxed) - size_of::<*mut u8>(), Ordering::Relaxed);
-                return *top.sub(1);
+                return mark::clear(*top.sub(1));
             }
         }
     }
@@ -59,13 +60,19 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
         block.addr(),
         |tag| {
             // SAFETY: the block is live, so its tag holds still; the tag's offset is that of an entry of the
-            // heap, which is this thread's alone; below `limit` the magazine has room.
+            // heap, which is this thread's alone; below `limit` the magazine has room; the block's 16 bytes are
+            // nobody's any more.
             unsafe {
                 let entry = L::heap().byte_add(tag.offset()).cast::<Entry>();
                 let top = (*entry).top;
                 if top == (*entry).limit {
                     return miss();
                 }
+                // A block that is free already: the slow path stops the process.
+                if mark::is_set(block) {
+                    return miss();
+                }
+                mark::set(block);
                 *top = block;
                 // The slot is written before it counts, also in the eyes of a forked child, which sees
                 // this thread stopped between any two instructions.

@@ -63,6 +63,8 @@ pub mod large;
 #[cfg(not(loom))]
 pub mod magazine;
 #[cfg(not(loom))]
+pub mod mark;
+#[cfg(not(loom))]
 pub mod options;
 #[cfg(not(loom))]
 pub mod page_tag;

@@ -16,7 +16,9 @@ use crate::hot;
 use crate::lane::Lane;
 use crate::large::Block;
 use crate::magazine::{Magazine, shape};
+use crate::mark;
 use crate::os::Os;
+use crate::page_tag::PageTag;
 use crate::remote_stash::RemoteStash;
 use crate::sampling;
 use crate::span::Kind;
@@ -78,7 +80,11 @@ fn uncached<L: Lane>(bin: Bin) -> *mut u8 {
     let allocator = L::allocator();
     allocator.carve(ShardId(0), bin, &mut out);
     let [slot] = out;
-    slot
+    if slot.is_null() {
+        return slot;
+    }
+    // SAFETY: the slot was just taken, and is nobody else's.
+    unsafe { mark::clear(slot) }
 }
 
 fn pop_or_refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> *mut u8 {
@@ -96,7 +102,7 @@ fn pop_or_refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> *mut u8 {
     // SAFETY: a filled entry has a slot below `top`.
     unsafe {
         entry.top = entry.top.sub(1);
-        *entry.top
+        mark::clear(*entry.top)
     }
 }
 
@@ -182,10 +188,15 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
     if tag.bin() == FOREIGN {
         sampling::take::<L>(block.addr());
         if !allocator.free_large(block.addr()) {
-            refuse::<L>("free()", tag.kind(), block.addr());
+            refuse::<L>("free()", block.addr());
         }
         tick_of::<L>();
         return;
+    }
+    // SAFETY: where it is the block that it should be, its 16 bytes are nobody's any more.
+    unsafe {
+        require_live::<L>("free()", tag, block);
+        mark::set(block);
     }
     match thread::heap::<L>() {
         // SAFETY: the heap is this thread's.
@@ -240,6 +251,12 @@ fn spill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
         }
         let oldest = Magazine::of_slots(entry.base);
         (*oldest).count = (*oldest).capacity;
+        if let Some(stranger) = allocator.first_stranger(bin, Magazine::held(oldest)) {
+            // A handler of the program's for SIGABRT may allocate.
+            entry.top = entry.base;
+            heap.settled();
+            misuse_of::<L>("free()", "invalid pointer", bin, stranger.addr());
+        }
         if !L::ADOPT && keep_own(heap, bin, oldest) {
             return true;
         }
@@ -335,12 +352,33 @@ fn tick_of<L: Lane>() {
 
 /// Stops the process because of a pointer that is no block's.
 #[cold]
-fn refuse<L: Lane>(entry: &str, kind: Kind, address: usize) -> ! {
-    let fault = match kind {
-        Kind::Dirty | Kind::Clean => "double free or invalid pointer",
+fn refuse<L: Lane>(entry: &str, address: usize) -> ! {
+    let fault = match L::allocator().runs.arenas.tag_value(address).kind() {
+        Kind::Dirty | Kind::Clean | Kind::Transit => "double free or invalid pointer",
         _ => "invalid pointer",
     };
     fault::misuse::<L::Os>(entry, fault, address)
+}
+
+/// Stops the process because of a small block.
+#[cold]
+fn misuse_of<L: Lane>(entry: &str, fault: &str, bin: Bin, address: usize) -> ! {
+    fault::misuse_in_bin::<L::Os>(entry, fault, address, bins::info(bin).slot_bytes as usize)
+}
+
+/// Stops the process unless a slot that is not free begins at `block`, of a small page tagged `tag`.
+///
+/// # Safety
+/// `tag` is the page's.
+unsafe fn require_live<L: Lane>(entry: &str, tag: PageTag, block: *const u8) {
+    if !L::allocator().is_slot(tag, block.addr()) {
+        misuse_of::<L>(entry, "invalid pointer", tag.bin(), block.addr());
+    }
+    // SAFETY: a slot of 16 bytes or more begins here.
+    if unsafe { mark::is_set(block) } {
+        let fault = if entry == "free()" { "double free of" } else { "use after free of" };
+        misuse_of::<L>(entry, fault, tag.bin(), block.addr());
+    }
 }
 
 /// Allocates `bytes` at a multiple of `align`, a power of two; null when memory has run out or the size is
@@ -381,6 +419,7 @@ pub fn large_zeroed<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
 }
 
 /// Bytes that may be used of the live block at `block`; `None` where none begins there. Null has 0.
+#[allow(clippy::not_unsafe_ptr_arg_deref, reason = "read only where it is the start of a slot")]
 pub fn usable_bytes<L: Lane>(block: *const u8) -> Option<usize> {
     if block.is_null() {
         return Some(0);
@@ -388,7 +427,11 @@ pub fn usable_bytes<L: Lane>(block: *const u8) -> Option<usize> {
     let tag = L::allocator().runs.arenas.tag_value(block.addr());
     match tag.bin() {
         FOREIGN => L::allocator().large_bytes(block.addr()).map(|run| sampling::usable_bytes::<L>(block.addr(), run)),
-        bin => Some(bins::info(bin).slot_bytes as usize),
+        // SAFETY: a slot of 16 bytes or more begins at the block where the first test says so.
+        bin if L::allocator().is_slot(tag, block.addr()) && !unsafe { mark::is_set(block) } => {
+            Some(bins::info(bin).slot_bytes as usize)
+        }
+        _ => None,
     }
 }
 
@@ -409,9 +452,13 @@ pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
     let old = match tag.bin() {
         FOREIGN => match L::allocator().large_bytes(block.addr()) {
             Some(run) => sampling::usable_bytes::<L>(block.addr(), run),
-            None => refuse::<L>("realloc()", tag.kind(), block.addr()),
+            None => refuse::<L>("realloc()", block.addr()),
         },
-        bin => bins::info(bin).slot_bytes as usize,
+        bin => {
+            // SAFETY: the tag is the page's.
+            unsafe { require_live::<L>("realloc()", tag, block) };
+            bins::info(bin).slot_bytes as usize
+        }
     };
     if bytes <= old && keeps_place(bytes, old) {
         return block;

@@ -61,7 +61,7 @@ macro_rules! misuse_tests {
 }
 
 misuse_tests! {
-    "free()" => [
+    "free(): invalid pointer" => [
         free_of_a_stack_pointer,
         free_of_a_static_pointer,
         free_of_an_unmapped_pointer,
@@ -71,16 +71,53 @@ misuse_tests! {
         free_of_a_mapping_of_the_program,
         free_inside_a_small_block_that_goes_home,
         free_inside_a_medium_block_that_goes_home,
-        free_inside_a_large_block,
         free_of_an_unaligned_pointer_that_goes_home,
+        free_inside_a_large_block,
         free_of_an_unaligned_pointer_into_a_large_block,
-        double_free_of_a_small_block_that_goes_home,
-        double_free_of_a_medium_block_that_goes_home,
-        double_free_of_a_large_block,
+        free_inside_a_block_then_many_frees,
+        double_free_of_a_mapped_block,
+    ],
+    "free(): double free of" => [
+        double_free_of_a_tiny_block,
+        double_free_of_a_small_block,
+        double_free_of_a_medium_block,
+        double_free_of_a_big_block,
+        double_free_of_a_block_never_written,
+        double_free_of_a_reused_block,
+        double_free_of_an_aligned_block,
+        double_free_of_a_zeroed_block,
+        double_free_of_what_realloc_left,
+        double_free_interleaved_of_a_tiny_block,
+        double_free_interleaved_of_a_small_block,
+        double_free_interleaved_of_a_big_block,
+        double_free_after_hundreds_of_tiny_blocks,
+        double_free_after_hundreds_of_small_blocks,
+        double_free_after_hundreds_of_big_blocks,
+        double_free_of_a_block_at_home,
+        double_free_by_another_thread_of_a_small_block,
+        double_free_by_another_thread_of_a_big_block,
+        double_free_of_what_another_thread_freed,
+        double_free_of_blocks_in_depots,
         a_handler_of_the_abort_allocates,
     ],
-    "realloc()" => [
+    "free(): double free or invalid pointer" => [
+        double_free_of_a_large_block,
+    ],
+    "realloc(): double free or invalid pointer" => [
         realloc_of_a_freed_large_block,
+    ],
+    "realloc(): use after free of" => [
+        realloc_of_a_freed_small_block,
+        realloc_of_a_freed_small_block_in_place,
+        realloc_of_a_freed_big_block,
+    ],
+    "realloc(): invalid pointer" => [
+        realloc_inside_a_small_block,
+        realloc_inside_a_big_block,
         realloc_of_a_stack_pointer,
+    ],
+    "malloc_usable_size(): invalid pointer" => [
+        usable_size_of_a_freed_block,
+        usable_size_inside_a_block,
     ],
 }
