@@ -40,7 +40,8 @@ pub fn malloc_or<L: Lane>(bytes: usize, miss: impl FnOnce(usize) -> *mut u8) -> 
                 // instruction on memory. Relaxed: this thread's word.
                 let top_word = AtomicUsize::from_ptr((&raw mut (*entry).top).cast());
                 top_word.store(top_word.load(Ordering::Relaxed) - size_of::<*mut u8>(), Ordering::Relaxed);
-                return mark::clear(*top.sub(1));
+                let slot = *top.sub(1);
+                return if L::MARKS { mark::clear(slot) } else { slot };
             }
         }
     }
@@ -68,11 +69,13 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
                 if top == (*entry).limit {
                     return miss();
                 }
-                // A block that is free already: the slow path stops the process.
-                if mark::is_set(block) {
-                    return miss();
+                if L::MARKS {
+                    // A block that is free already: the slow path stops the process.
+                    if mark::is_set(block) {
+                        return miss();
+                    }
+                    mark::set(block);
                 }
-                mark::set(block);
                 *top = block;
                 // The slot is written before it counts, also in the eyes of a forked child, which sees
                 // this thread stopped between any two instructions.
@@ -92,6 +95,10 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
 /// As for [`free`], and the block serves `bytes`: its bin is that of `bytes`, or both are large.
 #[inline(always)]
 pub unsafe fn free_sized<L: Lane>(block: *mut u8, bytes: usize) {
+    if L::MARKS {
+        // SAFETY: the caller's promise.
+        return unsafe { free::<L>(block) };
+    }
     if bytes <= MAX_SMALL_BYTES {
         // SAFETY: `entry_offset` is given a small size and names an entry of the heap, which is this
         // thread's alone; below `limit` the magazine has room; the bin is the block's.

@@ -94,4 +94,4 @@ pub mod thread_pointer;
 #[cfg(not(loom))]
 pub use global::Hz3;
 #[cfg(not(loom))]
-pub use lane::{Fast, Lane, Scale, Tiny, TinyHome};
+pub use lane::{Fast, Hardened, Lane, Scale, Tiny, TinyHome};

@@ -80,7 +80,7 @@ fn uncached<L: Lane>(bin: Bin) -> *mut u8 {
     let allocator = L::allocator();
     allocator.carve(ShardId(0), bin, &mut out);
     let [slot] = out;
-    if slot.is_null() {
+    if slot.is_null() || !L::MARKS {
         return slot;
     }
     // SAFETY: the slot was just taken, and is nobody else's.
@@ -102,7 +102,7 @@ fn pop_or_refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> *mut u8 {
     // SAFETY: a filled entry has a slot below `top`.
     unsafe {
         entry.top = entry.top.sub(1);
-        mark::clear(*entry.top)
+        if L::MARKS { mark::clear(*entry.top) } else { *entry.top }
     }
 }
 
@@ -196,7 +196,9 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
     // SAFETY: where it is the block that it should be, its 16 bytes are nobody's any more.
     unsafe {
         require_live::<L>("free()", tag, block);
-        mark::set(block);
+        if L::MARKS {
+            mark::set(block);
+        }
     }
     match thread::heap::<L>() {
         // SAFETY: the heap is this thread's.
@@ -375,7 +377,7 @@ unsafe fn require_live<L: Lane>(entry: &str, tag: PageTag, block: *const u8) {
         misuse_of::<L>(entry, "invalid pointer", tag.bin(), block.addr());
     }
     // SAFETY: a slot of 16 bytes or more begins here.
-    if unsafe { mark::is_set(block) } {
+    if L::MARKS && unsafe { mark::is_set(block) } {
         let fault = if entry == "free()" { "double free of" } else { "use after free of" };
         misuse_of::<L>(entry, fault, tag.bin(), block.addr());
     }
@@ -428,7 +430,7 @@ pub fn usable_bytes<L: Lane>(block: *const u8) -> Option<usize> {
     match tag.bin() {
         FOREIGN => L::allocator().large_bytes(block.addr()).map(|run| sampling::usable_bytes::<L>(block.addr(), run)),
         // SAFETY: a slot of 16 bytes or more begins at the block where the first test says so.
-        bin if L::allocator().is_slot(tag, block.addr()) && !unsafe { mark::is_set(block) } => {
+        bin if L::allocator().is_slot(tag, block.addr()) && !(L::MARKS && unsafe { mark::is_set(block) }) => {
             Some(bins::info(bin).slot_bytes as usize)
         }
         _ => None,

@@ -22,11 +22,12 @@ pub struct Arguments {
     lane: Choice,
 }
 
-/// One lane or both.
+/// One lane or all.
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
 enum Choice {
     Fast,
     Scale,
+    Hardened,
     All,
 }
 
@@ -35,6 +36,7 @@ impl Choice {
         match self {
             Choice::Fast => &[Lane::Fast],
             Choice::Scale => &[Lane::Scale],
+            Choice::Hardened => &[Lane::Hardened],
             Choice::All => &Lane::ALL,
         }
     }
