@@ -14,6 +14,7 @@ use crate::hooks::Hooks;
 use crate::lane::{Lane, Shards};
 use crate::large::Directs;
 use crate::magazine::{CLASSES, Magazine, Magazines, shape};
+use crate::mark;
 use crate::options::{NEVER, Options};
 use crate::os::Os;
 use crate::page_tag::PageTag;
@@ -241,6 +242,7 @@ impl<L: Lane> Allocator<L> {
     /// that, of others, then fresh ones of `shard`, from a fresh span if need be. 0 when memory has run out.
     pub fn carve(&self, shard: ShardId, bin: Bin, out: &mut [*mut u8]) -> usize {
         let mut taken = self.carve_home(shard, bin, out);
+        let is_fresh = taken == 0;
         if taken == 0 {
             taken = self.shard(shard).owned().lock().carve(&self.runs.spans, bin, out);
         }
@@ -251,7 +253,15 @@ impl<L: Lane> Allocator<L> {
             self.tag_span(id, PageTag::small(bin, shard, id), |span| span.become_small(bin, shard));
             taken = self.shard(shard).owned().lock().add(&self.runs.spans, bin, id, out);
         }
-        Self::populate(bin, out.get(..taken).unwrap_or(&[]));
+        let carved = out.get(..taken).unwrap_or(&[]);
+        Self::populate(bin, carved);
+        if L::HARDENED && is_fresh {
+            // What lay there before must not be taken for a write after free.
+            for &slot in carved {
+                // SAFETY: the slot was just taken, and is this thread's alone.
+                unsafe { mark::wipe(slot, bins::info(bin).slot_bytes as usize) };
+            }
+        }
         taken
     }
 

@@ -29,6 +29,9 @@ pub fn malloc<L: Lane>(bytes: usize) -> *mut u8 {
 /// [`malloc`], with `miss` called, as the last thing, where this thread has no slot at hand.
 #[inline(always)]
 pub fn malloc_or<L: Lane>(bytes: usize, miss: impl FnOnce(usize) -> *mut u8) -> *mut u8 {
+    if L::HARDENED {
+        return miss(bytes);
+    }
     if bytes <= MAX_SMALL_BYTES {
         // SAFETY: `entry_offset` is given a small size and names an entry of the heap, which is this
         // thread's alone; between `base` and `top` the magazine's slots are initialised.
@@ -57,6 +60,9 @@ pub fn malloc_or<L: Lane>(bytes: usize, miss: impl FnOnce(usize) -> *mut u8) -> 
 pub unsafe fn free<L: Lane>(block: *mut u8) {
     // SAFETY: the caller's promise.
     let miss = || unsafe { slow::free::<L>(block) };
+    if L::HARDENED {
+        return miss();
+    }
     L::allocator().runs.arenas.first().with_tag(
         block.addr(),
         |tag| {

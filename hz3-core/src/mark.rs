@@ -43,6 +43,30 @@ pub unsafe fn set(slot: *mut u8) {
     unsafe { slot.add(OFFSET).cast::<usize>().write_unaligned(of(slot.addr())) }
 }
 
+/// Makes the free slot of `bytes` bytes read as zero but for its mark, which it sets.
+///
+/// # Safety
+/// The slot is writable, and nobody uses it.
+pub unsafe fn wipe(slot: *mut u8, bytes: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        slot.write_bytes(0, bytes);
+        set(slot);
+    }
+}
+
+/// Whether the slot of `bytes` bytes is as [`wipe`] left it.
+///
+/// # Safety
+/// The slot is readable and begins at a multiple of 16, and nobody uses it.
+pub unsafe fn is_wiped(slot: *const u8, bytes: usize) -> bool {
+    // SAFETY: the caller's promise.
+    let words = unsafe { core::slice::from_raw_parts(slot.cast::<usize>(), bytes / size_of::<usize>()) };
+    let [first, second, rest @ ..] = words else { return false };
+    // All words, without an early end: several at a time.
+    rest.iter().fold(*first | (*second ^ of(slot.addr())), |found, word| found | *word) == 0
+}
+
 /// Clears the slot's mark and returns the slot.
 ///
 /// # Safety
@@ -72,6 +96,23 @@ mod tests {
             assert!(!is_set(clear(start)));
         }
         assert_eq!(slot.0[..8], [0xa5; 8], "the first word is left alone");
+    }
+
+    #[test]
+    fn a_wiped_slot_tells_a_write_to_any_of_its_bytes() {
+        #[repr(align(16))]
+        struct Slot([u8; 48]);
+        let mut slot = Slot([0xa5; 48]);
+        let start = slot.0.as_mut_ptr();
+        for byte in 0..48 {
+            // SAFETY: 48 bytes of this function's own.
+            unsafe {
+                assert!(!is_wiped(start, 48));
+                wipe(start, 48);
+                assert!(is_wiped(start, 48) && is_set(start));
+                *start.add(byte) ^= 1;
+            }
+        }
     }
 
     #[test]

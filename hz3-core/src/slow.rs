@@ -80,11 +80,11 @@ fn uncached<L: Lane>(bin: Bin) -> *mut u8 {
     let allocator = L::allocator();
     allocator.carve(ShardId(0), bin, &mut out);
     let [slot] = out;
-    if slot.is_null() || !L::MARKS {
+    if slot.is_null() {
         return slot;
     }
     // SAFETY: the slot was just taken, and is nobody else's.
-    unsafe { mark::clear(slot) }
+    unsafe { hand_out::<L>(slot, bin) }
 }
 
 fn pop_or_refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> *mut u8 {
@@ -99,11 +99,38 @@ fn pop_or_refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> *mut u8 {
         }
     }
     let entry = heap.entry(bin);
-    // SAFETY: a filled entry has a slot below `top`.
+    // SAFETY: a filled entry has a slot below `top`, and `base` is its first.
     unsafe {
+        if !L::HARDENED {
+            entry.top = entry.top.sub(1);
+            return hand_out::<L>(*entry.top, bin);
+        }
+        let held = entry.top.offset_from_unsigned(entry.base);
+        let index = heap.random_below(held);
+        let entry = heap.entry(bin);
+        let place = entry.base.add(index);
+        let slot = *place;
         entry.top = entry.top.sub(1);
-        if L::MARKS { mark::clear(*entry.top) } else { *entry.top }
+        // A forked child that sees this thread stopped here loses one slot, and finds none twice.
+        compiler_fence(Ordering::Release);
+        *place = *entry.top;
+        hand_out::<L>(slot, bin)
     }
+}
+
+/// Makes a free slot of `bin` the program's. Where the lane looks, one that was written to since it was freed stops
+/// the process.
+///
+/// # Safety
+/// The slot has left the caches and is the caller's alone.
+#[inline]
+unsafe fn hand_out<L: Lane>(slot: *mut u8, bin: Bin) -> *mut u8 {
+    // SAFETY: the caller's promise.
+    if L::HARDENED && !unsafe { mark::is_wiped(slot, bins::info(bin).slot_bytes as usize) } {
+        misuse_of::<L>("malloc()", "write after free to", bin, slot.addr());
+    }
+    // SAFETY: as above.
+    if L::MARKS { unsafe { mark::clear(slot) } } else { slot }
 }
 
 /// Fills the empty entry of `bin`; false where memory has run out.
@@ -153,6 +180,13 @@ fn refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
         let entry = heap.entry(bin);
         let places = core::slice::from_raw_parts_mut(entry.base, usize::from(batch));
         let taken = allocator.carve(shard, bin, places);
+        let base = entry.base;
+        if L::HARDENED {
+            for last in 1..taken {
+                core::ptr::swap(base.add(last), base.add(heap.random_below(last + 1)));
+            }
+        }
+        let entry = heap.entry(bin);
         entry.top = entry.base.add(taken);
         count(&heap.counters.carves, 1);
         taken > 0
@@ -193,10 +227,12 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
         tick_of::<L>();
         return;
     }
-    // SAFETY: where it is the block that it should be, its 16 bytes are nobody's any more.
+    // SAFETY: where it is the block that it should be, it is nobody's any more.
     unsafe {
         require_live::<L>("free()", tag, block);
-        if L::MARKS {
+        if L::HARDENED {
+            mark::wipe(block, bins::info(tag.bin()).slot_bytes as usize);
+        } else if L::MARKS {
             mark::set(block);
         }
     }
@@ -496,6 +532,33 @@ fn keeps_place(bytes: usize, old: usize) -> bool {
     } else {
         bytes >= old / 2 || old <= 64
     }
+}
+
+/// Frees the block at `block`, which the program says it asked `bytes` at a multiple of `align` for; a hardened lane
+/// stops the process where that can't be.
+///
+/// # Safety
+/// As for [`hot::free`].
+#[inline(always)]
+pub unsafe fn free_of_size<L: Lane>(block: *mut u8, bytes: usize, align: usize) {
+    if L::HARDENED
+        && !block.is_null()
+        && let Some(usable) = usable_bytes::<L>(block)
+        && !serves(usable, bytes, align)
+    {
+        fault::misuse::<L::Os>("free()", "wrong size for", block.addr());
+    }
+    // SAFETY: the caller's promise.
+    unsafe { hot::free::<L>(block) }
+}
+
+/// Whether a block of `usable` bytes may have been made, or kept by [`realloc`], for `bytes` at a multiple of `align`.
+fn serves(usable: usize, bytes: usize, align: usize) -> bool {
+    let bin = match align.checked_next_power_of_two() {
+        Some(align) if align > MIN_ALIGN => bin_for_aligned(bytes, align),
+        _ => bin_for(bytes),
+    };
+    bytes <= usable && bin.is_none_or(|bin| bins::info(bin).slot_bytes as usize == usable || keeps_place(bytes, usable))
 }
 
 /// Gives all free memory that can be reached back to the system; whether any went. The calling thread's

@@ -142,6 +142,25 @@ misuse_tests! {
             double_free_of_what_another_thread_freed,
             double_free_of_blocks_in_depots,
         ],
+        "malloc(): write after free to" => [
+            write_after_free_to_a_tiny_block,
+            write_after_free_to_a_small_block,
+            write_after_free_to_the_mark_of_a_small_block,
+            write_after_free_to_a_medium_block,
+            write_after_free_to_a_big_block,
+            write_after_free_to_a_block_at_home,
+        ],
+        "free(): invalid pointer" => [
+            free_inside_a_small_block_at_once,
+            free_inside_a_big_block_at_once,
+        ],
+        "free(): wrong size for" => [
+            free_sized_of_more_than_a_small_block,
+            free_sized_of_less_than_a_medium_block,
+            free_sized_of_more_than_a_large_block,
+            free_aligned_sized_of_more_than_a_block,
+            sized_delete_of_more_than_a_block,
+        ],
         "realloc(): use after free of" => [
             realloc_of_a_freed_small_block,
             realloc_of_a_freed_small_block_in_place,

@@ -224,6 +224,55 @@ static void double_free_of_blocks_in_depots(void) {
     free(check_opaque(block));
 }
 
+/* The block is looked at when it is handed out again, which may take as many calls as there are free slots. */
+static void write_after_free(size_t size, size_t offset, int at_home) {
+    char *block = announce(take(size));
+    void *neighbour = take(size);
+    free(block);
+    if (at_home) malloc_trim(0);
+    ((volatile char *)check_opaque(block))[offset] ^= 1;
+    for (int i = 0; i < 2000; i++) CHECK(malloc(size) != NULL);
+    free(neighbour);
+}
+
+static void write_after_free_to_a_tiny_block(void) { write_after_free(TINY, 0, 0); }
+
+static void write_after_free_to_a_small_block(void) { write_after_free(SMALL, SMALL - 1, 0); }
+
+static void write_after_free_to_the_mark_of_a_small_block(void) { write_after_free(SMALL, 8, 0); }
+
+static void write_after_free_to_a_medium_block(void) { write_after_free(MEDIUM, 4096, 0); }
+
+static void write_after_free_to_a_big_block(void) { write_after_free(BIG, BIG - 1, 0); }
+
+static void write_after_free_to_a_block_at_home(void) { write_after_free(SMALL, 32, 1); }
+
+static void free_inside_a_small_block_at_once(void) { free(announce((char *)take(SMALL) + 16)); }
+
+static void free_inside_a_big_block_at_once(void) { free(announce((char *)take(BIG) + 4096)); }
+
+/* The headers of the C library need not have these yet. */
+static void free_with_size(const char *function, void *block, size_t size) {
+    void (*release)(void *, size_t) = (void (*)(void *, size_t))dlsym(RTLD_DEFAULT, function);
+    CHECK(release != NULL);
+    release(announce(block), size);
+}
+
+static void free_sized_of_more_than_a_small_block(void) { free_with_size("free_sized", take(SMALL), SMALL + 1); }
+
+static void free_sized_of_less_than_a_medium_block(void) { free_with_size("free_sized", take(MEDIUM), SMALL); }
+
+static void free_sized_of_more_than_a_large_block(void) { free_with_size("free_sized", take(LARGE), 2 * LARGE); }
+
+static void free_aligned_sized_of_more_than_a_block(void) {
+    void (*release)(void *, size_t, size_t) =
+        (void (*)(void *, size_t, size_t))dlsym(RTLD_DEFAULT, "free_aligned_sized");
+    CHECK(release != NULL);
+    release(announce(aligned_alloc(256, 256)), 256, 512);
+}
+
+static void sized_delete_of_more_than_a_block(void) { free_with_size("_ZdlPvm", take(SMALL), BIG); }
+
 /* What a crash reporter does: it allocates, also of the size at fault, and lets the process die. */
 static void report(int number) {
     (void)number;
@@ -314,6 +363,19 @@ CHECK_MAIN(CASE(free_of_a_stack_pointer),
            CASE(double_free_by_another_thread_of_a_big_block),
            CASE(double_free_of_what_another_thread_freed),
            CASE(double_free_of_blocks_in_depots),
+           CASE(write_after_free_to_a_tiny_block),
+           CASE(write_after_free_to_a_small_block),
+           CASE(write_after_free_to_the_mark_of_a_small_block),
+           CASE(write_after_free_to_a_medium_block),
+           CASE(write_after_free_to_a_big_block),
+           CASE(write_after_free_to_a_block_at_home),
+           CASE(free_inside_a_small_block_at_once),
+           CASE(free_inside_a_big_block_at_once),
+           CASE(free_sized_of_more_than_a_small_block),
+           CASE(free_sized_of_less_than_a_medium_block),
+           CASE(free_sized_of_more_than_a_large_block),
+           CASE(free_aligned_sized_of_more_than_a_block),
+           CASE(sized_delete_of_more_than_a_block),
            CASE(a_handler_of_the_abort_allocates),
            CASE(realloc_of_a_freed_large_block),
            CASE(realloc_of_a_freed_small_block),
