@@ -15,6 +15,7 @@ use crate::hooks::Hooks;
 use crate::lane::{Lane, Shards};
 use crate::large::Directs;
 use crate::magazine::{CLASSES, Magazine, Magazines, shape};
+use crate::mark;
 use crate::options::Options;
 use crate::os::Os;
 use crate::page_tag::PageTag;
@@ -250,6 +251,7 @@ impl<L: Lane> Allocator<L> {
     /// that, of others, then fresh ones of `shard`, from a fresh span if need be. 0 when memory has run out.
     pub fn carve(&self, shard: ShardId, bin: Bin, out: &mut [*mut u8]) -> usize {
         let mut taken = self.carve_home(shard, bin, out);
+        let is_fresh = taken == 0;
         if taken == 0 {
             taken = self.shard(shard).owned().lock().carve(&self.runs.spans, bin, out);
         }
@@ -260,7 +262,15 @@ impl<L: Lane> Allocator<L> {
             self.tag_span(id, PageTag::small(bin, shard, id), |span| span.become_small(bin, shard));
             taken = self.shard(shard).owned().lock().add(&self.runs.spans, bin, id, L::Os::now_ms(), out);
         }
-        Self::populate(bin, out.get(..taken).unwrap_or(&[]));
+        let carved = out.get(..taken).unwrap_or(&[]);
+        Self::populate(bin, carved);
+        if L::HARDENED && is_fresh {
+            // What lay there before must not be taken for a write after free.
+            for &slot in carved {
+                // SAFETY: the slot was just taken, and is this thread's alone.
+                unsafe { mark::wipe(slot, bins::info(bin).slot_bytes as usize) };
+            }
+        }
         taken
     }
 
@@ -365,7 +375,7 @@ impl<L: Lane> Allocator<L> {
                 NotReturned::AlreadyFree => "double free of",
                 NotReturned::NotASlot => "invalid pointer",
             };
-            fault::misuse::<L::Os>("free()", fault, slot.addr());
+            fault::misuse_in_bin::<L::Os>("free()", fault, slot.addr(), bins::info(bin).slot_bytes as usize);
         }
         while !emptied.is_none() {
             // SAFETY: chained above; this thread's alone.
@@ -373,6 +383,25 @@ impl<L: Lane> Allocator<L> {
             self.release_small(emptied, idle);
             emptied = next;
         }
+    }
+
+    /// Whether `address`, of a page tagged `tag`, is the first byte of a slot, free or not.
+    #[inline]
+    pub fn is_slot(&self, tag: PageTag, address: usize) -> bool {
+        // SAFETY: where a block of the page is live its span's descriptor is fixed; where not, the number read
+        // decides at most between two ways to stop the process.
+        tag.kind() == Kind::Small
+            && bins::info(tag.bin())
+                .slot_at(address.wrapping_sub(unsafe { (*at(&self.runs.spans, tag.span())).start }))
+                .is_some()
+    }
+
+    /// The first of `slots`, all freed as blocks of `bin`, that is no slot of it.
+    pub fn first_stranger(&self, bin: Bin, slots: &[*mut u8]) -> Option<*mut u8> {
+        slots.iter().copied().find(|slot| {
+            let tag = self.runs.arenas.tag_value(slot.addr());
+            tag.bin() != bin || !self.is_slot(tag, slot.addr())
+        })
     }
 
     /// Puts one slot into its span.

@@ -31,6 +31,13 @@ impl Line {
         }
     }
 
+    fn push_decimal(&mut self, value: usize) {
+        let digits = value.checked_ilog10().unwrap_or(0);
+        for digit in (0..=digits).rev() {
+            self.push(&[b'0' + (value / 10usize.pow(digit) % 10) as u8]);
+        }
+    }
+
     fn show<O: Os>(&mut self) {
         self.used = self.used.min(LINE_BYTES - 1);
         self.push(b"\n");
@@ -56,6 +63,23 @@ pub fn misuse<O: Os>(entry: &str, fault: &str, address: usize) -> ! {
     line.push(fault.as_bytes());
     line.push(b" ");
     line.push_hex(address);
+    line.end::<O>()
+}
+
+/// As [`misuse`], of a small block: `hz3: free(): double free of 0x7f… (bin of 64 bytes)`.
+#[cold]
+#[inline(never)]
+pub fn misuse_in_bin<O: Os>(entry: &str, fault: &str, address: usize, slot_bytes: usize) -> ! {
+    let mut line = Line { bytes: [0; LINE_BYTES], used: 0 };
+    line.push(b"hz3: ");
+    line.push(entry.as_bytes());
+    line.push(b": ");
+    line.push(fault.as_bytes());
+    line.push(b" ");
+    line.push_hex(address);
+    line.push(b" (bin of ");
+    line.push_decimal(slot_bytes);
+    line.push(b" bytes)");
     line.end::<O>()
 }
 

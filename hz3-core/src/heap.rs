@@ -14,6 +14,7 @@
 use crate::bins::{BIN_ENTRY_BYTES, BINS};
 use crate::lane::Lane;
 use crate::magazine::{MAX_SLOTS, Magazine};
+use crate::os::Os;
 use crate::profile::pace::Pace;
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::table::{Table, typed};
@@ -139,6 +140,8 @@ pub struct Heap<L: Lane> {
     generation: AtomicU32,
     id: u32,
     next_unused: u32,
+    /// Where the thread's random numbers are; 0 before the first. Sync: owner thread.
+    random: u64,
     /// The heap's decoy, or null where it never needed one. Sync: owner thread.
     decoy: *mut Decoy,
     /// Counts of events.
@@ -154,6 +157,20 @@ impl<L: Lane> Heap<L> {
         let index = usize::from(bin.0);
         // A clamp instead of a bounds check: nothing in the allocator may panic.
         &mut self.entries.0[if index < BINS { index } else { 0 }]
+    }
+
+    /// A random number below `limit`, which fits 32 bits (xorshift64*, whose upper half is used).
+    pub fn random_below(&mut self, limit: usize) -> usize {
+        let mut state = self.random;
+        if state == 0 {
+            state = L::Os::random_seed() ^ core::ptr::from_ref(self).addr() as u64 | 1;
+        }
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        self.random = state;
+        let number = state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
+        ((number * limit as u64) >> 32) as usize
     }
 
     /// Notes that `bin` took a slow path.

@@ -16,6 +16,7 @@
 use crate::bins::{MAX_SMALL_BYTES, entry_offset};
 use crate::heap::Entry;
 use crate::lane::Lane;
+use crate::mark;
 use crate::slow;
 use crate::sync::{AtomicUsize, Ordering, compiler_fence};
 
@@ -28,6 +29,9 @@ pub fn malloc<L: Lane>(bytes: usize) -> *mut u8 {
 /// [`malloc`], with `miss` called, as the last thing, where this thread has no slot at hand.
 #[inline(always)]
 pub fn malloc_or<L: Lane>(bytes: usize, miss: impl FnOnce(usize) -> *mut u8) -> *mut u8 {
+    if L::HARDENED {
+        return miss(bytes);
+    }
     if bytes <= MAX_SMALL_BYTES {
         // SAFETY: `entry_offset` is given a small size and names an entry of the heap, which is this
         // thread's alone; between `base` and `top` the magazine's slots are initialised.
@@ -39,7 +43,8 @@ pub fn malloc_or<L: Lane>(bytes: usize, miss: impl FnOnce(usize) -> *mut u8) -> 
                 // instruction on memory. Relaxed: this thread's word.
                 let top_word = AtomicUsize::from_ptr((&raw mut (*entry).top).cast());
                 top_word.store(top_word.load(Ordering::Relaxed) - size_of::<*mut u8>(), Ordering::Relaxed);
-                return *top.sub(1);
+                let slot = *top.sub(1);
+                return if L::MARKS { mark::clear(slot) } else { slot };
             }
         }
     }
@@ -55,16 +60,27 @@ pub fn malloc_or<L: Lane>(bytes: usize, miss: impl FnOnce(usize) -> *mut u8) -> 
 pub unsafe fn free<L: Lane>(block: *mut u8) {
     // SAFETY: the caller's promise.
     let miss = || unsafe { slow::free::<L>(block) };
+    if L::HARDENED {
+        return miss();
+    }
     L::allocator().runs.arenas.first().with_tag(
         block.addr(),
         |tag| {
             // SAFETY: the block is live, so its tag holds still; the tag's offset is that of an entry of the
-            // heap, which is this thread's alone; below `limit` the magazine has room.
+            // heap, which is this thread's alone; below `limit` the magazine has room; the block's 16 bytes are
+            // nobody's any more.
             unsafe {
                 let entry = L::heap().byte_add(tag.offset()).cast::<Entry>();
                 let top = (*entry).top;
                 if top == (*entry).limit {
                     return miss();
+                }
+                if L::MARKS {
+                    // A block that is free already: the slow path stops the process.
+                    if mark::is_set(block) {
+                        return miss();
+                    }
+                    mark::set(block);
                 }
                 *top = block;
                 // The slot is written before it counts, also in the eyes of a forked child, which sees
@@ -85,6 +101,10 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
 /// As for [`free`], and the block serves `bytes`: its bin is that of `bytes`, or both are large.
 #[inline(always)]
 pub unsafe fn free_sized<L: Lane>(block: *mut u8, bytes: usize) {
+    if L::MARKS {
+        // SAFETY: the caller's promise.
+        return unsafe { free::<L>(block) };
+    }
     if bytes <= MAX_SMALL_BYTES {
         // SAFETY: `entry_offset` is given a small size and names an entry of the heap, which is this
         // thread's alone; below `limit` the magazine has room; the bin is the block's.

@@ -52,6 +52,11 @@ pub unsafe trait Lane: Sized + Sync + 'static {
     const DEPOT_MAGAZINES: u32;
     /// Slots that a thread's first refill of a bin carves; each further one doubles it.
     const FIRST_BATCH: u8;
+    /// Whether a free slot carries a [`crate::mark`], by which a second `free` of it is told at once.
+    const MARKS: bool;
+    /// Whether, besides, a free slot reads as zero and is looked at before it is handed out, and slots are handed out
+    /// in random order. Every call takes its slow path then. Needs [`Lane::MARKS`].
+    const HARDENED: bool;
     /// Milliseconds after which free pages are given back, where the environment says nothing else.
     const PURGE_DELAY_MS: u32;
 
@@ -74,7 +79,7 @@ macro_rules! lane {
         $(#[$doc:meta])* $name:ident, label: $label:literal, os: $os:ty, shards: $shards:literal, stash: $stash:ty,
         first_arena: $arena:expr, adopt: $adopt:literal, magazine: $magazine:expr,
         depot_bytes: $depot_bytes:expr, depot_magazines: $depot_magazines:expr, first_batch: $batch:literal,
-        purge_delay_ms: $delay:expr, thread_pointer: $symbol:literal $(,)?
+        marks: $marks:literal, hardened: $hardened:literal, purge_delay_ms: $delay:expr, thread_pointer: $symbol:literal $(,)?
     ) => {
         $(#[$doc])*
         pub struct $name;
@@ -97,6 +102,8 @@ macro_rules! lane {
             const DEPOT_BYTES: usize = $depot_bytes;
             const DEPOT_MAGAZINES: u32 = $depot_magazines;
             const FIRST_BATCH: u8 = $batch;
+            const MARKS: bool = $marks;
+            const HARDENED: bool = $hardened;
             const PURGE_DELAY_MS: u32 = $delay;
 
             #[inline(always)]
@@ -123,7 +130,7 @@ macro_rules! lane {
             }
         }
 
-        const _: () = assert!($shards <= 32 && usize::is_power_of_two($shards));
+        const _: () = assert!($shards <= 32 && usize::is_power_of_two($shards) && ($marks || !$hardened));
     };
 }
 
@@ -132,7 +139,7 @@ lane! {
     Fast, label: "fast", os: Linux, shards: 8, stash: Dense<8>,
     first_arena: 4 << 30, adopt: false, magazine: (62, 32 << 10, 4),
     depot_bytes: 8 << 20, depot_magazines: 255, first_batch: 4,
-    purge_delay_ms: 1000, thread_pointer: "hz3_heap_fast",
+    marks: false, hardened: false, purge_delay_ms: 1000, thread_pointer: "hz3_heap_fast",
 }
 
 lane! {
@@ -140,7 +147,16 @@ lane! {
     Scale, label: "scale", os: Linux, shards: 32, stash: Sparse<256>,
     first_arena: 16 << 30, adopt: true, magazine: (62, 32 << 10, 4),
     depot_bytes: 8 << 20, depot_magazines: 255, first_batch: 4,
-    purge_delay_ms: 1000, thread_pointer: "hz3_heap_scale",
+    marks: false, hardened: false, purge_delay_ms: 1000, thread_pointer: "hz3_heap_scale",
+}
+
+lane! {
+    /// For programs that shall find their misuses of memory, at a price: as [`Scale`], and free slots are marked, wiped and
+    /// handed out in random order.
+    Hardened, label: "hardened", os: Linux, shards: 32, stash: Sparse<256>,
+    first_arena: 16 << 30, adopt: true, magazine: (62, 32 << 10, 4),
+    depot_bytes: 8 << 20, depot_magazines: 255, first_batch: 4,
+    marks: true, hardened: true, purge_delay_ms: 1000, thread_pointer: "hz3_heap_hardened",
 }
 
 lane! {
@@ -148,7 +164,7 @@ lane! {
     Tiny, label: "tiny", os: Fake, shards: 2, stash: Sparse<4>,
     first_arena: 16 << 20, adopt: true, magazine: (2, 64, 2),
     depot_bytes: 64, depot_magazines: 2, first_batch: 1,
-    purge_delay_ms: 0, thread_pointer: "hz3_heap_tiny",
+    marks: true, hardened: false, purge_delay_ms: 0, thread_pointer: "hz3_heap_tiny",
 }
 
 lane! {
@@ -156,5 +172,5 @@ lane! {
     TinyHome, label: "tiny-home", os: Fake, shards: 4, stash: Dense<4>,
     first_arena: 16 << 20, adopt: false, magazine: (2, 64, 2),
     depot_bytes: 64, depot_magazines: 2, first_batch: 1,
-    purge_delay_ms: 0, thread_pointer: "hz3_heap_tiny_home",
+    marks: true, hardened: false, purge_delay_ms: 0, thread_pointer: "hz3_heap_tiny_home",
 }

@@ -12,7 +12,7 @@
 use crate::allocator::Allocator;
 use crate::lane::Lane;
 use crate::os::Os;
-use crate::page_tag::PageTag;
+use crate::page_tag::{PageTag, TagCell};
 use crate::span::{Kind, Spans, at};
 use crate::sync::Mutex;
 use crate::units::{PAGE_BYTES, SpanId, pages_for};
@@ -230,7 +230,8 @@ impl<L: Lane> Allocator<L> {
         let tag = self.runs.arenas.tag_value(address);
         if tag.kind() == Kind::Large {
             // SAFETY: as in `large_bytes`; the block is the caller's, who gives it up.
-            if unsafe { (*at(&self.runs.spans, tag.span())).start } != address {
+            let is_start = unsafe { (*at(&self.runs.spans, tag.span())).start } == address;
+            if !is_start || !self.runs.arenas.tag(address).is_some_and(TagCell::claim_large) {
                 return false;
             }
             self.release(tag.span());

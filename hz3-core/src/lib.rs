@@ -65,6 +65,8 @@ pub mod large;
 #[cfg(not(loom))]
 pub mod magazine;
 #[cfg(not(loom))]
+pub mod mark;
+#[cfg(not(loom))]
 pub mod options;
 #[cfg(not(loom))]
 pub mod page_tag;
@@ -96,4 +98,4 @@ pub mod upkeep;
 #[cfg(not(loom))]
 pub use global::Hz3;
 #[cfg(not(loom))]
-pub use lane::{Fast, Lane, Scale, Tiny, TinyHome};
+pub use lane::{Fast, Hardened, Lane, Scale, Tiny, TinyHome};

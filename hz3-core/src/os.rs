@@ -70,6 +70,10 @@ pub unsafe trait Os: Waiter + 'static {
     /// Milliseconds since an arbitrary start, modulo 2^32; coarse (a few milliseconds).
     fn now_ms() -> u32;
 
+    /// A number that differs from process to process and can't be guessed; the same at each call. 0 where the system
+    /// gives none.
+    fn random_seed() -> u64;
+
     /// The process's limit on address space in bytes (`RLIMIT_AS`); `usize::MAX` where there is none.
     fn address_space_limit() -> usize;
 

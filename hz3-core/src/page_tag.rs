@@ -50,6 +50,15 @@ impl TagCell {
         )
     }
 
+    /// Takes a large block's first page out of use; false where another thread was first, or it is none.
+    #[inline]
+    pub fn claim_large(&self) -> bool {
+        // Relaxed: the block is the caller's, and nothing of it is read; of several threads that free it, one
+        // finds it large.
+        let (large, transit) = (Kind::Large as u8, Kind::Transit as u8);
+        self.kind.compare_exchange(large, transit, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
     /// Replaces the tag.
     #[inline]
     pub fn set(&self, tag: PageTag) {

@@ -16,7 +16,9 @@ use crate::hot;
 use crate::lane::Lane;
 use crate::large::Block;
 use crate::magazine::{Magazine, shape};
+use crate::mark;
 use crate::os::Os;
+use crate::page_tag::PageTag;
 use crate::remote_stash::RemoteStash;
 use crate::sampling;
 use crate::span::Kind;
@@ -78,7 +80,11 @@ fn uncached<L: Lane>(bin: Bin) -> *mut u8 {
     let allocator = L::allocator();
     allocator.carve(ShardId(0), bin, &mut out);
     let [slot] = out;
-    slot
+    if slot.is_null() {
+        return slot;
+    }
+    // SAFETY: the slot was just taken, and is nobody else's.
+    unsafe { hand_out::<L>(slot, bin) }
 }
 
 fn pop_or_refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> *mut u8 {
@@ -93,11 +99,38 @@ fn pop_or_refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> *mut u8 {
         }
     }
     let entry = heap.entry(bin);
-    // SAFETY: a filled entry has a slot below `top`.
+    // SAFETY: a filled entry has a slot below `top`, and `base` is its first.
     unsafe {
+        if !L::HARDENED {
+            entry.top = entry.top.sub(1);
+            return hand_out::<L>(*entry.top, bin);
+        }
+        let held = entry.top.offset_from_unsigned(entry.base);
+        let index = heap.random_below(held);
+        let entry = heap.entry(bin);
+        let place = entry.base.add(index);
+        let slot = *place;
         entry.top = entry.top.sub(1);
-        *entry.top
+        // A forked child that sees this thread stopped here loses one slot, and finds none twice.
+        compiler_fence(Ordering::Release);
+        *place = *entry.top;
+        hand_out::<L>(slot, bin)
     }
+}
+
+/// Makes a free slot of `bin` the program's. Where the lane looks, one that was written to since it was freed stops
+/// the process.
+///
+/// # Safety
+/// The slot has left the caches and is the caller's alone.
+#[inline]
+unsafe fn hand_out<L: Lane>(slot: *mut u8, bin: Bin) -> *mut u8 {
+    // SAFETY: the caller's promise.
+    if L::HARDENED && !unsafe { mark::is_wiped(slot, bins::info(bin).slot_bytes as usize) } {
+        misuse_of::<L>("malloc()", "write after free to", bin, slot.addr());
+    }
+    // SAFETY: as above.
+    if L::MARKS { unsafe { mark::clear(slot) } } else { slot }
 }
 
 /// Fills the empty entry of `bin`; false where memory has run out.
@@ -147,6 +180,13 @@ fn refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
         let entry = heap.entry(bin);
         let places = core::slice::from_raw_parts_mut(entry.base, usize::from(batch));
         let taken = allocator.carve(shard, bin, places);
+        let base = entry.base;
+        if L::HARDENED {
+            for last in 1..taken {
+                core::ptr::swap(base.add(last), base.add(heap.random_below(last + 1)));
+            }
+        }
+        let entry = heap.entry(bin);
         entry.top = entry.base.add(taken);
         count(&heap.counters.carves, 1);
         taken > 0
@@ -182,10 +222,19 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
     if tag.bin() == FOREIGN {
         sampling::take::<L>(block.addr());
         if !allocator.free_large(block.addr()) {
-            refuse::<L>("free()", tag.kind(), block.addr());
+            refuse::<L>("free()", block.addr());
         }
         tick_of::<L>();
         return;
+    }
+    // SAFETY: where it is the block that it should be, it is nobody's any more.
+    unsafe {
+        require_live::<L>("free()", tag, block);
+        if L::HARDENED {
+            mark::wipe(block, bins::info(tag.bin()).slot_bytes as usize);
+        } else if L::MARKS {
+            mark::set(block);
+        }
     }
     match thread::heap::<L>() {
         // SAFETY: the heap is this thread's.
@@ -240,6 +289,12 @@ fn spill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
         }
         let oldest = Magazine::of_slots(entry.base);
         (*oldest).count = (*oldest).capacity;
+        if let Some(stranger) = allocator.first_stranger(bin, Magazine::held(oldest)) {
+            // A handler of the program's for SIGABRT may allocate.
+            entry.top = entry.base;
+            heap.settled();
+            misuse_of::<L>("free()", "invalid pointer", bin, stranger.addr());
+        }
         if !L::ADOPT && keep_own(heap, bin, oldest) {
             return true;
         }
@@ -337,12 +392,33 @@ fn tick_of<L: Lane>() {
 
 /// Stops the process because of a pointer that is no block's.
 #[cold]
-fn refuse<L: Lane>(entry: &str, kind: Kind, address: usize) -> ! {
-    let fault = match kind {
-        Kind::Dirty | Kind::Clean => "double free or invalid pointer",
+fn refuse<L: Lane>(entry: &str, address: usize) -> ! {
+    let fault = match L::allocator().runs.arenas.tag_value(address).kind() {
+        Kind::Dirty | Kind::Clean | Kind::Transit => "double free or invalid pointer",
         _ => "invalid pointer",
     };
     fault::misuse::<L::Os>(entry, fault, address)
+}
+
+/// Stops the process because of a small block.
+#[cold]
+fn misuse_of<L: Lane>(entry: &str, fault: &str, bin: Bin, address: usize) -> ! {
+    fault::misuse_in_bin::<L::Os>(entry, fault, address, bins::info(bin).slot_bytes as usize)
+}
+
+/// Stops the process unless a slot that is not free begins at `block`, of a small page tagged `tag`.
+///
+/// # Safety
+/// `tag` is the page's.
+unsafe fn require_live<L: Lane>(entry: &str, tag: PageTag, block: *const u8) {
+    if !L::allocator().is_slot(tag, block.addr()) {
+        misuse_of::<L>(entry, "invalid pointer", tag.bin(), block.addr());
+    }
+    // SAFETY: a slot of 16 bytes or more begins here.
+    if L::MARKS && unsafe { mark::is_set(block) } {
+        let fault = if entry == "free()" { "double free of" } else { "use after free of" };
+        misuse_of::<L>(entry, fault, tag.bin(), block.addr());
+    }
 }
 
 /// Allocates `bytes` at a multiple of `align`, a power of two; null when memory has run out or the size is
@@ -383,6 +459,7 @@ pub fn large_zeroed<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
 }
 
 /// Bytes that may be used of the live block at `block`; `None` where none begins there. Null has 0.
+#[allow(clippy::not_unsafe_ptr_arg_deref, reason = "read only where it is the start of a slot")]
 pub fn usable_bytes<L: Lane>(block: *const u8) -> Option<usize> {
     if block.is_null() {
         return Some(0);
@@ -390,7 +467,11 @@ pub fn usable_bytes<L: Lane>(block: *const u8) -> Option<usize> {
     let tag = L::allocator().runs.arenas.tag_value(block.addr());
     match tag.bin() {
         FOREIGN => L::allocator().large_bytes(block.addr()).map(|run| sampling::usable_bytes::<L>(block.addr(), run)),
-        bin => Some(bins::info(bin).slot_bytes as usize),
+        // SAFETY: a slot of 16 bytes or more begins at the block where the first test says so.
+        bin if L::allocator().is_slot(tag, block.addr()) && !(L::MARKS && unsafe { mark::is_set(block) }) => {
+            Some(bins::info(bin).slot_bytes as usize)
+        }
+        _ => None,
     }
 }
 
@@ -411,9 +492,13 @@ pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
     let old = match tag.bin() {
         FOREIGN => match L::allocator().large_bytes(block.addr()) {
             Some(run) => sampling::usable_bytes::<L>(block.addr(), run),
-            None => refuse::<L>("realloc()", tag.kind(), block.addr()),
+            None => refuse::<L>("realloc()", block.addr()),
         },
-        bin => bins::info(bin).slot_bytes as usize,
+        bin => {
+            // SAFETY: the tag is the page's.
+            unsafe { require_live::<L>("realloc()", tag, block) };
+            bins::info(bin).slot_bytes as usize
+        }
     };
     if bytes <= old && keeps_place(bytes, old) {
         return block;
@@ -449,6 +534,33 @@ fn keeps_place(bytes: usize, old: usize) -> bool {
     } else {
         bytes >= old / 2 || old <= 64
     }
+}
+
+/// Frees the block at `block`, which the program says it asked `bytes` at a multiple of `align` for; a hardened lane
+/// stops the process where that can't be.
+///
+/// # Safety
+/// As for [`hot::free`].
+#[inline(always)]
+pub unsafe fn free_of_size<L: Lane>(block: *mut u8, bytes: usize, align: usize) {
+    if L::HARDENED
+        && !block.is_null()
+        && let Some(usable) = usable_bytes::<L>(block)
+        && !serves(usable, bytes, align)
+    {
+        fault::misuse::<L::Os>("free()", "wrong size for", block.addr());
+    }
+    // SAFETY: the caller's promise.
+    unsafe { hot::free::<L>(block) }
+}
+
+/// Whether a block of `usable` bytes may have been made, or kept by [`realloc`], for `bytes` at a multiple of `align`.
+fn serves(usable: usize, bytes: usize, align: usize) -> bool {
+    let bin = match align.checked_next_power_of_two() {
+        Some(align) if align > MIN_ALIGN => bin_for_aligned(bytes, align),
+        _ => bin_for(bytes),
+    };
+    bytes <= usable && bin.is_none_or(|bin| bins::info(bin).slot_bytes as usize == usable || keeps_place(bytes, usable))
 }
 
 /// Gives all free memory that can be reached back to the system; whether any went. The calling thread's

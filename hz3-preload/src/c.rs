@@ -197,9 +197,9 @@ macro_rules! export_c {
         /// # Safety
         /// As for [`free`]; `bytes` is what was asked for.
         #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn free_sized(block: *mut c_void, _bytes: usize) {
+        pub unsafe extern "C" fn free_sized(block: *mut c_void, bytes: usize) {
             // SAFETY: the caller's promise.
-            unsafe { $crate::hz3_core::hot::free::<$lane>(block.cast()) }
+            unsafe { $crate::hz3_core::slow::free_of_size::<$lane>(block.cast(), bytes, 1) }
         }
 
         /// C23 `free_aligned_sized`.
@@ -207,9 +207,9 @@ macro_rules! export_c {
         /// # Safety
         /// As for [`free`]; `align` and `bytes` are what was asked for.
         #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn free_aligned_sized(block: *mut c_void, _align: usize, _bytes: usize) {
+        pub unsafe extern "C" fn free_aligned_sized(block: *mut c_void, align: usize, bytes: usize) {
             // SAFETY: the caller's promise.
-            unsafe { $crate::hz3_core::hot::free::<$lane>(block.cast()) }
+            unsafe { $crate::hz3_core::slow::free_of_size::<$lane>(block.cast(), bytes, align) }
         }
 
         /// calloc(3).

@@ -192,9 +192,10 @@ macro_rules! export_cxx {
                 _ZnwmSt11align_val_tRKSt9nothrow_t c"_ZnwmSt11align_val_tRKSt9nothrow_t",
                 _ZnamSt11align_val_tRKSt9nothrow_t c"_ZnamSt11align_val_tRKSt9nothrow_t");
             $crate::export_cxx!(@delete $lane,
-                _ZdlPv _ZdaPv _ZdlPvm _ZdaPvm _ZdlPvRKSt9nothrow_t _ZdaPvRKSt9nothrow_t
-                _ZdlPvSt11align_val_t _ZdaPvSt11align_val_t _ZdlPvmSt11align_val_t _ZdaPvmSt11align_val_t
+                _ZdlPv _ZdaPv _ZdlPvRKSt9nothrow_t _ZdaPvRKSt9nothrow_t _ZdlPvSt11align_val_t _ZdaPvSt11align_val_t
                 _ZdlPvSt11align_val_tRKSt9nothrow_t _ZdaPvSt11align_val_tRKSt9nothrow_t);
+            $crate::export_cxx!(@delete_sized $lane, _ZdlPvm _ZdaPvm);
+            $crate::export_cxx!(@delete_sized_aligned $lane, _ZdlPvmSt11align_val_t _ZdaPvmSt11align_val_t);
         }
     };
     (@new $lane:ty, $($name:ident)*) => {$(
@@ -231,12 +232,26 @@ macro_rules! export_cxx {
         }
     )*};
     (@delete $lane:ty, $($name:ident)*) => {$(
-        // The forms differ in what follows the pointer: a size, an alignment, a tag. All of that comes in
-        // further registers, which the function leaves unread.
+        // The forms differ in what follows the pointer: an alignment, a tag. All of that comes in further
+        // registers, which the function leaves unread.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(block: *mut c_void) {
             // SAFETY: the caller gives up a live block, or null.
             unsafe { hot::free::<$lane>(block.cast()) }
+        }
+    )*};
+    (@delete_sized $lane:ty, $($name:ident)*) => {$(
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(block: *mut c_void, bytes: usize) {
+            // SAFETY: the caller gives up a live block, or null.
+            unsafe { slow::free_of_size::<$lane>(block.cast(), bytes, 1) }
+        }
+    )*};
+    (@delete_sized_aligned $lane:ty, $($name:ident)*) => {$(
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(block: *mut c_void, bytes: usize, align: usize) {
+            // SAFETY: the caller gives up a live block, or null.
+            unsafe { slow::free_of_size::<$lane>(block.cast(), bytes, align) }
         }
     )*};
 }

@@ -1,7 +1,7 @@
 #!/bin/sh
 # hz3: runs a program on the memory allocator hz3, whose libraries lie in ../lib.
 
-usage="usage: hz3 [--lane scale|fast] PROGRAM [ARGUMENT]..., hz3 [--lane scale|fast] --library, hz3 --version"
+usage="usage: hz3 [--lane scale|fast|hardened] PROGRAM [ARGUMENT]..., hz3 [--lane scale|fast|hardened] --library, hz3 --version"
 
 fail() {
     echo "hz3: $1" >&2
@@ -43,7 +43,7 @@ while [ $# -gt 0 ]; do
 done
 
 case $lane in
-    scale | fast) ;;
+    scale | fast | hardened) ;;
     *) fail "there is no lane '$lane'; $usage" ;;
 esac
 

@@ -1,4 +1,4 @@
-//! Lane: one of hz3's two builds, each a preload library of its own.
+//! Lane: one of hz3's builds, each a preload library of its own.
 
 use std::fmt;
 
@@ -9,17 +9,22 @@ pub enum Lane {
     Fast,
     /// Many threads, many cross-thread frees
     Scale,
+    /// As scale, with every check for misuse, which costs speed
+    Hardened,
 }
 
 impl Lane {
-    /// Both lanes, in the order in which they are built and tested.
-    pub const ALL: [Lane; 2] = [Lane::Fast, Lane::Scale];
+    /// Every lane, in the order in which they are built and tested.
+    pub const ALL: [Lane; 3] = [Lane::Fast, Lane::Scale, Lane::Hardened];
+    /// The lanes that are for speed: those measured, and held to what the hit paths may cost, unless asked otherwise.
+    pub const FOR_SPEED: [Lane; 2] = [Lane::Fast, Lane::Scale];
 
     /// The lane's name on the command line and in file names.
     pub const fn name(self) -> &'static str {
         match self {
             Lane::Fast => "fast",
             Lane::Scale => "scale",
+            Lane::Hardened => "hardened",
         }
     }
 

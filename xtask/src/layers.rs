@@ -21,6 +21,7 @@ pub const HZ3_CORE: &[&[&str]] = &[
     &["profile"],
     &["span"],
     &["page_tag"],
+    &["mark"],
     &["arena"],
     &["run_lists"],
     &["runs"],

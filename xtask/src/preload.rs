@@ -22,14 +22,16 @@ pub struct Arguments {
     lane: Choice,
 }
 
-/// One lane or both.
+/// One lane or all.
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
 pub enum Choice {
     /// The fast lane
     Fast,
     /// The scale lane
     Scale,
-    /// Both lanes
+    /// The hardened lane
+    Hardened,
+    /// All of them
     All,
 }
 
@@ -39,6 +41,7 @@ impl Choice {
         match self {
             Choice::Fast => &[Lane::Fast],
             Choice::Scale => &[Lane::Scale],
+            Choice::Hardened => &[Lane::Hardened],
             Choice::All => &Lane::ALL,
         }
     }

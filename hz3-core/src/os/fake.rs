@@ -103,6 +103,9 @@ unsafe impl Os for Fake {
     fn now_ms() -> u32 {
         Linux::now_ms()
     }
+    fn random_seed() -> u64 {
+        Linux::random_seed()
+    }
     fn address_space_limit() -> usize {
         Linux::address_space_limit()
     }

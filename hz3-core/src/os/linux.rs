@@ -1,6 +1,6 @@
 //! The real operating system: Linux system calls through libc.
 //!
-//! Outside rules: mmap(2), mprotect(2), madvise(2), mremap(2), futex(2), getrlimit(2), proc(5).
+//! Outside rules: mmap(2), mprotect(2), madvise(2), mremap(2), futex(2), getrlimit(2), proc(5), getauxval(3).
 
 use super::Os;
 use crate::sync::{AtomicU32, AtomicUsize, Ordering, Waiter};
@@ -144,6 +144,18 @@ unsafe impl Os for Linux {
         // SAFETY: writes one timespec; the vDSO serves it without a system call.
         keeping_errno(|| unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut now) });
         (now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000) as u32
+    }
+
+    fn random_seed() -> u64 {
+        // SAFETY: takes a number.
+        let bytes = keeping_errno(|| unsafe { libc::getauxval(libc::AT_RANDOM) }) as usize;
+        if bytes == 0 {
+            return 0;
+        }
+        // SAFETY: getauxval(3): the address of 16 random bytes, which stay as long as the process.
+        let [first, second] = unsafe { core::ptr::with_exposed_provenance::<[u64; 2]>(bytes).read_unaligned() };
+        // Folded: the C library guards its stacks and pointers with the same bytes, which nobody shall learn from here.
+        (first ^ second.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
     fn address_space_limit() -> usize {

@@ -37,6 +37,8 @@ pub enum Lane {
     Fast,
     /// `libhakozuna_hz3_scale.so`
     Scale,
+    /// `libhakozuna_hz3_hardened.so`
+    Hardened,
 }
 
 impl Lane {
@@ -45,6 +47,7 @@ impl Lane {
         let name = match self {
             Lane::Fast => "libhakozuna_hz3_fast.so",
             Lane::Scale => "libhakozuna_hz3_scale.so",
+            Lane::Hardened => "libhakozuna_hz3_hardened.so",
         };
         let folder = env::var_os("HZ3_PRELOAD_DIR").unwrap_or_else(|| {
             panic!(

@@ -28,7 +28,7 @@ pub struct Allocator {
 #[derive(clap::Args, Clone, Debug)]
 pub struct Selection {
     /// hz3's lanes to measure, separated by commas
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Lane::ALL)]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Lane::FOR_SPEED)]
     pub lanes: Vec<Lane>,
     /// The other allocators to measure by name, separated by commas: only these of those found
     /// [default: system and every peer found]

@@ -38,7 +38,7 @@ const FILL: &str = "fill-and-free --bytes 1048576 --total-mb 256 --seconds 3 --p
 /// For each lane a step per scenario, and one with the return of memory switched off.
 pub fn steps() -> Vec<Step> {
     let mut steps = Vec::new();
-    for lane in Lane::ALL {
+    for lane in Lane::FOR_SPEED {
         for (name, scenario) in SCENARIOS {
             steps.push(Step::new(format!("memory/{name}/{lane}"), move |session| {
                 Ok(keeps_its_bounds(&run(session, lane, scenario, &[])?, lane)?)

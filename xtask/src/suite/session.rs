@@ -44,9 +44,9 @@ impl Session {
             .map_err(|error| anyhow!(error))
     }
 
-    /// Both lanes' libraries.
-    pub fn libraries(&mut self) -> Result<Vec<(Lane, PathBuf)>> {
-        Lane::ALL.into_iter().map(|lane| Ok((lane, self.library(lane)?))).collect()
+    /// The libraries of `lanes`.
+    pub fn libraries(&mut self, lanes: &[Lane]) -> Result<Vec<(Lane, PathBuf)>> {
+        lanes.iter().map(|&lane| Ok((lane, self.library(lane)?))).collect()
     }
 
     /// An empty folder of that name, the same path at each call: what a program writes may depend on
@@ -60,10 +60,10 @@ impl Session {
         Ok(folder)
     }
 
-    /// A folder with both libraries side by side.
+    /// A folder with all libraries side by side.
     pub fn folder_of_libraries(&mut self) -> Result<PathBuf> {
         let folder = self.empty_folder("libraries")?;
-        for (lane, library) in self.libraries()? {
+        for (lane, library) in self.libraries(&Lane::ALL)? {
             link(&library, &folder.join(lane.library()))?;
         }
         Ok(folder)
