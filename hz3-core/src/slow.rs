@@ -289,7 +289,9 @@ fn spill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
         }
         let oldest = Magazine::of_slots(entry.base);
         (*oldest).count = (*oldest).capacity;
-        if let Some(stranger) = allocator.first_stranger(bin, Magazine::held(oldest)) {
+        if L::MARKS
+            && let Some(stranger) = allocator.first_stranger(bin, Magazine::held(oldest))
+        {
             // A handler of the program's for SIGABRT may allocate.
             entry.top = entry.base;
             heap.settled();

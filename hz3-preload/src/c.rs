@@ -166,6 +166,28 @@ macro_rules! export_c {
             unsafe { $crate::profile::dump::<$lane>(path) }
         }
 
+        /// Fills at most the first `size` bytes of a `struct hz3_stats`; returns the bytes that the library knows.
+        ///
+        /// # Safety
+        /// `size` bytes at `out` are writable.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn hz3_stats(out: *mut c_void, size: usize) -> usize {
+            // SAFETY: the caller's promise.
+            unsafe { $crate::report::fill::<$lane>(out.cast(), size) }
+        }
+
+        /// malloc_trim(3), without its pad.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn hz3_trim() -> c_int {
+            interface::malloc_trim::<$lane>(0)
+        }
+
+        /// Writes the table of malloc_stats(3) to a descriptor: 0, or -1 and `errno`.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn hz3_dump(descriptor: c_int) -> c_int {
+            $crate::report::dump::<$lane>(descriptor)
+        }
+
         /// malloc(3).
         #[unsafe(no_mangle)]
         pub extern "C" fn malloc(bytes: usize) -> *mut c_void {

@@ -98,6 +98,39 @@ pub fn malloc_stats<L: Lane>() {
     Linux::write_error(lines(&collect::<L>(), L::NAME).as_bytes());
 }
 
+/// Fills the first `size` bytes of `out`, whole counts only, in the order of [`Stats::rows`], which is that of
+/// `struct hz3_stats` in hz3.h: rows may be added at the end only. Returns the bytes that there are.
+///
+/// # Safety
+/// `size` bytes at `out` are writable.
+pub unsafe fn fill<L: Lane>(out: *mut usize, size: usize) -> usize {
+    let wanted = size / size_of::<usize>();
+    if wanted > 0 {
+        for (index, (_, value)) in collect::<L>().rows().into_iter().enumerate().take(wanted) {
+            // SAFETY: the caller's promise; the place lies within `size`. Nothing is assumed of the alignment.
+            unsafe { out.add(index).write_unaligned(value) };
+        }
+    }
+    ROWS * size_of::<usize>()
+}
+
+/// Writes the table of [`malloc_stats`] to a descriptor: 0, or -1 and `errno`.
+pub fn dump<L: Lane>(descriptor: i32) -> i32 {
+    let text = lines(&collect::<L>(), L::NAME);
+    let mut rest = text.as_bytes();
+    while !rest.is_empty() {
+        // SAFETY: reads the slice.
+        let written = unsafe { libc::write(descriptor, rest.as_ptr().cast(), rest.len()) };
+        match usize::try_from(written) {
+            Ok(written) => rest = rest.get(written..).unwrap_or(&[]),
+            // SAFETY: errno is the calling thread's own.
+            Err(_) if unsafe { *libc::__errno_location() } == libc::EINTR => {}
+            Err(_) => return -1,
+        }
+    }
+    0
+}
+
 /// `malloc_info`: one XML element per count; 0, or -1 with `errno` where `options` is not 0 or the stream
 /// fails.
 ///

@@ -1,10 +1,13 @@
-//! Install: both libraries, a wrapper script, the licence and the documents, as a tree that works wherever it
+//! Install: both libraries, the header, a wrapper script, the licence and the documents, as a tree that works wherever it
 //! lies.
 //!
 //! ```text
 //!   bin/hz3                                   runs a program on hz3
+//!   include/hz3.h                             for programs that are linked with hz3
+//!   lib/libhakozuna_hz3_scale.a               the library for static programs
 //!   lib/libhakozuna_hz3_scale.so              the SONAME, a link to
 //!   lib/libhakozuna_hz3_scale.so.0.1.0        the library
+//!   lib/pkgconfig/hz3.pc                      the scale lane, for pkg-config; hz3-fast.pc the other
 //!   share/doc/hz3/                            licence, README, docs
 //! ```
 //!
@@ -26,6 +29,9 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The wrapper; `@VERSION@` stands for the version.
 const WRAPPER: &str = include_str!("hz3.sh");
+
+/// The pkg-config file; `@VERSION@` and `@LANE@` stand for themselves.
+const PACKAGE_FILE: &str = include_str!("../../hz3-preload/include/hz3.pc.in");
 
 const DOCUMENTS: &str = "share/doc/hz3";
 
@@ -101,7 +107,16 @@ fn tree(workspace: &Workspace) -> Result<Vec<Entry>> {
         let versioned = format!("{}.{VERSION}", lane.library());
         entries.push(file(&library, format!("lib/{versioned}").into())?);
         entries.push(Entry { path: format!("lib/{}", lane.library()).into(), content: Content::Link(versioned) });
+        let library = preload::build_static(workspace, lane)?;
+        entries.push(file(&library, format!("lib/lib{}.a", lane.target()).into())?);
+        let text = PACKAGE_FILE.replace("@VERSION@", VERSION).replace("@LANE@", lane.name());
+        let name = if lane == Lane::Scale { "hz3" } else { "hz3-fast" };
+        entries.push(Entry {
+            path: format!("lib/pkgconfig/{name}.pc").into(),
+            content: Content::File { bytes: text.into_bytes(), is_executable: false },
+        });
     }
+    entries.push(file(&workspace.root.join("hz3-preload/include/hz3.h"), "include/hz3.h".into())?);
     let documents = Path::new(DOCUMENTS);
     for name in ["LICENSE", "README.md"] {
         entries.push(file(&workspace.root.join(name), documents.join(name))?);

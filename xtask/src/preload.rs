@@ -87,6 +87,11 @@ pub fn build_while(workspace: &Workspace, lane: Lane, waiting: impl FnMut(Durati
     workspace.build_release(&lane.package(), &lane.target(), ".so", waiting)
 }
 
+/// Builds the lane's static library, which comes of the same build, and returns its path.
+pub fn build_static(workspace: &Workspace, lane: Lane) -> Result<PathBuf> {
+    workspace.build_release(&lane.package(), &lane.target(), ".a", |_| {})
+}
+
 /// The value of `LD_PRELOAD` that loads `library` first and `existing` (an earlier value) after it.
 /// A path that such a value can't express is a usage error: the loader splits at spaces and colons.
 pub fn with_preloaded(library: &Path, existing: Option<&OsStr>) -> Result<OsString> {

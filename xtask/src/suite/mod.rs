@@ -1,6 +1,7 @@
 //! Suite: every check that CI makes, as named steps that go on after a failure.
 
 mod benchmark;
+mod embedding;
 mod faults;
 mod memory;
 mod mutants;
@@ -82,6 +83,7 @@ fn all_steps() -> Vec<Step> {
         steps.push(Step::new(format!("run/{lane}"), move |session| run_step(session, lane)));
     }
     steps.push(rust_checks::interface_step());
+    steps.extend(embedding::steps());
     steps.extend(benchmark::steps());
     steps.extend(memory::steps());
     steps.extend(statistics::steps());

@@ -1,0 +1,72 @@
+/*
+ * hz3.h: what hz3 offers beyond stdlib.h and malloc.h. Link with libhakozuna_hz3_scale or _fast; see docs/c.md.
+ */
+#ifndef HZ3_H
+#define HZ3_H
+
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/*
+ * Counts of the whole process. Bytes, but for those that say otherwise. Later versions add fields at the end and
+ * neither move nor remove one.
+ */
+struct hz3_stats {
+    size_t reserved_bytes;   /* address space reserved for arenas */
+    size_t mapped_bytes;     /* address space that the allocator can use: committed + direct + metadata */
+    size_t metadata_bytes;   /* of it, the allocator's own tables */
+    size_t committed_bytes;  /* of it, arenas made usable so far */
+    size_t live_bytes;       /* blocks that the program holds, each with all of its slot or pages */
+    size_t small_live_bytes; /* of them, small blocks */
+    size_t large_bytes;      /* of them, large blocks in arenas */
+    size_t direct_bytes;     /* of them, blocks that are mappings of their own */
+    size_t direct_blocks;    /* number of these mappings */
+    size_t magazine_bytes;   /* free slots in threads' magazines */
+    size_t stash_bytes;      /* free slots in threads' remote stashes */
+    size_t depot_bytes;      /* free slots that threads share */
+    size_t span_free_bytes;  /* free slots in spans */
+    size_t span_waste_bytes; /* what spans hold beyond their last slot */
+    size_t dirty_bytes;      /* free runs that may hold memory */
+    size_t clean_bytes;      /* free runs that hold none */
+    size_t purging_bytes;    /* free runs being given back at this moment */
+    size_t small_span_bytes; /* pages of small spans */
+    size_t small_out_bytes;  /* slots that are live, in a magazine, in a stash or in a depot */
+    size_t purged_bytes;     /* memory given back to the system so far */
+    size_t heaps;            /* number of heaps ever made */
+    size_t refills;          /* number of refills from the own shard's depots */
+    size_t steals;           /* number of refills from other shards */
+    size_t carves;           /* number of refills from spans */
+    size_t spills;           /* number of magazines handed to depots */
+    size_t homeward_slots;   /* number of slots that went home */
+};
+
+/* "hz3 VERSION LANE", a static string. */
+const char *hz3_version(void);
+
+/*
+ * Fills at most the first `size` bytes of `*out`, whole fields only, and returns the bytes that the library knows: a
+ * caller built against a newer header than the library's finds the fields from there on untouched. With a size of 0,
+ * `out` may be null. Exact while no thread allocates or frees.
+ */
+size_t hz3_stats(struct hz3_stats *out, size_t size);
+
+/* malloc_trim(3): gives free memory back to the system; 1 where some went back, else 0. */
+int hz3_trim(void);
+
+/* Writes the table of malloc_stats(3) to a descriptor. 0, or -1 and errno, as write(2) sets it. */
+int hz3_dump(int fd);
+
+/*
+ * Writes the heap profile to the file `path`, or, where that is null, to the one that HZ3_PROFILE names. 0, or -1 and
+ * errno: EINVAL where there is no profile, else what the system says.
+ */
+int hz3_profile_dump(const char *path);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
