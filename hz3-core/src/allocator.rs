@@ -106,6 +106,14 @@ impl<L: Lane> Allocator<L> {
         unsafe { self.shards.all().get_unchecked(index) }
     }
 
+    /// Shards that threads have been assigned to so far, the lowest ids; no other one has a slot. At least one, the
+    /// shard that threads without a heap use.
+    pub fn used_shards(&self) -> impl Iterator<Item = ShardId> + use<L> {
+        // Relaxed: what a thread that comes in just now has is not old.
+        let assigned = self.next_shard.load(Ordering::Relaxed) as usize;
+        (0..assigned.clamp(1, L::SHARD_COUNT) as u8).map(ShardId)
+    }
+
     /// The shard for the next thread: each in turn.
     pub fn assign_shard(&self) -> ShardId {
         // Relaxed: any value does.

@@ -109,9 +109,9 @@ impl<L: Lane> Allocator<L> {
     }
 
     fn each_depot(&self, mut look: impl FnMut(&BinDepot)) {
-        for shard in self.shards() {
+        for shard in self.used_shards() {
             for bin in (1..BINS as u8).map(Bin) {
-                look(shard.depot(bin));
+                look(self.shard(shard).depot(bin));
             }
         }
     }
@@ -121,7 +121,7 @@ impl<L: Lane> Allocator<L> {
     fn unpack_depots(&'static self, most: u32, share: impl Fn(&BinDepot, u32) -> u32) -> u32 {
         let mut stash = Sparse::<256>::new();
         let mut left = most;
-        for shard in (0..L::SHARD_COUNT as u8).map(ShardId) {
+        for shard in self.used_shards() {
             let mut courier = Courier { allocator: self, shard, idle: true };
             for bin in (1..BINS as u8).map(Bin) {
                 if left == 0 {
@@ -158,9 +158,8 @@ impl<L: Lane> Allocator<L> {
     fn purge_holes(&self, now: u32, delay_ms: u32) -> bool {
         let (mut looks, mut calls) = (LOOKS, 0);
         // Relaxed, both: a place to go on from; any would do.
-        let first = self.upkeep.next_shard.load(Ordering::Relaxed);
-        for number in (first..).take(L::SHARD_COUNT) {
-            let shard = ShardId((number as usize & (L::SHARD_COUNT - 1)) as u8);
+        let first = self.upkeep.next_shard.load(Ordering::Relaxed) as usize;
+        for shard in self.used_shards().skip(first).chain(self.used_shards().take(first)) {
             if !self.purge_holes_of(shard, now, delay_ms, &mut looks, |made| {
                 calls += made;
                 calls < HOLES
@@ -176,7 +175,7 @@ impl<L: Lane> Allocator<L> {
     pub fn purge_all_holes(&self, now: u32) -> usize {
         // Relaxed, both: a count, and what other threads add to it meanwhile is no matter.
         let before = self.purged_bytes.load(Ordering::Relaxed);
-        for shard in (0..L::SHARD_COUNT as u8).map(ShardId) {
+        for shard in self.used_shards() {
             // The first turn may go on from the middle.
             for _ in 0..2 {
                 let mut looks = u32::MAX;
