@@ -25,7 +25,7 @@ pub fn steps() -> Vec<Step> {
 
 fn programs_are_linked_and_run(session: &mut Session) -> Result<(), Stop> {
     package::require(&NEEDED)?;
-    session.libraries()?;
+    session.libraries(&Lane::ALL)?;
     let folder = session.empty_folder("embedding")?;
     let prefix = folder.join("prefix");
     let mut install = Command::new(&session.own_program);
