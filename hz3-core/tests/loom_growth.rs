@@ -199,6 +199,9 @@ unsafe impl Os for Mapper {
     fn now_ms() -> u32 {
         unimplemented!()
     }
+    fn random_seed() -> u64 {
+        0
+    }
     fn address_space_limit() -> usize {
         // A process under a limit maps each chunk on its own, which is the exchange that is modelled here.
         1 << 30

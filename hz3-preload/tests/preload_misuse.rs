@@ -96,7 +96,6 @@ misuse_tests! {
             free_of_an_unaligned_pointer_that_goes_home,
             free_inside_a_large_block,
             free_of_an_unaligned_pointer_into_a_large_block,
-            free_inside_a_block_then_many_frees,
             double_free_of_a_mapped_block,
         ],
         "free(): double free of" => [
@@ -120,6 +119,7 @@ misuse_tests! {
         ],
     },
     hardened: {
+        "free()" => [free_inside_a_block_then_many_frees],
         "free(): double free of" => [
             double_free_of_a_tiny_block,
             double_free_of_a_small_block,

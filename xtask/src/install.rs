@@ -1,4 +1,4 @@
-//! Install: both libraries, the header, a wrapper script, the licence and the documents, as a tree that works wherever it
+//! Install: the libraries, the header, a wrapper script, the licence and the documents, as a tree that works wherever it
 //! lies.
 //!
 //! ```text
@@ -7,7 +7,7 @@
 //!   lib/libhakozuna_hz3_scale.a               the library for static programs
 //!   lib/libhakozuna_hz3_scale.so              the SONAME, a link to
 //!   lib/libhakozuna_hz3_scale.so.0.1.0        the library
-//!   lib/pkgconfig/hz3.pc                      the scale lane, for pkg-config; hz3-fast.pc the other
+//!   lib/pkgconfig/hz3.pc                      the scale lane, for pkg-config; hz3-fast.pc and hz3-hardened.pc
 //!   share/doc/hz3/                            licence, README, docs
 //! ```
 //!
@@ -110,7 +110,7 @@ fn tree(workspace: &Workspace) -> Result<Vec<Entry>> {
         let library = preload::build_static(workspace, lane)?;
         entries.push(file(&library, format!("lib/lib{}.a", lane.target()).into())?);
         let text = PACKAGE_FILE.replace("@VERSION@", VERSION).replace("@LANE@", lane.name());
-        let name = if lane == Lane::Scale { "hz3" } else { "hz3-fast" };
+        let name = if lane == Lane::Scale { "hz3".to_owned() } else { format!("hz3-{lane}") };
         entries.push(Entry {
             path: format!("lib/pkgconfig/{name}.pc").into(),
             content: Content::File { bytes: text.into_bytes(), is_executable: false },

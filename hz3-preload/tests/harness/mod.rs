@@ -122,6 +122,16 @@ macro_rules! lane_tests {
                 }
             )+)+
         }
+        mod hardened {
+            #[allow(unused_imports, reason = "not every table names programs of its parent")]
+            use super::*;
+            $($(
+                #[test]
+                fn $case() {
+                    $crate::harness::passes($crate::harness::Lane::Hardened, &$program, stringify!($case));
+                }
+            )+)+
+        }
         #[test]
         fn every_case_of_every_program_is_run() {
             $($crate::harness::lists_every_case(&$program, &[$(stringify!($case)),+]);)+

@@ -1,8 +1,9 @@
 //! `faults`: commits a program's faults under every allocator, one process each, and says what became of them.
 
 use super::allocator::{Allocator, Selection, find, print_missing, tuning_variables};
-use super::fault_expectations::EXPECTED;
+use super::fault_expectations::expected_of;
 use super::machine::{Machine, Source};
+use crate::lane::Lane;
 use crate::process;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail, ensure};
@@ -200,8 +201,8 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Holds the lane of `library` to [`EXPECTED`].
-pub fn check_lane(workspace: &Workspace, library: &Path) -> Result<()> {
+/// Holds `lane`, whose library is `library`, to what is expected of it.
+pub fn check_lane(workspace: &Workspace, lane: Lane, library: &Path) -> Result<()> {
     let prepare = |command: &mut Command| {
         for variable in tuning_variables() {
             command.env_remove(variable);
@@ -212,9 +213,10 @@ pub fn check_lane(workspace: &Workspace, library: &Path) -> Result<()> {
     let program = Program::compile(workspace)?;
     program.is_served_by(library, &prepare)?;
     let faults = program.faults()?;
-    ensure!(faults == EXPECTED.map(|(fault, _)| fault), "the program's faults are {}", faults.join(", "));
+    let expectations = expected_of(lane);
+    ensure!(faults == expectations.map(|(fault, _)| fault), "the program's faults are {}", faults.join(", "));
     let mut differences = String::new();
-    for (fault, expected) in EXPECTED {
+    for (fault, expected) in *expectations {
         let outcomes = program.run_at_all_sizes(fault, &prepare)?;
         for (((kind, _), outcome), expected) in SIZES.iter().zip(outcomes).zip(expected) {
             if outcome != expected {

@@ -63,7 +63,7 @@ fn programs_are_linked_and_run(session: &mut Session) -> Result<(), Stop> {
 fn flags(prefix: &Path, lane: Lane, is_static: bool) -> Result<Vec<String>> {
     let mut command = Command::new("pkg-config");
     command.args(["--cflags", "--libs"]).args(is_static.then_some("--static"));
-    command.arg(if lane == Lane::Scale { "hz3" } else { "hz3-fast" });
+    command.arg(if lane == Lane::Scale { "hz3".to_owned() } else { format!("hz3-{lane}") });
     command.env("PKG_CONFIG_PATH", prefix.join("lib/pkgconfig")).env_remove("LD_PRELOAD");
     let captured = process::expect_success(&mut command, TIME_LIMIT)?;
     Ok(captured.stdout_text().split_whitespace().map(str::to_owned).collect())

@@ -9,7 +9,7 @@ pub fn steps() -> Vec<Step> {
     let step = |lane: Lane| {
         Step::new(format!("faults/{lane}"), move |session| {
             let library = session.library(lane)?;
-            Ok(evaluation::check_faults(&session.workspace, &library)?)
+            Ok(evaluation::check_faults(&session.workspace, lane, &library)?)
         })
     };
     Lane::ALL.map(step).into()
