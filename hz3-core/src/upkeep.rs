@@ -213,6 +213,10 @@ impl<L: Lane> Allocator<L> {
                     if owned.lock().put_back(&self.runs.spans, id, purged) {
                         self.release_small(id, true);
                     }
+                    if purged != pages {
+                        // The system refuses, and would again.
+                        return true;
+                    }
                     if !goes_on(calls) {
                         return false;
                     }
