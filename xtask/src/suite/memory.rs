@@ -17,12 +17,11 @@ use std::time::Duration;
 const TIME_LIMIT: Duration = Duration::from_secs(300);
 
 /// The scenarios by name: large enough that the process's own few MiB do not count, small enough for CI.
-const SCENARIOS: [(&str, &str); 6] = [
+const SCENARIOS: [(&str, &str); 5] = [
     ("fill-1k", "fill-and-free --bytes 1024 --total-mb 256 --seconds 20 --poll"),
     ("fill-16k", "fill-and-free --bytes 16384 --total-mb 256 --seconds 20 --poll"),
     ("fill-1m", "fill-and-free --bytes 1048576 --total-mb 256 --seconds 20 --poll"),
     ("one-reaper", "one-reaper --total-mb 128 --seconds 2"),
-    ("thread-batches", "thread-batches --threads 10000"),
     // The tenth phase keeps its bound after more than one decay only: see docs/decisions/holes.md.
     ("phases", PHASES),
 ];
