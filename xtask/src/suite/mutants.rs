@@ -174,8 +174,10 @@ fn copy_package(root: &Path, copy: &Path) -> Result<()> {
         fs::remove_dir_all(&package).with_context(|| package.display().to_string())?;
     }
     fs::create_dir_all(copy).with_context(|| copy.display().to_string())?;
-    copy_folder(&root.join("hz3-core/src"), &package.join("src"))?;
-    copy_folder(&root.join("hz3-core/tests"), &package.join("tests"))?;
+    // The manifest names what lies in each.
+    for folder in ["src", "tests", "examples"] {
+        copy_folder(&root.join("hz3-core").join(folder), &package.join(folder))?;
+    }
     for (file, text) in [
         ("hz3-core/Cargo.toml", read(&root.join("hz3-core/Cargo.toml"))?),
         ("Cargo.lock", read(&root.join("Cargo.lock"))?),
