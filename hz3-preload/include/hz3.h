@@ -29,6 +29,7 @@ struct hz3_stats {
     size_t depot_bytes;      /* free slots that threads share */
     size_t span_free_bytes;  /* free slots in spans */
     size_t span_waste_bytes; /* what spans hold beyond their last slot */
+    size_t span_purged_bytes; /* of span_free_bytes and span_waste_bytes: pages that hold no memory */
     size_t dirty_bytes;      /* free runs that may hold memory */
     size_t clean_bytes;      /* free runs that hold none */
     size_t purging_bytes;    /* free runs being given back at this moment */
