@@ -45,7 +45,7 @@ static HARDENED: Expectations = [
     ("free_of_a_static_pointer", [Caught, Caught, Caught]),
     ("free_of_an_unmapped_pointer", [Caught, Caught, Caught]),
     ("realloc_of_a_freed_block", [Caught, Caught, Caught]),
-    ("free_sized_with_a_wrong_size", [Caught, Caught, Silent]),
+    ("free_sized_with_a_wrong_size", [Caught, Caught, Caught]),
     ("overflow_into_the_neighbour", [Caught, Silent, Silent]),
     ("write_after_free", [Caught, Caught, Silent]),
 ];
