@@ -21,11 +21,11 @@ use crate::os::Os;
 use crate::page_tag::PageTag;
 use crate::profile::Profile;
 use crate::remote_stash::Carrier;
-use crate::runs::{Runs, elapsed_ms};
+use crate::runs::Runs;
 use crate::shard::Shard;
 use crate::span::{Kind, NotReturned, at};
 use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
-use crate::units::{Bin, PAGE_BYTES, ShardId, SpanId};
+use crate::units::{Bin, PAGE_BYTES, ShardId, SpanId, elapsed_ms};
 use crate::upkeep::Upkeep;
 use core::ptr::{NonNull, null_mut};
 

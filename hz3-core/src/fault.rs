@@ -13,6 +13,17 @@ struct Line {
 }
 
 impl Line {
+    fn of_misuse(entry: &str, fault: &str, address: usize) -> Self {
+        let mut line = Line { bytes: [0; LINE_BYTES], used: 0 };
+        line.push(b"hz3: ");
+        line.push(entry.as_bytes());
+        line.push(b": ");
+        line.push(fault.as_bytes());
+        line.push(b" ");
+        line.push_hex(address);
+        line
+    }
+
     fn push(&mut self, text: &[u8]) {
         for &byte in text {
             if let Some(place) = self.bytes.get_mut(self.used) {
@@ -56,27 +67,14 @@ impl Line {
 #[cold]
 #[inline(never)]
 pub fn misuse<O: Os>(entry: &str, fault: &str, address: usize) -> ! {
-    let mut line = Line { bytes: [0; LINE_BYTES], used: 0 };
-    line.push(b"hz3: ");
-    line.push(entry.as_bytes());
-    line.push(b": ");
-    line.push(fault.as_bytes());
-    line.push(b" ");
-    line.push_hex(address);
-    line.end::<O>()
+    Line::of_misuse(entry, fault, address).end::<O>()
 }
 
 /// As [`misuse`], of a small block: `hz3: free(): double free of 0x7f… (bin of 64 bytes)`.
 #[cold]
 #[inline(never)]
 pub fn misuse_in_bin<O: Os>(entry: &str, fault: &str, address: usize, slot_bytes: usize) -> ! {
-    let mut line = Line { bytes: [0; LINE_BYTES], used: 0 };
-    line.push(b"hz3: ");
-    line.push(entry.as_bytes());
-    line.push(b": ");
-    line.push(fault.as_bytes());
-    line.push(b" ");
-    line.push_hex(address);
+    let mut line = Line::of_misuse(entry, fault, address);
     line.push(b" (bin of ");
     line.push_decimal(slot_bytes);
     line.push(b" bytes)");

@@ -82,17 +82,29 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
                     }
                     mark::set(block);
                 }
-                *top = block;
-                // The slot is written before it counts, also in the eyes of a forked child, which sees
-                // this thread stopped between any two instructions.
-                compiler_fence(Ordering::Release);
-                // One instruction on memory, as in `malloc_or`. Relaxed: this thread's word.
-                let top_word = AtomicUsize::from_ptr((&raw mut (*entry).top).cast());
-                top_word.store(top_word.load(Ordering::Relaxed) + size_of::<*mut u8>(), Ordering::Relaxed);
+                push(entry, top, block);
             }
         },
         miss,
     );
+}
+
+/// Puts `block` on top of the loaded magazine of `entry`, whose `top` is given.
+///
+/// # Safety
+/// The entry is this thread's, and `top` lies below its limit.
+#[inline(always)]
+pub unsafe fn push(entry: *mut Entry, top: *mut *mut u8, block: *mut u8) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        *top = block;
+        // The slot is written before it counts, also in the eyes of a forked child, which sees this thread
+        // stopped between any two instructions.
+        compiler_fence(Ordering::Release);
+        // One instruction on memory, as in `malloc_or`. Relaxed: this thread's word.
+        let top_word = AtomicUsize::from_ptr((&raw mut (*entry).top).cast());
+        top_word.store(top_word.load(Ordering::Relaxed) + size_of::<*mut u8>(), Ordering::Relaxed);
+    }
 }
 
 /// [`free`] of a block that [`malloc`] made for `bytes`, without a look at the page tag.
@@ -112,12 +124,7 @@ pub unsafe fn free_sized<L: Lane>(block: *mut u8, bytes: usize) {
             let entry = L::heap().byte_add(entry_offset(bytes)).cast::<Entry>();
             let top = (*entry).top;
             if top != (*entry).limit {
-                *top = block;
-                // As in `free`.
-                compiler_fence(Ordering::Release);
-                // One instruction on memory, as in `malloc_or`. Relaxed: this thread's word.
-                let top_word = AtomicUsize::from_ptr((&raw mut (*entry).top).cast());
-                top_word.store(top_word.load(Ordering::Relaxed) + size_of::<*mut u8>(), Ordering::Relaxed);
+                push(entry, top, block);
                 return;
             }
         }

@@ -12,14 +12,17 @@
 //!
 //! One lock, held for a bounded number of steps and never across a system call.
 
+mod ages;
+mod check;
+
 use crate::arena::{Arenas, NotGrown, Stretch};
 use crate::options::Options;
 use crate::os::Os;
 use crate::page_tag::PageTag;
-use crate::run_lists::{CLASSES, Lists, class_of};
+use crate::run_lists::{Lists, class_of};
 use crate::span::{Kind, Span, Spans, at};
 use crate::sync::{Guard, Mutex};
-use crate::units::{PAGE_BYTES, SpanId};
+use crate::units::{PAGE_BYTES, SpanId, elapsed_ms};
 use core::ptr::NonNull;
 
 /// Runs of the request's own class that are looked at before a larger class is taken.
@@ -30,13 +33,6 @@ const SPARE_BATCH: u32 = 32;
 const SPARES_NEEDED: u32 = 2;
 /// Most pages of one purge call: bounds the time that one thread spends in the kernel.
 const PURGE_PAGES: usize = 4096;
-
-/// Milliseconds from `then` to `now` on a clock that wraps; 0 where another thread looked at the clock
-/// later for `then` than this one for `now`, which is a matter of seconds at most.
-pub fn elapsed_ms(then: u32, now: u32) -> u32 {
-    let elapsed = now.wrapping_sub(then);
-    if elapsed > u32::MAX - 60_000 { 0 } else { elapsed }
-}
 
 /// The index proper; everything in it belongs to the holder of the run lock.
 struct Index {
@@ -52,11 +48,11 @@ struct Index {
     in_purge_pages: usize,
 }
 
-/// The lists of `kind`, which is dirty or clean.
-macro_rules! lists {
-    ($index:expr, $kind:expr) => {
-        if $kind == Kind::Dirty { &mut $index.dirty } else { &mut $index.clean }
-    };
+impl Index {
+    /// The lists of `kind`, which is dirty or clean.
+    fn lists(&mut self, kind: Kind) -> &mut Lists {
+        if kind == Kind::Dirty { &mut self.dirty } else { &mut self.clean }
+    }
 }
 
 /// Free page runs over all arenas.
@@ -151,7 +147,7 @@ impl<O: Os> Runs<O> {
 
     /// A run of `kind` that holds `pages` aligned pages, and where in it they begin.
     fn find(&self, index: &mut Index, kind: Kind, pages: usize, align_pages: usize) -> Option<(SpanId, usize)> {
-        let lists = lists!(index, kind);
+        let lists = index.lists(kind);
         let fit = |id: SpanId| {
             let span = self.span(id);
             let start = span.start.checked_next_multiple_of(align_pages * PAGE_BYTES)?;
@@ -343,7 +339,7 @@ impl<O: Os> Runs<O> {
             let span = self.span(id);
             (span.kind, span.pages as usize)
         };
-        let lists = lists!(index, kind);
+        let lists = index.lists(kind);
         let class = class_of(pages);
         let head = lists.head(class);
         (self.span(id).next, self.span(id).previous) = (head, SpanId::NONE);
@@ -360,7 +356,7 @@ impl<O: Os> Runs<O> {
             let span = self.span(id);
             (span.kind, span.pages as usize, span.next, span.previous)
         };
-        let lists = lists!(index, kind);
+        let lists = index.lists(kind);
         if previous.is_none() {
             lists.set_head(class_of(pages), next);
         } else {
@@ -370,48 +366,6 @@ impl<O: Os> Runs<O> {
             self.span(next).previous = previous;
         }
         lists.pages -= pages;
-    }
-
-    fn append_youngest(&self, index: &mut Index, id: SpanId) {
-        let older = index.youngest;
-        (self.span(id).older, self.span(id).younger) = (older, SpanId::NONE);
-        if older.is_none() {
-            index.oldest = id;
-        } else {
-            self.span(older).younger = id;
-        }
-        index.youngest = id;
-    }
-
-    fn insert_age_before(&self, index: &mut Index, id: SpanId, younger: SpanId) {
-        let older = self.span(younger).older;
-        (self.span(id).older, self.span(id).younger) = (older, younger);
-        self.span(younger).older = id;
-        if older.is_none() {
-            index.oldest = id;
-        } else {
-            self.span(older).younger = id;
-        }
-    }
-
-    fn forget_age(&self, index: &mut Index, id: SpanId) {
-        let (kind, older, younger) = {
-            let span = self.span(id);
-            (span.kind, span.older, span.younger)
-        };
-        if kind != Kind::Dirty {
-            return;
-        }
-        if older.is_none() {
-            index.oldest = younger;
-        } else {
-            self.span(older).younger = younger;
-        }
-        if younger.is_none() {
-            index.youngest = older;
-        } else {
-            self.span(younger).older = older;
-        }
     }
 
     fn tag_edges(&self, id: SpanId) {
@@ -566,86 +520,6 @@ impl<O: Os> Runs<O> {
             self.index.reset_after_fork();
             self.arenas.growing().reset_after_fork();
         }
-    }
-
-    /// Calls `look` with each span and free run of every arena, by address, under the run lock; checks on the
-    /// way that they cover every committed page once and that the page tags say so. For tests and debug builds,
-    /// at a moment when no span is in transit.
-    ///
-    /// # Errors
-    /// Names the broken rule, or hands on the first error of `look`.
-    pub fn walk(&self, mut look: impl FnMut(&Span) -> Result<(), &'static str>) -> Result<(), &'static str> {
-        let _index = self.index.lock();
-        self.arenas.each_committed(|Stretch { start, pages }| {
-            let (mut address, end) = (start, start + pages * PAGE_BYTES);
-            while address < end {
-                let tag = self.arenas.tag_value(address);
-                if tag.span().is_none() {
-                    return Err("a page that belongs to nothing");
-                }
-                let span = &*self.span(tag.span());
-                if span.start != address || span.pages == 0 || span.bytes() > end - address {
-                    return Err("a page whose descriptor is another's");
-                }
-                let last = span.pages as usize - 1;
-                for page in 0..=last {
-                    let expected = match span.kind {
-                        Kind::Small => PageTag::small(span.bin, span.owner, tag.span()),
-                        Kind::Large | Kind::Dirty | Kind::Clean if page == 0 || page == last => {
-                            PageTag::edge(span.kind, tag.span())
-                        }
-                        Kind::Large | Kind::Dirty | Kind::Clean => PageTag::NONE,
-                        Kind::Transit | Kind::None => return Err("a span that is in use by nobody"),
-                    };
-                    if self.arenas.tag_value(address + page * PAGE_BYTES) != expected {
-                        return Err("a page with a wrong tag");
-                    }
-                }
-                look(span)?;
-                address += span.bytes();
-            }
-            Ok(())
-        })
-    }
-
-    /// Checks every list against the descriptors and the tags; for tests and debug builds.
-    ///
-    /// # Errors
-    /// Names the broken rule.
-    pub fn check(&self) -> Result<(), &'static str> {
-        let mut index = self.index.lock();
-        for kind in [Kind::Dirty, Kind::Clean] {
-            let mut pages = 0;
-            for class in 0..CLASSES {
-                let mut id = lists!(index, kind).head(class);
-                while !id.is_none() {
-                    let span = self.span(id);
-                    if span.kind != kind || class_of(span.pages as usize) != class {
-                        return Err("run in the wrong list");
-                    }
-                    for edge in [span.start, span.start + span.bytes() - PAGE_BYTES] {
-                        if self.arenas.tag_value(edge) != PageTag::edge(kind, id) {
-                            return Err("run without its tag");
-                        }
-                    }
-                    if self.arenas.tag_value(span.start + span.bytes()).kind() == kind {
-                        return Err("neighbours that did not merge");
-                    }
-                    pages += span.pages as usize;
-                    id = span.next;
-                }
-            }
-            if pages != lists!(index, kind).pages {
-                return Err("page count of the lists");
-            }
-        }
-        let mut aged = 0;
-        let mut id = index.oldest;
-        while !id.is_none() {
-            aged += self.span(id).pages as usize;
-            id = self.span(id).younger;
-        }
-        if aged == index.dirty.pages { Ok(()) } else { Err("dirty runs and their ages") }
     }
 }
 

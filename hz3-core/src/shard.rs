@@ -14,10 +14,9 @@ use crate::bins::{self, BINS};
 use crate::depot::Stack;
 use crate::magazine::CLASSES;
 use crate::os::Os;
-use crate::runs::elapsed_ms;
 use crate::span::{Kind, NotReturned, Span, Spans, at};
 use crate::sync::{AtomicU32, Mutex, Ordering};
-use crate::units::{Bin, SpanId};
+use crate::units::{Bin, SpanId, elapsed_ms};
 
 /// Full magazines of one bin.
 pub struct BinDepot {

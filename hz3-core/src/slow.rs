@@ -256,12 +256,7 @@ fn push_or_spill<L: Lane>(heap: &mut Heap<L>, bin: Bin, block: *mut u8) {
     }
     let entry = heap.entry(bin);
     // SAFETY: there is room below `limit`.
-    unsafe {
-        *entry.top = block;
-        // As in `hot::free`.
-        compiler_fence(Ordering::Release);
-        entry.top = entry.top.add(1);
-    }
+    unsafe { hot::push(entry, entry.top, block) }
 }
 
 /// Makes room in the full entry of `bin`; false where it can't.

@@ -157,6 +157,11 @@ fn slot_bytes(bin: Bin) -> usize {
     bins::info(bin).slot_bytes as usize
 }
 
+/// Bytes of `spans` spans of `bin`.
+fn span_bytes(bin: Bin, spans: u32) -> usize {
+    spans as usize * usize::from(bins::info(bin).span_pages) * PAGE_BYTES
+}
+
 /// Calls `look` with every group of cached slots of one bin: the first one's place and their number.
 fn each_cached<L: Lane>(mut look: impl FnMut(Cache, Bin, *const *mut u8, usize)) {
     let allocator = L::allocator();
@@ -195,9 +200,8 @@ pub fn collect<L: Lane>() -> Stats {
         for bin in small_bins() {
             let info = bins::info(bin);
             let (out, spans) = shard.owned().lock().counts(bin);
-            let (out, spans) = (out as usize * slot_bytes(bin), spans as usize);
-            let bytes = spans * usize::from(info.span_pages) * PAGE_BYTES;
-            let in_slots = spans * usize::from(info.span_slots) * slot_bytes(bin);
+            let (out, bytes) = (out as usize * slot_bytes(bin), span_bytes(bin, spans));
+            let in_slots = spans as usize * usize::from(info.span_slots) * slot_bytes(bin);
             stats.small_out_bytes += out;
             stats.small_span_bytes += bytes;
             stats.span_free_bytes += in_slots.saturating_sub(out);
@@ -280,7 +284,7 @@ pub fn collect_bins<L: Lane>() -> [BinStats; BINS] {
         for shard in L::allocator().shards() {
             let (out, spans) = shard.owned().lock().counts(bin);
             stats.out += out as usize;
-            stats.span_bytes += spans as usize * usize::from(bins::info(bin).span_pages) * PAGE_BYTES;
+            stats.span_bytes += span_bytes(bin, spans);
         }
     }
     each_cached::<L>(|cache, bin, _, count| {
@@ -299,7 +303,7 @@ pub fn collect_shard<L: Lane>(index: usize) -> Option<ShardStats> {
     for bin in small_bins() {
         let (out, spans) = shard.owned().lock().counts(bin);
         stats.out_bytes += out as usize * slot_bytes(bin);
-        stats.span_bytes += spans as usize * usize::from(bins::info(bin).span_pages) * PAGE_BYTES;
+        stats.span_bytes += span_bytes(bin, spans);
         let depot = shard.depot(bin);
         for (stack, bytes) in [(&depot.full, &mut stats.depot_bytes), (&depot.inbox, &mut stats.inbox_bytes)] {
             stack.each(&allocator.magazines, |id| {

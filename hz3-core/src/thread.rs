@@ -20,8 +20,7 @@ use crate::lane::Lane;
 use crate::magazine::{Magazine, shape};
 use crate::os::Os;
 use crate::remote_stash::RemoteStash;
-use crate::runs::elapsed_ms;
-use crate::units::Bin;
+use crate::units::{Bin, elapsed_ms};
 use core::ptr::null_mut;
 
 /// The part of a magazine that makes it worth a place in a depot when its thread ends: an eighth.

@@ -55,3 +55,10 @@ pub const fn align_up(value: usize, align: usize) -> Option<usize> {
         None => None,
     }
 }
+
+/// Milliseconds from `then` to `now` on a clock that wraps; 0 where another thread looked at the clock
+/// later for `then` than this one for `now`, which is a matter of seconds at most.
+pub fn elapsed_ms(then: u32, now: u32) -> u32 {
+    let elapsed = now.wrapping_sub(then);
+    if elapsed > u32::MAX - 60_000 { 0 } else { elapsed }
+}

@@ -17,10 +17,9 @@ use crate::magazine::Magazine;
 use crate::options::NEVER;
 use crate::os::Os;
 use crate::remote_stash::{RemoteStash, Sparse};
-use crate::runs::elapsed_ms;
 use crate::shard::{BinDepot, Look};
 use crate::sync::{AtomicU32, Ordering};
-use crate::units::{Bin, PAGE_BYTES, ShardId};
+use crate::units::{Bin, PAGE_BYTES, ShardId, elapsed_ms};
 use core::ptr::NonNull;
 
 /// Bytes of dirty runs given back at a time at most: bounds the time that one thread spends on it.

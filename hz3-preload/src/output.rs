@@ -36,6 +36,8 @@ impl Write for Name {
 /// A file that is being written, through a buffer. The first error stays, and nothing is written after it.
 pub struct File {
     descriptor: c_int,
+    /// Whether it is closed with the file.
+    is_own: bool,
     error: c_int,
     used: usize,
     bytes: [u8; 4096],
@@ -80,13 +82,13 @@ impl File {
         if self.error == 0 { Ok(()) } else { Err(self.error) }
     }
 
-    /// Standard error, which stays open.
-    pub fn standard_error() -> File {
-        File { descriptor: libc::STDERR_FILENO, error: 0, used: 0, bytes: [0; 4096] }
+    /// A descriptor of the program's, which stays open.
+    pub fn borrowed(descriptor: c_int) -> File {
+        File { descriptor, is_own: false, error: 0, used: 0, bytes: [0; 4096] }
     }
 
     fn own(descriptor: c_int) -> Result<File, c_int> {
-        if descriptor < 0 { Err(last_error()) } else { Ok(File { descriptor, error: 0, used: 0, bytes: [0; 4096] }) }
+        if descriptor < 0 { Err(last_error()) } else { Ok(File { is_own: true, ..Self::borrowed(descriptor) }) }
     }
 
     fn flush(&mut self) {
@@ -149,7 +151,7 @@ impl Write for File {
 
 impl Drop for File {
     fn drop(&mut self) {
-        if self.descriptor != libc::STDERR_FILENO {
+        if self.is_own {
             // SAFETY: the descriptor is this file's own.
             unsafe { libc::close(self.descriptor) };
         }

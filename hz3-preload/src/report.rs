@@ -2,6 +2,7 @@
 //!
 //! Nothing here allocates: text is formed in a buffer on the stack and written at once.
 
+use crate::output::File;
 use core::fmt::Write;
 use hz3_core::lane::Lane;
 use hz3_core::options::{HugePages, NEVER};
@@ -83,19 +84,19 @@ pub fn mallinfo<L: Lane>() -> libc::mallinfo {
     }
 }
 
-fn lines(stats: &Stats, lane: &str) -> Text {
-    let mut text = Text::new();
-    // A dropped tail is all that can go wrong.
-    let _ = writeln!(text, "hz3 {} lane {lane}", env!("CARGO_PKG_VERSION"));
+/// A line for the library and one per count. What `out` does not take is dropped, or `out` keeps the error.
+pub fn write_counts<L: Lane>(out: &mut impl Write, stats: &Stats) {
+    let _ = writeln!(out, "hz3 {} lane {}", env!("CARGO_PKG_VERSION"), L::NAME);
     for (name, value) in stats.rows() {
-        let _ = writeln!(text, "{name:<24}{value:>20}");
+        let _ = writeln!(out, "{name:<24}{value:>20}");
     }
-    text
 }
 
 /// `malloc_stats`: a line per count, to standard error.
 pub fn malloc_stats<L: Lane>() {
-    Linux::write_error(lines(&collect::<L>(), L::NAME).as_bytes());
+    let mut text = Text::new();
+    write_counts::<L>(&mut text, &collect::<L>());
+    Linux::write_error(text.as_bytes());
 }
 
 /// Fills the first `size` bytes of `out`, whole counts only, in the order of [`Stats::rows`], which is that of
@@ -116,19 +117,16 @@ pub unsafe fn fill<L: Lane>(out: *mut usize, size: usize) -> usize {
 
 /// Writes the table of [`malloc_stats`] to a descriptor: 0, or -1 and `errno`.
 pub fn dump<L: Lane>(descriptor: i32) -> i32 {
-    let text = lines(&collect::<L>(), L::NAME);
-    let mut rest = text.as_bytes();
-    while !rest.is_empty() {
-        // SAFETY: reads the slice.
-        let written = unsafe { libc::write(descriptor, rest.as_ptr().cast(), rest.len()) };
-        match usize::try_from(written) {
-            Ok(written) => rest = rest.get(written..).unwrap_or(&[]),
+    let mut file = File::borrowed(descriptor);
+    write_counts::<L>(&mut file, &collect::<L>());
+    match file.finish() {
+        Ok(()) => 0,
+        Err(error) => {
             // SAFETY: errno is the calling thread's own.
-            Err(_) if unsafe { *libc::__errno_location() } == libc::EINTR => {}
-            Err(_) => return -1,
+            unsafe { *libc::__errno_location() = error };
+            -1
         }
     }
-    0
 }
 
 /// `malloc_info`: one XML element per count; 0, or -1 with `errno` where `options` is not 0 or the stream

@@ -13,6 +13,7 @@
 //! Nothing here allocates. Outside rules: mincore(2); proc(5), `/proc/self/statm`.
 
 use crate::output::{self, File};
+use crate::report::write_counts;
 use core::ffi::c_int;
 use core::fmt::Write;
 use hz3_core::bins::BINS;
@@ -81,7 +82,7 @@ pub fn at_exit<L: Lane>() {
     }
     let counts = Counts::take::<L>();
     if options.shows_stats() {
-        let mut file = File::standard_error();
+        let mut file = File::borrowed(libc::STDERR_FILENO);
         write_table::<L>(&mut file, &counts);
         // Nobody is left to tell of a failure.
         let _ = file.finish();
@@ -123,10 +124,7 @@ fn shards<L: Lane>() -> impl Iterator<Item = (usize, ShardStats)> {
 
 /// The table. A file keeps its first error for its end, here and below.
 fn write_table<L: Lane>(file: &mut File, counts: &Counts) {
-    let _ = writeln!(file, "hz3 {} lane {}", env!("CARGO_PKG_VERSION"), L::NAME);
-    for (name, value) in counts.stats.rows() {
-        let _ = writeln!(file, "{name:<24}{value:>20}");
-    }
+    write_counts::<L>(file, &counts.stats);
     let _ = writeln!(file, "\nwhere the memory is           MiB    what changes it");
     for (name, bytes, knob) in counts.uses() {
         let _ = writeln!(file, "{name:<22}{:>11.1}    {knob}", mib(bytes));

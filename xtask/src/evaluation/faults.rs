@@ -219,10 +219,9 @@ pub fn check_lane(workspace: &Workspace, lane: Lane, library: &Path) -> Result<(
     for (fault, expected) in *expectations {
         let outcomes = program.run_at_all_sizes(fault, &prepare)?;
         for (((kind, _), outcome), expected) in SIZES.iter().zip(outcomes).zip(expected) {
-            // Whether the neighbour is free, and so looked at, is the hardened lane's random choice.
-            let is_drawn = lane == Lane::Hardened && fault == "overflow_into_the_neighbour";
-            if outcome != expected && !is_drawn {
-                writeln!(differences, "{fault}, {kind}: {} in place of {}", outcome.word(), expected.word())?;
+            if !expected.contains(&outcome) {
+                let expected: Vec<_> = expected.iter().map(|outcome| outcome.word()).collect();
+                writeln!(differences, "{fault}, {kind}: {} in place of {}", outcome.word(), expected.join(" or "))?;
             }
         }
     }
