@@ -6,7 +6,9 @@
 //! ```
 //!
 //! A group of chunks is one reservation, made usable from the front, so that a further chunk needs no further
-//! entry in the kernel's list of mappings, of which a process may have only so many. Where the reservation is
+//! entry in the kernel's list of mappings, of which a process may have only so many. As many chunks are made
+//! usable at a time as there are already, because each change of a mapping's rights holds up all threads that
+//! fault in a page at that moment. Where the reservation is
 //! refused, or would take up too much of a limited address space, a chunk is a mapping of its own.
 //!
 //! Ids take half the room of pointers and, unlike pointers, leave bits for a version beside them in one
@@ -31,6 +33,8 @@ pub struct Table<const UNIT_BYTES: usize> {
     chunks: [AtomicPtr<u8>; CHUNKS],
     /// Reservations; null where there is none.
     groups: [AtomicPtr<u8>; CHUNKS / GROUP_CHUNKS],
+    /// Of each reservation, up to which chunk all that are not in place yet can be used as they are.
+    usable: [AtomicU32; CHUNKS / GROUP_CHUNKS],
     next: AtomicU32,
 }
 
@@ -43,6 +47,7 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
         Self {
             chunks: core::array::from_fn(|_| AtomicPtr::new(null_mut())),
             groups: core::array::from_fn(|_| AtomicPtr::new(null_mut())),
+            usable: core::array::from_fn(|_| AtomicU32::new(0)),
             next: AtomicU32::new(1),
         }
     }
@@ -54,6 +59,7 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
         Self {
             chunks: [const { AtomicPtr::new(null_mut()) }; CHUNKS],
             groups: [const { AtomicPtr::new(null_mut()) }; CHUNKS / GROUP_CHUNKS],
+            usable: [const { AtomicU32::new(0) }; CHUNKS / GROUP_CHUNKS],
             next: AtomicU32::new(1),
         }
     }
@@ -136,12 +142,24 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
                 }
             }
         };
-        // SAFETY: the chunk lies in the reservation. Threads that come here for the same chunk at the same time
-        // all make it usable, which leaves its contents alone.
-        unsafe {
-            let chunk = start.add(index % GROUP_CHUNKS * CHUNK_BYTES);
-            O::commit(chunk, CHUNK_BYTES).then_some(chunk)
+        let (usable, at) = (self.usable.get(index / GROUP_CHUNKS)?, index % GROUP_CHUNKS);
+        // SAFETY: the chunk lies in the reservation.
+        let chunk = unsafe { start.add(at * CHUNK_BYTES) };
+        // Relaxed, here and below: the count speaks of the kernel's state, not of memory; whoever reads it finds
+        // the chunks usable.
+        if at < usable.load(Ordering::Relaxed) as usize {
+            return Some(chunk);
         }
+        let generous = at.clamp(1, GROUP_CHUNKS - at);
+        for chunks in [generous, 1] {
+            // SAFETY: the chunks lie in the reservation. Threads that come here for the same chunk at the same
+            // time all make it usable, which leaves its contents alone.
+            if unsafe { O::commit(chunk, chunks * CHUNK_BYTES) } {
+                usable.fetch_max((at + chunks) as u32, Ordering::Relaxed);
+                return Some(chunk);
+            }
+        }
+        None
     }
 
     /// One past the highest id handed out so far. Units of those below may be read, but their users may not
@@ -153,8 +171,12 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
 
     /// Bytes of address space that this table can use.
     pub fn mapped_bytes(&self) -> usize {
-        // Relaxed: a count.
-        self.chunks.iter().filter(|chunk| !chunk.load(Ordering::Relaxed).is_null()).count() * CHUNK_BYTES
+        let in_groups = self.chunks.chunks(GROUP_CHUNKS).zip(&self.usable).map(|(chunks, usable)| {
+            // Relaxed, both: counts. A chunk that is not in place yet may be usable.
+            let in_place = chunks.iter().filter(|chunk| !chunk.load(Ordering::Relaxed).is_null()).count();
+            in_place.max(usable.load(Ordering::Relaxed) as usize)
+        });
+        in_groups.sum::<usize>() * CHUNK_BYTES
     }
 }
 
@@ -179,6 +201,9 @@ mod tests {
     use super::*;
     use crate::os::Linux;
 
+    /// Units of 1,024 bytes in one group.
+    const TABLE_UNITS: usize = GROUP_BYTES / 1024;
+
     #[test]
     fn the_chunks_of_a_group_adjoin() {
         static TABLE: Table<1024> = Table::new();
@@ -193,6 +218,24 @@ mod tests {
             assert_eq!(unsafe { TABLE.unit(id) }.addr() - start, (id - first) as usize * 1024);
         }
         assert_eq!(TABLE.mapped_bytes(), GROUP_BYTES);
+    }
+
+    #[test]
+    fn chunks_are_made_usable_in_steps_that_double() {
+        static TABLE: Table<1024> = Table::new();
+        let mut steps = std::vec::Vec::new();
+        for _ in 0..=TABLE_UNITS {
+            TABLE.allocate::<Linux>(1).expect("memory");
+            if steps.last() != Some(&TABLE.mapped_bytes()) {
+                steps.push(TABLE.mapped_bytes());
+            }
+        }
+        let chunks = [1, 2, 4, 8, 16, 32, 64, 65];
+        assert_eq!(steps, chunks.map(|chunks| chunks * CHUNK_BYTES));
+        // What is usable and not in place yet can be written to.
+        let id = TABLE.allocate::<Linux>(1024).expect("memory");
+        // SAFETY: just handed out, 1,024 units of 1,024 bytes.
+        unsafe { core::slice::from_raw_parts_mut(TABLE.unit(id), CHUNK_BYTES) }.fill(1);
     }
 
     #[test]

@@ -84,6 +84,10 @@ macro_rules! explored_number {
             pub fn fetch_or(&self, value: $value, order: Ordering) -> $value {
                 self.turn().fetch_or(value, order)
             }
+
+            pub fn fetch_max(&self, value: $value, order: Ordering) -> $value {
+                self.turn().fetch_max(value, order)
+            }
         }
     };
 }
