@@ -8,12 +8,13 @@
 //! A group of chunks is one reservation, made usable from the front, so that a further chunk needs no further
 //! entry in the kernel's list of mappings, of which a process may have only so many. As many chunks are made
 //! usable at a time as there are already, because each change of a mapping's rights holds up all threads that
-//! fault in a page at that moment. Where the reservation is
-//! refused, or would take up too much of a limited address space, a chunk is a mapping of its own.
+//! fault in a page at that moment; and the thread that half empties a chunk sees to the next, before many threads
+//! need it at once. Where the reservation is refused, or would take up too much of a limited address space, a
+//! chunk is a mapping of its own.
 //!
 //! Ids take half the room of pointers and, unlike pointers, leave bits for a version beside them in one
-//! atomic word. A chunk is mapped when the first id in it is handed out and stays for good, so that
-//! reading through a stale id is harmless. Id 0 is never handed out.
+//! atomic word. A chunk is mapped before an id in it is handed out and stays for good, so that reading
+//! through a stale id is harmless. Id 0 is never handed out.
 
 use crate::os::Os;
 use crate::sync::{AtomicPtr, AtomicU32, Ordering};
@@ -100,12 +101,20 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
             // Release: whoever learns by `end` of these ids finds their chunk in place; the pointer that was just
             // seen can't be seen older by those who come after. Pairs with the Acquire there.
             match self.next.compare_exchange_weak(next, first + units, Ordering::Release, Ordering::Relaxed) {
-                Ok(_) => return Some(first),
+                Ok(_) => {
+                    // The one thread that takes a chunk's middle unit sees to the next one: were that left to those
+                    // who need it, all of them would ask for it at once, and wait for each other in the kernel.
+                    if (first..first + units).contains(&(chunk as u32 * Self::UNITS + Self::UNITS / 2)) {
+                        self.install::<O>(chunk + 1);
+                    }
+                    return Some(first);
+                }
                 Err(now) => next = now,
             }
         }
     }
 
+    /// Puts chunk number `index` in its place. `None` where memory or chunks run out.
     #[cold]
     fn install<O: Os>(&self, index: usize) -> Option<()> {
         let place = self.chunks.get(index)?;
@@ -217,7 +226,8 @@ mod tests {
             // SAFETY: as above.
             assert_eq!(unsafe { TABLE.unit(id) }.addr() - start, (id - first) as usize * 1024);
         }
-        assert_eq!(TABLE.mapped_bytes(), GROUP_BYTES);
+        // The next group's first chunk was seen to when the last one of this was half full.
+        assert_eq!(TABLE.mapped_bytes(), GROUP_BYTES + CHUNK_BYTES);
     }
 
     #[test]
