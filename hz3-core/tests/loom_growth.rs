@@ -242,17 +242,20 @@ impl Units {
 
 impl Drop for Units {
     fn drop(&mut self) {
-        let end = self.0.end();
-        for chunk in 0..end.div_ceil(UNITS) {
-            // SAFETY: a chunk whose ids were handed out; the model is over.
-            unsafe { Mapper::unmap(NonNull::new(self.0.unit(chunk * UNITS)).unwrap(), CHUNK_BYTES) };
+        // The first chunk's ids begin at 1; a chunk may be in place before an id of it is handed out.
+        for chunk in (0..).map_while(|chunk| NonNull::new(self.0.peek(chunk * UNITS))) {
+            // SAFETY: a chunk of the table; the model is over.
+            unsafe { Mapper::unmap(chunk, CHUNK_BYTES) };
         }
     }
 }
 
 #[test]
 fn units_below_the_end_are_mapped_and_no_id_is_handed_out_twice() {
-    loom::model(|| {
+    let mut model = loom::model::Builder::new();
+    // Faults of two threads need few preemptions to show; without a bound this takes minutes.
+    model.preemption_bound = Some(3);
+    model.check(|| {
         let units = Arc::new(Units(Table::new()));
         let taker = |units: &Units| units.0.allocate::<Mapper>(1).inspect(|&id| units.read(id));
         let other = {
