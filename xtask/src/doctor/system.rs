@@ -11,7 +11,7 @@ const PAGE_BYTES: usize = 4096;
 /// The kernel's default of `vm.max_map_count`.
 const USUAL_MAP_COUNT: u64 = 65_530;
 /// What the library makes usable at once, at the least and at the most.
-const STEPS_MIB: (u64, u64) = (4, 64);
+const STEPS_MIB: (u64, u64) = (8, 256);
 /// The library reserves this share of a limited address space.
 const SHARE_OF_LIMIT: u64 = 16;
 /// Below this limit of address space, or of strict commit, a program hardly runs.

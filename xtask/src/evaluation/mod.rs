@@ -17,6 +17,7 @@ mod compare;
 mod fault_expectations;
 mod faults;
 mod journal;
+mod lane_table;
 mod launcher;
 mod machine;
 mod measurement;
@@ -40,6 +41,7 @@ mod verdict;
 pub use bench_memory::build as build_bench_memory;
 pub use faults::check_lane as check_faults;
 pub use machine::{chosen, text_of};
+pub use report::check_documents;
 
 use anyhow::Result;
 use std::process::ExitCode;

@@ -1,19 +1,27 @@
 //! `report`: makes tables and plots from a results file.
 
 use super::journal::load;
+use super::lane_table;
 use super::metric::{Call, Metric, Quantile};
-use super::plot::{heat, plots};
+use super::plot::{Plot, heat, plots};
 use super::results::{Kind, Results};
 use super::statistics_file::StatisticsFile;
 use super::table;
 use super::verdict::judge;
 use crate::arguments::UsageError;
 use crate::workspace::Workspace;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// The lines of the README between which its results stand.
+/// Makes a page's table.
+type MakeTable = fn(&Results) -> String;
+
+/// The pages with a table that is made from the matrix's data, and what makes it.
+const PAGES: [(&str, MakeTable); 2] =
+    [("README.md", table::readme), ("docs/choosing-a-lane.md", lane_table::lane_table)];
+
+/// The lines of a page between which its results stand.
 const BEGIN: &str = "<!-- results:begin -->";
 const END: &str = "<!-- results:end -->";
 
@@ -28,7 +36,7 @@ pub struct Arguments {
     /// The folder of the table and the plots [default: the file's name without its extension]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Renew the results in the workspace's README.md too
+    /// Renew the tables in the workspace's README.md and docs/choosing-a-lane.md too
     #[arg(long)]
     readme: bool,
 }
@@ -51,11 +59,51 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
         if loaded.results.header.kind != Kind::Throughput {
             return Err(UsageError("--readme needs a results file of bench-mt".to_owned()).into());
         }
-        let path = Workspace::locate()?.root.join("README.md");
-        renew_readme(&path, &loaded.results)?;
-        println!("{}", path.display());
+        let root = Workspace::locate()?.root;
+        for (page, table) in PAGES {
+            let path = root.join(page);
+            renew(&path, &table(&loaded.results))?;
+            println!("{}", path.display());
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Checks that the tables of the workspace's documents, and the reports under docs/results, are those that their data
+/// give.
+///
+/// # Errors
+/// Names the documents that are not, and the command that renews them.
+pub fn check_documents(root: &Path) -> Result<()> {
+    let mut stale = Vec::new();
+    let results = root.join("docs/results");
+    for entry in std::fs::read_dir(&results).with_context(|| format!("{}", results.display()))? {
+        let folder = entry?.path();
+        let data = folder.join("data.json");
+        if !data.is_file() {
+            continue;
+        }
+        let loaded = load(&data)?;
+        let name = folder.strip_prefix(root)?.display();
+        if without_line_ends(&read(&folder.join(REPORT))?) != without_line_ends(&report_text(&loaded.results).0) {
+            stale.push(format!("cargo xtask report {name}/data.json --output {name}"));
+        }
+        if folder.ends_with("matrix") {
+            for (page, table) in PAGES {
+                let text = read(&root.join(page))?;
+                if with_results(&text, &table(&loaded.results)).as_deref() != Some(text.as_str()) {
+                    stale.push(format!("cargo xtask report {name}/data.json --output {name} --readme    ({page})"));
+                }
+            }
+        }
+    }
+    ensure!(stale.is_empty(), "documents that are not what their data say; renew them by\n{}", stale.join("\n"));
+    Ok(())
+}
+
+/// What the check compares: an editor may have cut blanks at the ends of lines.
+fn without_line_ends(text: &str) -> Vec<&str> {
+    text.trim_end().lines().map(str::trim_end).collect()
 }
 
 /// The picture of a process's statistics, beside their file or in the folder that was asked for.
@@ -113,23 +161,38 @@ fn folder_of(file: &Path) -> PathBuf {
 /// Writes the report and its plots.
 fn write(results: &Results, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
-    let mut text = table::report(results);
-    text += "## Plots\n";
-    for plot in plots(results) {
-        let name = format!("{}.svg", plot.name);
-        put(&folder.join(&name), &plot.svg)?;
-        text += &format!("\n![{}]({name})\n", plot.title);
+    let (text, plots) = report_text(results);
+    for plot in plots {
+        put(&folder.join(plot_file(&plot)), &plot.svg)?;
     }
     put(&folder.join(REPORT), &text)
+}
+
+/// The report, and the plots that it links.
+fn report_text(results: &Results) -> (String, Vec<Plot>) {
+    let plots = plots(results);
+    let mut text = table::report(results);
+    text += "## Plots\n";
+    for plot in &plots {
+        text += &format!("\n![{}]({})\n", plot.title, plot_file(plot));
+    }
+    (text, plots)
+}
+
+fn plot_file(plot: &Plot) -> String {
+    format!("{}.svg", plot.name)
+}
+
+fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))
 }
 
 fn put(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("can't write {}", path.display()))
 }
 
-fn renew_readme(path: &Path, results: &Results) -> Result<()> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
-    let renewed = with_results(&text, &table::readme(results))
+fn renew(path: &Path, table: &str) -> Result<()> {
+    let renewed = with_results(&read(path)?, table)
         .ok_or_else(|| UsageError(format!("{} lacks the lines '{BEGIN}' and '{END}'", path.display())))?;
     put(path, &renewed)
 }
@@ -177,9 +240,33 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("README.md");
         std::fs::write(&path, "# hz3\n").unwrap();
-        let error = renew_readme(&path, &results()).unwrap_err();
+        let error = renew(&path, &table::readme(&results())).unwrap_err();
         assert!(error.downcast_ref::<UsageError>().is_some());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "# hz3\n");
+    }
+
+    #[test]
+    fn a_page_that_its_data_do_not_give_is_named_with_what_renews_it() {
+        let root = tempfile::tempdir().unwrap();
+        let matrix = root.path().join("docs/results/matrix");
+        let results = results();
+        write(&results, &matrix).unwrap();
+        put(&matrix.join("data.json"), &serde_json::to_string(&results).unwrap()).unwrap();
+        for (page, _) in PAGES {
+            put(&root.path().join(page), &format!("{BEGIN}\n{END}\n")).unwrap();
+        }
+        for (page, table) in PAGES {
+            let path = root.path().join(page);
+            assert!(check_documents(root.path()).unwrap_err().to_string().contains(page));
+            renew(&path, &table(&results)).unwrap();
+        }
+        check_documents(root.path()).unwrap();
+        put(&matrix.join(REPORT), "# bench-mt\n").unwrap();
+        let error = check_documents(root.path()).unwrap_err().to_string();
+        assert!(
+            error.ends_with("cargo xtask report docs/results/matrix/data.json --output docs/results/matrix"),
+            "{error}"
+        );
     }
 
     #[test]

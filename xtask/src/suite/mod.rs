@@ -1,6 +1,7 @@
 //! Suite: every check that CI makes, as named steps that go on after a failure.
 
 mod benchmark;
+mod documents;
 mod embedding;
 mod faults;
 mod memory;
@@ -65,6 +66,7 @@ fn all_steps() -> Vec<Step> {
     steps.push(Step::new("layers", |session| {
         Ok(layers::check(&session.workspace.root.join("hz3-core/src"), layers::HZ3_CORE)?)
     }));
+    steps.extend(documents::steps());
     steps.extend(rust_checks::test_steps());
     steps.extend(mutants::steps());
     for lane in Lane::ALL {
