@@ -49,6 +49,8 @@ pub mod background;
 #[cfg(not(loom))]
 pub mod bins;
 #[cfg(not(loom))]
+pub mod cold_bins;
+#[cfg(not(loom))]
 pub mod fault;
 #[cfg(not(loom))]
 pub mod global;

@@ -10,6 +10,7 @@
 
 use crate::allocator::Courier;
 use crate::bins::{self, FOREIGN, MAX_SMALL_BYTES, bin_for, bin_for_aligned};
+use crate::cold_bins;
 use crate::fault;
 use crate::heap::{Entry, Heap, count, load, swap};
 use crate::hot;
@@ -372,7 +373,7 @@ fn look_at_the_clock<L: Lane>(heap: &mut Heap<L>) {
     // SAFETY: the heap is this thread's, and no entry of it is in use.
     unsafe {
         if core::mem::replace(&mut heap.trims, trims) == trims {
-            thread::drop_cold_bins(allocator, heap, L::Os::now_ms());
+            cold_bins::drop_cold_bins(allocator, heap, L::Os::now_ms());
         } else {
             thread::empty(allocator, heap);
         }
