@@ -85,6 +85,8 @@ pub mod sampling;
 #[cfg(not(loom))]
 pub mod shard;
 #[cfg(not(loom))]
+pub mod slack;
+#[cfg(not(loom))]
 pub mod slow;
 #[cfg(not(loom))]
 pub mod span;

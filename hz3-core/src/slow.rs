@@ -22,6 +22,7 @@ use crate::os::Os;
 use crate::page_tag::PageTag;
 use crate::remote_stash::RemoteStash;
 use crate::sampling;
+use crate::slack::{keeps_place, with_slack};
 use crate::span::Kind;
 use crate::sync::{Ordering, compiler_fence};
 use crate::thread::{self, TICKS};
@@ -511,7 +512,10 @@ pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
         }
         sampling::put_back::<L>(sample);
     }
-    let new = hot::malloc::<L>(bytes);
+    let mut new = hot::malloc::<L>(with_slack(bytes, old));
+    if new.is_null() {
+        new = hot::malloc::<L>(bytes);
+    }
     if new.is_null() {
         // A block that shrinks still fits where it is.
         return if bytes <= old { block } else { null_mut() };
@@ -522,16 +526,6 @@ pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
         hot::free::<L>(block);
     }
     new
-}
-
-/// Whether a block of `old` usable bytes stays where it is when it shrinks to `bytes`: down to half, so
-/// that a size which hovers around a bin's edge does not move each time, and always when tiny.
-fn keeps_place(bytes: usize, old: usize) -> bool {
-    if old > MAX_SMALL_BYTES {
-        bytes > old - old / 8 || old - bytes < 4 * PAGE_BYTES && bytes > MAX_SMALL_BYTES
-    } else {
-        bytes >= old / 2 || old <= 64
-    }
 }
 
 /// Frees the block at `block`, which the program says it asked `bytes` at a multiple of `align` for; a hardened lane

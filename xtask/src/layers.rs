@@ -34,6 +34,7 @@ pub const HZ3_CORE: &[&[&str]] = &[
     &["background"],
     &["thread", "cold_bins"],
     &["sampling"],
+    &["slack"],
     // The hot paths end in the slow ones, and a slow path starts the hot one again.
     &["slow", "hot"],
     &["stats"],
