@@ -248,10 +248,15 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
 fn push_or_spill<L: Lane>(heap: &mut Heap<L>, bin: Bin, block: *mut u8) {
     let entry = heap.entry(bin);
     if entry.top == entry.limit {
+        let is_first = entry.base.is_null();
         tick(heap);
         heap.unsettled();
         let room = spill(heap, bin);
+        let sent = room && is_first && thread::send_neighbour_home(heap, bin, block);
         heap.settled();
+        if sent {
+            return;
+        }
         if !room {
             return L::allocator().deliver_one(block);
         }

@@ -14,7 +14,7 @@
 
 use crate::allocator::{Allocator, Courier};
 use crate::background;
-use crate::bins::BINS;
+use crate::bins::{self, BINS};
 use crate::heap::{Entries, Heap, LEFT_HEAP, behind, has_left, is_static, unload};
 use crate::lane::Lane;
 use crate::magazine::Magazine;
@@ -153,6 +153,22 @@ unsafe fn empty_bin<L: Lane>(allocator: &'static Allocator<L>, heap: *mut Heap<L
             allocator.return_empty(magazine);
         }
     }
+}
+
+/// Bytes of a cache line. Outside rule: x86-64, and AArch64 but for a few.
+const LINE_BYTES: u32 = 64;
+
+/// Sends `block` home where it shares a cache line with slots of another shard; whether it did. For the first block that
+/// a thread frees in a bin: were it kept, it would be the next to be handed out, again and again, and its line would go
+/// back and forth between this thread and its neighbours' for as long.
+pub fn send_neighbour_home<L: Lane>(heap: &mut Heap<L>, bin: Bin, block: *mut u8) -> bool {
+    let (allocator, shard) = (L::allocator(), heap.shard);
+    let owner = allocator.runs.arenas.tag_value(block.addr()).owner();
+    let is_neighbour = bins::info(bin).slot_bytes < LINE_BYTES && owner != shard;
+    if is_neighbour {
+        heap.stash.put(owner, bin, block, &mut Courier { allocator, shard, idle: false });
+    }
+    is_neighbour
 }
 
 /// Sends all slots of `magazine` home through the stash; the magazine is empty afterwards.
