@@ -552,7 +552,7 @@ impl<L: Lane> Carrier for Courier<'_, L> {
         // SAFETY: the stash hands its magazine over.
         unsafe {
             self.note_batch(bin, usize::from((*magazine).count));
-            if !self.allocator.put_full(owner, bin, magazine, true) {
+            if !(*magazine).is_worthwhile() || !self.allocator.put_full(owner, bin, magazine, true) {
                 self.allocator.deliver(owner, bin, Magazine::held(magazine), self.idle);
                 self.allocator.return_empty(magazine);
             }

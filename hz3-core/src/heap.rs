@@ -107,9 +107,6 @@ pub fn count(counter: &AtomicU64, more: u64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
 }
 
-/// A value of [`Heap::held`] that no magazine holds.
-pub const ACTIVE: u8 = u8::MAX;
-
 const UNUSED: u32 = 0;
 const IN_USE: u32 = 1;
 const LOST: u32 = 2;
@@ -121,9 +118,8 @@ pub struct Heap<L: Lane> {
     pub entries: Entries,
     /// Slots that the next refill from a span carves, by bin. Sync: owner thread.
     pub batches: [u8; BINS],
-    /// What each bin's loaded magazine held at the last look for cold bins; [`ACTIVE`] where a slow path came
-    /// since. Sync: owner thread.
-    pub held: [u8; BINS],
+    /// Bins that took a slow path since the last look for cold bins. Sync: owner thread.
+    pub active: [bool; BINS],
     /// When that look was, in milliseconds. Sync: owner thread.
     pub looked: u32,
     /// Trims of the allocator that this heap has followed. Sync: owner thread.
@@ -176,8 +172,8 @@ impl<L: Lane> Heap<L> {
     /// Notes that `bin` took a slow path.
     #[inline]
     pub fn mark_active(&mut self, bin: Bin) {
-        if let Some(held) = self.held.get_mut(usize::from(bin.0)) {
-            *held = ACTIVE;
+        if let Some(active) = self.active.get_mut(usize::from(bin.0)) {
+            *active = true;
         }
     }
 
@@ -259,7 +255,7 @@ impl<L: Lane> Heaps<L> {
             (*heap).generation.store(self.generation.load(Ordering::Relaxed), Ordering::Relaxed);
             (*heap).state.store(IN_USE, Ordering::Relaxed);
             (*heap).batches = [0; BINS];
-            (*heap).held = [ACTIVE; BINS];
+            (*heap).active = [true; BINS];
         }
         drop(unused);
         Some(heap)

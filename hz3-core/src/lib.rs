@@ -49,6 +49,8 @@ pub mod background;
 #[cfg(not(loom))]
 pub mod bins;
 #[cfg(not(loom))]
+pub mod cold_bins;
+#[cfg(not(loom))]
 pub mod fault;
 #[cfg(not(loom))]
 pub mod global;
@@ -82,6 +84,8 @@ pub mod runs;
 pub mod sampling;
 #[cfg(not(loom))]
 pub mod shard;
+#[cfg(not(loom))]
+pub mod slack;
 #[cfg(not(loom))]
 pub mod slow;
 #[cfg(not(loom))]

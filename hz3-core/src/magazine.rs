@@ -78,7 +78,16 @@ pub struct Magazine {
     pub origin: ShardId,
 }
 
+/// The part of a magazine that makes it worth a place in a depot: an eighth.
+const WORTHWHILE: u16 = 8;
+
 impl Magazine {
+    /// Whether it holds enough to be worth a place in a depot, where whoever needs a slot takes all of it; a few slots
+    /// are better in their spans.
+    pub fn is_worthwhile(&self) -> bool {
+        self.count >= self.capacity.div_ceil(WORTHWHILE)
+    }
+
     /// Address of the first slot of the magazine at `this`.
     ///
     /// # Safety

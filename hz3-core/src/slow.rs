@@ -10,6 +10,7 @@
 
 use crate::allocator::Courier;
 use crate::bins::{self, FOREIGN, MAX_SMALL_BYTES, bin_for, bin_for_aligned};
+use crate::cold_bins;
 use crate::fault;
 use crate::heap::{Entry, Heap, count, load, swap};
 use crate::hot;
@@ -21,6 +22,7 @@ use crate::os::Os;
 use crate::page_tag::PageTag;
 use crate::remote_stash::RemoteStash;
 use crate::sampling;
+use crate::slack::{keeps_place, with_slack};
 use crate::span::Kind;
 use crate::sync::{Ordering, compiler_fence};
 use crate::thread::{self, TICKS};
@@ -246,10 +248,15 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
 fn push_or_spill<L: Lane>(heap: &mut Heap<L>, bin: Bin, block: *mut u8) {
     let entry = heap.entry(bin);
     if entry.top == entry.limit {
+        let is_first = entry.base.is_null();
         tick(heap);
         heap.unsettled();
         let room = spill(heap, bin);
+        let sent = room && is_first && thread::send_neighbour_home(heap, bin, block);
         heap.settled();
+        if sent {
+            return;
+        }
         if !room {
             return L::allocator().deliver_one(block);
         }
@@ -372,7 +379,7 @@ fn look_at_the_clock<L: Lane>(heap: &mut Heap<L>) {
     // SAFETY: the heap is this thread's, and no entry of it is in use.
     unsafe {
         if core::mem::replace(&mut heap.trims, trims) == trims {
-            thread::drop_cold_bins(allocator, heap, L::Os::now_ms());
+            cold_bins::drop_cold_bins(allocator, heap, L::Os::now_ms());
         } else {
             thread::empty(allocator, heap);
         }
@@ -510,7 +517,10 @@ pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
         }
         sampling::put_back::<L>(sample);
     }
-    let new = hot::malloc::<L>(bytes);
+    let mut new = hot::malloc::<L>(with_slack(bytes, old));
+    if new.is_null() {
+        new = hot::malloc::<L>(bytes);
+    }
     if new.is_null() {
         // A block that shrinks still fits where it is.
         return if bytes <= old { block } else { null_mut() };
@@ -521,16 +531,6 @@ pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
         hot::free::<L>(block);
     }
     new
-}
-
-/// Whether a block of `old` usable bytes stays where it is when it shrinks to `bytes`: down to half, so
-/// that a size which hovers around a bin's edge does not move each time, and always when tiny.
-fn keeps_place(bytes: usize, old: usize) -> bool {
-    if old > MAX_SMALL_BYTES {
-        bytes > old - old / 8 || old - bytes < 4 * PAGE_BYTES && bytes > MAX_SMALL_BYTES
-    } else {
-        bytes >= old / 2 || old <= 64
-    }
 }
 
 /// Frees the block at `block`, which the program says it asked `bytes` at a multiple of `align` for; a hardened lane

@@ -14,22 +14,17 @@
 
 use crate::allocator::{Allocator, Courier};
 use crate::background;
-use crate::bins::BINS;
+use crate::bins::{self, BINS};
 use crate::heap::{Entries, Heap, LEFT_HEAP, behind, has_left, is_static, unload};
 use crate::lane::Lane;
-use crate::magazine::{Magazine, shape};
+use crate::magazine::Magazine;
 use crate::os::Os;
 use crate::remote_stash::RemoteStash;
-use crate::units::{Bin, elapsed_ms};
+use crate::units::Bin;
 use core::ptr::null_mut;
 
-/// The part of a magazine that makes it worth a place in a depot when its thread ends: an eighth.
-const WORTHWHILE: u16 = 8;
 /// Slow paths of one thread between two looks at the clock.
 pub const TICKS: u8 = 64;
-/// Milliseconds between two looks of a thread for bins that it does not use any more. Chosen: long against
-/// a time slice, short against the purge delay.
-const LOOK_MS: u32 = 250;
 
 /// The calling thread's heap, taken now if it has none. `None` for a thread that is ending, or where
 /// memory has run out: the caller then goes to the spans directly.
@@ -149,10 +144,9 @@ unsafe fn empty_bin<L: Lane>(allocator: &'static Allocator<L>, heap: *mut Heap<L
     // SAFETY: the caller's promise; as in `empty`.
     unsafe {
         let shard = (*heap).shard;
-        let worthwhile = shape(L::shapes(), bin).capacity.div_ceil(WORTHWHILE);
         for magazine in unload((*heap).entry(bin)).into_iter().flatten() {
             let magazine = magazine.as_ptr();
-            if L::ADOPT && (*magazine).count >= worthwhile && allocator.put_full(shard, bin, magazine, false) {
+            if L::ADOPT && (*magazine).is_worthwhile() && allocator.put_full(shard, bin, magazine, false) {
                 continue;
             }
             send_home(allocator, &mut (*heap).stash, shard, magazine);
@@ -161,40 +155,20 @@ unsafe fn empty_bin<L: Lane>(allocator: &'static Allocator<L>, heap: *mut Heap<L
     }
 }
 
-/// Hands over the magazines of bins that the heap's thread does not use any more, as [`empty`] does: those
-/// where no slow path came since the last look and the loaded magazine holds as much as it did then. Such a
-/// bin begins with a small batch when it is used again. Looks at most once per `LOOK_MS`.
-///
-/// # Safety
-/// The caller owns the heap.
-pub unsafe fn drop_cold_bins<L: Lane>(allocator: &'static Allocator<L>, heap: *mut Heap<L>, now: u32) {
-    // SAFETY: the caller's promise; each exclusive reference ends before the next one begins.
-    unsafe {
-        if elapsed_ms((*heap).looked, now) < LOOK_MS {
-            return;
-        }
-        (*heap).looked = now;
-        (*heap).unsettled();
-        for bin in (1..BINS as u8).map(Bin) {
-            let this = &mut *heap;
-            let entry = this.entry(bin);
-            if entry.base.is_null() && entry.spare.is_null() {
-                continue;
-            }
-            let held = entry.top.addr().wrapping_sub(entry.base.addr()) / size_of::<*mut u8>();
-            let Some(seen) = this.held.get_mut(usize::from(bin.0)) else { continue };
-            if usize::from(core::mem::replace(seen, held as u8)) != held {
-                continue;
-            }
-            if let Some(batch) = this.batches.get_mut(usize::from(bin.0)) {
-                *batch = 0;
-            }
-            empty_bin(allocator, heap, bin);
-        }
-        let shard = (*heap).shard;
-        (*heap).stash.flush(&mut Courier { allocator, shard, idle: false });
-        (*heap).settled();
+/// Bytes of a cache line. Outside rule: x86-64, and AArch64 but for a few.
+const LINE_BYTES: u32 = 64;
+
+/// Sends `block` home where it shares a cache line with slots of another shard; whether it did. For the first block that
+/// a thread frees in a bin: were it kept, it would be the next to be handed out, again and again, and its line would go
+/// back and forth between this thread and its neighbours' for as long.
+pub fn send_neighbour_home<L: Lane>(heap: &mut Heap<L>, bin: Bin, block: *mut u8) -> bool {
+    let (allocator, shard) = (L::allocator(), heap.shard);
+    let owner = allocator.runs.arenas.tag_value(block.addr()).owner();
+    let is_neighbour = bins::info(bin).slot_bytes < LINE_BYTES && owner != shard;
+    if is_neighbour {
+        heap.stash.put(owner, bin, block, &mut Courier { allocator, shard, idle: false });
     }
+    is_neighbour
 }
 
 /// Sends all slots of `magazine` home through the stash; the magazine is empty afterwards.

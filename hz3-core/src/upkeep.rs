@@ -131,13 +131,7 @@ impl<L: Lane> Allocator<L> {
                 for _ in 0..due {
                     let Some(magazine) = self.take_full_of(shard, bin) else { break };
                     // SAFETY: the magazine is this thread's.
-                    unsafe {
-                        for &mut slot in Magazine::held(magazine) {
-                            let owner = self.runs.arenas.tag_value(slot.addr()).owner();
-                            stash.put(owner, bin, slot, &mut courier);
-                        }
-                        self.return_empty(magazine);
-                    }
+                    unsafe { courier.unpack(bin, magazine, &mut stash) };
                 }
             }
         }
@@ -246,5 +240,22 @@ impl<L: Lane> Allocator<L> {
         // Relaxed: a count.
         self.purged_bytes.fetch_add(u64::from(purged.count_ones()) * PAGE_BYTES as u64, Ordering::Relaxed);
         (purged, calls)
+    }
+}
+
+impl<L: Lane> Courier<'_, L> {
+    /// Sends the slots of `magazine`, of `bin`, home through `stash`, and the empty magazine back.
+    ///
+    /// # Safety
+    /// The caller owns the magazine, and no longer does afterwards.
+    pub unsafe fn unpack(&mut self, bin: Bin, magazine: *mut Magazine, stash: &mut impl RemoteStash) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            for &mut slot in Magazine::held(magazine) {
+                let owner = self.allocator.runs.arenas.tag_value(slot.addr()).owner();
+                stash.put(owner, bin, slot, self);
+            }
+            self.allocator.return_empty(magazine);
+        }
     }
 }

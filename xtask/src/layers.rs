@@ -32,8 +32,9 @@ pub const HZ3_CORE: &[&[&str]] = &[
     // A lane is the choice of the others' constants and has the one allocator made of them.
     &["heap", "lane", "thread_pointer", "large", "allocator", "upkeep"],
     &["background"],
-    &["thread"],
+    &["thread", "cold_bins"],
     &["sampling"],
+    &["slack"],
     // The hot paths end in the slow ones, and a slow path starts the hot one again.
     &["slow", "hot"],
     &["stats"],

@@ -1,0 +1,59 @@
+//! Cold bins: a thread gives the slots of bins that it hardly uses back to their spans.
+//!
+//! ```text
+//! look      look      look          every 250 ms, on a slow path
+//!   | r   s   |  ·  ·   |           r, s: slow paths of the bin, · hits only
+//!             kept      sent home, into their spans
+//! ```
+//!
+//! What a magazine holds was freed in any order and lies on as many pages as it has slots. In a bin that lives on hits
+//! alone, a few dozen slots circulate for ever, and each keeps a page from going back to the system. Once at home they
+//! are handed out by address, so that the bin's next slots lie side by side.
+
+use crate::allocator::{Allocator, Courier};
+use crate::bins::BINS;
+use crate::heap::{Heap, unload};
+use crate::lane::Lane;
+use crate::remote_stash::{RemoteStash, Sparse};
+use crate::units::{Bin, elapsed_ms};
+
+/// Milliseconds between two looks. Chosen: long against a time slice, short against the purge delay.
+const LOOK_MS: u32 = 250;
+
+/// Sends home what the magazines of those bins hold that took no slow path since the last look. Such a bin begins
+/// with a small batch when it is used again. Looks at most once per `LOOK_MS`.
+///
+/// # Safety
+/// The caller owns the heap.
+pub unsafe fn drop_cold_bins<L: Lane>(allocator: &'static Allocator<L>, heap: *mut Heap<L>, now: u32) {
+    // SAFETY: the caller's promise; each exclusive reference ends before the next one begins, and each magazine is
+    // disposed of once.
+    unsafe {
+        if elapsed_ms((*heap).looked, now) < LOOK_MS {
+            return;
+        }
+        (*heap).looked = now;
+        (*heap).unsettled();
+        let shard = (*heap).shard;
+        // Nobody needed them since the last look: they make no span young.
+        let mut courier = Courier { allocator, shard, idle: true };
+        let mut stash = Sparse::<256>::new();
+        for bin in (1..BINS as u8).map(Bin) {
+            let this = &mut *heap;
+            let Some(active) = this.active.get_mut(usize::from(bin.0)) else { continue };
+            if core::mem::replace(active, false) {
+                continue;
+            }
+            let magazines = unload(this.entry(bin));
+            if let Some(batch) = this.batches.get_mut(usize::from(bin.0)) {
+                *batch = 0;
+            }
+            for magazine in magazines.into_iter().flatten() {
+                courier.unpack(bin, magazine.as_ptr(), &mut stash);
+            }
+        }
+        stash.flush(&mut courier);
+        (*heap).stash.flush(&mut Courier { allocator, shard, idle: false });
+        (*heap).settled();
+    }
+}
