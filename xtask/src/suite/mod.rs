@@ -13,6 +13,7 @@ mod rust_checks;
 mod session;
 mod statistics;
 mod step;
+mod thread_batches;
 
 use crate::arguments::UsageError;
 use crate::lane::Lane;
@@ -88,6 +89,7 @@ fn all_steps() -> Vec<Step> {
     steps.extend(embedding::steps());
     steps.extend(benchmark::steps());
     steps.extend(memory::steps());
+    steps.extend(thread_batches::steps());
     steps.extend(statistics::steps());
     steps.extend(profile::steps());
     steps.extend(faults::steps());
