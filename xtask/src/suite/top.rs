@@ -166,7 +166,7 @@ fn page(session: &mut Session, lane: Lane) -> Result<(), Stop> {
     };
     // Work enough for a tick in the child; both then wait.
     let work = "for i in {1..30000}; do a[i]=$i$i; done";
-    let script = format!("({work}; echo $BASHPID > child; read line) & {work}; read line; kill %1; wait; exit 0");
+    let script = format!("({work}; echo $BASHPID > child; read line <&3) & {work}; read line; wait; exit 0");
     let mut running = shell(session, lane, &folder, "%p.page", &format!("exec 3<&0; {script}"))?;
     let id = running.0.id();
     let view = json(session, id)?;
@@ -193,15 +193,14 @@ fn page(session: &mut Session, lane: Lane) -> Result<(), Stop> {
     if folder.join(format!("{id}.page")).exists() {
         return Err(Stop::failed("the page is there after an exit"));
     }
-    // A left-over page is taken over, and a name without the process id is the parent's alone.
+    // A left-over page is taken over.
     let mut first = shell(session, lane, &folder, "one.page", &format!("{work}; read line"))?;
     json(session, first.0.id())?;
     first.signal(Signal::SIGKILL).context("the first")?;
     if !folder.join("one.page").exists() {
         return Err(Stop::failed("a killed process left no page"));
     }
-    let mut second =
-        shell(session, lane, &folder, "one.page", &format!("({work}; echo $BASHPID > child2; read line) & wait"))?;
+    let mut second = shell(session, lane, &folder, "one.page", &format!("{work}; read line"))?;
     let view = json(session, second.0.id())?;
     adds_up(&view, lane).with_context(|| view.to_string())?;
     // A third that wants the same page finds it taken: one line, and it does its work.
