@@ -20,6 +20,7 @@ use crate::options::Options;
 use crate::os::Os;
 use crate::page_tag::PageTag;
 use crate::profile::Profile;
+use crate::publisher::Publisher;
 use crate::remote_stash::Carrier;
 use crate::runs::Runs;
 use crate::shard::Shard;
@@ -62,6 +63,8 @@ pub struct Allocator<L: Lane> {
     pub heat: Heat,
     /// Which stacks the program's memory comes from, if that was asked for.
     pub profile: Profile<L::Os>,
+    /// Who is told that time passes.
+    pub publisher: Publisher,
 }
 
 impl<L: Lane> Allocator<L> {
@@ -84,6 +87,7 @@ impl<L: Lane> Allocator<L> {
             hooks: Hooks::new(),
             heat: Heat::new(),
             profile: Profile::new(),
+            publisher: Publisher::nobody(),
         }
     }
 
@@ -250,6 +254,23 @@ impl<L: Lane> Allocator<L> {
         if self.options().counts_heat() {
             let owners = slots.iter().map(|slot| self.runs.arenas.tag_value(slot.addr()).owner());
             self.heat.note_freed(shard, bin, adopted, owners);
+        }
+    }
+
+    /// As [`Allocator::note_freed`], a full magazine with `slots`.
+    #[inline]
+    pub fn note_spill(&self, shard: ShardId, bin: Bin, slots: &[*mut u8]) {
+        if self.options().counts_heat() {
+            self.heat.note_spill(bin);
+            self.note_freed(shard, bin, L::ADOPT, slots);
+        }
+    }
+
+    /// Notes a magazine of `slots` slots of `bin` that a thread got, as [`Heat::note_refill`], if that is asked for.
+    #[inline]
+    pub fn note_refill(&self, bin: Bin, slots: usize) {
+        if self.options().counts_heat() {
+            self.heat.note_refill(bin, slots);
         }
     }
 

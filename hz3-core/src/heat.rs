@@ -1,5 +1,5 @@
 //! Heat: which slots are freed by threads of other shards than own their spans, counted where whole magazines and
-//! batches move, and only when the statistics at exit are asked for.
+//! batches move, and only when statistics at exit or the statistics page are asked for.
 //!
 //! ```text
 //! freed = own + foreign            slots in magazines that threads handed on
@@ -18,6 +18,9 @@ pub const SHARDS: usize = 32;
 
 /// One bin's counts.
 pub struct BinHeat {
+    refills: AtomicU64,
+    refilled: AtomicU64,
+    spills: AtomicU64,
     freed: AtomicU64,
     foreign: AtomicU64,
     adopted: AtomicU64,
@@ -28,6 +31,9 @@ pub struct BinHeat {
 impl BinHeat {
     const fn new() -> Self {
         Self {
+            refills: AtomicU64::new(0),
+            refilled: AtomicU64::new(0),
+            spills: AtomicU64::new(0),
             freed: AtomicU64::new(0),
             foreign: AtomicU64::new(0),
             adopted: AtomicU64::new(0),
@@ -37,9 +43,15 @@ impl BinHeat {
     }
 }
 
-/// A reading of [`BinHeat`]. Numbers of slots, but for `batches`.
+/// A reading of [`BinHeat`]. Numbers of slots, but for `refills`, `spills` and `batches`.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct BinCounts {
+    /// Magazines that threads got: from depots, from spans.
+    pub refills: u64,
+    /// What those held.
+    pub refilled: u64,
+    /// Magazines that threads handed on because they were full.
+    pub spills: u64,
     /// In magazines that threads handed on.
     pub freed: u64,
     /// Of them, owned by other shards than the freeing thread's.
@@ -93,6 +105,17 @@ impl Heat {
         add(&counts.adopted, if adopted { foreign } else { 0 });
     }
 
+    /// Notes a magazine of `slots` slots of `bin` that a thread got.
+    pub fn note_refill(&self, bin: Bin, slots: usize) {
+        add(&self.bin(bin).refills, 1);
+        add(&self.bin(bin).refilled, slots as u64);
+    }
+
+    /// Notes a full magazine of `bin` that a thread hands on; its slots are noted by [`Heat::note_freed`].
+    pub fn note_spill(&self, bin: Bin) {
+        add(&self.bin(bin).spills, 1);
+    }
+
     /// Notes a batch of `slots` slots of `bin` on its way home.
     pub fn note_batch(&self, bin: Bin, slots: usize) {
         add(&self.bin(bin).batches, 1);
@@ -101,9 +124,12 @@ impl Heat {
 
     /// The counts of `bin`.
     pub fn counts(&self, bin: Bin) -> BinCounts {
-        let BinHeat { freed, foreign, adopted, batches, batched } = self.bin(bin);
+        let BinHeat { refills, refilled, spills, freed, foreign, adopted, batches, batched } = self.bin(bin);
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         BinCounts {
+            refills: read(refills),
+            refilled: read(refilled),
+            spills: read(spills),
             freed: read(freed),
             foreign: read(foreign),
             adopted: read(adopted),
@@ -135,7 +161,11 @@ mod tests {
         heat.note_freed(ShardId(1), Bin(7), true, owners.into_iter());
         heat.note_freed(ShardId(5), Bin(7), false, owners.into_iter());
         heat.note_batch(Bin(7), 4);
-        let expected = BinCounts { freed: 10, foreign: 7, adopted: 3, batches: 1, batched: 4 };
+        heat.note_refill(Bin(7), 62);
+        heat.note_refill(Bin(7), 4);
+        heat.note_spill(Bin(7));
+        let magazines = BinCounts { refills: 2, refilled: 66, spills: 1, ..BinCounts::default() };
+        let expected = BinCounts { freed: 10, foreign: 7, adopted: 3, batches: 1, batched: 4, ..magazines };
         assert_eq!((heat.counts(Bin(7)), heat.counts(Bin(8))), (expected, BinCounts::default()));
         assert_eq!((heat.flow(1, 1), heat.flow(5, 1), heat.flow(5, 31), heat.flow(0, 0)), (2, 2, 1, 0));
         let all: u64 = (0..SHARDS)

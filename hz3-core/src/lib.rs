@@ -36,6 +36,7 @@ pub mod depot;
 pub mod extent;
 pub mod hooks;
 pub mod os;
+pub mod sequence;
 pub mod sync;
 pub mod table;
 pub mod units;
@@ -71,9 +72,13 @@ pub mod mark;
 #[cfg(not(loom))]
 pub mod options;
 #[cfg(not(loom))]
+pub mod page;
+#[cfg(not(loom))]
 pub mod page_tag;
 #[cfg(not(loom))]
 pub mod profile;
+#[cfg(not(loom))]
+pub mod publisher;
 #[cfg(not(loom))]
 pub mod remote_stash;
 #[cfg(not(loom))]

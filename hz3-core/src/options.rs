@@ -20,6 +20,8 @@ const ARENA_BYTES: core::ops::RangeInclusive<usize> = 4 << 20..=16 << 40;
 /// Longest path that an option may hold, in bytes.
 pub const PATH_BYTES: usize = 1000;
 const PATH_EXPECTED: &[u8] = b"a path of up to 1000 bytes, in which % comes before p alone, for the process id";
+/// Where the statistics page is if only the page is asked for: in memory, and the same for every user.
+pub const PAGE_PLACE: &[u8] = b"/dev/shm/hz3-%p.page";
 /// Mean distances of samples that may be asked for.
 const PROFILE_INTERVAL_BYTES: core::ops::RangeInclusive<usize> = 1..=1 << 40;
 /// The mean distance where none is asked for. Chosen: what tcmalloc and jemalloc take, at which a sample costs
@@ -96,7 +98,8 @@ pub struct Options {
     hide_errors: AtomicU32,
     stats_file: Path,
     stats_json: Path,
-    /// Whether one of the three asks for something. Written last of all.
+    stats_page: Path,
+    /// Whether one of the four asks for something. Written last of all.
     counts_heat: AtomicU32,
     profile: Path,
     profile_interval_bytes: AtomicUsize,
@@ -109,7 +112,7 @@ struct Known {
     take: fn(&Options, &[u8]) -> Option<()>,
 }
 
-const KNOWN: [Known; 11] = [
+const KNOWN: [Known; 12] = [
     Known {
         name: b"PURGE_DELAY_MS",
         expected: b"milliseconds from 0 (at once) to 3600000, or -1 (never)",
@@ -175,6 +178,11 @@ const KNOWN: [Known; 11] = [
     },
     Known { name: b"STATS_FILE", expected: PATH_EXPECTED, take: |options, value| options.stats_file.set(value) },
     Known { name: b"STATS_JSON", expected: PATH_EXPECTED, take: |options, value| options.stats_json.set(value) },
+    Known {
+        name: b"STATS_PAGE",
+        expected: b"1, or a path of up to 1000 bytes, in which % comes before p alone, for the process id",
+        take: |options, value| options.stats_page.set(if value == b"1" { PAGE_PLACE } else { value }),
+    },
     Known { name: b"PROFILE", expected: PATH_EXPECTED, take: |options, value| options.profile.set(value) },
     Known {
         name: b"PROFILE_INTERVAL",
@@ -232,6 +240,7 @@ impl Options {
             hide_errors: AtomicU32::new(0),
             stats_file: Path::none(),
             stats_json: Path::none(),
+            stats_page: Path::none(),
             counts_heat: AtomicU32::new(0),
             profile: Path::none(),
             profile_interval_bytes: AtomicUsize::new(DEFAULT_PROFILE_INTERVAL_BYTES),
@@ -274,8 +283,8 @@ impl Options {
                 }
             }
         });
-        let shown = self.shows_stats() || !self.stats_file.is_none() || !self.stats_json.is_none();
-        self.counts_heat.store(u32::from(shown), Ordering::Relaxed);
+        let counted = self.reports_at_exit() || !self.stats_page.is_none();
+        self.counts_heat.store(u32::from(counted), Ordering::Relaxed);
         // Release: pairs with the Acquire in `read`.
         self.is_read.store(1, Ordering::Release);
     }
@@ -322,7 +331,12 @@ impl Options {
         unsafe { O::prefer_huge(start, bytes, huge) }
     }
 
-    /// Whether what the statistics at exit alone show is counted.
+    /// Whether any statistics are written at exit.
+    pub fn reports_at_exit(&self) -> bool {
+        self.shows_stats() || !self.stats_file.is_none() || !self.stats_json.is_none()
+    }
+
+    /// Whether what the statistics at exit and the statistics page alone show is counted.
     #[inline]
     pub fn counts_heat(&self) -> bool {
         self.counts_heat.load(Ordering::Relaxed) != 0
@@ -366,6 +380,11 @@ impl Options {
     /// Where the statistics go as JSON at exit.
     pub fn stats_json(&self) -> &Path {
         &self.stats_json
+    }
+
+    /// Where the statistics page is.
+    pub fn stats_page(&self) -> &Path {
+        &self.stats_page
     }
 }
 
@@ -454,5 +473,9 @@ mod tests {
         }
         assert!(options.stats_json().bytes().eq(*b"short"));
         assert!(options.stats_file().is_none());
+        assert_eq!(options.set(b"STATS_PAGE", b"1"), Ok(()));
+        assert!(options.stats_page().bytes().eq(PAGE_PLACE.iter().copied()) && options.stats_page().names_process());
+        assert_eq!(options.set(b"STATS_PAGE", b"/tmp/1"), Ok(()));
+        assert!(options.stats_page().bytes().eq(*b"/tmp/1"));
     }
 }

@@ -452,3 +452,6 @@ impl<O: Os> Default for Profile<O> {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests;

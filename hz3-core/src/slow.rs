@@ -164,6 +164,7 @@ fn refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
                 allocator.return_empty(spent);
             }
             count(if stolen { &heap.counters.steals } else { &heap.counters.refills }, 1);
+            allocator.note_refill(bin, usize::from((*full).count));
             return true;
         }
         if entry.base.is_null() {
@@ -191,6 +192,7 @@ fn refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
         let entry = heap.entry(bin);
         entry.top = entry.base.add(taken);
         count(&heap.counters.carves, 1);
+        allocator.note_refill(bin, taken);
         taken > 0
     }
 }
@@ -302,7 +304,7 @@ fn spill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
         if !L::ADOPT && keep_own(heap, bin, oldest) {
             return true;
         }
-        allocator.note_freed(shard, bin, L::ADOPT, Magazine::held(oldest));
+        allocator.note_spill(shard, bin, Magazine::held(oldest));
         if allocator.put_full(shard, bin, oldest, false) {
             count(&heap.counters.spills, 1);
             let magazine = allocator.empty_magazine(shard, bin);

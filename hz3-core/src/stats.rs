@@ -23,6 +23,9 @@ use crate::span::Kind;
 use crate::sync::Ordering;
 use crate::units::{Bin, PAGE_BYTES};
 
+mod uses;
+pub use uses::{USES, Use};
+
 /// Counts of one allocator. Bytes unless said otherwise.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Stats {
@@ -191,22 +194,32 @@ fn each_cached<L: Lane>(mut look: impl FnMut(Cache, Bin, *const *mut u8, usize))
 /// Counts lane `L`'s allocator. Takes each shard's lock, the run lock and that of the direct blocks, one at a
 /// time.
 pub fn collect<L: Lane>() -> Stats {
+    collect_with_bins::<L>(&mut [BinStats::default(); BINS])
+}
+
+/// As [`collect`], and fills `bins`, by bin number, with the same counts apart: they add up to its own.
+pub fn collect_with_bins<L: Lane>(bins: &mut [BinStats; BINS]) -> Stats {
     let allocator = L::allocator();
     let mut stats = Stats::default();
     (stats.reserved_bytes, stats.committed_bytes) = allocator.runs.arenas.reserved_and_committed();
     (stats.dirty_bytes, stats.clean_bytes, stats.purging_bytes) = allocator.runs.free_bytes();
+    *bins = [BinStats::default(); BINS];
+    for (bin, counts) in small_bins().zip(bins.iter_mut().skip(1)) {
+        counts.slot_bytes = slot_bytes(bin);
+        for shard in allocator.shards() {
+            let (out, spans) = shard.owned().lock().counts(bin);
+            counts.out += out as usize;
+            counts.slots += spans as usize * usize::from(bins::info(bin).span_slots);
+            counts.span_bytes += span_bytes(bin, spans);
+        }
+        let in_slots = counts.slots * counts.slot_bytes;
+        stats.small_out_bytes += counts.out * counts.slot_bytes;
+        stats.small_span_bytes += counts.span_bytes;
+        stats.span_free_bytes += in_slots.saturating_sub(counts.out * counts.slot_bytes);
+        stats.span_waste_bytes += counts.span_bytes - in_slots;
+    }
     for shard in allocator.shards() {
         stats.span_purged_bytes += shard.owned().lock().purged_pages() * PAGE_BYTES;
-        for bin in small_bins() {
-            let info = bins::info(bin);
-            let (out, spans) = shard.owned().lock().counts(bin);
-            let (out, bytes) = (out as usize * slot_bytes(bin), span_bytes(bin, spans));
-            let in_slots = spans as usize * usize::from(info.span_slots) * slot_bytes(bin);
-            stats.small_out_bytes += out;
-            stats.small_span_bytes += bytes;
-            stats.span_free_bytes += in_slots.saturating_sub(out);
-            stats.span_waste_bytes += bytes - in_slots;
-        }
     }
     each_cached::<L>(|cache, bin, _, count| {
         *match cache {
@@ -214,6 +227,9 @@ pub fn collect<L: Lane>() -> Stats {
             Cache::Stash => &mut stats.stash_bytes,
             Cache::Depot => &mut stats.depot_bytes,
         } += count * slot_bytes(bin);
+        if let Some(counts) = bins.get_mut(usize::from(bin.0)) {
+            *(if cache == Cache::Depot { &mut counts.in_depots } else { &mut counts.in_threads }) += count;
+        }
     });
     stats.small_live_bytes = stats.small_out_bytes.saturating_sub(stats.cached_bytes());
     let free_runs = stats.dirty_bytes + stats.clean_bytes + stats.purging_bytes;
@@ -236,13 +252,15 @@ pub fn collect<L: Lane>() -> Stats {
     stats
 }
 
-/// Counts of one bin. Numbers of slots but for the first two; live slots are `out` less the cached ones.
+/// Counts of one bin. Numbers of slots but for the two in bytes; live slots are `out` less the cached ones.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct BinStats {
     /// Bytes of a slot.
     pub slot_bytes: usize,
     /// Bytes of the bin's spans.
     pub span_bytes: usize,
+    /// Slots that fit into them.
+    pub slots: usize,
     /// Live, in a magazine, a stash or a depot.
     pub out: usize,
     /// In the magazines and stashes of threads.
@@ -274,25 +292,6 @@ pub struct ShardStats {
     pub depot_bytes: usize,
     /// Slots that came home in magazines.
     pub inbox_bytes: usize,
-}
-
-/// The counts of every bin of lane `L`, by bin number; [`collect`]'s, apart.
-pub fn collect_bins<L: Lane>() -> [BinStats; BINS] {
-    let mut all = [BinStats::default(); BINS];
-    for (bin, stats) in small_bins().zip(all.iter_mut().skip(1)) {
-        stats.slot_bytes = slot_bytes(bin);
-        for shard in L::allocator().shards() {
-            let (out, spans) = shard.owned().lock().counts(bin);
-            stats.out += out as usize;
-            stats.span_bytes += span_bytes(bin, spans);
-        }
-    }
-    each_cached::<L>(|cache, bin, _, count| {
-        if let Some(stats) = all.get_mut(usize::from(bin.0)) {
-            *(if cache == Cache::Depot { &mut stats.in_depots } else { &mut stats.in_threads }) += count;
-        }
-    });
-    all
 }
 
 /// The counts of shard number `index` of lane `L`; `None` where there is none.

@@ -5,12 +5,14 @@
 
 #[cfg(not(loom))]
 pub use core::sync::atomic::{
-    AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence,
+    AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence, fence,
 };
 #[cfg(loom)]
 mod explored;
 #[cfg(loom)]
 pub use explored::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+#[cfg(loom)]
+pub use loom::sync::atomic::fence;
 
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};

@@ -19,6 +19,7 @@ use crate::heap::{Entries, Heap, LEFT_HEAP, behind, has_left, is_static, unload}
 use crate::lane::Lane;
 use crate::magazine::Magazine;
 use crate::os::Os;
+use crate::publisher::Event;
 use crate::remote_stash::RemoteStash;
 use crate::units::Bin;
 use core::ptr::null_mut;
@@ -212,5 +213,6 @@ unsafe extern "C" fn after_fork_in_child<L: Lane>() {
         allocator.heaps.orphan_all_but(own);
         allocator.reset_after_fork();
     }
+    allocator.publisher.tell(Event::Forked);
     background::start_if_wanted::<L>();
 }

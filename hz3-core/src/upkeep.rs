@@ -16,6 +16,7 @@ use crate::lane::Lane;
 use crate::magazine::Magazine;
 use crate::options::NEVER;
 use crate::os::Os;
+use crate::publisher::Event;
 use crate::remote_stash::{RemoteStash, Sparse};
 use crate::shard::{BinDepot, Look};
 use crate::sync::{AtomicU32, Ordering};
@@ -72,6 +73,7 @@ impl<L: Lane> Allocator<L> {
     #[cold]
     pub fn tick(&'static self) {
         let now = L::Os::now_ms();
+        self.publisher.tell(Event::Tick(now));
         let upkeep = &self.upkeep;
         // Relaxed, all: one thread wins the exchange, and what upkeep does is under locks of its own; a second
         // thread that comes in while the first is at work finds other work, or the same figures.

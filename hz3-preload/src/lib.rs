@@ -8,6 +8,7 @@
 pub mod c;
 pub mod cxx;
 pub mod output;
+pub mod page;
 pub mod profile;
 pub mod report;
 pub mod statistics;
@@ -31,6 +32,7 @@ macro_rules! export_lane {
             extern "C" fn constructor() {
                 $crate::report::banner::<$lane>();
                 $crate::profile::begin_if_wanted::<$lane>();
+                $crate::page::begin_if_wanted::<$lane>();
                 $crate::hz3_core::background::start_if_wanted::<$lane>();
             }
             constructor
@@ -44,6 +46,7 @@ macro_rules! export_lane {
             extern "C" fn destructor() {
                 $crate::statistics::at_exit::<$lane>();
                 $crate::profile::write_at_exit::<$lane>();
+                $crate::page::end_at_exit::<$lane>();
             }
             destructor
         };

@@ -14,12 +14,38 @@ pub fn cannot_write(options: &Options, option: &str) {
 }
 
 /// A file's name for the system.
-struct Name {
+pub struct Name {
     bytes: [u8; libc::PATH_MAX as usize],
     used: usize,
 }
 
 impl Name {
+    /// The name that an option gives, `%p` in it standing for the process id.
+    ///
+    /// # Errors
+    /// It becomes too long: `ENAMETOOLONG`.
+    pub fn of(path: &Path) -> Result<Name, c_int> {
+        let mut name = Name { bytes: [0; libc::PATH_MAX as usize], used: 0 };
+        let mut bytes = path.bytes().peekable();
+        while let Some(byte) = bytes.next() {
+            if byte == b'%' && bytes.next_if_eq(&b'p').is_some() {
+                // SAFETY: takes and changes nothing.
+                write!(name, "{}", unsafe { libc::getpid() }).map_err(|_| libc::ENAMETOOLONG)?;
+            } else {
+                name.push(byte).ok_or(libc::ENAMETOOLONG)?;
+            }
+        }
+        Ok(name)
+    }
+
+    /// The name as a C string.
+    ///
+    /// # Errors
+    /// It fills the whole buffer: `ENAMETOOLONG`.
+    pub fn as_c_str(&self) -> Result<&CStr, c_int> {
+        CStr::from_bytes_until_nul(&self.bytes).map_err(|_| libc::ENAMETOOLONG)
+    }
+
     fn push(&mut self, byte: u8) -> Option<()> {
         *self.bytes.get_mut(self.used)? = byte;
         self.used += 1;
@@ -50,17 +76,7 @@ impl File {
     /// # Errors
     /// The path becomes too long, or the system refuses.
     pub fn create(path: &Path) -> Result<File, c_int> {
-        let mut name = Name { bytes: [0; libc::PATH_MAX as usize], used: 0 };
-        let mut bytes = path.bytes().peekable();
-        while let Some(byte) = bytes.next() {
-            if byte == b'%' && bytes.next_if_eq(&b'p').is_some() {
-                // SAFETY: takes and changes nothing.
-                write!(name, "{}", unsafe { libc::getpid() }).map_err(|_| libc::ENAMETOOLONG)?;
-            } else {
-                name.push(byte).ok_or(libc::ENAMETOOLONG)?;
-            }
-        }
-        Self::create_at(CStr::from_bytes_until_nul(&name.bytes).map_err(|_| libc::ENAMETOOLONG)?)
+        Self::create_at(Name::of(path)?.as_c_str()?)
     }
 
     /// As [`File::create`], at `path` as it is.
@@ -158,7 +174,8 @@ impl Drop for File {
     }
 }
 
-fn last_error() -> c_int {
+/// The calling thread's `errno`.
+pub fn last_error() -> c_int {
     // SAFETY: errno is the calling thread's own.
     unsafe { *libc::__errno_location() }
 }

@@ -173,9 +173,12 @@ pub fn banner<L: Lane>() {
     let _ = writeln!(text, "hz3: HZ3_BACKGROUND_THREAD={}", u8::from(options.background_thread()));
     let _ = writeln!(text, "hz3: HZ3_SHOW_ERRORS={}", u8::from(options.shows_errors()));
     let _ = writeln!(text, "hz3: HZ3_SHOW_STATS={}", u8::from(options.shows_stats()));
-    for (name, path) in
-        [("STATS_FILE", options.stats_file()), ("STATS_JSON", options.stats_json()), ("PROFILE", options.profile())]
-    {
+    for (name, path) in [
+        ("STATS_FILE", options.stats_file()),
+        ("STATS_JSON", options.stats_json()),
+        ("STATS_PAGE", options.stats_page()),
+        ("PROFILE", options.profile()),
+    ] {
         let _ = write!(text, "hz3: HZ3_{name}=");
         // Byte for byte up to a line's length: a longer path is cut here, and used whole.
         for byte in path.bytes().take(256) {

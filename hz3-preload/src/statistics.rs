@@ -20,7 +20,7 @@ use hz3_core::bins::BINS;
 use hz3_core::heat::SHARDS;
 use hz3_core::lane::Lane;
 use hz3_core::options::Path;
-use hz3_core::stats::{BinStats, ShardStats, Stats, collect, collect_bins, collect_shard};
+use hz3_core::stats::{BinStats, ShardStats, Stats, Use, collect_shard, collect_with_bins};
 use hz3_core::units::{Bin, PAGE_BYTES};
 
 /// How the counts are written.
@@ -36,40 +36,13 @@ struct Counts {
 
 impl Counts {
     fn take<L: Lane>() -> Self {
+        let mut bins = [BinStats::default(); BINS];
         Counts {
-            stats: collect::<L>(),
-            bins: collect_bins::<L>(),
+            stats: collect_with_bins::<L>(&mut bins),
+            bins,
             process_resident: process_resident(),
             arenas_resident: arenas_resident::<L>(),
         }
-    }
-
-    /// What hz3's address space is used for: the use, its bytes, and what changes them. They add up to
-    /// [`Stats::mapped_bytes`].
-    fn uses(&self) -> [(&'static str, usize, &'static str); 12] {
-        let stats = &self.stats;
-        [
-            ("live_small", stats.small_live_bytes, "the program's own blocks up to 32 KiB"),
-            ("live_large", stats.large_bytes, "the program's own blocks above"),
-            ("live_direct", stats.direct_bytes, "the program's own blocks from 32 MiB up"),
-            (
-                "magazines",
-                stats.magazine_bytes,
-                "threads' caches: idle bins empty themselves; malloc_trim(0); fewer threads",
-            ),
-            ("stashes", stats.stash_bytes, "slots on their way home: as above"),
-            ("depots", stats.depot_bytes, "shared caches: HZ3_PURGE_DELAY_MS"),
-            ("free_in_spans", stats.span_free_bytes, "kept by neighbours that live on"),
-            ("rests_of_spans", stats.span_waste_bytes, "none: lost to whole slots"),
-            (
-                "dirty_runs",
-                stats.dirty_bytes,
-                "free pages: HZ3_PURGE_DELAY_MS, HZ3_BACKGROUND_THREAD=1, malloc_trim(0)",
-            ),
-            ("purging_runs", stats.purging_bytes, "free pages on their way to the system"),
-            ("clean_runs", stats.clean_bytes, "free pages without memory: address space only"),
-            ("metadata", stats.metadata_bytes, "hz3's own, resident where used"),
-        ]
     }
 }
 
@@ -77,7 +50,7 @@ impl Counts {
 pub fn at_exit<L: Lane>() {
     let options = L::allocator().options();
     options.read::<L::Os>();
-    if !options.counts_heat() {
+    if !options.reports_at_exit() {
         return;
     }
     let counts = Counts::take::<L>();
@@ -126,7 +99,7 @@ fn shards<L: Lane>() -> impl Iterator<Item = (usize, ShardStats)> {
 fn write_table<L: Lane>(file: &mut File, counts: &Counts) {
     write_counts::<L>(file, &counts.stats);
     let _ = writeln!(file, "\nwhere the memory is           MiB    what changes it");
-    for (name, bytes, knob) in counts.uses() {
+    for Use { name, bytes, knob, .. } in counts.stats.uses() {
         let _ = writeln!(file, "{name:<22}{:>11.1}    {knob}", mib(bytes));
     }
     let _ = writeln!(file, "{:<22}{:>11.1}    the sum", "mapped", mib(counts.stats.mapped_bytes()));
@@ -221,7 +194,7 @@ fn write_json<L: Lane>(file: &mut File, counts: &Counts) {
         let _ = write!(file, "\"{name}\":{value}");
     });
     let _ = write!(file, "}},\"uses\":{{");
-    write_list(file, counts.uses().into_iter(), |file, (name, bytes, _)| {
+    write_list(file, counts.stats.uses().into_iter(), |file, Use { name, bytes, .. }| {
         let _ = write!(file, "\"{name}\":{bytes}");
     });
     let (process_bytes, arenas_bytes) = (counts.process_resident, counts.arenas_resident);

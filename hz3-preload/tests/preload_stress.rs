@@ -1,5 +1,5 @@
 //! Random mixtures of all entry points in several threads that pass their blocks around, verified
-//! byte by byte, and trims while threads are at work, under each lane's library. A failure shows the seed: set `HZ3_TEST_SEED` to it.
+//! byte by byte, and trims while threads are at work, under each lane's library. A failure shows the seed: set `PRELOAD_TEST_SEED` to it.
 
 mod harness;
 

@@ -1,6 +1,6 @@
 //! Arguments: what the user asked for, and the one line that says why it can't be done.
 
-use crate::{doctor, evaluation, golden, install, preload, run, soak, suite};
+use crate::{doctor, evaluation, golden, install, preload, run, soak, suite, top};
 use clap::Parser;
 use clap::error::ErrorKind;
 use std::ffi::OsString;
@@ -25,6 +25,8 @@ pub enum Command {
     BuildPreload(preload::Arguments),
     /// Run a program on hz3
     Run(run::Arguments),
+    /// Show live what a process's memory is used for
+    Top(top::Arguments),
     /// Say what would stop or bend LD_PRELOAD for a program
     Doctor(doctor::Arguments),
     /// Install both libraries, a wrapper script and the documents

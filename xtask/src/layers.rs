@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// The layers of hz3-core, lowest first. A module may use those of lower layers and of its own.
 pub const HZ3_CORE: &[&[&str]] = &[
     &["sync"],
-    &["hooks"],
+    &["hooks", "sequence", "publisher"],
     &["units"],
     &["extent"],
     &["bins"],
@@ -38,6 +38,7 @@ pub const HZ3_CORE: &[&[&str]] = &[
     // The hot paths end in the slow ones, and a slow path starts the hot one again.
     &["slow", "hot"],
     &["stats"],
+    &["page"],
     &["global"],
 ];
 

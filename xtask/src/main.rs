@@ -19,6 +19,7 @@ mod process;
 mod run;
 mod soak;
 mod suite;
+mod top;
 mod workspace;
 
 use arguments::Command;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     let outcome = match command {
         Command::BuildPreload(arguments) => preload::command(&arguments),
         Command::Run(arguments) => run::command(&arguments),
+        Command::Top(arguments) => top::command(&arguments),
         Command::Doctor(arguments) => doctor::command(&arguments),
         Command::Install(arguments) => install::install(&arguments),
         Command::Dist(arguments) => install::dist(&arguments),

@@ -9,7 +9,7 @@
  *
  * Before the first case the program makes sure that the malloc it is about to test is hz3's: the
  * symbol `hz3_version` must be there, and in the same library as `malloc`. The environment
- * variable HZ3_TEST_ANY_MALLOC=1 switches that off, so that the tests themselves can be tried
+ * variable PRELOAD_TEST_ANY_MALLOC=1 switches that off, so that the tests themselves can be tried
  * against glibc or any other allocator; a case that needs a function which that allocator does
  * not have is then skipped instead of failed.
  *
@@ -95,7 +95,7 @@ check_skip_at(const char *file, int line, const char *format, ...) {
 /* ---- the allocator under test ------------------------------------------------------------ */
 
 static CHECK_UNUSED int check_any_malloc(void) {
-    const char *value = getenv("HZ3_TEST_ANY_MALLOC");
+    const char *value = getenv("PRELOAD_TEST_ANY_MALLOC");
     return value != NULL && strcmp(value, "1") == 0;
 }
 
@@ -240,15 +240,15 @@ static CHECK_UNUSED void check_zeroed_at(const char *file, int line, const void 
 
 /* ---- random numbers ---------------------------------------------------------------------- */
 
-/* The run's seed: HZ3_TEST_SEED if it is set, else a fresh one; printed, to repeat a failure. */
+/* The run's seed: PRELOAD_TEST_SEED if it is set, else a fresh one; printed, to repeat a failure. */
 static CHECK_UNUSED uint64_t check_seed(void) {
     uint64_t seed = 0;
-    const char *text = getenv("HZ3_TEST_SEED");
+    const char *text = getenv("PRELOAD_TEST_SEED");
     if (text != NULL)
         seed = strtoull(text, NULL, 0);
     else
         CHECK(getrandom(&seed, sizeof seed, 0) == (ssize_t)sizeof seed);
-    printf("HZ3_TEST_SEED=%#llx\n", (unsigned long long)seed);
+    printf("PRELOAD_TEST_SEED=%#llx\n", (unsigned long long)seed);
     fflush(stdout);
     return seed;
 }

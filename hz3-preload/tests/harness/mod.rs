@@ -7,7 +7,9 @@
 //!   decided by speed.
 //! - The libraries are looked for in the folder that `HZ3_PRELOAD_DIR` names; `cargo xtask test`
 //!   builds them and sets it.
-//! - `HZ3_TEST_ANY_MALLOC=1` lets the programs accept any allocator (see `c/check.h`), so that the
+//! - Variables of the tests' own that reach the programs begin with `PRELOAD_TEST_`: what begins with `HZ3_` is an
+//!   option of the library, which reports one that it does not know.
+//! - `PRELOAD_TEST_ANY_MALLOC=1` lets the programs accept any allocator (see `c/check.h`), so that the
 //!   tests can be tried against others, linked into such a folder under hz3's file names.
 
 #![allow(dead_code, reason = "every test crate uses a part of the harness")]
@@ -66,7 +68,7 @@ impl Lane {
 
 /// True where the tests themselves are being tried with another allocator.
 pub fn any_malloc() -> bool {
-    env::var_os("HZ3_TEST_ANY_MALLOC").is_some_and(|value| value == "1")
+    env::var_os("PRELOAD_TEST_ANY_MALLOC").is_some_and(|value| value == "1")
 }
 
 /// Runs one case of a program under a lane; panics with the program's output unless it passes.

@@ -14,6 +14,7 @@ mod session;
 mod statistics;
 mod step;
 mod thread_batches;
+mod top;
 
 use crate::arguments::UsageError;
 use crate::lane::Lane;
@@ -93,6 +94,7 @@ fn all_steps() -> Vec<Step> {
     steps.extend(statistics::steps());
     steps.extend(profile::steps());
     steps.extend(faults::steps());
+    steps.extend(top::steps());
     steps.extend(programs::steps());
     for lane in Lane::FOR_SPEED {
         steps.push(Step::new(format!("soak/{lane}"), move |session| Ok(soak::one_minute(&session.workspace, lane)?)));

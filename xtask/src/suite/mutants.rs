@@ -32,6 +32,7 @@ const FORK: (&str, &str) = ("loom_lock", "a_lock_freed_after_a_fork_wakes_a_thre
 const KEY: (&str, &str) = ("loom_hooks", "one_key_is_made_and_every_thread_has_it");
 const NO_KEY: (&str, &str) = ("loom_hooks", "without_a_key_every_thread_goes_on");
 const TAGS: (&str, &str) = ("loom_growth", "a_look_at_any_address_meets_committed_tags_only");
+const ONE_WRITING: (&str, &str) = ("loom_sequence", "what_is_read_is_of_one_writing");
 const UNITS: (&str, &str) = ("loom_growth", "units_below_the_end_are_mapped_and_no_id_is_handed_out_twice");
 
 const MUTANTS: &[Mutant] = &[
@@ -133,6 +134,34 @@ const MUTANTS: &[Mutant] = &[
         original: "self.next.load(Ordering::Acquire)",
         fault: "self.next.load(Ordering::Relaxed)",
         model: UNITS,
+    },
+    Mutant {
+        name: "odd-count-unordered",
+        file: "sequence.rs",
+        original: "fence(Ordering::Release);",
+        fault: "",
+        model: ONE_WRITING,
+    },
+    Mutant {
+        name: "second-look-unordered",
+        file: "sequence.rs",
+        original: "fence(Ordering::Acquire);",
+        fault: "",
+        model: ONE_WRITING,
+    },
+    Mutant {
+        name: "even-count-unordered",
+        file: "sequence.rs",
+        original: "odd.wrapping_add(1), Ordering::Release",
+        fault: "odd.wrapping_add(1), Ordering::Relaxed",
+        model: ONE_WRITING,
+    },
+    Mutant {
+        name: "no-second-look",
+        file: "sequence.rs",
+        original: "count.load(Ordering::Relaxed) == before",
+        fault: "true",
+        model: ONE_WRITING,
     },
 ];
 

@@ -1,0 +1,35 @@
+//! A model of the sequence lock: a writer that writes twice and a reader, explored exhaustively by loom.
+#![cfg(loom)]
+
+use hz3_core::sequence;
+use hz3_core::sync::AtomicU64;
+use loom::sync::Arc;
+use loom::thread;
+
+struct Page {
+    count: AtomicU64,
+    words: [AtomicU64; 2],
+}
+
+#[test]
+fn what_is_read_is_of_one_writing() {
+    loom::model(|| {
+        let page = Arc::new(Page { count: AtomicU64::new(0), words: [AtomicU64::new(0), AtomicU64::new(0)] });
+        let writer = {
+            let page = page.clone();
+            thread::spawn(move || {
+                for value in [1, 2] {
+                    sequence::write(&page.count, &page.words, &[value, value]);
+                }
+            })
+        };
+        let mut values = [7, 8];
+        if sequence::read(&page.count, &page.words, &mut values) {
+            assert_eq!(values[0], values[1], "a word of each of two writings");
+        }
+        writer.join().unwrap();
+        // Nobody writes now: a reading succeeds and has the last.
+        assert!(sequence::read(&page.count, &page.words, &mut values));
+        assert_eq!(values, [2, 2]);
+    });
+}
