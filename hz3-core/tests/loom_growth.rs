@@ -168,7 +168,7 @@ unsafe impl Os for Mapper {
             Some(chunk)
         }
     }
-    unsafe fn unmap(start: NonNull<u8>, bytes: usize) {
+    unsafe fn unmap(start: NonNull<u8>, bytes: usize) -> bool {
         assert_eq!(bytes, CHUNK_BYTES);
         // SAFETY: a result of `map`; nobody has seen it, or the model is over.
         unsafe {
@@ -177,6 +177,7 @@ unsafe impl Os for Mapper {
             }
             std::alloc::dealloc(start.as_ptr(), layout());
         }
+        true
     }
     fn reserve(_: usize, _: usize) -> Option<NonNull<u8>> {
         unimplemented!()
@@ -245,7 +246,7 @@ impl Drop for Units {
         let end = self.0.end();
         for chunk in 0..end.div_ceil(UNITS) {
             // SAFETY: a chunk whose ids were handed out; the model is over.
-            unsafe { Mapper::unmap(NonNull::new(self.0.unit(chunk * UNITS)).unwrap(), CHUNK_BYTES) };
+            assert!(unsafe { Mapper::unmap(NonNull::new(self.0.unit(chunk * UNITS)).unwrap(), CHUNK_BYTES) });
         }
     }
 }

@@ -46,7 +46,7 @@ impl Counts {
 
     /// What hz3's address space is used for: the use, its bytes, and what changes them. They add up to
     /// [`Stats::mapped_bytes`].
-    fn uses(&self) -> [(&'static str, usize, &'static str); 12] {
+    fn uses(&self) -> [(&'static str, usize, &'static str); 13] {
         let stats = &self.stats;
         [
             ("live_small", stats.small_live_bytes, "the program's own blocks up to 32 KiB"),
@@ -68,6 +68,7 @@ impl Counts {
             ),
             ("purging_runs", stats.purging_bytes, "free pages on their way to the system"),
             ("clean_runs", stats.clean_bytes, "free pages without memory: address space only"),
+            ("unreturned", stats.unreturned_bytes, "refused by the system: malloc_trim(0) asks again"),
             ("metadata", stats.metadata_bytes, "hz3's own, resident where used"),
         ]
     }
