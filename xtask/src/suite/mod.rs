@@ -12,6 +12,7 @@ mod rust_checks;
 mod session;
 mod statistics;
 mod step;
+mod valgrind;
 
 use crate::arguments::UsageError;
 use crate::lane::Lane;
@@ -90,6 +91,7 @@ fn all_steps() -> Vec<Step> {
     steps.extend(profile::steps());
     steps.extend(faults::steps());
     steps.extend(programs::steps());
+    steps.extend(valgrind::steps());
     for lane in Lane::FOR_SPEED {
         steps.push(Step::new(format!("soak/{lane}"), move |session| Ok(soak::one_minute(&session.workspace, lane)?)));
     }
