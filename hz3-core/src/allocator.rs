@@ -481,6 +481,14 @@ impl<L: Lane> Allocator<L> {
         self.trims.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// As [`Allocator::ask_for_trim`], once in a while: a thread that fails again and again does not cost the others
+    /// their caches each time.
+    pub fn ask_for_trim_now_and_then(&self) {
+        if self.upkeep.may_ask(L::Os::now_ms()) {
+            self.ask_for_trim();
+        }
+    }
+
     /// Gives dirty runs of at least `delay_ms` back, up to `most_bytes`; returns how many bytes went.
     pub fn purge(&self, now: u32, delay_ms: u32, most_bytes: usize) -> usize {
         let purged = self.runs.purge(now, delay_ms, most_bytes);

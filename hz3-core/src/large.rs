@@ -9,6 +9,8 @@
 //! one fail; and one that should become a mapping is served by the arenas where the system refuses it, as it
 //! does when the process has as many mappings as it may (`vm.max_map_count`).
 
+mod unreturned;
+
 use crate::allocator::Allocator;
 use crate::lane::Lane;
 use crate::os::Os;
@@ -17,6 +19,7 @@ use crate::span::{Kind, Spans, at};
 use crate::sync::Mutex;
 use crate::units::{PAGE_BYTES, SpanId, pages_for};
 use core::ptr::{NonNull, null_mut};
+use unreturned::Unreturned;
 
 /// Smallest block that is mapped on its own. Chosen: glibc's largest threshold for the same step.
 pub const DIRECT_BYTES: usize = 32 << 20;
@@ -31,12 +34,20 @@ struct DirectTable {
     buckets: [SpanId; BUCKETS],
     blocks: usize,
     bytes: usize,
+    unreturned: Unreturned,
 }
 
 impl<O: Os> Directs<O> {
     /// None yet.
     pub const fn new() -> Self {
-        Self { table: Mutex::new(DirectTable { buckets: [SpanId::NONE; BUCKETS], blocks: 0, bytes: 0 }) }
+        Self {
+            table: Mutex::new(DirectTable {
+                buckets: [SpanId::NONE; BUCKETS],
+                blocks: 0,
+                bytes: 0,
+                unreturned: Unreturned::new(),
+            }),
+        }
     }
 
     fn bucket(address: usize) -> usize {
@@ -118,7 +129,10 @@ impl<O: Os> Directs<O> {
                 (blocks, bytes, id) = (blocks + 1, bytes + span.bytes(), span.next);
             }
         }
-        if (blocks, bytes) == (table.blocks, table.bytes) { Ok(()) } else { Err("the count of direct blocks") }
+        if (blocks, bytes) != (table.blocks, table.bytes) {
+            return Err("the count of direct blocks");
+        }
+        table.unreturned.check(spans)
     }
 
     /// Takes the lock, for fork.
@@ -187,24 +201,41 @@ impl<L: Lane> Allocator<L> {
     }
 
     fn map_direct(&self, pages: usize, align: usize) -> Option<Block> {
+        // What the system did not take back, where that wastes little, or where there is nothing else.
+        self.reuse_direct(pages, pages + pages / 8, align)
+            .or_else(|| self.map_fresh(pages, align))
+            .or_else(|| self.reuse_direct(pages, usize::MAX, align))
+    }
+
+    fn reuse_direct(&self, pages: usize, most_pages: usize, align: usize) -> Option<Block> {
+        let id = self.directs.reuse(&self.runs.spans, pages, most_pages, align)?;
+        // SAFETY: the descriptor is this thread's, and the mapping behind it.
+        let (start, zeroed) = unsafe {
+            let span = &mut *at(&self.runs.spans, id);
+            span.kind = Kind::Large;
+            let start = NonNull::new(core::ptr::with_exposed_provenance_mut(span.start))?;
+            self.options().advise::<L::Os>(start, span.bytes());
+            (start, span.zeroed)
+        };
+        self.directs.insert(&self.runs.spans, id);
+        Some(Block { start: start.as_ptr(), zeroed })
+    }
+
+    fn map_fresh(&self, pages: usize, align: usize) -> Option<Block> {
         let bytes = pages * PAGE_BYTES;
-        let id = self.runs.descriptor()?;
         let mapped = if align > PAGE_BYTES { bytes.checked_add(align)? } else { bytes };
+        let id = self.runs.descriptor()?;
         let Some(raw) = L::Os::map(mapped) else {
             self.runs.retire_descriptor(id);
             return None;
         };
         let first = raw.as_ptr().expose_provenance();
         let start = first.next_multiple_of(align);
+        let tail = first + mapped - (start + bytes);
         // SAFETY: both ends lie in the mapping just made, outside the block.
         unsafe {
-            if start > first {
-                L::Os::unmap(raw, start - first);
-            }
-            let tail = first + mapped - (start + bytes);
-            if tail > 0 {
-                L::Os::unmap(raw.add(start - first + bytes), tail);
-            }
+            self.directs.end_untouched(&self.runs, raw, start - first);
+            self.directs.end_untouched(&self.runs, raw.add(start - first + bytes), tail);
             let span = &mut *at(&self.runs.spans, id);
             (span.start, span.pages, span.kind) = (start, pages as u32, Kind::Large);
             self.options().advise::<L::Os>(raw.add(start - first), bytes);
@@ -240,12 +271,9 @@ impl<L: Lane> Allocator<L> {
         let Some(id) = self.directs.remove(&self.runs.spans, address) else { return false };
         // SAFETY: the descriptor is this thread's now, and the block's contents are nobody's.
         unsafe {
-            let span = &*at(&self.runs.spans, id);
-            if let Some(start) = NonNull::new(core::ptr::with_exposed_provenance_mut(span.start)) {
-                L::Os::unmap(start, span.bytes());
-            }
+            (*at(&self.runs.spans, id)).zeroed = false;
+            self.directs.end(&self.runs, id);
         }
-        self.runs.retire_descriptor(id);
         true
     }
 

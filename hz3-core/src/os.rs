@@ -34,11 +34,13 @@ pub unsafe trait Os: Waiter + 'static {
     /// Maps `bytes` of zeroed, writable memory at a page boundary. `None` where the system refuses.
     fn map(bytes: usize) -> Option<NonNull<u8>>;
 
-    /// Ends a mapping or a reservation, or the whole pages of one that the range covers.
+    /// Ends a mapping or a reservation, or the whole pages of one that the range covers. False where the system
+    /// refuses, as it does where that would leave the process with too many mappings; then nothing has changed.
     ///
     /// # Safety
     /// Nothing uses the range any more.
-    unsafe fn unmap(start: NonNull<u8>, bytes: usize);
+    #[must_use]
+    unsafe fn unmap(start: NonNull<u8>, bytes: usize) -> bool;
 
     /// Resizes the mapping `start`, moving it where it must; contents are kept up to the smaller size.
     /// `None` leaves it as it was.

@@ -417,8 +417,12 @@ impl<O: Os> Profile<O> {
             }
         }
         if let Some(start) = core::ptr::NonNull::new(spent.0) {
-            // SAFETY: nothing refers to what is one whole mapping.
-            unsafe { O::unmap(start.cast(), spent.1 * size_of::<Sample>()) };
+            // SAFETY: nothing refers to what is one whole mapping. Where the system leaves the address space, it may
+            // take the memory; what it refuses twice is lost, at most as much as the table that is in use.
+            unsafe {
+                let bytes = spent.1 * size_of::<Sample>();
+                let _ = O::unmap(start.cast(), bytes) || O::purge(start.cast(), bytes);
+            }
         }
         true
     }

@@ -436,8 +436,10 @@ impl<O: Os> Runs<O> {
     }
 
     /// Gives back the memory of dirty runs that are at least `delay_ms` old at `now`, oldest first, until
-    /// `most_bytes` have gone. Returns how many bytes went. The lock is not held during the system calls.
+    /// `most_bytes` have gone, or as many as are dirty now: what other threads add meanwhile is not pursued. Returns how
+    /// many bytes went. The lock is not held during the system calls.
     pub fn purge(&self, now: u32, delay_ms: u32, most_bytes: usize) -> usize {
+        let most_bytes = most_bytes.min(self.index.lock().dirty.pages * PAGE_BYTES);
         let mut purged = 0;
         while purged < most_bytes {
             let id = {

@@ -8,6 +8,8 @@
 //!
 //! Policy acts here, once per magazine, never on the hot path.
 
+mod last_resort;
+
 use crate::allocator::Courier;
 use crate::bins::{self, FOREIGN, MAX_SMALL_BYTES, bin_for, bin_for_aligned};
 use crate::cold_bins;
@@ -28,6 +30,9 @@ use crate::sync::{Ordering, compiler_fence};
 use crate::thread::{self, TICKS};
 use crate::units::{Bin, MIN_ALIGN, PAGE_BYTES, ShardId};
 use core::ptr::{NonNull, null_mut};
+use last_resort::or_after_trim;
+
+pub use last_resort::trim;
 
 /// Largest request. Outside rule: C23 7.24.3 with POSIX: no object is larger than `PTRDIFF_MAX`.
 pub const MAX_BYTES: usize = isize::MAX as usize;
@@ -44,7 +49,7 @@ pub fn malloc<L: Lane>(bytes: usize) -> *mut u8 {
 
 /// A block of `bin`; `None` when memory has run out.
 fn small<L: Lane>(bin: Bin) -> Option<NonNull<u8>> {
-    or_after_trim::<L, _>(|| {
+    or_after_trim::<L, _>(0, || {
         NonNull::new(match thread::heap::<L>() {
             // SAFETY: the heap is this thread's.
             Some(heap) => unsafe { pop_or_refill(&mut *heap, bin) },
@@ -60,19 +65,9 @@ fn large<L: Lane>(bytes: usize, align: usize) -> Option<Block> {
         return None;
     }
     tick_of::<L>();
-    let block = or_after_trim::<L, _>(|| L::allocator().allocate_large(bytes, align))?;
+    let block = or_after_trim::<L, _>(bytes, || L::allocator().allocate_large(bytes, align))?;
     sampling::large::<L>(block.start.addr(), bytes);
     Some(block)
-}
-
-/// The attempt's result, or, where the system has no more memory, that of a second one after everything
-/// that lies free in caches has come together.
-#[inline]
-fn or_after_trim<L: Lane, T>(attempt: impl Fn() -> Option<T>) -> Option<T> {
-    attempt().or_else(|| {
-        trim::<L>();
-        attempt()
-    })
 }
 
 /// A slot straight from a span, for threads without a heap; null when memory has run out.
@@ -560,24 +555,4 @@ fn serves(usable: usize, bytes: usize, align: usize) -> bool {
         _ => bin_for(bytes),
     };
     bytes <= usable && bin.is_none_or(|bin| bins::info(bin).slot_bytes as usize == usable || keeps_place(bytes, usable))
-}
-
-/// Gives all free memory that can be reached back to the system; whether any went. The calling thread's
-/// cache is emptied too; other threads' caches are theirs alone, and each empties its own at its next slow
-/// path.
-pub fn trim<L: Lane>() -> bool {
-    let allocator = L::allocator();
-    allocator.ask_for_trim();
-    let entries = L::heap();
-    if !crate::heap::is_static(entries) {
-        // SAFETY: the heap is this thread's, and stays in use, empty.
-        unsafe {
-            let heap = crate::heap::behind::<L>(entries);
-            (*heap).trims = allocator.trims();
-            thread::empty(allocator, heap);
-        }
-    }
-    allocator.empty_depots();
-    let now = L::Os::now_ms();
-    allocator.purge_all_holes(now) + allocator.purge(now, 0, usize::MAX) > 0
 }

@@ -1,7 +1,7 @@
 //! Stats: what an allocator's memory is used for, counted when asked, and the walker that checks the books.
 //!
 //! ```text
-//! mapped     = committed + direct + metadata
+//! mapped     = committed + direct + unreturned + metadata
 //! committed  = live small + live large
 //!            + in magazines + in stashes + in depots             free slots, cached
 //!            + free in spans + waste of spans                    free slots at home or never handed out; rests
@@ -41,6 +41,8 @@ pub struct Stats {
     pub direct_bytes: usize,
     /// Their number.
     pub direct_blocks: usize,
+    /// Mappings that are nobody's any more and that the system did not take back.
+    pub unreturned_bytes: usize,
     /// Free slots in the loaded and spare magazines of all heaps.
     pub magazine_bytes: usize,
     /// Free slots in the remote stashes of all heaps.
@@ -82,7 +84,7 @@ pub struct Stats {
 }
 
 /// Number of [`Stats::rows`].
-pub const ROWS: usize = 27;
+pub const ROWS: usize = 28;
 
 impl Stats {
     /// Blocks in arenas that the program holds.
@@ -107,7 +109,7 @@ impl Stats {
 
     /// Address space that the allocator can use.
     pub fn mapped_bytes(&self) -> usize {
-        self.committed_bytes + self.direct_bytes + self.metadata_bytes
+        self.committed_bytes + self.direct_bytes + self.unreturned_bytes + self.metadata_bytes
     }
 
     /// Every count with its name.
@@ -140,6 +142,7 @@ impl Stats {
             ("carves", self.carves),
             ("spills", self.spills),
             ("homeward_slots", self.homeward),
+            ("unreturned_bytes", self.unreturned_bytes),
         ]
     }
 }
@@ -235,6 +238,7 @@ pub fn collect_with_bins<L: Lane>(bins: &mut [BinStats; BINS]) -> Stats {
     let free_runs = stats.dirty_bytes + stats.clean_bytes + stats.purging_bytes;
     stats.large_bytes = stats.committed_bytes.saturating_sub(free_runs + stats.small_span_bytes);
     (stats.direct_blocks, stats.direct_bytes) = allocator.directs.count_and_bytes();
+    stats.unreturned_bytes = allocator.directs.unreturned().1;
     let tables = allocator.runs.spans.mapped_bytes() + allocator.magazines.bytes().0 + allocator.heaps.mapped_bytes();
     stats.metadata_bytes = tables + allocator.runs.arenas.tag_bytes();
     // Relaxed, all: counts.

@@ -125,8 +125,9 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
         // Release: publishes the memory. Pairs with the Acquire in `unit`.
         let installed = place.compare_exchange(null_mut(), chunk.as_ptr(), Ordering::Release, Ordering::Relaxed);
         if installed.is_err() && is_mapping {
-            // SAFETY: another thread's chunk is in place; nobody has seen this one.
-            unsafe { O::unmap(chunk, CHUNK_BYTES) };
+            // SAFETY: another thread's chunk is in place; nobody has seen this one. A refusal leaves address space
+            // behind, and no memory, because nobody has written to it.
+            let _ = unsafe { O::unmap(chunk, CHUNK_BYTES) };
         }
         Some(())
     }
@@ -144,8 +145,9 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
                 match group.compare_exchange(null_mut(), fresh.as_ptr(), Ordering::Release, Ordering::Acquire) {
                     Ok(_) => fresh,
                     Err(other) => {
-                        // SAFETY: another thread's reservation is in place; nobody has seen this one.
-                        unsafe { O::unmap(fresh, GROUP_BYTES) };
+                        // SAFETY: another thread's reservation is in place; nobody has seen this one. A refusal: as in
+                        // `install`.
+                        let _ = unsafe { O::unmap(fresh, GROUP_BYTES) };
                         NonNull::new(other)?
                     }
                 }

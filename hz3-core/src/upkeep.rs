@@ -38,6 +38,12 @@ const PER_DELAY: u32 = 8;
 /// How much sooner the next time is due where work was left over.
 const SOONER: u32 = 8;
 
+/// Milliseconds between two times that the threads are asked to empty their caches because memory has run out. Chosen:
+/// the time between two ticks of the default delay.
+const ASK_AGAIN_MS: u32 = 125;
+/// Mappings that the system did not take back that it is asked for again at a time.
+const RETURNED_AGAIN: usize = 16;
+
 /// When upkeep is due, and how far it has come.
 pub struct Upkeep {
     /// When a thread last did some, in milliseconds.
@@ -48,6 +54,8 @@ pub struct Upkeep {
     is_behind: AtomicU32,
     /// Where the next look for holes goes on.
     next_shard: AtomicU32,
+    /// When the threads were last asked to empty their caches because memory had run out.
+    asked: AtomicU32,
 }
 
 impl Upkeep {
@@ -58,7 +66,16 @@ impl Upkeep {
             round: AtomicU32::new(0),
             is_behind: AtomicU32::new(0),
             next_shard: AtomicU32::new(0),
+            asked: AtomicU32::new(0),
         }
+    }
+
+    /// Whether the threads may be asked at `now` to empty their caches because memory has run out; the caller asks.
+    pub fn may_ask(&self, now: u32) -> bool {
+        // Relaxed, both: one thread wins the exchange; nothing is published.
+        let asked = self.asked.load(Ordering::Relaxed);
+        elapsed_ms(asked, now) >= ASK_AGAIN_MS
+            && self.asked.compare_exchange(asked, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
 
@@ -98,6 +115,7 @@ impl<L: Lane> Allocator<L> {
             is_behind |= self.purge_holes(now, delay_ms);
             is_behind |= self.purge(now, delay_ms, PURGE_BYTES) >= PURGE_BYTES;
         }
+        self.directs.return_again(&self.runs, RETURNED_AGAIN);
         upkeep.is_behind.store(u32::from(is_behind), Ordering::Relaxed);
     }
 
@@ -141,7 +159,8 @@ impl<L: Lane> Allocator<L> {
         most - left
     }
 
-    /// Unpacks every depot and inbox into spans.
+    /// Unpacks every depot and inbox into spans: of each, as many magazines as it holds when its turn comes, so that
+    /// the end comes however fast other threads fill them again.
     pub fn empty_depots(&'static self) {
         self.unpack_depots(u32::MAX, |depot, most| depot.count().min(most));
     }
@@ -171,9 +190,11 @@ impl<L: Lane> Allocator<L> {
         // Relaxed, both: a count, and what other threads add to it meanwhile is no matter.
         let before = self.purged_bytes.load(Ordering::Relaxed);
         for shard in self.used_shards() {
+            // No more looks than there are spans, so that the end comes although other threads make further holes.
+            let spans: u32 = (1..BINS as u8).map(|bin| self.shard(shard).owned().lock().counts(Bin(bin)).1).sum();
             // The first turn may go on from the middle.
             for _ in 0..2 {
-                let mut looks = u32::MAX;
+                let mut looks = spans;
                 self.purge_holes_of(shard, now, 0, &mut looks, |_| true);
             }
         }

@@ -168,7 +168,7 @@ unsafe impl Os for Mapper {
             Some(chunk)
         }
     }
-    unsafe fn unmap(start: NonNull<u8>, bytes: usize) {
+    unsafe fn unmap(start: NonNull<u8>, bytes: usize) -> bool {
         assert_eq!(bytes, CHUNK_BYTES);
         // SAFETY: a result of `map`; nobody has seen it, or the model is over.
         unsafe {
@@ -177,6 +177,7 @@ unsafe impl Os for Mapper {
             }
             std::alloc::dealloc(start.as_ptr(), layout());
         }
+        true
     }
     fn reserve(_: usize, _: usize) -> Option<NonNull<u8>> {
         unimplemented!()
@@ -245,7 +246,7 @@ impl Drop for Units {
         // The first chunk's ids begin at 1; a chunk may be in place before an id of it is handed out.
         for chunk in (0..).map_while(|chunk| NonNull::new(self.0.peek(chunk * UNITS))) {
             // SAFETY: a chunk of the table; the model is over.
-            unsafe { Mapper::unmap(chunk, CHUNK_BYTES) };
+            assert!(unsafe { Mapper::unmap(chunk, CHUNK_BYTES) });
         }
     }
 }

@@ -16,7 +16,7 @@ extern "C" {
  */
 struct hz3_stats {
     size_t reserved_bytes;   /* address space reserved for arenas */
-    size_t mapped_bytes;     /* address space that the allocator can use: committed + direct + metadata */
+    size_t mapped_bytes;     /* address space that the allocator can use: committed + direct + unreturned + metadata */
     size_t metadata_bytes;   /* of it, the allocator's own tables */
     size_t committed_bytes;  /* of it, arenas made usable so far */
     size_t live_bytes;       /* blocks that the program holds, each with all of its slot or pages */
@@ -42,6 +42,7 @@ struct hz3_stats {
     size_t carves;           /* number of refills from spans */
     size_t spills;           /* number of magazines handed to depots */
     size_t homeward_slots;   /* number of slots that went home */
+    size_t unreturned_bytes; /* mappings that are free and that the system did not take back; it is asked again */
 };
 
 /* "hz3 VERSION LANE", a static string. */

@@ -4,8 +4,8 @@
 //! [`Fake::relent`]. The counters are the process's, so tests that use them must not run side by side.
 
 use super::{Linux, Os};
-use crate::sync::{AtomicU32, AtomicUsize, Ordering, Waiter};
-use core::ptr::NonNull;
+use crate::sync::{AtomicPtr, AtomicU32, AtomicUsize, Ordering, Waiter};
+use core::ptr::{NonNull, null_mut};
 
 /// The fake.
 pub struct Fake;
@@ -15,6 +15,8 @@ const NEVER: usize = usize::MAX;
 static ALLOWANCE: AtomicUsize = AtomicUsize::new(NEVER);
 /// Requests refused so far.
 static REFUSED: AtomicUsize = AtomicUsize::new(0);
+/// What is called before each purge; null for nothing.
+static ON_PURGE: AtomicPtr<()> = AtomicPtr::new(null_mut());
 
 impl Fake {
     /// Refuses every request for memory after the next `requests`.
@@ -33,6 +35,12 @@ impl Fake {
     pub fn refused() -> usize {
         // Relaxed: as above.
         REFUSED.load(Ordering::Relaxed)
+    }
+
+    /// Calls `act` before each purge from here on, as another thread might act at that moment.
+    pub fn call_at_purges(act: fn()) {
+        // Relaxed: as above.
+        ON_PURGE.store((act as *const ()).cast_mut(), Ordering::Relaxed);
     }
 
     fn granted() -> bool {
@@ -79,15 +87,20 @@ unsafe impl Os for Fake {
     fn map(bytes: usize) -> Option<NonNull<u8>> {
         if Self::granted() { Linux::map(bytes) } else { None }
     }
-    unsafe fn unmap(start: NonNull<u8>, bytes: usize) {
+    unsafe fn unmap(start: NonNull<u8>, bytes: usize) -> bool {
         // SAFETY: the caller's promise, handed on.
-        unsafe { Linux::unmap(start, bytes) }
+        Self::granted() && unsafe { Linux::unmap(start, bytes) }
     }
     unsafe fn remap(start: NonNull<u8>, old_bytes: usize, new_bytes: usize) -> Option<NonNull<u8>> {
         // SAFETY: the caller's promise, handed on.
         if Self::granted() { unsafe { Linux::remap(start, old_bytes, new_bytes) } } else { None }
     }
     unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
+        // Relaxed: as above.
+        if let Some(look) = NonNull::new(ON_PURGE.load(Ordering::Relaxed)) {
+            // SAFETY: only `call_at_purges` writes it, and that a function of this type.
+            unsafe { core::mem::transmute::<NonNull<()>, fn()>(look)() };
+        }
         // SAFETY: the caller's promise, handed on.
         Self::granted() && unsafe { Linux::purge(start, bytes) }
     }

@@ -83,13 +83,14 @@ unsafe impl Os for Linux {
         let aligned = start.next_multiple_of(align);
         // SAFETY: both trimmed ends lie in the mapping just made, outside the part that is returned.
         unsafe {
+            // A refusal leaves address space without access behind, and no memory: nobody has touched it.
             if aligned > start {
-                Self::unmap(raw, aligned - start);
+                let _ = Self::unmap(raw, aligned - start);
             }
             let end = raw.add(aligned - start + bytes);
             let tail = wanted - (aligned - start) - bytes;
             if tail > 0 {
-                Self::unmap(end, tail);
+                let _ = Self::unmap(end, tail);
             }
             Some(raw.add(aligned - start))
         }
@@ -105,14 +106,9 @@ unsafe impl Os for Linux {
         map_with(bytes, libc::PROT_READ | libc::PROT_WRITE)
     }
 
-    unsafe fn unmap(start: NonNull<u8>, bytes: usize) {
-        // SAFETY: the caller's range is no longer used. A refusal (too many mappings) leaves address
-        // space behind, not memory: the pages are given back first.
-        keeping_errno(|| unsafe {
-            if libc::munmap(start.as_ptr().cast(), bytes) != 0 {
-                libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTNEED);
-            }
-        });
+    unsafe fn unmap(start: NonNull<u8>, bytes: usize) -> bool {
+        // SAFETY: the caller's range is no longer used.
+        keeping_errno(|| unsafe { libc::munmap(start.as_ptr().cast(), bytes) == 0 })
     }
 
     unsafe fn remap(start: NonNull<u8>, old_bytes: usize, new_bytes: usize) -> Option<NonNull<u8>> {

@@ -3,7 +3,7 @@
 use super::{ROWS, Stats};
 
 /// Number of [`Stats::uses`].
-pub const USES: usize = 12;
+pub const USES: usize = 13;
 
 /// One use of address space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +46,7 @@ impl Stats {
             ),
             all("purging_runs", self.purging_bytes, "free pages on their way to the system"),
             held("clean_runs", self.clean_bytes, 0, "free pages without memory: address space only"),
+            all("unreturned", self.unreturned_bytes, "refused by the system: malloc_trim(0) asks again"),
             all("metadata", self.metadata_bytes, "hz3's own, resident where used"),
         ]
     }
@@ -83,6 +84,7 @@ impl Stats {
             &mut stats.carves,
             &mut stats.spills,
             &mut stats.homeward,
+            &mut stats.unreturned_bytes,
         ];
         for (place, &row) in places.into_iter().zip(rows) {
             *place = row as usize;

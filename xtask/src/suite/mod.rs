@@ -15,6 +15,7 @@ mod statistics;
 mod step;
 mod thread_batches;
 mod top;
+mod valgrind;
 
 use crate::arguments::UsageError;
 use crate::lane::Lane;
@@ -96,6 +97,7 @@ fn all_steps() -> Vec<Step> {
     steps.extend(faults::steps());
     steps.extend(top::steps());
     steps.extend(programs::steps());
+    steps.extend(valgrind::steps());
     for lane in Lane::FOR_SPEED {
         steps.push(Step::new(format!("soak/{lane}"), move |session| Ok(soak::one_minute(&session.workspace, lane)?)));
     }

@@ -1,0 +1,216 @@
+//! Where the system refuses: mappings that it does not take back stay in the books until it does; a program that
+//! probes for what can't be had leaves the other threads alone; and what gathers free memory comes to its end although
+//! others go on making some. One at a time, because what the fake system refuses is the process's.
+
+use hz3_core::options::Options;
+use hz3_core::os::{Fake, Os};
+use hz3_core::runs::Runs;
+use hz3_core::slow::{malloc_aligned, malloc_zeroed, trim};
+use hz3_core::stats::{check_accounts, collect};
+use hz3_core::sync::{AtomicU32, Ordering};
+use hz3_core::{Lane, Tiny, hot};
+use std::sync::{Barrier, Mutex, PoisonError};
+use std::time::Instant;
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn alone(test: impl FnOnce()) {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    Fake::relent();
+    test();
+    Fake::relent();
+}
+
+const MIB: usize = 1 << 20;
+
+fn write(block: *mut u8, bytes: usize) {
+    assert!(!block.is_null(), "no block of {bytes} bytes");
+    // SAFETY: a live block of that many bytes.
+    unsafe { block.write_bytes(0xa5, bytes) };
+}
+
+fn free(block: *mut u8) {
+    // SAFETY: a live block of the lane.
+    unsafe { hot::free::<Tiny>(block) };
+}
+
+/// The books hold together with that many bytes that the system did not take back.
+fn expect_unreturned(bytes: usize) {
+    assert_eq!(check_accounts::<Tiny>(), Ok(()));
+    let stats = collect::<Tiny>();
+    assert_eq!((stats.unreturned_bytes, stats.direct_blocks), (bytes, 0), "{stats:?}");
+    assert_eq!(
+        stats.mapped_bytes(),
+        stats.committed_bytes + stats.direct_bytes + stats.unreturned_bytes + stats.metadata_bytes
+    );
+}
+
+#[test]
+fn a_mapping_that_the_system_does_not_take_back_serves_again_and_goes_later() {
+    alone(|| {
+        let first = hot::malloc::<Tiny>(40 * MIB);
+        write(first, 40 * MIB);
+        Fake::refuse_after(0);
+        free(first);
+        expect_unreturned(40 * MIB);
+        // Nothing else is to be had, and so even a wasteful fit will do.
+        let second = hot::malloc::<Tiny>(33 * MIB);
+        assert_eq!(second, first);
+        free(second);
+        Fake::relent();
+        // Its pages were not given back either, and still hold what was written.
+        let third = malloc_zeroed::<Tiny>(38 * MIB);
+        assert_eq!(third, first);
+        // SAFETY: a live block of that many bytes.
+        assert!(unsafe { std::slice::from_raw_parts(third, 38 * MIB) }.iter().all(|&byte| byte == 0));
+        assert_eq!(collect::<Tiny>().direct_bytes, 40 * MIB);
+        assert_eq!(collect::<Tiny>().unreturned_bytes, 0);
+        Fake::refuse_after(0);
+        free(third);
+        Fake::relent();
+        expect_unreturned(40 * MIB);
+        assert!(trim::<Tiny>());
+        expect_unreturned(0);
+    });
+}
+
+#[test]
+fn the_ends_of_an_aligned_mapping_that_are_refused_stay_in_the_books() {
+    alone(|| {
+        // So that a descriptor is at hand.
+        free(hot::malloc::<Tiny>(40 * MIB));
+        Fake::refuse_after(1);
+        let block = malloc_aligned::<Tiny>(40 * MIB, 64 * MIB);
+        Fake::relent();
+        assert!(!block.is_null() && block.addr().is_multiple_of(64 * MIB));
+        assert_eq!(collect::<Tiny>().unreturned_bytes, 64 * MIB);
+        free(block);
+        expect_unreturned(64 * MIB);
+        trim::<Tiny>();
+        expect_unreturned(0);
+    });
+}
+
+#[test]
+fn mappings_that_are_refused_again_wait_in_line_and_all_of_them_go_in_the_end() {
+    alone(|| {
+        let blocks = [40, 50, 60, 70].map(|mib| hot::malloc::<Tiny>(mib * MIB));
+        Fake::refuse_after(0);
+        for block in blocks {
+            free(block);
+        }
+        trim::<Tiny>();
+        expect_unreturned(220 * MIB);
+        // From the middle of the line.
+        assert_eq!(hot::malloc::<Tiny>(49 * MIB), blocks[1]);
+        free(blocks[1]);
+        trim::<Tiny>();
+        expect_unreturned(220 * MIB);
+        Fake::relent();
+        trim::<Tiny>();
+        expect_unreturned(0);
+    });
+}
+
+#[test]
+fn a_size_beyond_all_that_is_free_costs_nobody_a_cache() {
+    alone(|| {
+        let blocks: Vec<_> = (0..200).map(|_| hot::malloc::<Tiny>(100)).collect();
+        blocks.into_iter().for_each(free);
+        assert!(collect::<Tiny>().magazine_bytes > 0);
+        let trims = Tiny::allocator().trims();
+        Fake::refuse_after(0);
+        for _ in 0..1000 {
+            assert!(hot::malloc::<Tiny>(4 << 30).is_null());
+        }
+        Fake::relent();
+        assert_eq!(Tiny::allocator().trims(), trims);
+        assert!(collect::<Tiny>().magazine_bytes > 0, "even this thread's cache was emptied");
+    });
+}
+
+#[test]
+fn a_thread_that_fails_again_and_again_asks_the_others_now_and_then() {
+    alone(|| {
+        // Every second one free: a lot in all, and no two together.
+        let blocks: Vec<_> = (0..64).map(|_| hot::malloc::<Tiny>(300_000)).collect();
+        let (kept, freed): (Vec<_>, Vec<_>) = blocks.chunks(2).map(|pair| (pair[0], pair[1])).unzip();
+        freed.into_iter().for_each(free);
+        let (start, trims) = (Instant::now(), Tiny::allocator().trims());
+        Fake::refuse_after(0);
+        let served: Vec<_> = (0..300).map(|_| hot::malloc::<Tiny>(6 * MIB)).filter(|block| !block.is_null()).collect();
+        Fake::relent();
+        let asked = Tiny::allocator().trims() - trims;
+        assert!(served.len() < 4, "{} of 300 served", served.len());
+        let most = start.elapsed().as_millis() / 125 + 1;
+        assert!(asked >= 1 && u128::from(asked) <= most, "asked {asked} times, {most} allowed");
+        served.into_iter().chain(kept).for_each(free);
+    });
+}
+
+#[test]
+fn what_is_freed_in_a_request_s_way_still_serves_it() {
+    alone(|| {
+        // The spans of these come together to pages again only when the caches are emptied.
+        let blocks: Vec<_> = (0..20_000).map(|_| hot::malloc::<Tiny>(1000)).collect();
+        Fake::refuse_after(0);
+        blocks.into_iter().for_each(free);
+        let block = hot::malloc::<Tiny>(4 * MIB);
+        Fake::relent();
+        write(block, 4 * MIB);
+        free(block);
+    });
+}
+
+/// Runs that another thread takes and gives back, dirty, each time that one of them goes to the system.
+static RUNS: Runs<Fake> = Runs::new(Options::new(1000, 64 << 20));
+static MADE: AtomicU32 = AtomicU32::new(0);
+
+fn make_a_dirty_run() {
+    // Relaxed: a count.
+    if MADE.fetch_add(1, Ordering::Relaxed) < 10_000
+        && let Some(id) = RUNS.allocate(16, 1)
+    {
+        RUNS.release(id, Fake::now_ms());
+    }
+}
+
+#[test]
+fn a_purge_does_not_pursue_what_becomes_dirty_meanwhile() {
+    alone(|| {
+        let taken = [(); 3].map(|()| RUNS.allocate(16, 1).expect("memory"));
+        taken.into_iter().for_each(|id| RUNS.release(id, Fake::now_ms()));
+        Fake::call_at_purges(make_a_dirty_run);
+        let purged = RUNS.purge(Fake::now_ms(), 0, usize::MAX);
+        Fake::call_at_purges(|| {});
+        // Relaxed: a count.
+        let made = MADE.load(Ordering::Relaxed);
+        assert!(purged >= 48 << 12 && made < 10, "{purged} bytes in {made} calls");
+        assert_eq!(RUNS.check(), Ok(()));
+    });
+}
+
+#[test]
+fn depots_are_emptied_in_the_end_although_another_thread_fills_them() {
+    alone(|| {
+        let (barrier, ended) = (Barrier::new(2), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                barrier.wait();
+                // Relaxed: only to end.
+                while ended.load(Ordering::Relaxed) == 0 {
+                    let blocks = [(); 64].map(|()| hot::malloc::<Tiny>(64));
+                    blocks.into_iter().for_each(free);
+                }
+            });
+            barrier.wait();
+            for _ in 0..2000 {
+                Tiny::allocator().empty_depots();
+            }
+            // Relaxed: as above.
+            ended.store(1, Ordering::Relaxed);
+        });
+        trim::<Tiny>();
+        assert_eq!(check_accounts::<Tiny>(), Ok(()));
+    });
+}
