@@ -76,9 +76,9 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
     let workspace = Workspace::locate()?;
     let library_path = run::library_path_of_the_user(&workspace);
     let mut selection = arguments.selection.clone();
-    if !selection.peers.is_empty() {
+    if !selection.wanted.peers.is_empty() {
         // Every statement is made against it.
-        selection.peers.push(SYSTEM.to_owned());
+        selection.wanted.peers.push(SYSTEM.to_owned());
     }
     let (mut allocators, missing) = find(&workspace, &selection)?;
     if let Some(library) = allocators.iter().find_map(|allocator| allocator.library.as_ref())

@@ -3,6 +3,7 @@
 mod benchmark;
 mod embedding;
 mod faults;
+mod global_allocators;
 mod memory;
 mod mutants;
 mod package;
@@ -89,6 +90,7 @@ fn all_steps() -> Vec<Step> {
     steps.extend(statistics::steps());
     steps.extend(profile::steps());
     steps.extend(faults::steps());
+    steps.extend(global_allocators::steps());
     steps.extend(programs::steps());
     for lane in Lane::FOR_SPEED {
         steps.push(Step::new(format!("soak/{lane}"), move |session| Ok(soak::one_minute(&session.workspace, lane)?)));

@@ -9,10 +9,10 @@ use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasherDefault;
 
-const LINES: usize = 400; // chosen
+const LINES: usize = 4_000; // chosen
 const WORDS_PER_LINE: usize = 12; // chosen
 const LETTERS: usize = 20; // chosen
-const KEYS: usize = 3_000; // chosen
+const KEYS: usize = 30_000; // chosen
 
 /// Hash maps whose order is the same in each run.
 type Map<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;

@@ -4,6 +4,7 @@
 //! hz3-bench-rust WORKLOAD THREADS ROUNDS
 //!
 //! workload=… threads=… rounds=… time=… checksum=…
+//! [MEM] peak_rss_mb=…
 //! [ALLOCATOR] name=… c_library=yes|no
 //! ```
 //!
@@ -50,6 +51,7 @@ pub fn main(allocator: &str) -> ExitCode {
     let time = start.elapsed().as_secs_f64();
     println!("workload={name} threads={threads} rounds={rounds} time={time:.6} checksum={checksum:016x}");
     let c_library = if is_served_by_the_c_library() { "yes" } else { "no" };
+    println!("[MEM] peak_rss_mb={:.3}", peak_resident_kilobytes() as f64 / 1024.0);
     println!("[ALLOCATOR] name={allocator} c_library={c_library}");
     ExitCode::SUCCESS
 }
@@ -76,6 +78,14 @@ fn c_library_bytes() -> usize {
     // SAFETY: takes nothing and returns numbers.
     let info = unsafe { libc::mallinfo2() };
     info.uordblks + info.hblkhd
+}
+
+/// The most of this process that was ever resident; proc(5), `VmHWM`. (The kernel's figure for whoever waits for the
+/// process may be that of the one that started it.)
+fn peak_resident_kilobytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 /// Runs `work` in each of `threads` threads, which get their numbers, and adds up what they return.
@@ -150,6 +160,12 @@ mod tests {
     #[test]
     fn this_test_runs_on_the_c_library_s_malloc() {
         assert!(is_served_by_the_c_library());
+    }
+
+    #[test]
+    fn what_was_touched_is_in_the_peak() {
+        drop(black_box(vec![1_u8; 64 << 20]));
+        assert!(peak_resident_kilobytes() > 64 << 10);
     }
 
     #[test]

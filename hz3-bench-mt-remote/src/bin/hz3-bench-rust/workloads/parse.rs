@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::thread::scope;
 
 /// Lines of the text that each thread reads in a round.
-const LINES: usize = 4_000; // chosen
+const LINES: usize = 20_000; // chosen
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Record {

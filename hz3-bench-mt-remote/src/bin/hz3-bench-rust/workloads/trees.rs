@@ -8,7 +8,7 @@ use super::{Random, in_threads, mix, mix_bytes};
 use std::sync::{Arc, Barrier, Mutex};
 
 /// Nodes that each thread inserts per round.
-const INSERTIONS: usize = 250; // chosen
+const INSERTIONS: usize = 2_000; // chosen
 /// Rounds after which a thread begins with an empty tree again.
 const GENERATION: usize = 16; // chosen
 
