@@ -236,13 +236,15 @@ pub fn collect<L: Lane>() -> Stats {
     stats
 }
 
-/// Counts of one bin. Numbers of slots but for the first two; live slots are `out` less the cached ones.
+/// Counts of one bin. Numbers of slots but for the bytes; live slots are `out` less the cached ones.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct BinStats {
     /// Bytes of a slot.
     pub slot_bytes: usize,
     /// Bytes of the bin's spans.
     pub span_bytes: usize,
+    /// All of the spans' slots, handed out so far or not.
+    pub slots: usize,
     /// Live, in a magazine, a stash or a depot.
     pub out: usize,
     /// In the magazines and stashes of threads.
@@ -255,6 +257,16 @@ impl BinStats {
     /// Slots that the program holds.
     pub fn live(&self) -> usize {
         self.out.saturating_sub(self.in_threads + self.in_depots)
+    }
+
+    /// Slots that are free in their spans: at home, or never handed out.
+    pub fn free_in_spans(&self) -> usize {
+        self.slots.saturating_sub(self.out)
+    }
+
+    /// What the spans hold beyond their last slots, in bytes.
+    pub fn rest_bytes(&self) -> usize {
+        self.span_bytes.saturating_sub(self.slots * self.slot_bytes)
     }
 
     /// Bytes of the spans that are no live slot's.
@@ -284,6 +296,7 @@ pub fn collect_bins<L: Lane>() -> [BinStats; BINS] {
         for shard in L::allocator().shards() {
             let (out, spans) = shard.owned().lock().counts(bin);
             stats.out += out as usize;
+            stats.slots += spans as usize * usize::from(bins::info(bin).span_slots);
             stats.span_bytes += span_bytes(bin, spans);
         }
     }

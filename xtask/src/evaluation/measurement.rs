@@ -254,7 +254,7 @@ fn summary(results: &Results, row: &Row) -> String {
 }
 
 /// The command line for the record: of a path only the file name, for results travel.
-fn shown_arguments(arguments: impl Iterator<Item = String>) -> Vec<String> {
+pub fn shown_arguments(arguments: impl Iterator<Item = String>) -> Vec<String> {
     let shown = |text: &str| Path::new(text).file_name().map(|name| name.to_string_lossy().into_owned());
     arguments
         .map(|argument| match argument.rsplit_once('=') {

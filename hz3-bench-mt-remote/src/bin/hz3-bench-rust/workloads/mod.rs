@@ -42,7 +42,7 @@ const USAGE: &str = "usage: hz3-bench-rust collections|messages|trees|buffers|pa
 /// Exit code 2 for bad arguments.
 pub fn main(allocator: &str) -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let Some((name, run, threads, rounds)) = read(&words) else {
+    let Some(((name, run), threads, rounds)) = read(&words) else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
@@ -56,11 +56,11 @@ pub fn main(allocator: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn read(words: &[String]) -> Option<(&'static str, fn(usize, usize) -> u64, usize, usize)> {
+fn read(words: &[String]) -> Option<(Workload, usize, usize)> {
     let [name, threads, rounds] = words else { return None };
-    let (name, run) = WORKLOADS.into_iter().find(|(known, _)| known == name)?;
+    let workload = WORKLOADS.into_iter().find(|(known, _)| known == name)?;
     let number = |text: &str| text.parse().ok().filter(|number| (1..=10_000).contains(number));
-    Some((name, run, number(threads)?, number(rounds)?))
+    Some((workload, number(threads)?, number(rounds)?))
 }
 
 /// Whether a block of the global allocator is one of the C library's.
@@ -172,7 +172,7 @@ mod tests {
     fn only_a_known_workload_with_two_numbers_is_run() {
         let read = |line: &str| {
             let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-            super::read(&words).map(|(name, _, threads, rounds)| (name, threads, rounds))
+            super::read(&words).map(|((name, _), threads, rounds)| (name, threads, rounds))
         };
         assert_eq!(read("parse 2 3"), Some(("parse", 2, 3)));
         for line in ["", "parse", "parse 2", "parse 0 1", "parse 2 x", "parse 2 3 4", "larson 1 1"] {
