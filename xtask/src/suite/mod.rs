@@ -9,6 +9,7 @@ mod mutants;
 mod package;
 mod profile;
 mod programs;
+mod publish;
 mod rust_checks;
 mod session;
 mod statistics;
@@ -67,6 +68,7 @@ fn all_steps() -> Vec<Step> {
         Ok(layers::check(&session.workspace.root.join("hz3-core/src"), layers::HZ3_CORE)?)
     }));
     steps.extend(rust_checks::test_steps());
+    steps.extend(publish::steps());
     steps.extend(mutants::steps());
     for lane in Lane::ALL {
         steps.push(Step::new(format!("build/{lane}"), move |session| {
