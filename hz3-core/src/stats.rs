@@ -279,6 +279,16 @@ impl BinStats {
         self.out.saturating_sub(self.in_threads + self.in_depots)
     }
 
+    /// Slots that are free in their spans: at home, or never handed out.
+    pub fn free_in_spans(&self) -> usize {
+        self.slots.saturating_sub(self.out)
+    }
+
+    /// What the spans hold beyond their last slots, in bytes.
+    pub fn rest_bytes(&self) -> usize {
+        self.span_bytes.saturating_sub(self.slots * self.slot_bytes)
+    }
+
     /// Bytes of the spans that are no live slot's.
     pub fn unused_bytes(&self) -> usize {
         self.span_bytes.saturating_sub(self.live() * self.slot_bytes)

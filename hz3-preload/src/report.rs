@@ -4,10 +4,11 @@
 
 use crate::output::File;
 use core::fmt::Write;
+use hz3_core::bins::BINS;
 use hz3_core::lane::Lane;
 use hz3_core::options::{HugePages, NEVER};
 use hz3_core::os::{Linux, Os};
-use hz3_core::stats::{ROWS, Stats, collect};
+use hz3_core::stats::{BinStats, ROWS, Stats, collect, collect_with_bins};
 
 /// Bytes of the longest report: a line of a row, with room to spare, for each and for the head and the foot.
 const TEXT_BYTES: usize = (ROWS + 3) * 80;
@@ -129,8 +130,26 @@ pub fn dump<L: Lane>(descriptor: i32) -> i32 {
     }
 }
 
-/// `malloc_info`: one XML element per count; 0, or -1 with `errno` where `options` is not 0 or the stream
-/// fails.
+/// A stream of the program's, written line by line. The first failure stays, and nothing is written after it.
+struct Stream {
+    stream: *mut libc::FILE,
+    failed: bool,
+}
+
+impl Write for Stream {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        if !self.failed {
+            // SAFETY: reads the text; whoever made this has the stream open.
+            self.failed = unsafe { libc::fwrite(text.as_ptr().cast(), 1, text.len(), self.stream) } != text.len();
+        }
+        if self.failed { Err(core::fmt::Error) } else { Ok(()) }
+    }
+}
+
+/// `malloc_info`: one XML element per count, and `size` elements for the bins that have spans, whose attributes
+/// docs/statistics.md names; 0, or -1 with `errno` where `options` is not 0 or the stream fails.
+///
+/// All is counted before the first byte is written: the stream may take memory for itself.
 ///
 /// # Safety
 /// `stream` is an open stream.
@@ -140,16 +159,31 @@ pub unsafe fn malloc_info<L: Lane>(options: i32, stream: *mut libc::FILE) -> i32
         unsafe { *libc::__errno_location() = libc::EINVAL };
         return -1;
     }
-    let mut text = Text::new();
-    let _ = writeln!(text, "<malloc version=\"hz3-{}\" lane=\"{}\">", env!("CARGO_PKG_VERSION"), L::NAME);
-    for (name, value) in collect::<L>().rows() {
-        let _ = writeln!(text, "  <count name=\"{name}\" value=\"{value}\"/>");
+    let mut bins = [BinStats::default(); BINS];
+    let stats = collect_with_bins::<L>(&mut bins);
+    let mut stream = Stream { stream, failed: false };
+    if write_xml::<L>(&mut stream, &stats, &bins).is_ok() { 0 } else { -1 }
+}
+
+/// The document of [`malloc_info`].
+fn write_xml<L: Lane>(out: &mut impl Write, stats: &Stats, bins: &[BinStats]) -> core::fmt::Result {
+    writeln!(out, "<malloc version=\"hz3-{}\" lane=\"{}\">", env!("CARGO_PKG_VERSION"), L::NAME)?;
+    for (name, value) in stats.rows() {
+        writeln!(out, "  <count name=\"{name}\" value=\"{value}\"/>")?;
     }
-    let _ = writeln!(text, "</malloc>");
-    let bytes = text.as_bytes();
-    // SAFETY: the caller's promise.
-    let written = unsafe { libc::fwrite(bytes.as_ptr().cast(), 1, bytes.len(), stream) };
-    if written == bytes.len() { 0 } else { -1 }
+    writeln!(out, "  <sizes>")?;
+    // Requests above the next smaller slot are served by a bin; the smallest one serves those of 0 bytes too.
+    let mut from = 0;
+    for bin in bins.iter().filter(|bin| bin.slot_bytes > 0) {
+        let (to, total) = (bin.slot_bytes, bin.span_bytes);
+        if total > 0 {
+            write!(out, "    <size from=\"{from}\" to=\"{to}\" total=\"{total}\" live=\"{}\"", bin.live())?;
+            write!(out, " threads=\"{}\" depots=\"{}\"", bin.in_threads, bin.in_depots)?;
+            writeln!(out, " spans=\"{}\" rest=\"{}\"/>", bin.free_in_spans(), bin.rest_bytes())?;
+        }
+        from = to + 1;
+    }
+    writeln!(out, "  </sizes>\n</malloc>")
 }
 
 /// At start: version, lane and options, where `HZ3_VERBOSE` asks for them.

@@ -97,6 +97,33 @@ fn an_allocator_under_which_the_program_fails_is_left_out_in_one_line() {
 }
 
 #[test]
+fn options_of_hz3_reach_its_lanes_alone_and_the_results_file_can_be_drawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let (seen, file) = (folder.path().join("seen"), folder.path().join("results.json"));
+    let script = format!("echo \"${{LD_PRELOAD##*/}} $HZ3_PURGE_DELAY_MS\" >>{}", text(&seen));
+    let arguments = ["advise", "--peers", "system", "--lanes", "fast", "--time-limit", "1", "--output", text(&file)];
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_xtask"));
+    command.args(arguments).args(["--", "sh", "-c", &script]).env("HZ3_PURGE_DELAY_MS", "7");
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = std::fs::read_to_string(&seen).unwrap();
+    let with = |line: &str| lines.lines().filter(|seen| *seen == line).count();
+    let (system, fast) = (with(" "), with("libhakozuna_hz3_fast.so 7"));
+    assert!(system > 1 && fast == system && system + fast == lines.lines().count(), "{lines}");
+
+    let results: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+    assert_eq!(results["runs"].as_array().unwrap().len(), system + fast);
+    assert_eq!(results["rounds"].as_u64().unwrap() + 1, system as u64);
+    let environment = |index: usize| results["allocators"][index]["environment"].to_string();
+    assert_eq!([environment(0), environment(1)], ["null", r#"[["HZ3_PURGE_DELAY_MS","7"]]"#]);
+    let report = xtask(&["report", text(&file)]);
+    assert!(report.status.success(), "{}", String::from_utf8_lossy(&report.stderr));
+    assert!(folder.path().join("results/time.svg").is_file());
+    let again = [&arguments[..], &["--", "true"]].concat();
+    assert_one_line_and_code_2(&again, "results.json exists");
+}
+
+#[test]
 fn the_program_s_output_and_input_are_its_own_business() {
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join("input");

@@ -130,7 +130,7 @@ static void mallinfo2_follows_the_live_bytes(void) {
     CHECK(info().hblks == after.hblks && info().hblkhd == after.hblkhd);
 }
 
-static char report[16384];
+static char report[32768];
 
 /* Has malloc_info write its report; skips where another allocator's has other rows. */
 static void take_report(void) {
@@ -162,6 +162,43 @@ static size_t usable_of_blocks(void) {
     return bytes;
 }
 
+/* The value of an attribute of the element at `at`. */
+static size_t attribute(const char *at, const char *name) {
+    char wanted[64];
+    snprintf(wanted, sizeof wanted, " %s=\"", name);
+    const char *found = strstr(at, wanted);
+    CHECK_THAT(found != NULL && found < strchr(at, '>'), "no %s in %.120s", name, at);
+    return strtoull(found + strlen(wanted), NULL, 10);
+}
+
+/* The sizes of the report that was taken last, one by one and all together. */
+static void check_sizes(void) {
+    size_t live = 0, threads = 0, depots = 0, spans = 0, rests = 0, totals = 0, before = 0;
+    for (const char *at = strstr(report, "<size "); at != NULL; at = strstr(at + 1, "<size ")) {
+        size_t to = attribute(at, "to"), total = attribute(at, "total"), rest = attribute(at, "rest");
+        CHECK_THAT(attribute(at, "from") <= to && to > before, "%zu after %zu", to, before);
+        CHECK(attribute(at, "from") > before || before == 0);
+        before = to;
+        size_t slots = attribute(at, "live") + attribute(at, "threads") + attribute(at, "depots") +
+                       attribute(at, "spans");
+        CHECK_THAT(slots * to + rest == total, "%zu slots of %zu bytes and %zu more, total %zu",
+                   slots, to, rest, total);
+        live += attribute(at, "live") * to;
+        threads += attribute(at, "threads") * to;
+        depots += attribute(at, "depots") * to;
+        spans += attribute(at, "spans") * to;
+        rests += rest;
+        totals += total;
+    }
+    CHECK(before > 0);
+    CHECK_THAT(live == row("small_live_bytes"), "live: %zu by size", live);
+    CHECK_THAT(threads == row("magazine_bytes") + row("stash_bytes"), "threads: %zu by size", threads);
+    CHECK_THAT(depots == row("depot_bytes"), "depots: %zu by size", depots);
+    CHECK_THAT(spans == row("span_free_bytes"), "free in spans: %zu by size", spans);
+    CHECK_THAT(rests == row("span_waste_bytes"), "rests of spans: %zu by size", rests);
+    CHECK_THAT(totals == row("small_span_bytes"), "spans: %zu by size", totals);
+}
+
 /* Takes a report and checks it; returns the live bytes. */
 static size_t live_bytes_of_balanced_books(void) {
     static const char *const committed[] = {
@@ -176,6 +213,7 @@ static size_t live_bytes_of_balanced_books(void) {
     CHECK(sum_of(mapped, 4) == row("mapped_bytes"));
     CHECK(sum_of(live, 3) == row("live_bytes"));
     CHECK(row("committed_bytes") <= row("reserved_bytes"));
+    check_sizes();
     return row("live_bytes");
 }
 

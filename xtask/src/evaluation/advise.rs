@@ -3,10 +3,11 @@
 
 use super::advice::Look;
 use super::allocator::{Allocator, SYSTEM, Selection, find, print_missing};
+use super::journal::Journal;
 use super::launcher::{self, Launch};
 use super::machine::{Machine, Source};
-use super::measurement::run_or_void;
-use super::results::{Header, Kind, Results, Run, SCHEMA};
+use super::measurement::{run_or_void, shown_arguments};
+use super::results::{Header, Kind, Missing, Results, Role, Run, SCHEMA};
 use super::row::{Row, Suite};
 use super::sequential::Looks;
 use crate::arguments::UsageError;
@@ -47,6 +48,9 @@ pub struct Arguments {
     /// The file that the program reads as its standard input
     #[arg(long, value_name = "FILE")]
     stdin: Option<PathBuf>,
+    /// The file that gets every run's figures, for report and compare
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
     /// The exit code with which the program has done its work
     #[arg(long, value_name = "CODE", default_value_t = 0)]
     exit_code: u8,
@@ -76,9 +80,9 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
     let workspace = Workspace::locate()?;
     let library_path = run::library_path_of_the_user(&workspace);
     let mut selection = arguments.selection.clone();
-    if !selection.peers.is_empty() {
+    if !selection.wanted.peers.is_empty() {
         // Every statement is made against it.
-        selection.peers.push(SYSTEM.to_owned());
+        selection.wanted.peers.push(SYSTEM.to_owned());
     }
     let (mut allocators, missing) = find(&workspace, &selection)?;
     if let Some(library) = allocators.iter().find_map(|allocator| allocator.library.as_ref())
@@ -87,6 +91,11 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
         let name = arguments.program[0].display();
         let message = format!("no preloaded allocator reaches {name}: {reason} (see cargo xtask doctor {name})");
         return Err(UsageError(message).into());
+    }
+    // How hz3 is tuned is part of the question; the others' variables would be answers to another one.
+    let options = hz3_options();
+    for allocator in allocators.iter_mut().filter(|allocator| allocator.record.role == Role::Lane) {
+        allocator.record.environment.extend(options.iter().cloned());
     }
     // The system's malloc runs first: what the program does under it is right.
     allocators.sort_by_key(|allocator| allocator.record.name != SYSTEM);
@@ -104,16 +113,18 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
         started: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         machine: Machine::describe(),
         source: Source::describe(&workspace.root),
-        arguments: Vec::new(),
+        arguments: shown_arguments(std::env::args().skip(1)),
         rounds: 0,
         allocators: allocators.iter().map(|allocator| allocator.record.clone()).collect(),
         missing,
         rows: vec![row],
     };
+    let journal = arguments.output.as_ref().map(|path| Journal::create(path, &header)).transpose()?;
     let results = Results { header, runs: Vec::new() };
     let limit = Duration::from_secs(arguments.time_limit.into());
     let mut trial = Trial {
         results,
+        journal,
         allocators,
         left_out: Vec::new(),
         longest: Duration::ZERO,
@@ -122,7 +133,17 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
         limit,
     };
     trial.carry_out(arguments.confidence)?;
+    if let Some(path) = &arguments.output {
+        println!("results: {}", path.display());
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The user's variables that tune hz3.
+fn hz3_options() -> Vec<(String, String)> {
+    let all =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    all.filter(|(name, _)| name.starts_with("HZ3_")).collect()
 }
 
 impl Subject {
@@ -187,6 +208,8 @@ impl Subject {
 /// A measurement that is under way.
 struct Trial<'a> {
     results: Results,
+    /// The file of the results, if one was asked for.
+    journal: Option<Journal>,
     /// Those that still take part.
     allocators: Vec<Allocator>,
     left_out: Vec<String>,
@@ -230,6 +253,9 @@ impl Trial<'_> {
         };
         progress.finish_and_clear();
         self.results.header.rounds = round;
+        if let Some(journal) = self.journal.take() {
+            journal.complete(&self.results)?;
+        }
         self.print(error, confidence, &looks, start.elapsed())
     }
 
@@ -250,7 +276,11 @@ impl Trial<'_> {
             match outcome {
                 Ok(run) => {
                     let row = self.results.header.rows[0].id.clone();
-                    self.results.runs.push(Run { row, allocator: name.clone(), round, ..run });
+                    let run = Run { row, allocator: name.clone(), round, ..run };
+                    if let Some(journal) = &mut self.journal {
+                        journal.append(&run)?;
+                    }
+                    self.results.runs.push(run);
                     if name == SYSTEM {
                         self.longest = self.longest.max(start.elapsed());
                     }
@@ -281,6 +311,7 @@ impl Trial<'_> {
         );
         eprintln!("{line}");
         self.left_out.push(line);
+        self.results.header.missing.push(Missing { name: name.to_owned(), reason: format!("left out: {reason}") });
         self.allocators.retain(|allocator| allocator.record.name != name);
         self.results.runs.retain(|run| run.allocator != name);
         self.results.header.allocators.retain(|record| record.name != name);

@@ -24,9 +24,9 @@ pub struct Allocator {
     pub library: Option<PathBuf>,
 }
 
-/// Which candidates take part.
+/// The names of those that take part.
 #[derive(clap::Args, Clone, Debug)]
-pub struct Selection {
+pub struct Wanted {
     /// hz3's lanes to measure, separated by commas
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Lane::FOR_SPEED)]
     pub lanes: Vec<Lane>,
@@ -34,9 +34,57 @@ pub struct Selection {
     /// [default: system and every peer found]
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     pub peers: Vec<String>,
+}
+
+/// Which candidates take part.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Selection {
+    #[command(flatten)]
+    pub wanted: Wanted,
     /// A further peer, given by its preload library
     #[arg(long = "peer", value_name = "NAME=PATH")]
     pub given: Vec<String>,
+}
+
+/// The candidates of a measurement.
+pub struct Field {
+    /// Those that can be run, in the order in which they run.
+    pub found: Vec<Allocator>,
+    /// Those that can't, and why.
+    pub missing: Vec<Missing>,
+    /// The names of those without which the measurement is not what was asked for.
+    pub required: Vec<String>,
+}
+
+impl Wanted {
+    /// Whether the allocator of that name, no lane, takes part.
+    pub fn has(&self, name: &str) -> bool {
+        self.peers.is_empty() || self.peers.iter().any(|peer| peer == name)
+    }
+
+    /// Checks that every name that was given is one of `known`.
+    ///
+    /// # Errors
+    /// A [`UsageError`] that names the first that is not and lists the known ones.
+    pub fn check(&self, known: &[&str]) -> Result<()> {
+        match self.peers.iter().find(|peer| !known.contains(&peer.as_str())) {
+            None => Ok(()),
+            Some(unknown) => {
+                let message = format!("no peer is named '{unknown}'; the peers are {}", known.join(", "));
+                Err(UsageError(message).into())
+            }
+        }
+    }
+}
+
+impl Field {
+    /// The preload libraries that were selected, and the system's malloc.
+    pub fn of_preloaded(workspace: &Workspace, selection: &Selection) -> Result<Field> {
+        let (found, missing) = find(workspace, selection)?;
+        let lanes = selection.wanted.lanes.iter().map(|lane| lane.name().to_owned());
+        let given = selection.given.iter().filter_map(|given| Some(given.split_once('=')?.0.to_owned()));
+        Ok(Field { found, missing, required: lanes.chain(given).collect() })
+    }
 }
 
 /// A peer that the distribution offers.
@@ -109,7 +157,7 @@ pub fn tuning_variables() -> impl Iterator<Item = std::ffi::OsString> {
 pub fn find(workspace: &Workspace, selection: &Selection) -> Result<(Vec<Allocator>, Vec<Missing>)> {
     let mut found = Vec::new();
     let mut missing = Vec::new();
-    for &lane in &selection.lanes {
+    for &lane in &selection.wanted.lanes {
         let library = preload::build(workspace, lane)?;
         let version = format!("hz3 {}", env!("CARGO_PKG_VERSION"));
         found.push(Allocator::preloaded(lane.name(), Role::Lane, version, library)?);
@@ -131,17 +179,11 @@ pub fn find(workspace: &Workspace, selection: &Selection) -> Result<(Vec<Allocat
             Err(absent) => missing.push(absent),
         }
     }
-    let is_wanted = |name: &str| selection.peers.is_empty() || selection.peers.iter().any(|peer| peer == name);
-    let known = || {
-        let names = others.iter().map(|allocator| allocator.record.name.as_str());
-        names.chain(missing.iter().map(|absent| absent.name.as_str())).collect::<Vec<_>>()
-    };
-    if let Some(unknown) = selection.peers.iter().find(|peer| !known().contains(&peer.as_str())) {
-        let message = format!("no peer is named '{unknown}'; the peers are {}", known().join(", "));
-        return Err(UsageError(message).into());
-    }
-    others.retain(|allocator| is_wanted(&allocator.record.name));
-    missing.retain(|absent| is_wanted(&absent.name));
+    let wanted = &selection.wanted;
+    let names = others.iter().map(|allocator| allocator.record.name.as_str());
+    wanted.check(&names.chain(missing.iter().map(|absent| absent.name.as_str())).collect::<Vec<_>>())?;
+    others.retain(|allocator| wanted.has(&allocator.record.name));
+    missing.retain(|absent| wanted.has(&absent.name));
     found.extend(others);
     for given in &selection.given {
         found.push(given_peer(given, &found)?);

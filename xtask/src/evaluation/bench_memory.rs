@@ -1,13 +1,12 @@
 //! `bench-memory`: whether memory comes back, under every allocator, in interleaved rounds.
 
-use super::allocator::{Allocator, Selection};
+use super::allocator::{Allocator, Field, Selection};
 use super::bench_mt;
 use super::bench_programs::run_workload;
-use super::measurement::{File, Measurement, Plan};
-use super::report;
+use super::extent::Extent;
+use super::measurement::{File, Measurement, Plan, find_preloaded};
 use super::results::Kind;
 use super::row::{self, Row, Suite};
-use crate::process;
 use crate::workspace::Workspace;
 use anyhow::Result;
 use std::path::PathBuf;
@@ -26,15 +25,8 @@ const NAME: &str = "hz3-bench-memory";
 /// Arguments of `bench-memory`.
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
-    /// Fewer rows, smaller totals and one round, for a first look in about two minutes
-    #[arg(long)]
-    quick: bool,
-    /// Rows by id, separated by commas: only these, such as one-reaper
-    #[arg(long, value_delimiter = ',', value_name = "ROW")]
-    rows: Vec<String>,
-    /// Counted rounds per row; one more runs first and is dropped [default: 3, with --quick 1]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    runs: Option<u32>,
+    #[command(flatten)]
+    extent: Extent,
     #[command(flatten)]
     selection: Selection,
     #[command(flatten)]
@@ -110,24 +102,24 @@ impl Scenario {
 
 /// `cargo xtask bench-memory`.
 pub fn command(arguments: &Arguments) -> Result<ExitCode> {
-    let all = arguments.rows.is_empty();
-    let offered = SCENARIOS.iter().filter(|scenario| !arguments.quick || scenario.in_quick || !all);
-    let rows = row::select(offered.map(|scenario| scenario.row(arguments.quick)).collect(), &arguments.rows)?;
+    let all = arguments.extent.rows.is_empty();
+    let offered = SCENARIOS.iter().filter(|scenario| !arguments.extent.quick || scenario.in_quick || !all);
+    let rows =
+        row::select(offered.map(|scenario| scenario.row(arguments.extent.quick)).collect(), &arguments.extent.rows)?;
     let workspace = Workspace::locate()?;
     let benchmark = bench_mt::build(&workspace)?;
     let program = build(&workspace)?;
     let measurement = if arguments.file.resume {
-        Measurement::resume(&workspace, &arguments.selection.given, &arguments.file, &[Kind::Memory])?
+        let find_again = |wanted| find_preloaded(&workspace, &arguments.selection.given, wanted);
+        Measurement::resume(&workspace, &arguments.file, &[Kind::Memory], find_again)?
     } else {
-        let rounds = arguments.runs.unwrap_or(if arguments.quick { QUICK_ROUNDS } else { ROUNDS });
+        let rounds = arguments.extent.rounds(ROUNDS, QUICK_ROUNDS);
         let plan = Plan { kind: Kind::Memory, rounds, rows, missing_rows: Vec::new() };
         let verify = |allocator: &Allocator| bench_mt::verify(&benchmark, allocator);
-        Measurement::begin(&workspace, &arguments.selection, &arguments.file, plan, verify)?
+        let field = Field::of_preloaded(&workspace, &arguments.selection)?;
+        Measurement::begin(&workspace, field, &arguments.file, plan, verify)?
     };
-    let path = measurement.path.clone();
-    process::catch_interrupts()?;
-    let results = measurement.carry_out(|row, allocator| run_workload(&program, row, allocator))?;
-    report::print(&results, &path)?;
+    measurement.carry_out_and_report(|row, allocator| run_workload(&program, row, allocator))?;
     Ok(ExitCode::SUCCESS)
 }
 

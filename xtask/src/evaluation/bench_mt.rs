@@ -1,13 +1,12 @@
 //! `bench-mt`: the remote-free benchmark under every allocator, row by row, in interleaved rounds.
 
-use super::allocator::{Allocator, SYSTEM, Selection};
+use super::allocator::{Allocator, Field, SYSTEM, Selection};
 use super::benchmark_output::BenchmarkOutput;
-use super::measurement::{File, Measurement, Plan, Verified, run_or_void};
-use super::report;
+use super::extent::Extent;
+use super::measurement::{File, Measurement, Plan, Verified, find_preloaded, run_or_void};
 use super::results::{Kind, Run};
 use super::row::{self, Row};
 use super::verdict::{FALLBACK_LIMIT_PERCENT, judge, overall};
-use crate::process;
 use crate::workspace::Workspace;
 use anyhow::Result;
 use std::path::{Path, PathBuf};
@@ -26,15 +25,8 @@ const RUN_TIME_LIMIT: Duration = Duration::from_secs(120);
 /// Arguments of `bench-mt`.
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
-    /// Fewer rows and rounds, for a first look in under three minutes
-    #[arg(long)]
-    quick: bool,
-    /// Rows by id, separated by commas: only these of the matrix, such as t8-r50
-    #[arg(long, value_delimiter = ',', value_name = "ROW")]
-    rows: Vec<String>,
-    /// Counted rounds per row; one more runs first and is dropped [default: 30, with --quick 6]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    runs: Option<u32>,
+    #[command(flatten)]
+    extent: Extent,
     /// Record the time of single calls instead, and compare their tails
     #[arg(long)]
     latency: bool,
@@ -50,32 +42,30 @@ pub struct Arguments {
 /// `cargo xtask bench-mt`.
 pub fn command(arguments: &Arguments) -> Result<ExitCode> {
     // What can't be measured is found out before anything is built.
-    let rows = if arguments.quick && arguments.rows.is_empty() {
+    let rows = if arguments.extent.quick && arguments.extent.rows.is_empty() {
         row::quick_matrix()
     } else {
-        row::select(row::remote_matrix(), &arguments.rows)?
+        row::select(row::remote_matrix(), &arguments.extent.rows)?
     };
     let workspace = Workspace::locate()?;
     let program = build(&workspace)?;
     let measurement = if arguments.file.resume {
         let kinds = if arguments.latency { &[Kind::Latency][..] } else { &[Kind::Throughput, Kind::Latency] };
-        Measurement::resume(&workspace, &arguments.selection.given, &arguments.file, kinds)?
+        let find_again = |wanted| find_preloaded(&workspace, &arguments.selection.given, wanted);
+        Measurement::resume(&workspace, &arguments.file, kinds, find_again)?
     } else {
-        let default = if arguments.quick { QUICK_ROUNDS } else { ROUNDS };
         let plan = Plan {
             kind: if arguments.latency { Kind::Latency } else { Kind::Throughput },
-            rounds: arguments.runs.unwrap_or(default),
+            rounds: arguments.extent.rounds(ROUNDS, QUICK_ROUNDS),
             rows,
             missing_rows: Vec::new(),
         };
         let verify = |allocator: &Allocator| verify(&program, allocator);
-        Measurement::begin(&workspace, &arguments.selection, &arguments.file, plan, verify)?
+        let field = Field::of_preloaded(&workspace, &arguments.selection)?;
+        Measurement::begin(&workspace, field, &arguments.file, plan, verify)?
     };
-    let path = measurement.path.clone();
-    process::catch_interrupts()?;
     let latency = measurement.results.header.kind == Kind::Latency;
-    let results = measurement.carry_out(|row, allocator| run(&program, row, allocator, latency))?;
-    report::print(&results, &path)?;
+    let results = measurement.carry_out_and_report(|row, allocator| run(&program, row, allocator, latency))?;
     if arguments.check {
         return Ok(overall(&judge(&results)).exit_code());
     }

@@ -1,14 +1,14 @@
 //! `bench-programs`: whole programs and allocator workloads under every allocator, in interleaved
 //! rounds.
 
-use super::allocator::{Allocator, Selection};
+use super::allocator::{Allocator, Field, Selection};
 use super::bench_mt;
 use super::benchmark_output::BenchmarkOutput;
+use super::extent::Extent;
 use super::launcher::{self, Launch};
-use super::measurement::{ENDLESS, File, Measurement, Plan, run_or_void};
+use super::measurement::{ENDLESS, File, Measurement, Plan, find_preloaded, run_or_void};
 use super::program::{Drive, PROGRAMS, Ready};
 use super::program_inputs::Inputs;
-use super::report;
 use super::results::{Kind, Missing, ProcessFigures, Run};
 use super::row::{self, Row, Suite};
 use crate::lane::Lane;
@@ -32,15 +32,8 @@ const SERVER_START_LIMIT: Duration = Duration::from_secs(10);
 /// Arguments of `bench-programs`.
 #[derive(clap::Args, Debug)]
 pub struct Arguments {
-    /// Fewer rounds, for a first look
-    #[arg(long)]
-    quick: bool,
-    /// Rows by id, separated by commas: only these, such as sqlite3 or larson-t8
-    #[arg(long, value_delimiter = ',', value_name = "ROW")]
-    rows: Vec<String>,
-    /// Counted rounds per row; one more runs first and is dropped [default: 10, with --quick 6]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    runs: Option<u32>,
+    #[command(flatten)]
+    extent: Extent,
     #[command(flatten)]
     selection: Selection,
     #[command(flatten)]
@@ -83,27 +76,28 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
         arguments: None,
     };
     let all = PROGRAMS.iter().map(|program| program_row(program.id)).chain(WORKLOADS.map(workload_row));
-    let wanted: Vec<String> = row::select(all.collect(), &arguments.rows)?.into_iter().map(|row| row.id).collect();
+    let wanted: Vec<String> =
+        row::select(all.collect(), &arguments.extent.rows)?.into_iter().map(|row| row.id).collect();
     let workspace = Workspace::locate()?;
     let benchmark = bench_mt::build(&workspace)?;
     let workload = build(&workspace)?;
     let inputs = Inputs::write(&workspace.target.join("results/inputs"))?;
     let (programs, missing_rows) = prepare(&workspace, &inputs, &wanted)?;
     let measurement = if arguments.file.resume {
-        Measurement::resume(&workspace, &arguments.selection.given, &arguments.file, &[Kind::Programs])?
+        let find_again = |wanted| find_preloaded(&workspace, &arguments.selection.given, wanted);
+        Measurement::resume(&workspace, &arguments.file, &[Kind::Programs], find_again)?
     } else {
         let rows = programs
             .iter()
             .map(|program| program.row.clone())
             .chain(WORKLOADS.map(workload_row).into_iter().filter(|row| wanted.contains(&row.id)));
-        let rounds = arguments.runs.unwrap_or(if arguments.quick { QUICK_ROUNDS } else { ROUNDS });
+        let rounds = arguments.extent.rounds(ROUNDS, QUICK_ROUNDS);
         let plan = Plan { kind: Kind::Programs, rounds, rows: rows.collect(), missing_rows };
         let verify = |allocator: &Allocator| bench_mt::verify(&benchmark, allocator);
-        Measurement::begin(&workspace, &arguments.selection, &arguments.file, plan, verify)?
+        let field = Field::of_preloaded(&workspace, &arguments.selection)?;
+        Measurement::begin(&workspace, field, &arguments.file, plan, verify)?
     };
-    let path = measurement.path.clone();
-    process::catch_interrupts()?;
-    let results = measurement.carry_out(|row, allocator| match row.suite {
+    measurement.carry_out_and_report(|row, allocator| match row.suite {
         Suite::Workload => run_workload(&workload, row, allocator),
         Suite::Program | Suite::Remote | Suite::Memory => {
             let program = programs.iter().find(|program| program.row.id == row.id);
@@ -111,7 +105,6 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
             run_program(program, allocator)
         }
     })?;
-    report::print(&results, &path)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -133,13 +126,18 @@ fn prepare(workspace: &Workspace, inputs: &Inputs, wanted: &[String]) -> Result<
     Ok((ready, missing))
 }
 
-fn void(reason: String) -> Run {
+/// A run that counts for nothing.
+pub fn void(reason: String) -> Run {
     Run { void: Some(reason), ..Run::default() }
 }
 
-/// One run of a workload, or of another program that prints the benchmark's lines: it reports calls and
-/// live bytes, the launcher time and memory.
-pub fn run_workload(program: &Path, row: &Row, allocator: &Allocator) -> Result<Run> {
+/// Runs what a row's command names under the allocator: what the launcher counted and what the program
+/// printed; else why the run counts for nothing.
+pub fn launched(
+    program: &Path,
+    row: &Row,
+    allocator: &Allocator,
+) -> Result<std::result::Result<(ProcessFigures, String), String>> {
     let folder = tempfile::tempdir().context("temporary folder")?;
     let report = folder.path().join("report");
     let launch = Launch {
@@ -151,13 +149,22 @@ pub fn run_workload(program: &Path, row: &Row, allocator: &Allocator) -> Result<
     };
     let figures = match run_or_void(&mut launch.command()?, RUN_TIME_LIMIT)? {
         Ok(captured) => launcher::read(&captured),
+        Err(reason) => return Ok(Err(reason)),
+    };
+    Ok(match figures {
+        Ok(figures) => Ok((figures, std::fs::read_to_string(&report)?)),
+        Err(error) => Err(format!("{error:#}")),
+    })
+}
+
+/// One run of a workload, or of another program that prints the benchmark's lines: it reports calls and
+/// live bytes, the launcher time and memory.
+pub fn run_workload(program: &Path, row: &Row, allocator: &Allocator) -> Result<Run> {
+    let (figures, text) = match launched(program, row, allocator)? {
+        Ok(outcome) => outcome,
         Err(reason) => return Ok(void(reason)),
     };
-    let figures = match figures {
-        Ok(figures) => figures,
-        Err(error) => return Ok(void(format!("{error:#}"))),
-    };
-    let output = BenchmarkOutput::read(&std::fs::read_to_string(&report)?)?;
+    let output = BenchmarkOutput::read(&text)?;
     let run = bench_mt::judged(allocator, output, true);
     Ok(Run { process: Some(figures), ..run })
 }

@@ -144,7 +144,7 @@ fn differences(before: &Results, after: &Results, controls: &[&str]) -> Vec<Diff
 fn metrics(kind: Kind) -> Vec<Metric> {
     match kind {
         Kind::Throughput => vec![Metric::OpsPerSecond, Metric::RssOverLive],
-        Kind::Programs => vec![Metric::WallSeconds, Metric::PeakRss],
+        Kind::Programs | Kind::Rust => vec![Metric::WallSeconds, Metric::PeakRss],
         Kind::Memory => Bound::ALL.into_iter().map(Metric::Bound).collect(),
         Kind::Latency => Call::ALL
             .into_iter()

@@ -155,7 +155,7 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
     let workspace = Workspace::locate()?;
     let mut selection = arguments.selection.clone();
     let has_scudo = selection.given.iter().any(|given| given.starts_with("scudo="));
-    if selection.peers.is_empty()
+    if selection.wanted.peers.is_empty()
         && !has_scudo
         && let Some(library) = scudo(Path::new("/usr/lib"))
     {

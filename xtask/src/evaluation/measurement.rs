@@ -1,14 +1,16 @@
 //! Measurement: carries out a schedule, records each run, and goes on after an interruption.
 
-use super::allocator::{Allocator, Selection, find, print_missing};
+use super::allocator::{Allocator, Field, Selection, Wanted, find, print_missing};
 use super::journal::{Journal, load};
 use super::machine::{Machine, Source};
 use super::metric::{Bound, Metric};
+use super::report;
 use super::results::{Header, Kind, Missing, Results, Run, SCHEMA};
 use super::row::Row;
 use super::schedule::Schedule;
 use super::statistics::median;
 use crate::arguments::UsageError;
+use crate::lane::Lane;
 use crate::process;
 use crate::workspace::Workspace;
 use anyhow::{Result, bail};
@@ -54,24 +56,23 @@ pub struct Plan {
 pub type Verified = std::result::Result<(), String>;
 
 impl Measurement {
-    /// Begins a new measurement: finds the allocators, takes out and names those that `verify` finds
-    /// not to serve their runs, and writes the header.
+    /// Begins a new measurement: takes out and names the allocators that `verify` finds not to serve
+    /// their runs, and writes the header.
     pub fn begin(
         workspace: &Workspace,
-        selection: &Selection,
+        field: Field,
         file: &File,
         plan: Plan,
         verify: impl Fn(&Allocator) -> Result<Verified>,
     ) -> Result<Measurement> {
-        let (found, mut missing) = find(workspace, selection)?;
+        let Field { found, mut missing, required } = field;
         let mut allocators = Vec::new();
         for allocator in found {
             match verify(&allocator)? {
                 Ok(()) => allocators.push(allocator),
                 Err(reason) => {
                     let name = allocator.record.name.clone();
-                    let was_given = selection.given.iter().any(|given| given.starts_with(&format!("{name}=")));
-                    if was_given || selection.lanes.iter().any(|lane| lane.name() == name) {
+                    if required.contains(&name) {
                         return Err(UsageError(format!("{name} can't be measured: {reason}")).into());
                     }
                     missing.push(Missing { name, reason });
@@ -109,9 +110,14 @@ impl Measurement {
         Ok(Measurement { results, allocators, path, journal })
     }
 
-    /// Goes on with an interrupted measurement of one of `kinds`, provided that its allocators are
-    /// still the same.
-    pub fn resume(workspace: &Workspace, given: &[String], file: &File, kinds: &[Kind]) -> Result<Measurement> {
+    /// Goes on with an interrupted measurement of one of `kinds`, provided that its allocators, which
+    /// `find_again` finds by the header's names, are still the same.
+    pub fn resume(
+        workspace: &Workspace,
+        file: &File,
+        kinds: &[Kind],
+        find_again: impl FnOnce(Wanted) -> Result<Vec<Allocator>>,
+    ) -> Result<Measurement> {
         let path = match &file.output {
             Some(path) => path.clone(),
             None => newest_interrupted(&folder(workspace), kinds)?,
@@ -125,10 +131,19 @@ impl Measurement {
         if loaded.complete {
             return Err(UsageError(format!("{name} is complete: there is nothing to resume")).into());
         }
-        let allocators = same_allocators(workspace, given, header)?;
+        let allocators = same_allocators(&find_again(named_in(header))?, header)?;
         let journal = Journal::reopen(&path, &loaded)?;
         eprintln!("resuming {name} after {} runs", loaded.results.runs.len());
         Ok(Measurement { results: loaded.results, allocators, path, journal })
+    }
+
+    /// [`Measurement::carry_out`], and the report of what came of it. Interrupts are caught.
+    pub fn carry_out_and_report(self, run: impl FnMut(&Row, &Allocator) -> Result<Run>) -> Result<Results> {
+        let path = self.path.clone();
+        process::catch_interrupts()?;
+        let results = self.carry_out(run)?;
+        report::print(&results, &path)?;
+        Ok(results)
     }
 
     /// Carries out what is left to do, one `run` after the other, and completes the file. The caller
@@ -239,7 +254,7 @@ fn summary(results: &Results, row: &Row) -> String {
 }
 
 /// The command line for the record: of a path only the file name, for results travel.
-fn shown_arguments(arguments: impl Iterator<Item = String>) -> Vec<String> {
+pub fn shown_arguments(arguments: impl Iterator<Item = String>) -> Vec<String> {
     let shown = |text: &str| Path::new(text).file_name().map(|name| name.to_string_lossy().into_owned());
     arguments
         .map(|argument| match argument.rsplit_once('=') {
@@ -265,15 +280,24 @@ fn newest_interrupted(folder: &Path, kinds: &[Kind]) -> Result<PathBuf> {
         .ok_or_else(|| UsageError("there is no interrupted measurement to resume".to_owned()).into())
 }
 
-/// Finds the header's allocators again; a mixture of two builds under one name is refused.
-fn same_allocators(workspace: &Workspace, given: &[String], header: &Header) -> Result<Vec<Allocator>> {
-    let names: Vec<&str> = header.allocators.iter().map(|record| record.name.as_str()).collect();
-    let selection = Selection {
-        lanes: crate::lane::Lane::ALL.into_iter().filter(|lane| names.contains(&lane.name())).collect(),
-        peers: Vec::new(),
-        given: given.to_vec(),
-    };
-    let (found, _) = find(workspace, &selection)?;
+/// The names in the header.
+fn named_in(header: &Header) -> Wanted {
+    let names: Vec<&String> = header.allocators.iter().map(|record| &record.name).collect();
+    let (lanes, peers) =
+        names.into_iter().partition::<Vec<_>, _>(|name| Lane::ALL.iter().any(|lane| lane.name() == **name));
+    let lanes = Lane::ALL.into_iter().filter(|lane| lanes.iter().any(|name| **name == lane.name())).collect();
+    Wanted { lanes, peers: peers.into_iter().cloned().collect() }
+}
+
+/// Finds preload libraries again, by the names of a header and with those that were given by path.
+pub fn find_preloaded(workspace: &Workspace, given: &[String], mut wanted: Wanted) -> Result<Vec<Allocator>> {
+    // A given one is no name that is known beforehand.
+    wanted.peers.clear();
+    Ok(find(workspace, &Selection { wanted, given: given.to_vec() })?.0)
+}
+
+/// The header's allocators among those found; a mixture of two builds under one name is refused.
+fn same_allocators(found: &[Allocator], header: &Header) -> Result<Vec<Allocator>> {
     let same = |record: &super::results::AllocatorRecord| {
         let again = found.iter().find(|allocator| allocator.record.name == record.name);
         match again {

@@ -1,7 +1,7 @@
 //! Evaluation: measures both lanes against the field and says by stated rules how they stand.
 //!
 //! ```text
-//!   bench-mt, bench-programs, bench-memory ──▶ results file (JSON) ──▶ report, compare
+//!   bench-mt, bench-programs, bench-rust, bench-memory ──▶ results file (JSON) ──▶ report, compare
 //!   allocator ◀── peer_build                   journal, results        table, plot, verdict, statistics
 //!       └──▶ advise ──▶ sequential, advice                             one program of the user's own, one line
 //! ```
@@ -12,10 +12,13 @@ mod allocator;
 mod bench_memory;
 mod bench_mt;
 mod bench_programs;
+mod bench_rust;
 mod benchmark_output;
 mod compare;
+mod extent;
 mod fault_expectations;
 mod faults;
+mod global_allocator;
 mod journal;
 mod lane_table;
 mod launcher;
@@ -55,6 +58,8 @@ pub enum Command {
     BenchMt(Box<bench_mt::Arguments>),
     /// Measure whole programs and allocator workloads on both lanes and the field
     BenchPrograms(Box<bench_programs::Arguments>),
+    /// Measure hz3 and the field as global allocators of Rust programs
+    BenchRust(Box<bench_rust::Arguments>),
     /// Run a program of your own under every allocator and say which is best for it
     Advise(Box<advise::Arguments>),
     /// Measure whether memory comes back on both lanes and the field
@@ -76,6 +81,7 @@ pub fn command(command: &Command) -> Result<ExitCode> {
         Command::BuildPeers(arguments) => peer_build::command(arguments),
         Command::BenchMt(arguments) => bench_mt::command(arguments),
         Command::BenchPrograms(arguments) => bench_programs::command(arguments),
+        Command::BenchRust(arguments) => bench_rust::command(arguments),
         Command::Advise(arguments) => advise::command(arguments),
         Command::BenchMemory(arguments) => bench_memory::command(arguments),
         Command::Faults(arguments) => faults::command(arguments),

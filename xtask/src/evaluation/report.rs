@@ -134,7 +134,7 @@ pub fn print(results: &Results, file: &Path) -> Result<()> {
     let shown = match results.header.kind {
         Kind::Throughput => vec![Metric::OpsPerSecond, Metric::RssOverLive],
         Kind::Latency => vec![tail, Metric::Latency(Call::FreeRemote, Quantile::P999)],
-        Kind::Programs => vec![Metric::WallSeconds, Metric::PeakRss],
+        Kind::Programs | Kind::Rust => vec![Metric::WallSeconds, Metric::PeakRss],
         Kind::Memory => Vec::new(),
     };
     for metric in shown {

@@ -58,6 +58,9 @@ pub enum Kind {
     /// `bench-programs`.
     #[serde(rename = "bench-programs")]
     Programs,
+    /// `bench-rust`: Rust programs, one for each global allocator.
+    #[serde(rename = "bench-rust")]
+    Rust,
     /// `bench-memory`: resident memory against its bounds.
     #[serde(rename = "bench-memory")]
     Memory,
@@ -70,6 +73,7 @@ impl Kind {
             Kind::Throughput => "bench-mt",
             Kind::Latency => "bench-mt-latency",
             Kind::Programs => "bench-programs",
+            Kind::Rust => "bench-rust",
             Kind::Memory => "bench-memory",
         }
     }

@@ -52,7 +52,7 @@ pub fn report(results: &Results) -> String {
             let title = "Peak resident size (MB), median ± half the interquartile range";
             text += &section(title, &medians(results, Metric::PeakRss));
         }
-        Kind::Programs => {
+        Kind::Programs | Kind::Rust => {
             for metric in [Metric::WallSeconds, Metric::CpuSeconds, Metric::OpsPerSecond, Metric::PeakRss] {
                 let title = format!("{}, median ± half the interquartile range", capital(&metric.label()));
                 text += &section(&title, &medians(results, metric));

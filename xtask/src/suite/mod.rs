@@ -4,11 +4,13 @@ mod benchmark;
 mod documents;
 mod embedding;
 mod faults;
+mod global_allocators;
 mod memory;
 mod mutants;
 mod package;
 mod profile;
 mod programs;
+mod publish;
 mod rust_checks;
 mod session;
 mod statistics;
@@ -71,6 +73,7 @@ fn all_steps() -> Vec<Step> {
     }));
     steps.extend(documents::steps());
     steps.extend(rust_checks::test_steps());
+    steps.extend(publish::steps());
     steps.extend(mutants::steps());
     for lane in Lane::ALL {
         steps.push(Step::new(format!("build/{lane}"), move |session| {
@@ -96,6 +99,7 @@ fn all_steps() -> Vec<Step> {
     steps.extend(profile::steps());
     steps.extend(faults::steps());
     steps.extend(top::steps());
+    steps.extend(global_allocators::steps());
     steps.extend(programs::steps());
     steps.extend(valgrind::steps());
     for lane in Lane::FOR_SPEED {

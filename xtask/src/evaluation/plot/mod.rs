@@ -53,7 +53,7 @@ pub fn plots(results: &Results) -> Vec<Plot> {
                 add(bound.name(), &metric.label(), bars::draw(results, metric, "Memory"));
             }
         }
-        Kind::Programs => {
+        Kind::Programs | Kind::Rust => {
             add("time", "Time", bars::draw(results, Metric::WallSeconds, "Time"));
             add("time-ratio", "Time against the fastest peer", ratios::draw(results, Metric::WallSeconds, "Time"));
             add("memory", "Memory", bars::draw(results, Metric::PeakRss, "Memory"));

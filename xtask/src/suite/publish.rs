@@ -1,0 +1,100 @@
+//! Publish: hz3-core as crates.io would take it: what the package holds and says of itself, and its documentation.
+
+use super::session::Session;
+use super::step::Step;
+use crate::process;
+use crate::workspace::BUILD_TIME_LIMIT;
+use anyhow::{Context, Result, ensure};
+
+/// What every package must have.
+const NEEDED: [&str; 6] =
+    ["Cargo.toml", "LICENSE", "README.md", "src/lib.rs", "examples/no_std.rs", "examples/threads.rs"];
+
+/// The manifest's fields without which the registry refuses the package, or nobody finds it.
+const FIELDS: [&str; 8] =
+    ["name", "description", "license", "readme", "keywords", "categories", "rust-version", "edition"];
+
+/// Two steps.
+pub fn steps() -> Vec<Step> {
+    vec![
+        Step::new("publish/package", |session| Ok(package(session)?)),
+        Step::new("publish/documentation", |session| Ok(documentation(session)?)),
+    ]
+}
+
+/// Packs the crate as `cargo publish` does, all but the build: what it would build is built by the other steps.
+fn package(session: &Session) -> Result<()> {
+    let cargo = |words: &[&str]| {
+        let mut command = session.workspace.cargo();
+        command.args(["package", "--package", "hz3-core", "--allow-dirty", "--offline"]).args(words);
+        process::expect_success(&mut command, BUILD_TIME_LIMIT)
+    };
+    check_list(&cargo(&["--list"])?.stdout_text())?;
+    cargo(&["--no-verify"])?;
+    let name = concat!("package/hz3-core-", env!("CARGO_PKG_VERSION"), ".crate");
+    let packed = std::fs::File::open(session.workspace.target.join(name)).context(name)?;
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(packed));
+    let mut manifest = String::new();
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        if entry.path()?.ends_with(concat!("hz3-core-", env!("CARGO_PKG_VERSION"), "/Cargo.toml")) {
+            std::io::Read::read_to_string(&mut entry, &mut manifest)?;
+        }
+    }
+    check_manifest(&manifest)
+}
+
+/// The package has what it needs, and nothing that only the workspace has a use for.
+fn check_list(list: &str) -> Result<()> {
+    for name in NEEDED {
+        ensure!(list.lines().any(|line| line == name), "the package lacks {name}\n{list}");
+    }
+    let other = list.lines().find(|line| line.starts_with("fuzz/") || line.starts_with("target/"));
+    ensure!(other.is_none(), "the package has {}", other.unwrap_or_default());
+    Ok(())
+}
+
+/// The manifest as cargo normalised it: no field is inherited any more, no dependency is a path.
+fn check_manifest(manifest: &str) -> Result<()> {
+    for field in FIELDS {
+        let stated = manifest.lines().find_map(|line| line.strip_prefix(field)?.trim_start().strip_prefix('='));
+        let is_empty = stated.is_none_or(|value| ["\"\"", "[]", "false"].contains(&value.trim()));
+        ensure!(!is_empty, "the manifest has no {field}\n{manifest}");
+    }
+    ensure!(manifest.contains("[package.metadata.docs.rs]"), "docs.rs is told nothing\n{manifest}");
+    let path = manifest.lines().find(|line| line.starts_with("path = \"..") || line.contains("workspace = true"));
+    ensure!(path.is_none(), "the manifest has {}", path.unwrap_or_default());
+    Ok(())
+}
+
+/// The documentation is built without a warning: no link leads nowhere.
+fn documentation(session: &Session) -> Result<()> {
+    let mut command = session.workspace.cargo();
+    command.args(["doc", "--package", "hz3-core", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
+    process::expect_success(&mut command, BUILD_TIME_LIMIT)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_without_a_needed_file_or_with_a_stray_one_is_refused() {
+        let list = NEEDED.join("\n");
+        check_list(&list).unwrap();
+        assert!(check_list(&list.replace("LICENSE", "LICENCE")).unwrap_err().to_string().contains("lacks LICENSE"));
+        assert!(check_list(&format!("{list}\nfuzz/Cargo.toml")).is_err());
+    }
+
+    #[test]
+    fn an_incomplete_manifest_is_refused() {
+        let mut manifest: String = FIELDS.iter().map(|field| format!("{field} = \"x\"\n")).collect();
+        manifest.push_str("[package.metadata.docs.rs]\n");
+        check_manifest(&manifest).unwrap();
+        let without = manifest.replace("license = \"x\"", "license = \"\"");
+        assert!(check_manifest(&without).unwrap_err().to_string().contains("no license"));
+        assert!(check_manifest(&manifest.replace("keywords", "keyword")).is_err());
+        assert!(check_manifest(&format!("{manifest}path = \"../x\"\n")).is_err());
+    }
+}
