@@ -191,7 +191,10 @@ impl<L: Lane> Allocator<L> {
         let before = self.purged_bytes.load(Ordering::Relaxed);
         for shard in self.used_shards() {
             // No more looks than there are spans, so that the end comes although other threads make further holes.
-            let spans: u32 = (1..BINS as u8).map(|bin| self.shard(shard).owned().lock().counts(Bin(bin)).1).sum();
+            let spans: u32 = {
+                let owned = self.shard(shard).owned().lock();
+                (1..BINS as u8).map(|bin| owned.counts(Bin(bin)).1).sum()
+            };
             // The first turn may go on from the middle.
             for _ in 0..2 {
                 let mut looks = spans;
