@@ -49,6 +49,10 @@ pub mod background;
 #[cfg(not(loom))]
 pub mod bins;
 #[cfg(not(loom))]
+pub mod canary;
+#[cfg(not(loom))]
+pub mod checks;
+#[cfg(not(loom))]
 pub mod fault;
 #[cfg(not(loom))]
 pub mod global;
@@ -56,6 +60,8 @@ pub mod global;
 pub mod heap;
 #[cfg(not(loom))]
 pub mod heat;
+#[cfg(not(loom))]
+pub mod held;
 #[cfg(not(loom))]
 pub mod hot;
 #[cfg(not(loom))]
@@ -72,6 +78,8 @@ pub mod options;
 pub mod page_tag;
 #[cfg(not(loom))]
 pub mod profile;
+#[cfg(not(loom))]
+pub mod quarantine;
 #[cfg(not(loom))]
 pub mod remote_stash;
 #[cfg(not(loom))]
@@ -98,4 +106,4 @@ pub mod upkeep;
 #[cfg(not(loom))]
 pub use global::Hz3;
 #[cfg(not(loom))]
-pub use lane::{Fast, Hardened, Lane, Scale, Tiny, TinyHome};
+pub use lane::{Fast, Hardened, Lane, Scale, Tiny, TinyHardened, TinyHome};

@@ -42,6 +42,9 @@ struct hz3_stats {
     size_t carves;           /* number of refills from spans */
     size_t spills;           /* number of magazines handed to depots */
     size_t homeward_slots;   /* number of slots that went home */
+    size_t quarantine_bytes; /* free slots that the hardened lane keeps out of reuse for a while */
+    size_t held_bytes;       /* free runs that it keeps out of reuse */
+    size_t refused_guards;   /* number of guard pages that the system refused to make or to remove */
 };
 
 /* "hz3 VERSION LANE", a static string. */
