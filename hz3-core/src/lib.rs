@@ -51,6 +51,8 @@ pub mod bins;
 #[cfg(not(loom))]
 pub mod canary;
 #[cfg(not(loom))]
+pub mod checked;
+#[cfg(not(loom))]
 pub mod checks;
 #[cfg(not(loom))]
 pub mod fault;

@@ -11,6 +11,7 @@
 use crate::allocator::Courier;
 use crate::bins::{self, FOREIGN, MAX_SMALL_BYTES, bin_for, bin_for_aligned};
 use crate::canary;
+use crate::checked;
 use crate::checks::{hand_out, misuse_of, refuse, require_live, usable};
 use crate::fault;
 use crate::heap::{Entry, Heap, count, load, swap};
@@ -20,10 +21,8 @@ use crate::large::Block;
 use crate::magazine::{Magazine, shape};
 use crate::mark;
 use crate::os::Os;
-use crate::quarantine::Quarantine;
 use crate::remote_stash::RemoteStash;
 use crate::sampling;
-use crate::sync::{Ordering, compiler_fence};
 use crate::thread::{self, TICKS};
 use crate::units::{Bin, MIN_ALIGN, PAGE_BYTES, ShardId};
 use core::ptr::{NonNull, null_mut};
@@ -105,20 +104,12 @@ fn pop_or_refill<L: Lane>(heap: &mut Heap<L>, bin: Bin, bytes: usize) -> *mut u8
     let entry = heap.entry(bin);
     // SAFETY: a filled entry has a slot below `top`, and `base` is its first.
     unsafe {
-        if !L::HARDENED {
-            entry.top = entry.top.sub(1);
-            return hand_out::<L>(*entry.top, bin, bytes);
+        if L::HARDENED {
+            let entry = &raw mut *entry;
+            return hand_out::<L>(checked::draw(heap, entry), bin, bytes);
         }
-        let held = entry.top.offset_from_unsigned(entry.base);
-        let index = heap.random_below(held);
-        let entry = heap.entry(bin);
-        let place = entry.base.add(index);
-        let slot = *place;
         entry.top = entry.top.sub(1);
-        // A forked child that sees this thread stopped here loses one slot, and finds none twice.
-        compiler_fence(Ordering::Release);
-        *place = *entry.top;
-        hand_out::<L>(slot, bin, bytes)
+        hand_out::<L>(*entry.top, bin, bytes)
     }
 }
 
@@ -228,28 +219,16 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
     }
     match thread::heap::<L>() {
         // SAFETY: the heap is this thread's.
-        Some(heap) if L::HARDENED => unsafe { quarantine(&mut *heap, tag.bin(), block) },
+        Some(heap) if L::HARDENED => unsafe { checked::quarantine(&mut *heap, tag.bin(), block) },
         // SAFETY: as above.
         Some(heap) => unsafe { push_or_spill(&mut *heap, tag.bin(), block) },
         None => allocator.deliver_one(block),
     }
 }
 
-/// Puts `block` into the heap's quarantine, and what has to leave that into a magazine.
-fn quarantine<L: Lane>(heap: &mut Heap<L>, bin: Bin, block: *mut u8) {
-    let bytes = bins::info(bin).slot_bytes as usize;
-    loop {
-        let random = heap.random();
-        heap.unsettled();
-        let Some((leaving, slot)) = heap.quarantine.make_room(bytes, random) else { break };
-        heap.settled();
-        push_or_spill(heap, leaving, slot);
-    }
-    heap.quarantine.put(bin, block);
-    heap.settled();
-}
-
-fn push_or_spill<L: Lane>(heap: &mut Heap<L>, bin: Bin, block: *mut u8) {
+/// Puts the free slot `block` into a magazine, or home.
+#[inline]
+pub fn push_or_spill<L: Lane>(heap: &mut Heap<L>, bin: Bin, block: *mut u8) {
     let entry = heap.entry(bin);
     if entry.top == entry.limit {
         tick(heap);

@@ -36,7 +36,7 @@ pub const HZ3_CORE: &[&[&str]] = &[
     &["sampling"],
     &["checks"],
     // The hot paths end in the slow ones, and a slow path starts the hot one again.
-    &["slow", "hot"],
+    &["slow", "hot", "checked"],
     &["stats"],
     &["global"],
 ];
