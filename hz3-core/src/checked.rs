@@ -20,6 +20,11 @@ use crate::slow;
 use crate::sync::{Ordering, compiler_fence};
 use crate::units::Bin;
 
+/// Among how many slots of a magazine one is drawn: the last ones. Chosen: what programs allocate one after another they
+/// read one after another, and the more of that order is lost, the longer they wait for memory. Python's objects took
+/// 1.5 times the scale lane's time where nothing was drawn, and 1.9 times among 16 here and in quarantine.
+const DRAWN: usize = 4;
+
 /// The entry of `bin` at a thread's pointer.
 ///
 /// # Safety
@@ -57,7 +62,7 @@ pub unsafe fn draw<L: Lane>(heap: &mut Heap<L>, entry: *mut Entry) -> *mut u8 {
     unsafe {
         let base = (*entry).base;
         let held = (*entry).top.offset_from_unsigned(base);
-        let place = base.add(heap.random_below(held));
+        let place = base.add(held - 1 - heap.random_below(held.min(DRAWN)));
         let slot = *place;
         (*entry).top = (*entry).top.sub(1);
         // A forked child that sees this thread stopped here loses one slot, and finds none twice.

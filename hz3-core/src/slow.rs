@@ -160,13 +160,6 @@ fn refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
         let entry = heap.entry(bin);
         let places = core::slice::from_raw_parts_mut(entry.base, usize::from(batch));
         let taken = allocator.carve(shard, bin, places);
-        let base = entry.base;
-        if L::HARDENED {
-            for last in 1..taken {
-                core::ptr::swap(base.add(last), base.add(heap.random_below(last + 1)));
-            }
-        }
-        let entry = heap.entry(bin);
         entry.top = entry.base.add(taken);
         count(&heap.counters.carves, 1);
         taken > 0

@@ -178,7 +178,7 @@ fn large_blocks_that_were_freed_keep_to_a_budget_and_their_memory_goes_back() {
 #[test]
 fn a_slot_that_was_freed_is_not_handed_out_soon() {
     let _alone = alone();
-    for (bytes, least) in [(10, 128), (56, 128), (1000, 128), (20_000, 20)] {
+    for (bytes, least) in [(10, 250), (56, 250), (1000, 250), (20_000, 40)] {
         let mut last = VecDeque::new();
         for _ in 0..3000 {
             let block = malloc(bytes);
