@@ -411,19 +411,24 @@ pub fn large_zeroed<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
 }
 
 /// Bytes that may be used of the live block at `block`; `None` where none begins there. Null has 0.
-#[allow(clippy::not_unsafe_ptr_arg_deref, reason = "read only where it is the start of a slot")]
 pub fn usable_bytes<L: Lane>(block: *const u8) -> Option<usize> {
+    usable_bytes_for::<L>("malloc_usable_size()", block)
+}
+
+/// [`usable_bytes`] in the name of `entry`.
+#[inline]
+fn usable_bytes_for<L: Lane>(entry: &str, block: *const u8) -> Option<usize> {
     if block.is_null() {
         return Some(0);
     }
     let tag = L::allocator().runs.arenas.tag_value(block.addr());
     match tag.bin() {
-        FOREIGN => large_usable::<L>("malloc_usable_size()", block.addr()),
+        FOREIGN => large_usable::<L>(entry, block.addr()),
         bin => {
             // SAFETY: a slot of 16 bytes or more begins at the block where the first test says so.
             let is_live = L::allocator().is_slot(tag, block.addr()) && !(L::MARKS && unsafe { mark::is_set(block) });
             // SAFETY: as above, and it is not free.
-            is_live.then(|| unsafe { usable::<L>("malloc_usable_size()", bin, block) })
+            is_live.then(|| unsafe { usable::<L>(entry, bin, block) })
         }
     }
 }
@@ -525,7 +530,7 @@ fn keeps_place(bytes: usize, old: usize) -> bool {
 pub unsafe fn free_of_size<L: Lane>(block: *mut u8, bytes: usize, align: usize) {
     if L::HARDENED
         && !block.is_null()
-        && let Some(asked) = usable_bytes::<L>(block)
+        && let Some(asked) = usable_bytes_for::<L>("free()", block)
         && (asked != bytes || !block.addr().is_multiple_of(align.max(1)))
     {
         fault::misuse::<L::Os>("free()", "wrong size for", block.addr());

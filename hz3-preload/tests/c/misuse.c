@@ -118,7 +118,10 @@ static void double_free_of_a_reused_block(void) {
     free(first);
     /* Which free slot is handed out is not always the last one. */
     void *block = NULL;
-    for (int i = 0; i < 10000 && block != first; i++) block = take(SMALL);
+    for (int i = 0; i < 10000 && block != first; i++) {
+        block = take(SMALL);
+        if (block != first) free(block);
+    }
     CHECK(block == first);
     free(announce(block));
     free(check_opaque(block));
@@ -231,6 +234,8 @@ static void write_after_free(size_t size, size_t offset, int at_home) {
     free(block);
     if (at_home) malloc_trim(0);
     ((volatile char *)check_opaque(block))[offset] ^= 1;
+    /* What is freed after it drives it out of quarantine. */
+    for (int i = 0; i < 600; i++) free(take(size));
     for (int i = 0; i < 2000; i++) CHECK(malloc(size) != NULL);
     free(neighbour);
 }
