@@ -411,6 +411,7 @@ pub fn large_zeroed<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
 }
 
 /// Bytes that may be used of the live block at `block`; `None` where none begins there. Null has 0.
+#[allow(clippy::not_unsafe_ptr_arg_deref, reason = "read only where it is the start of a slot")]
 pub fn usable_bytes<L: Lane>(block: *const u8) -> Option<usize> {
     usable_bytes_for::<L>("malloc_usable_size()", block)
 }
