@@ -96,7 +96,7 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
 
 /// Puts `block`, a wiped slot, into the heap's quarantine, and what has to leave that into a magazine.
 #[inline]
-pub fn quarantine<L: Lane>(heap: &mut Heap<L>, bin: Bin, block: *mut u8) {
+pub(crate) fn quarantine<L: Lane>(heap: &mut Heap<L>, bin: Bin, block: *mut u8) {
     let bytes = bins::info(bin).slot_bytes as usize;
     let mut random = heap.random();
     loop {

@@ -221,7 +221,7 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
 
 /// Puts the free slot `block` into a magazine, or home.
 #[inline]
-pub fn push_or_spill<L: Lane>(heap: &mut Heap<L>, bin: Bin, block: *mut u8) {
+pub(crate) fn push_or_spill<L: Lane>(heap: &mut Heap<L>, bin: Bin, block: *mut u8) {
     let entry = heap.entry(bin);
     if entry.top == entry.limit {
         tick(heap);
