@@ -11,6 +11,7 @@ use crate::depot::Stocked;
 use crate::fault;
 use crate::heap::Heaps;
 use crate::heat::Heat;
+use crate::held::Held;
 use crate::hooks::Hooks;
 use crate::lane::{Lane, Shards};
 use crate::large::Directs;
@@ -61,6 +62,8 @@ pub struct Allocator<L: Lane> {
     pub hooks: Hooks<L::Os>,
     /// Who frees whose slots, where the options ask for it.
     pub heat: Heat,
+    /// Runs that may not be used yet.
+    pub held: Held<L::Os>,
     /// Which stacks the program's memory comes from, if that was asked for.
     pub profile: Profile<L::Os>,
     /// Who is told that time passes.
@@ -86,6 +89,7 @@ impl<L: Lane> Allocator<L> {
             trims: AtomicU32::new(0),
             hooks: Hooks::new(),
             heat: Heat::new(),
+            held: Held::new(),
             profile: Profile::new(),
             publisher: Publisher::nobody(),
         }
@@ -286,21 +290,36 @@ impl<L: Lane> Allocator<L> {
         }
         if taken == 0
             && !out.is_empty()
-            && let Some(id) = self.runs.allocate(usize::from(bins::info(bin).span_pages), 1)
+            && let Some(id) = self.runs.allocate(usize::from(bins::info(bin).span_pages) + L::GUARD_PAGES, 1)
         {
             self.tag_span(id, PageTag::small(bin, shard, id), |span| span.become_small(bin, shard));
+            if L::HARDENED {
+                self.guard_end(id);
+            }
             taken = self.shard(shard).owned().lock().add(&self.runs.spans, bin, id, L::Os::now_ms(), out);
         }
         let carved = out.get(..taken).unwrap_or(&[]);
         Self::populate(bin, carved);
         if L::HARDENED && is_fresh {
-            // What lay there before must not be taken for a write after free.
-            for &slot in carved {
-                // SAFETY: the slot was just taken, and is this thread's alone.
-                unsafe { mark::wipe(slot, bins::info(bin).slot_bytes as usize) };
-            }
+            self.wipe_fresh(bin, carved);
         }
         taken
+    }
+
+    /// Makes freshly carved slots read as slots that were freed: what lay there before must not be taken for a write
+    /// after free.
+    fn wipe_fresh(&self, bin: Bin, slots: &[*mut u8]) {
+        for &slot in slots {
+            // SAFETY: the slot was just taken, and is this thread's alone, so that its span's descriptor is fixed.
+            unsafe {
+                let span = self.runs.arenas.tag_value(slot.addr()).span();
+                if (*at(&self.runs.spans, span)).zeroed {
+                    mark::set(slot);
+                } else {
+                    mark::wipe(slot, bins::info(bin).slot_bytes as usize);
+                }
+            }
+        }
     }
 
     /// The slots at home of [`Allocator::carve`]: a shard that has some spares another one fresh pages.
@@ -449,6 +468,9 @@ impl<L: Lane> Allocator<L> {
                 stamp = stamp.wrapping_sub(elapsed_ms(span.stamp, stamp));
             }
         });
+        if L::HARDENED && !self.unguard(id) {
+            return self.hold_guarded(id);
+        }
         self.runs.release(id, stamp);
         self.purge_if_at_once();
     }
@@ -504,6 +526,7 @@ impl<L: Lane> Allocator<L> {
             shard.acquire_for_fork();
         }
         self.directs.acquire_for_fork();
+        self.held.acquire_for_fork();
         self.spare_magazines.acquire();
         self.profile.acquire_for_fork();
         self.runs.acquire_for_fork();
@@ -521,6 +544,7 @@ impl<L: Lane> Allocator<L> {
             self.runs.release_after_fork();
             self.profile.release_after_fork();
             self.spare_magazines.release();
+            self.held.release_after_fork();
             self.directs.release_after_fork();
             for shard in self.shards() {
                 shard.owned().release();
@@ -540,6 +564,7 @@ impl<L: Lane> Allocator<L> {
             self.runs.reset_after_fork();
             self.profile.reset_after_fork();
             self.spare_magazines.reset_after_fork();
+            self.held.reset_after_fork();
             self.directs.reset_after_fork();
             for shard in self.shards() {
                 shard.owned().reset_after_fork();

@@ -18,7 +18,7 @@ use crate::hot;
 use crate::lane::{Lane, Scale};
 use crate::slow;
 use crate::stats::{self, Stats};
-use crate::units::PAGE_BYTES;
+use crate::units::{MIN_ALIGN, PAGE_BYTES};
 use core::alloc::{GlobalAlloc, Layout};
 use core::marker::PhantomData;
 
@@ -106,7 +106,7 @@ fn share_a_bin(first: Layout, second: Layout) -> bool {
 unsafe impl<L: Lane> GlobalAlloc for Hz3<L> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if layout.align() > PAGE_BYTES {
+        if L::HARDENED || layout.align() > PAGE_BYTES {
             return slow::malloc_aligned::<L>(layout.size(), layout.align());
         }
         hot::malloc::<L>(served_bytes(layout))
@@ -117,6 +117,9 @@ unsafe impl<L: Lane> GlobalAlloc for Hz3<L> {
         // SAFETY: the caller gives a live block and its layout, so that its bin is the one that `alloc` and
         // `realloc` chose for it; above a page of alignment every block is large.
         unsafe {
+            if L::HARDENED {
+                return slow::free_of_size::<L>(block, layout.size(), layout.align());
+            }
             if layout.align() > PAGE_BYTES {
                 return slow::free::<L>(block);
             }
@@ -126,7 +129,9 @@ unsafe impl<L: Lane> GlobalAlloc for Hz3<L> {
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        if is_small(layout) {
+        if L::HARDENED && layout.align() <= PAGE_BYTES {
+            slow::malloc_aligned_zeroed::<L>(layout.size(), layout.align())
+        } else if is_small(layout) {
             slow::malloc_zeroed::<L>(served_bytes(layout))
         } else {
             slow::large_zeroed::<L>(layout.size().max(1), layout.align())
@@ -137,13 +142,17 @@ unsafe impl<L: Lane> GlobalAlloc for Hz3<L> {
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
         // SAFETY: the caller promises that the size, rounded up to the alignment, does not overflow.
         let new = unsafe { Layout::from_size_align_unchecked(bytes, layout.align()) };
-        if share_a_bin(layout, new) {
+        if L::HARDENED && layout.align() <= MIN_ALIGN {
+            // SAFETY: the caller's promise.
+            return unsafe { slow::realloc::<L>(block, bytes) };
+        }
+        if !L::HARDENED && share_a_bin(layout, new) {
             return block;
         }
         // SAFETY: the caller's promises; the sizes are of one kind where `slow::realloc` is called, which keeps a
         // large block large and on a page's start.
         unsafe {
-            if layout.align() <= PAGE_BYTES && !is_small(layout) && !is_small(new) {
+            if !L::HARDENED && layout.align() <= PAGE_BYTES && !is_small(layout) && !is_small(new) {
                 slow::realloc::<L>(block, served_bytes(new))
             } else {
                 move_block(self, block, layout, new)

@@ -144,6 +144,8 @@ pub struct Heap<L: Lane> {
     pub counters: Counters,
     /// Slots on their way home. Sync: owner thread.
     pub stash: L::Stash,
+    /// Slots that were freed a short while ago. Sync: owner thread.
+    pub quarantine: L::Quarantine,
 }
 
 impl<L: Lane> Heap<L> {
@@ -155,8 +157,8 @@ impl<L: Lane> Heap<L> {
         &mut self.entries.0[if index < BINS { index } else { 0 }]
     }
 
-    /// A random number below `limit`, which fits 32 bits (xorshift64*, whose upper half is used).
-    pub fn random_below(&mut self, limit: usize) -> usize {
+    /// A random number of 32 bits (xorshift64*, whose upper half is used).
+    pub fn random(&mut self) -> u32 {
         let mut state = self.random;
         if state == 0 {
             state = L::Os::random_seed() ^ core::ptr::from_ref(self).addr() as u64 | 1;
@@ -165,8 +167,12 @@ impl<L: Lane> Heap<L> {
         state ^= state << 25;
         state ^= state >> 27;
         self.random = state;
-        let number = state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
-        ((number * limit as u64) >> 32) as usize
+        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
+    }
+
+    /// A random number below `limit`, which fits 32 bits.
+    pub fn random_below(&mut self, limit: usize) -> usize {
+        ((u64::from(self.random()) * limit as u64) >> 32) as usize
     }
 
     /// Notes that `bin` took a slow path.

@@ -14,6 +14,7 @@
 //! the entry as `malloc` did and reads no page tag.
 
 use crate::bins::{MAX_SMALL_BYTES, entry_offset};
+use crate::checked;
 use crate::heap::Entry;
 use crate::lane::Lane;
 use crate::mark;
@@ -30,7 +31,7 @@ pub fn malloc<L: Lane>(bytes: usize) -> *mut u8 {
 #[inline(always)]
 pub fn malloc_or<L: Lane>(bytes: usize, miss: impl FnOnce(usize) -> *mut u8) -> *mut u8 {
     if L::HARDENED {
-        return miss(bytes);
+        return checked::malloc_or::<L>(bytes, miss);
     }
     if bytes <= MAX_SMALL_BYTES {
         // SAFETY: `entry_offset` is given a small size and names an entry of the heap, which is this
@@ -61,7 +62,8 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
     // SAFETY: the caller's promise.
     let miss = || unsafe { slow::free::<L>(block) };
     if L::HARDENED {
-        return miss();
+        // SAFETY: the caller's promise.
+        return unsafe { checked::free::<L>(block) };
     }
     L::allocator().runs.arenas.first().with_tag(
         block.addr(),

@@ -5,6 +5,7 @@ use crate::bins::BINS;
 use crate::heap::Entries;
 use crate::magazine::{Shape, shapes};
 use crate::os::{Fake, Linux, Os};
+use crate::quarantine::{self, Quarantine};
 use crate::remote_stash::{Dense, RemoteStash, Sparse};
 use crate::shard::Shard;
 use crate::thread_pointer::thread_pointer;
@@ -26,12 +27,15 @@ impl<O: Os, const N: usize> Shards<O> for [Shard<O>; N] {
 ///
 /// # Safety
 /// `allocator` always returns the same allocator, and `heap` returns what this thread last gave to
-/// `set_heap`, or a pointer to [`crate::heap::NO_HEAP`]. An all-zero `Stash` is an empty one.
+/// `set_heap`, or a pointer to [`crate::heap::NO_HEAP`]. An all-zero `Stash` is an empty one, and so is an all-zero
+/// `Quarantine`.
 pub unsafe trait Lane: Sized + Sync + 'static {
     /// The operating system under it.
     type Os: Os;
     /// How slots travel home.
     type Stash: RemoteStash + 'static;
+    /// Where a thread's freed slots wait until they may be used again.
+    type Quarantine: Quarantine + 'static;
     /// The shards, at most 32 and a power of two.
     type Shards: Shards<Self::Os>;
 
@@ -54,9 +58,14 @@ pub unsafe trait Lane: Sized + Sync + 'static {
     const FIRST_BATCH: u8;
     /// Whether a free slot carries a [`crate::mark`], by which a second `free` of it is told at once.
     const MARKS: bool;
-    /// Whether, besides, a free slot reads as zero and is looked at before it is handed out, and slots are handed out
-    /// in random order. Every call takes its slow path then. Needs [`Lane::MARKS`].
+    /// Whether, besides, a free slot reads as zero and is looked at before it is handed out, slots are handed out
+    /// in random order, blocks end in a [`crate::canary`], spans in a guard page, and what was freed waits. Every call
+    /// takes its slow path then. Needs [`Lane::MARKS`].
     const HARDENED: bool;
+    /// Bytes of a slot beyond what was asked for, at least. Derived.
+    const TRAILER_BYTES: usize = if Self::HARDENED { crate::canary::TRAILER_BYTES } else { 0 };
+    /// Pages at the end of a span in use that are nobody's, and without access where the system grants that. Derived.
+    const GUARD_PAGES: usize = if Self::HARDENED { 1 } else { 0 };
     /// Milliseconds after which free pages are given back, where the environment says nothing else.
     const PURGE_DELAY_MS: u32;
 
@@ -76,7 +85,7 @@ pub unsafe trait Lane: Sized + Sync + 'static {
 /// Writes a lane: the constants are its whole difference from the others.
 macro_rules! lane {
     (
-        $(#[$doc:meta])* $name:ident, label: $label:literal, os: $os:ty, shards: $shards:literal, stash: $stash:ty,
+        $(#[$doc:meta])* $name:ident, label: $label:literal, os: $os:ty, shards: $shards:literal, stash: $stash:ty, quarantine: $quarantine:ty,
         first_arena: $arena:expr, adopt: $adopt:literal, magazine: $magazine:expr,
         depot_bytes: $depot_bytes:expr, depot_magazines: $depot_magazines:expr, first_batch: $batch:literal,
         marks: $marks:literal, hardened: $hardened:literal, purge_delay_ms: $delay:expr, thread_pointer: $symbol:literal $(,)?
@@ -91,6 +100,7 @@ macro_rules! lane {
         unsafe impl Lane for $name {
             type Os = $os;
             type Stash = $stash;
+            type Quarantine = $quarantine;
             type Shards = [Shard<$os>; $shards];
 
             const NAME: &'static str = $label;
@@ -136,7 +146,7 @@ macro_rules! lane {
 
 lane! {
     /// For local-heavy programs with few threads: remote slots go home to the shard that owns them.
-    Fast, label: "fast", os: Linux, shards: 8, stash: Dense<8>,
+    Fast, label: "fast", os: Linux, shards: 8, stash: Dense<8>, quarantine: quarantine::None,
     first_arena: 4 << 30, adopt: false, magazine: (62, 32 << 10, 4),
     depot_bytes: 8 << 20, depot_magazines: 255, first_batch: 4,
     marks: false, hardened: false, purge_delay_ms: 1000, thread_pointer: "hz3_heap_fast",
@@ -144,16 +154,16 @@ lane! {
 
 lane! {
     /// For many threads that free each other's blocks: remote slots stay with the thread that freed them.
-    Scale, label: "scale", os: Linux, shards: 32, stash: Sparse<256>,
+    Scale, label: "scale", os: Linux, shards: 32, stash: Sparse<256>, quarantine: quarantine::None,
     first_arena: 16 << 30, adopt: true, magazine: (62, 32 << 10, 4),
     depot_bytes: 8 << 20, depot_magazines: 255, first_batch: 4,
     marks: false, hardened: false, purge_delay_ms: 1000, thread_pointer: "hz3_heap_scale",
 }
 
 lane! {
-    /// For programs that shall find their misuses of memory, at a price: as [`Scale`], and free slots are marked, wiped and
-    /// handed out in random order.
-    Hardened, label: "hardened", os: Linux, shards: 32, stash: Sparse<256>,
+    /// For programs that shall find their misuses of memory, at a price: as [`Scale`], with all that
+    /// [`Lane::HARDENED`] means.
+    Hardened, label: "hardened", os: Linux, shards: 32, stash: Sparse<256>, quarantine: quarantine::Ring<256, { 1 << 20 }>,
     first_arena: 16 << 30, adopt: true, magazine: (62, 32 << 10, 4),
     depot_bytes: 8 << 20, depot_magazines: 255, first_batch: 4,
     marks: true, hardened: true, purge_delay_ms: 1000, thread_pointer: "hz3_heap_hardened",
@@ -161,7 +171,7 @@ lane! {
 
 lane! {
     /// For tests: adopts, and overflows after two slots, four stash entries and two magazines.
-    Tiny, label: "tiny", os: Fake, shards: 2, stash: Sparse<4>,
+    Tiny, label: "tiny", os: Fake, shards: 2, stash: Sparse<4>, quarantine: quarantine::None,
     first_arena: 16 << 20, adopt: true, magazine: (2, 64, 2),
     depot_bytes: 64, depot_magazines: 2, first_batch: 1,
     marks: true, hardened: false, purge_delay_ms: 0, thread_pointer: "hz3_heap_tiny",
@@ -169,8 +179,16 @@ lane! {
 
 lane! {
     /// For tests: as [`Tiny`], but slots go home through a dense stash.
-    TinyHome, label: "tiny-home", os: Fake, shards: 4, stash: Dense<4>,
+    TinyHome, label: "tiny-home", os: Fake, shards: 4, stash: Dense<4>, quarantine: quarantine::None,
     first_arena: 16 << 20, adopt: false, magazine: (2, 64, 2),
     depot_bytes: 64, depot_magazines: 2, first_batch: 1,
     marks: true, hardened: false, purge_delay_ms: 0, thread_pointer: "hz3_heap_tiny_home",
+}
+
+lane! {
+    /// For tests: as [`Tiny`], hardened, with a quarantine of four slots.
+    TinyHardened, label: "tiny-hardened", os: Fake, shards: 2, stash: Sparse<4>, quarantine: quarantine::Ring<4, 4096>,
+    first_arena: 16 << 20, adopt: true, magazine: (2, 64, 2),
+    depot_bytes: 64, depot_magazines: 2, first_batch: 1,
+    marks: true, hardened: true, purge_delay_ms: 0, thread_pointer: "hz3_heap_tiny_hardened",
 }

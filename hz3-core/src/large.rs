@@ -12,10 +12,12 @@
 mod unreturned;
 
 use crate::allocator::Allocator;
+use crate::canary;
+use crate::fault;
 use crate::lane::Lane;
 use crate::os::Os;
 use crate::page_tag::{PageTag, TagCell};
-use crate::span::{Kind, Spans, at};
+use crate::span::{Guarded, Kind, Span, Spans, at};
 use crate::sync::Mutex;
 use crate::units::{PAGE_BYTES, SpanId, pages_for};
 use core::ptr::{NonNull, null_mut};
@@ -90,15 +92,15 @@ impl<O: Os> Directs<O> {
         None
     }
 
-    /// Bytes of the block at `address`; `None` where there is none.
-    fn bytes_of(&self, spans: &Spans, address: usize) -> Option<usize> {
+    /// What `look` says of the block at `address`; `None` where there is none.
+    fn with<T>(&self, spans: &Spans, address: usize, look: impl FnOnce(&Span) -> T) -> Option<T> {
         let table = self.table.lock();
         let mut id = *table.buckets.get(Self::bucket(address))?;
         while !id.is_none() {
             // SAFETY: the chain's descriptors are the lock holder's.
             let span = unsafe { &*at(spans, id) };
             if span.start == address {
-                return Some(span.bytes());
+                return Some(look(span));
             }
             id = span.next;
         }
@@ -173,23 +175,40 @@ pub struct Block {
     pub zeroed: bool,
 }
 
+/// A large block's place.
+#[derive(Clone, Copy)]
+struct Place {
+    start: usize,
+    /// Bytes that are the block's: its pages, without a guard.
+    room: usize,
+    /// Bytes that may be used.
+    usable: usize,
+}
+
 impl<L: Lane> Allocator<L> {
-    /// Allocates `bytes` (more than 0, at most `isize::MAX`) at a multiple of `align`, a power of two.
+    /// Allocates `bytes` (at most `isize::MAX`) at a multiple of `align`, a power of two.
     /// `None` when memory has run out.
     pub fn allocate_large(&self, bytes: usize, align: usize) -> Option<Block> {
-        let pages = pages_for(bytes.max(1));
+        let pages = pages_for(bytes.max(1)) + L::GUARD_PAGES;
         let align_pages = align.div_ceil(PAGE_BYTES).max(1);
         if u32::try_from(pages.checked_add(align_pages)?).is_err() {
             return None;
         }
-        if pages.max(align_pages) * PAGE_BYTES < DIRECT_BYTES {
+        let (id, zeroed) = if pages.max(align_pages) * PAGE_BYTES < DIRECT_BYTES {
             self.take_run(pages, align_pages).or_else(|| self.map_direct(pages, align_pages * PAGE_BYTES))
         } else {
             self.map_direct(pages, align_pages * PAGE_BYTES).or_else(|| self.take_run(pages, align_pages))
+        }?;
+        // SAFETY: the span is this thread's: just made.
+        let start = unsafe { (*at(&self.runs.spans, id)).start };
+        if L::HARDENED {
+            self.guard_end(id);
+            self.seal(id, bytes);
         }
+        Some(Block { start: core::ptr::with_exposed_provenance_mut(start), zeroed })
     }
 
-    fn take_run(&self, pages: usize, align_pages: usize) -> Option<Block> {
+    fn take_run(&self, pages: usize, align_pages: usize) -> Option<(SpanId, bool)> {
         let id = self.runs.allocate(pages, align_pages)?;
         // SAFETY: the span is this thread's: just taken.
         let span = unsafe { &mut *at(&self.runs.spans, id) };
@@ -197,31 +216,31 @@ impl<L: Lane> Allocator<L> {
         let (start, last) = (span.start, span.start + span.bytes() - PAGE_BYTES);
         self.runs.arenas.set_tag(start, PageTag::edge(Kind::Large, id));
         self.runs.arenas.set_tag(last, PageTag::edge(Kind::Large, id));
-        Some(Block { start: core::ptr::with_exposed_provenance_mut(start), zeroed: span.zeroed })
+        Some((id, span.zeroed))
     }
 
-    fn map_direct(&self, pages: usize, align: usize) -> Option<Block> {
+    fn map_direct(&self, pages: usize, align: usize) -> Option<(SpanId, bool)> {
         // What the system did not take back, where that wastes little, or where there is nothing else.
         self.reuse_direct(pages, pages + pages / 8, align)
             .or_else(|| self.map_fresh(pages, align))
             .or_else(|| self.reuse_direct(pages, usize::MAX, align))
     }
 
-    fn reuse_direct(&self, pages: usize, most_pages: usize, align: usize) -> Option<Block> {
+    fn reuse_direct(&self, pages: usize, most_pages: usize, align: usize) -> Option<(SpanId, bool)> {
         let id = self.directs.reuse(&self.runs.spans, pages, most_pages, align)?;
         // SAFETY: the descriptor is this thread's, and the mapping behind it.
-        let (start, zeroed) = unsafe {
+        let zeroed = unsafe {
             let span = &mut *at(&self.runs.spans, id);
             span.kind = Kind::Large;
             let start = NonNull::new(core::ptr::with_exposed_provenance_mut(span.start))?;
             self.options().advise::<L::Os>(start, span.bytes());
-            (start, span.zeroed)
+            span.zeroed
         };
         self.directs.insert(&self.runs.spans, id);
-        Some(Block { start: start.as_ptr(), zeroed })
+        Some((id, zeroed))
     }
 
-    fn map_fresh(&self, pages: usize, align: usize) -> Option<Block> {
+    fn map_fresh(&self, pages: usize, align: usize) -> Option<(SpanId, bool)> {
         let bytes = pages * PAGE_BYTES;
         let mapped = if align > PAGE_BYTES { bytes.checked_add(align)? } else { bytes };
         let id = self.runs.descriptor()?;
@@ -237,27 +256,83 @@ impl<L: Lane> Allocator<L> {
             self.directs.end_untouched(&self.runs, raw, start - first);
             self.directs.end_untouched(&self.runs, raw.add(start - first + bytes), tail);
             let span = &mut *at(&self.runs.spans, id);
-            (span.start, span.pages, span.kind) = (start, pages as u32, Kind::Large);
+            (span.start, span.pages, span.kind, span.guarded) = (start, pages as u32, Kind::Large, Guarded::None);
             self.options().advise::<L::Os>(raw.add(start - first), bytes);
             self.directs.insert(&self.runs.spans, id);
-            Some(Block { start: raw.as_ptr().add(start - first), zeroed: true })
+        }
+        Some((id, true))
+    }
+
+    /// Notes, where the lane does that, that `bytes` were asked for of the large block `id`, and writes its canary.
+    fn seal(&self, id: SpanId, bytes: usize) {
+        if L::HARDENED {
+            // SAFETY: the span is the caller's, and what lies behind what was asked for is nobody's.
+            unsafe {
+                let span = &mut *at(&self.runs.spans, id);
+                span.set_asked(bytes);
+                let place = Self::place_of(span);
+                let start = core::ptr::with_exposed_provenance_mut(place.start);
+                canary::seal_large(canary::key::<L::Os>(), start, place.room, bytes);
+            }
         }
     }
 
-    /// Bytes of the large block at `address`; `None` where no large block begins there.
-    pub fn large_bytes(&self, address: usize) -> Option<usize> {
+    /// As [`Allocator::seal`], for the large block at `address`, which is the caller's.
+    pub fn reseal_large(&self, address: usize, bytes: usize) {
         let tag = self.runs.arenas.tag_value(address);
         if tag.kind() == Kind::Large {
+            self.seal(tag.span(), bytes);
+        } else if let Some(id) = self.directs.remove(&self.runs.spans, address) {
+            self.seal(id, bytes);
+            self.directs.insert(&self.runs.spans, id);
+        }
+    }
+
+    fn place_of(span: &Span) -> Place {
+        let room = span.bytes() - L::GUARD_PAGES * PAGE_BYTES;
+        Place { start: span.start, room, usable: if L::HARDENED { span.asked() } else { room } }
+    }
+
+    /// Bytes that may be used of the large block at `address`; `None` where no large block begins there. Where the
+    /// lane looks, one that was written to behind its end stops the process in the name of `entry`.
+    pub fn large_bytes(&self, entry: &str, address: usize) -> Option<usize> {
+        let tag = self.runs.arenas.tag_value(address);
+        let place = if tag.kind() == Kind::Large {
             // SAFETY: a live large block's descriptor is fixed; where the address is no block's, the
             // number read is thrown away or the caller stops the process.
-            let span = unsafe { &*at(&self.runs.spans, tag.span()) };
-            return (span.start == address).then(|| span.bytes());
+            let place = Self::place_of(unsafe { &*at(&self.runs.spans, tag.span()) });
+            (place.start == address).then_some(place)
+        } else {
+            self.directs.with(&self.runs.spans, address, Self::place_of)
+        }?;
+        if L::HARDENED {
+            let start = core::ptr::with_exposed_provenance(address);
+            // SAFETY: a large block begins here, which is the caller's; where another thread frees it at this moment,
+            // the look may be a fault, which ends the process as well.
+            let is_whole = unsafe { canary::is_large_sealed(canary::key::<L::Os>(), start, place.room, place.usable) };
+            if !is_whole {
+                fault::misuse::<L::Os>(entry, "overflow past", address);
+            }
         }
-        self.directs.bytes_of(&self.runs.spans, address)
+        Some(place.usable)
+    }
+
+    /// Bytes that the large block at `address` counts with, its guard included; `None` where none begins there.
+    pub fn large_span_bytes(&self, address: usize) -> Option<usize> {
+        let tag = self.runs.arenas.tag_value(address);
+        if tag.kind() != Kind::Large {
+            return self.directs.with(&self.runs.spans, address, Span::bytes);
+        }
+        // SAFETY: as in `large_bytes`.
+        let span = unsafe { &*at(&self.runs.spans, tag.span()) };
+        (span.start == address).then(|| span.bytes())
     }
 
     /// Frees the large block at `address`; false where no large block begins there.
     pub fn free_large(&self, address: usize) -> bool {
+        if L::HARDENED && self.large_bytes("free()", address).is_none() {
+            return false;
+        }
         let tag = self.runs.arenas.tag_value(address);
         if tag.kind() == Kind::Large {
             // SAFETY: as in `large_bytes`; the block is the caller's, who gives it up.
@@ -265,7 +340,11 @@ impl<L: Lane> Allocator<L> {
             if !is_start || !self.runs.arenas.tag(address).is_some_and(TagCell::claim_large) {
                 return false;
             }
-            self.release(tag.span());
+            if L::HARDENED {
+                self.hold(tag.span());
+            } else {
+                self.release(tag.span());
+            }
             return true;
         }
         let Some(id) = self.directs.remove(&self.runs.spans, address) else { return false };
@@ -277,41 +356,76 @@ impl<L: Lane> Allocator<L> {
         true
     }
 
-    /// Resizes the large block at `address`, of `old_bytes`, to hold `bytes` without copying: in place, or
-    /// by moving a mapping's pages. Null where that can't be done, and the block is as it was.
-    pub fn resize_large(&self, address: usize, old_bytes: usize, bytes: usize) -> *mut u8 {
-        let (old_pages, pages) = (old_bytes / PAGE_BYTES, pages_for(bytes.max(1)));
+    /// Resizes the large block at `address` to hold `bytes` without copying: in place, or by moving a mapping's
+    /// pages. Null where that can't be done, and the block is as it was.
+    pub fn resize_large(&self, address: usize, bytes: usize) -> *mut u8 {
+        let pages = pages_for(bytes.max(1)) + L::GUARD_PAGES;
         let here = core::ptr::with_exposed_provenance_mut(address);
         let tag = self.runs.arenas.tag_value(address);
         if tag.kind() == Kind::Large {
-            if pages < old_pages {
-                self.runs.shrink(tag.span(), pages, L::Os::now_ms());
-                self.purge_if_at_once();
-                return here;
-            }
+            let id = tag.span();
+            // SAFETY: a live large block's descriptor is fixed.
+            let old_pages = unsafe { (*at(&self.runs.spans, id)).pages } as usize;
             // What has grown to the size of a mapping of its own should become one.
             if pages > old_pages && pages >= DIRECT_BYTES / PAGE_BYTES {
                 return null_mut();
             }
-            return if pages == old_pages || self.runs.extend(tag.span(), pages) { here } else { null_mut() };
+            if !self.resize_run(id, old_pages, pages) {
+                return null_mut();
+            }
+            self.seal(id, bytes);
+            return here;
         }
         if pages < DIRECT_BYTES / PAGE_BYTES / 2 || u32::try_from(pages).is_err() {
             return null_mut();
-        }
-        if pages == old_pages {
-            return here;
         }
         let Some(id) = self.directs.remove(&self.runs.spans, address) else { return null_mut() };
         // SAFETY: the descriptor is this thread's while it is out of the table, and the mapping is whole.
         let moved = unsafe {
             let span = &mut *at(&self.runs.spans, id);
-            let moved = NonNull::new(here).and_then(|start| L::Os::remap(start, old_bytes, pages * PAGE_BYTES));
+            let old_bytes = span.bytes();
+            let moved = match NonNull::new(here) {
+                here if old_bytes == pages * PAGE_BYTES => here,
+                Some(_) if L::HARDENED && !self.unguard(id) => None,
+                here => here.and_then(|start| L::Os::remap(start, old_bytes, pages * PAGE_BYTES)),
+            };
             if let Some(moved) = moved {
                 (span.start, span.pages) = (moved.as_ptr().expose_provenance(), pages as u32);
             }
             moved
         };
+        if L::HARDENED {
+            // SAFETY: as above.
+            if unsafe { (*at(&self.runs.spans, id)).guarded } == Guarded::None {
+                self.guard_end(id);
+            }
+            if moved.is_some() {
+                self.seal(id, bytes);
+            }
+        }
         self.directs.insert(&self.runs.spans, id);
         moved.map_or(null_mut(), NonNull::as_ptr)
+    }
+
+    /// Resizes the run `id` of a large block where it lies, its guard included; false where that can't be done.
+    fn resize_run(&self, id: SpanId, old_pages: usize, pages: usize) -> bool {
+        // A guard is not moved for less than an eighth.
+        if pages == old_pages || L::HARDENED && pages < old_pages && pages > old_pages - old_pages / 8 {
+            return true;
+        }
+        if L::HARDENED && !self.unguard(id) {
+            return false;
+        }
+        let is_done = if pages < old_pages {
+            self.runs.shrink(id, pages, L::Os::now_ms());
+            self.purge_if_at_once();
+            true
+        } else {
+            self.runs.extend(id, pages)
+        };
+        if L::HARDENED {
+            self.guard_end(id);
+        }
+        is_done
     }
 }

@@ -50,6 +50,12 @@ pub mod background;
 #[cfg(not(loom))]
 pub mod bins;
 #[cfg(not(loom))]
+pub mod canary;
+#[cfg(not(loom))]
+pub mod checked;
+#[cfg(not(loom))]
+pub mod checks;
+#[cfg(not(loom))]
 pub mod cold_bins;
 #[cfg(not(loom))]
 pub mod fault;
@@ -59,6 +65,8 @@ pub mod global;
 pub mod heap;
 #[cfg(not(loom))]
 pub mod heat;
+#[cfg(not(loom))]
+pub mod held;
 #[cfg(not(loom))]
 pub mod hot;
 #[cfg(not(loom))]
@@ -79,6 +87,8 @@ pub mod page_tag;
 pub mod profile;
 #[cfg(not(loom))]
 pub mod publisher;
+#[cfg(not(loom))]
+pub mod quarantine;
 #[cfg(not(loom))]
 pub mod remote_stash;
 #[cfg(not(loom))]
@@ -107,4 +117,4 @@ pub mod upkeep;
 #[cfg(not(loom))]
 pub use global::Hz3;
 #[cfg(not(loom))]
-pub use lane::{Fast, Hardened, Lane, Scale, Tiny, TinyHome};
+pub use lane::{Fast, Hardened, Lane, Scale, Tiny, TinyHardened, TinyHome};

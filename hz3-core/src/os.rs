@@ -69,12 +69,29 @@ pub unsafe trait Os: Waiter + 'static {
     /// The range is reserved or mapped, in whole pages.
     unsafe fn prefer_huge(start: NonNull<u8>, bytes: usize, huge: bool);
 
+    /// Makes every access to the pages a fault until [`Os::unguard`]; their memory goes back, as with [`Os::purge`].
+    /// False where the system refuses; their contents may be gone then too.
+    ///
+    /// # Safety
+    /// The range is committed or mapped, in whole pages, and its contents are no longer needed.
+    unsafe fn guard(start: NonNull<u8>, bytes: usize) -> bool;
+
+    /// Makes pages usable again of which some are guarded; those that were read as zero, if nothing went by the guard.
+    /// False where the system refuses: any of them may be guarded still.
+    ///
+    /// # Safety
+    /// The range is committed or mapped, in whole pages.
+    unsafe fn unguard(start: NonNull<u8>, bytes: usize) -> bool;
+
     /// Milliseconds since an arbitrary start, modulo 2^32; coarse (a few milliseconds).
     fn now_ms() -> u32;
 
     /// A number that differs from process to process and can't be guessed; the same at each call. 0 where the system
     /// gives none.
     fn random_seed() -> u64;
+
+    /// As [`Os::random_seed`], another number, from which that one can't be told.
+    fn random_key() -> u64;
 
     /// The process's limit on address space in bytes (`RLIMIT_AS`); `usize::MAX` where there is none.
     fn address_space_limit() -> usize;

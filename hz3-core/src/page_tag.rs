@@ -114,6 +114,7 @@ impl PageTag {
             3 => Kind::Dirty,
             4 => Kind::Clean,
             5 => Kind::Transit,
+            6 => Kind::Held,
             _ => Kind::None,
         }
     }
@@ -138,7 +139,7 @@ mod tests {
                 (bin, ShardId(31), Kind::Small, SpanId(0xdead_beef))
             );
         }
-        for kind in [Kind::Large, Kind::Dirty, Kind::Clean, Kind::Transit] {
+        for kind in [Kind::Large, Kind::Dirty, Kind::Clean, Kind::Transit, Kind::Held] {
             let tag = PageTag::edge(kind, SpanId(7));
             assert_eq!((tag.bin(), tag.kind(), tag.span()), (Bin(0), kind, SpanId(7)));
         }

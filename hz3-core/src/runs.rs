@@ -243,6 +243,13 @@ impl<O: Os> Runs<O> {
         self.insert(&mut index, id);
     }
 
+    /// As [`Runs::release`], of pages that hold no memory.
+    pub fn release_clean(&self, id: SpanId) {
+        let mut index = self.index.lock();
+        self.span(id).kind = Kind::Clean;
+        self.insert(&mut index, id);
+    }
+
     /// Cuts the span `id`, which the caller owns, down to `pages`; the rest becomes free and dirty.
     /// Does nothing where no descriptor can be had.
     pub fn shrink(&self, id: SpanId, pages: usize, now: u32) {

@@ -48,7 +48,7 @@ pub fn small<L: Lane>(bytes: usize) -> Option<NonNull<u8>> {
 #[inline(never)]
 fn small_if_due<L: Lane>(bytes: usize) -> Option<NonNull<u8>> {
     sample::<L>(bytes, || {
-        let block = L::allocator().allocate_large(bytes.max(1), MIN_ALIGN)?;
+        let block = L::allocator().allocate_large(bytes, MIN_ALIGN)?;
         NonNull::new(block.start)
     })
 }

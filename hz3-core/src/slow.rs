@@ -12,6 +12,9 @@ mod last_resort;
 
 use crate::allocator::Courier;
 use crate::bins::{self, FOREIGN, MAX_SMALL_BYTES, bin_for, bin_for_aligned};
+use crate::canary;
+use crate::checked;
+use crate::checks::{hand_out, misuse_of, refuse, require_live, usable};
 use crate::cold_bins;
 use crate::fault;
 use crate::heap::{Entry, Heap, count, load, swap};
@@ -21,12 +24,9 @@ use crate::large::Block;
 use crate::magazine::{Magazine, shape};
 use crate::mark;
 use crate::os::Os;
-use crate::page_tag::PageTag;
 use crate::remote_stash::RemoteStash;
 use crate::sampling;
 use crate::slack::{keeps_place, with_slack};
-use crate::span::Kind;
-use crate::sync::{Ordering, compiler_fence};
 use crate::thread::{self, TICKS};
 use crate::units::{Bin, MIN_ALIGN, PAGE_BYTES, ShardId};
 use core::ptr::{NonNull, null_mut};
@@ -41,21 +41,24 @@ pub const MAX_BYTES: usize = isize::MAX as usize;
 #[cold]
 #[inline(never)]
 pub fn malloc<L: Lane>(bytes: usize) -> *mut u8 {
-    match bin_for(bytes) {
-        Some(bin) => sampling::small::<L>(bytes).or_else(|| small::<L>(bin)).map_or(null_mut(), NonNull::as_ptr),
+    match bin_for(bytes.saturating_add(L::TRAILER_BYTES)) {
+        Some(bin) => small::<L>(bin, bytes),
         None => large::<L>(bytes, MIN_ALIGN).map_or(null_mut(), |block| block.start),
     }
 }
 
-/// A block of `bin`; `None` when memory has run out.
-fn small<L: Lane>(bin: Bin) -> Option<NonNull<u8>> {
-    or_after_trim::<L, _>(0, || {
-        NonNull::new(match thread::heap::<L>() {
-            // SAFETY: the heap is this thread's.
-            Some(heap) => unsafe { pop_or_refill(&mut *heap, bin) },
-            None => uncached::<L>(bin),
+/// A block of `bin`, or a sampled one, for `bytes`; null when memory has run out.
+fn small<L: Lane>(bin: Bin, bytes: usize) -> *mut u8 {
+    let block = sampling::small::<L>(bytes).or_else(|| {
+        or_after_trim::<L, _>(0, || {
+            NonNull::new(match thread::heap::<L>() {
+                // SAFETY: the heap is this thread's.
+                Some(heap) => unsafe { pop_or_refill(&mut *heap, bin, bytes) },
+                None => uncached::<L>(bin, bytes),
+            })
         })
-    })
+    });
+    block.map_or(null_mut(), NonNull::as_ptr)
 }
 
 /// A large block; `None` when memory has run out or the size is above [`MAX_BYTES`].
@@ -72,7 +75,7 @@ fn large<L: Lane>(bytes: usize, align: usize) -> Option<Block> {
 
 /// A slot straight from a span, for threads without a heap; null when memory has run out.
 #[cold]
-fn uncached<L: Lane>(bin: Bin) -> *mut u8 {
+fn uncached<L: Lane>(bin: Bin, bytes: usize) -> *mut u8 {
     let mut out = [null_mut()];
     let allocator = L::allocator();
     allocator.carve(ShardId(0), bin, &mut out);
@@ -81,10 +84,10 @@ fn uncached<L: Lane>(bin: Bin) -> *mut u8 {
         return slot;
     }
     // SAFETY: the slot was just taken, and is nobody else's.
-    unsafe { hand_out::<L>(slot, bin) }
+    unsafe { hand_out::<L>(slot, bin, bytes) }
 }
 
-fn pop_or_refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> *mut u8 {
+fn pop_or_refill<L: Lane>(heap: &mut Heap<L>, bin: Bin, bytes: usize) -> *mut u8 {
     let entry = heap.entry(bin);
     if entry.top == entry.base {
         tick(heap);
@@ -92,42 +95,19 @@ fn pop_or_refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> *mut u8 {
         let filled = refill(heap, bin);
         heap.settled();
         if !filled {
-            return uncached::<L>(bin);
+            return uncached::<L>(bin, bytes);
         }
     }
     let entry = heap.entry(bin);
     // SAFETY: a filled entry has a slot below `top`, and `base` is its first.
     unsafe {
-        if !L::HARDENED {
-            entry.top = entry.top.sub(1);
-            return hand_out::<L>(*entry.top, bin);
+        if L::HARDENED {
+            let entry = &raw mut *entry;
+            return hand_out::<L>(checked::draw(heap, entry), bin, bytes);
         }
-        let held = entry.top.offset_from_unsigned(entry.base);
-        let index = heap.random_below(held);
-        let entry = heap.entry(bin);
-        let place = entry.base.add(index);
-        let slot = *place;
         entry.top = entry.top.sub(1);
-        // A forked child that sees this thread stopped here loses one slot, and finds none twice.
-        compiler_fence(Ordering::Release);
-        *place = *entry.top;
-        hand_out::<L>(slot, bin)
+        hand_out::<L>(*entry.top, bin, bytes)
     }
-}
-
-/// Makes a free slot of `bin` the program's. Where the lane looks, one that was written to since it was freed stops
-/// the process.
-///
-/// # Safety
-/// The slot has left the caches and is the caller's alone.
-#[inline]
-unsafe fn hand_out<L: Lane>(slot: *mut u8, bin: Bin) -> *mut u8 {
-    // SAFETY: the caller's promise.
-    if L::HARDENED && !unsafe { mark::is_wiped(slot, bins::info(bin).slot_bytes as usize) } {
-        misuse_of::<L>("malloc()", "write after free to", bin, slot.addr());
-    }
-    // SAFETY: as above.
-    if L::MARKS { unsafe { mark::clear(slot) } } else { slot }
 }
 
 /// Fills the empty entry of `bin`; false where memory has run out.
@@ -178,13 +158,6 @@ fn refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
         let entry = heap.entry(bin);
         let places = core::slice::from_raw_parts_mut(entry.base, usize::from(batch));
         let taken = allocator.carve(shard, bin, places);
-        let base = entry.base;
-        if L::HARDENED {
-            for last in 1..taken {
-                core::ptr::swap(base.add(last), base.add(heap.random_below(last + 1)));
-            }
-        }
-        let entry = heap.entry(bin);
         entry.top = entry.base.add(taken);
         count(&heap.counters.carves, 1);
         allocator.note_refill(bin, taken);
@@ -230,6 +203,7 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
     unsafe {
         require_live::<L>("free()", tag, block);
         if L::HARDENED {
+            usable::<L>("free()", tag.bin(), block);
             mark::wipe(block, bins::info(tag.bin()).slot_bytes as usize);
         } else if L::MARKS {
             mark::set(block);
@@ -237,12 +211,16 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
     }
     match thread::heap::<L>() {
         // SAFETY: the heap is this thread's.
+        Some(heap) if L::HARDENED => unsafe { checked::quarantine(&mut *heap, tag.bin(), block) },
+        // SAFETY: as above.
         Some(heap) => unsafe { push_or_spill(&mut *heap, tag.bin(), block) },
         None => allocator.deliver_one(block),
     }
 }
 
-fn push_or_spill<L: Lane>(heap: &mut Heap<L>, bin: Bin, block: *mut u8) {
+/// Puts the free slot `block` into a magazine, or home.
+#[inline]
+pub(crate) fn push_or_spill<L: Lane>(heap: &mut Heap<L>, bin: Bin, block: *mut u8) {
     let entry = heap.entry(bin);
     if entry.top == entry.limit {
         let is_first = entry.base.is_null();
@@ -391,44 +369,14 @@ fn tick_of<L: Lane>() {
     }
 }
 
-/// Stops the process because of a pointer that is no block's.
-#[cold]
-fn refuse<L: Lane>(entry: &str, address: usize) -> ! {
-    let fault = match L::allocator().runs.arenas.tag_value(address).kind() {
-        Kind::Dirty | Kind::Clean | Kind::Transit => "double free or invalid pointer",
-        _ => "invalid pointer",
-    };
-    fault::misuse::<L::Os>(entry, fault, address)
-}
-
-/// Stops the process because of a small block.
-#[cold]
-fn misuse_of<L: Lane>(entry: &str, fault: &str, bin: Bin, address: usize) -> ! {
-    fault::misuse_in_bin::<L::Os>(entry, fault, address, bins::info(bin).slot_bytes as usize)
-}
-
-/// Stops the process unless a slot that is not free begins at `block`, of a small page tagged `tag`.
-///
-/// # Safety
-/// `tag` is the page's.
-unsafe fn require_live<L: Lane>(entry: &str, tag: PageTag, block: *const u8) {
-    if !L::allocator().is_slot(tag, block.addr()) {
-        misuse_of::<L>(entry, "invalid pointer", tag.bin(), block.addr());
-    }
-    // SAFETY: a slot of 16 bytes or more begins here.
-    if L::MARKS && unsafe { mark::is_set(block) } {
-        let fault = if entry == "free()" { "double free of" } else { "use after free of" };
-        misuse_of::<L>(entry, fault, tag.bin(), block.addr());
-    }
-}
-
 /// Allocates `bytes` at a multiple of `align`, a power of two; null when memory has run out or the size is
 /// above [`MAX_BYTES`].
 pub fn malloc_aligned<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
     if align <= MIN_ALIGN {
         return hot::malloc::<L>(bytes);
     }
-    match bin_for_aligned(bytes, align) {
+    match bin_for_aligned(bytes.saturating_add(L::TRAILER_BYTES), align) {
+        Some(bin) if L::HARDENED => small::<L>(bin, bytes),
         Some(bin) => hot::malloc::<L>(bins::info(bin).slot_bytes as usize),
         None => large::<L>(bytes, align).map_or(null_mut(), |block| block.start),
     }
@@ -437,18 +385,25 @@ pub fn malloc_aligned<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
 /// Allocates `bytes` bytes that read as zero; null as for [`hot::malloc`].
 #[inline]
 pub fn malloc_zeroed<L: Lane>(bytes: usize) -> *mut u8 {
-    if bytes > MAX_SMALL_BYTES {
-        return large_zeroed::<L>(bytes, MIN_ALIGN);
+    malloc_aligned_zeroed::<L>(bytes, MIN_ALIGN)
+}
+
+/// As [`malloc_aligned`], of bytes that read as zero, at a multiple of at most a page.
+#[inline]
+pub fn malloc_aligned_zeroed<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
+    if bytes > MAX_SMALL_BYTES - L::TRAILER_BYTES {
+        return large_zeroed::<L>(bytes, align);
     }
-    let block = hot::malloc::<L>(bytes);
-    if !block.is_null() {
+    let block = malloc_aligned::<L>(bytes, align);
+    // In a hardened lane free slots read as zero, mark and all, once they are handed out.
+    if !L::HARDENED && !block.is_null() {
         // SAFETY: the block holds `bytes` bytes.
         unsafe { block.write_bytes(0, bytes) };
     }
     block
 }
 
-/// Allocates a large block of `bytes`, more than 0, at a multiple of `align`, a power of two, that reads as zero:
+/// Allocates a large block of `bytes` at a multiple of `align`, a power of two, that reads as zero:
 /// pages that come fresh from the system are not cleared again. Null as for [`malloc_aligned`].
 pub fn large_zeroed<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
     let Some(block) = large::<L>(bytes, align) else { return null_mut() };
@@ -462,18 +417,31 @@ pub fn large_zeroed<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
 /// Bytes that may be used of the live block at `block`; `None` where none begins there. Null has 0.
 #[allow(clippy::not_unsafe_ptr_arg_deref, reason = "read only where it is the start of a slot")]
 pub fn usable_bytes<L: Lane>(block: *const u8) -> Option<usize> {
+    usable_bytes_for::<L>("malloc_usable_size()", block)
+}
+
+/// [`usable_bytes`] in the name of `entry`.
+#[inline]
+fn usable_bytes_for<L: Lane>(entry: &str, block: *const u8) -> Option<usize> {
     if block.is_null() {
         return Some(0);
     }
     let tag = L::allocator().runs.arenas.tag_value(block.addr());
     match tag.bin() {
-        FOREIGN => L::allocator().large_bytes(block.addr()).map(|run| sampling::usable_bytes::<L>(block.addr(), run)),
-        // SAFETY: a slot of 16 bytes or more begins at the block where the first test says so.
-        bin if L::allocator().is_slot(tag, block.addr()) && !(L::MARKS && unsafe { mark::is_set(block) }) => {
-            Some(bins::info(bin).slot_bytes as usize)
+        FOREIGN => large_usable::<L>(entry, block.addr()),
+        bin => {
+            // SAFETY: a slot of 16 bytes or more begins at the block where the first test says so.
+            let is_live = L::allocator().is_slot(tag, block.addr()) && !(L::MARKS && unsafe { mark::is_set(block) });
+            // SAFETY: as above, and it is not free.
+            is_live.then(|| unsafe { usable::<L>(entry, bin, block) })
         }
-        _ => None,
     }
+}
+
+/// Bytes that may be used of the large block at `address`; `None` where none begins there.
+fn large_usable<L: Lane>(entry: &str, address: usize) -> Option<usize> {
+    let bytes = L::allocator().large_bytes(entry, address)?;
+    Some(if L::HARDENED { bytes } else { sampling::usable_bytes::<L>(address, bytes) })
 }
 
 /// Resizes the block at `block`, which moves where it must; contents are kept up to the smaller size.
@@ -491,36 +459,57 @@ pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
     }
     let tag = L::allocator().runs.arenas.tag_value(block.addr());
     let old = match tag.bin() {
-        FOREIGN => match L::allocator().large_bytes(block.addr()) {
-            Some(run) => sampling::usable_bytes::<L>(block.addr(), run),
+        FOREIGN => match large_usable::<L>("realloc()", block.addr()) {
+            Some(bytes) => bytes,
             None => refuse::<L>("realloc()", block.addr()),
         },
         bin => {
-            // SAFETY: the tag is the page's.
-            unsafe { require_live::<L>("realloc()", tag, block) };
-            bins::info(bin).slot_bytes as usize
+            // SAFETY: the tag is the page's, and then a live block's.
+            unsafe {
+                require_live::<L>("realloc()", tag, block);
+                usable::<L>("realloc()", bin, block)
+            }
         }
     };
-    if bytes <= old && keeps_place(bytes, old) {
+    if L::HARDENED {
+        let slot_bytes = bins::info(tag.bin()).slot_bytes as usize;
+        let wanted = bytes.saturating_add(L::TRAILER_BYTES);
+        if tag.bin() != FOREIGN && wanted <= slot_bytes && keeps_place(wanted, slot_bytes) {
+            // SAFETY: the block is the caller's, and its slot holds what is wanted.
+            unsafe { canary::seal(canary::key::<L::Os>(), block, slot_bytes, bytes) };
+            return block;
+        }
+    } else if bytes <= old && keeps_place(bytes, old) {
         return block;
     }
-    if old > MAX_SMALL_BYTES && bytes > MAX_SMALL_BYTES {
+    const { assert!(L::TRAILER_BYTES < MAX_SMALL_BYTES) }
+    let large_from = MAX_SMALL_BYTES - L::TRAILER_BYTES;
+    if tag.bin() == FOREIGN && old > large_from && bytes > large_from {
         // Before the block may move: another thread's may come to lie in its place at once.
         let sample = sampling::take::<L>(block.addr());
-        let here = L::allocator().resize_large(block.addr(), old, bytes);
+        let here = L::allocator().resize_large(block.addr(), bytes);
         if !here.is_null() {
             sampling::large::<L>(here.addr(), bytes);
             return here;
         }
         sampling::put_back::<L>(sample);
     }
-    let mut new = hot::malloc::<L>(with_slack(bytes, old));
+    let mut new = hot::malloc::<L>(if L::HARDENED { bytes } else { with_slack(bytes, old) });
     if new.is_null() {
         new = hot::malloc::<L>(bytes);
     }
     if new.is_null() {
+        if bytes > old {
+            return null_mut();
+        }
         // A block that shrinks still fits where it is.
-        return if bytes <= old { block } else { null_mut() };
+        if L::HARDENED && tag.bin() == FOREIGN {
+            L::allocator().reseal_large(block.addr(), bytes);
+        } else if L::HARDENED {
+            // SAFETY: the block is the caller's, and its slot holds what is wanted.
+            unsafe { canary::seal(canary::key::<L::Os>(), block, bins::info(tag.bin()).slot_bytes as usize, bytes) };
+        }
+        return block;
     }
     // SAFETY: two live blocks, both at least as long as what is copied; the old one ends here.
     unsafe {
@@ -539,20 +528,11 @@ pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
 pub unsafe fn free_of_size<L: Lane>(block: *mut u8, bytes: usize, align: usize) {
     if L::HARDENED
         && !block.is_null()
-        && let Some(usable) = usable_bytes::<L>(block)
-        && !serves(usable, bytes, align)
+        && let Some(asked) = usable_bytes_for::<L>("free()", block)
+        && (asked != bytes || !block.addr().is_multiple_of(align.max(1)))
     {
         fault::misuse::<L::Os>("free()", "wrong size for", block.addr());
     }
     // SAFETY: the caller's promise.
     unsafe { hot::free::<L>(block) }
-}
-
-/// Whether a block of `usable` bytes may have been made, or kept by [`realloc`], for `bytes` at a multiple of `align`.
-fn serves(usable: usize, bytes: usize, align: usize) -> bool {
-    let bin = match align.checked_next_power_of_two() {
-        Some(align) if align > MIN_ALIGN => bin_for_aligned(bytes, align),
-        _ => bin_for(bytes),
-    };
-    bytes <= usable && bin.is_none_or(|bin| bins::info(bin).slot_bytes as usize == usable || keeps_place(bytes, usable))
 }

@@ -34,6 +34,20 @@ pub enum Kind {
     Clean = 4,
     /// Between owners: taken from the index, not yet in use, or being purged.
     Transit = 5,
+    /// A large block that was freed a short while ago, kept out of reuse.
+    Held = 6,
+}
+
+/// Which pages of a run in use, or held, fault at any access.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Guarded {
+    /// None.
+    None = 0,
+    /// The last one.
+    End = 1,
+    /// All.
+    All = 2,
 }
 
 /// A run's descriptor.
@@ -70,7 +84,9 @@ pub struct Span {
     pub aside: bool,
     /// Whether the pages read as zero when the span was taken. Sync: as `start`.
     pub zeroed: bool,
-    /// Slots at home. Sync: shard lock.
+    /// Which pages are guarded, in a lane that does that. Sync: as `start`.
+    pub guarded: Guarded,
+    /// Slots at home. Sync: shard lock. Of a large span, whose owner's it is, the first word is what was asked for.
     bitmap: [u64; BITMAP_WORDS],
     /// Pages of a small span that hold no memory, a bit for each; no slot that is out lies in one. Sync: shard lock.
     purged: u128,
@@ -99,6 +115,18 @@ impl Span {
         self.aside = false;
         self.bitmap = [0; BITMAP_WORDS];
         self.purged = if self.zeroed { self.all_pages() } else { 0 };
+    }
+
+    /// Bytes that were asked for, of a large span, as noted by [`Span::set_asked`].
+    pub fn asked(&self) -> usize {
+        let [asked, ..] = self.bitmap;
+        asked as usize
+    }
+
+    /// Notes what was asked for, of a large span.
+    pub fn set_asked(&mut self, bytes: usize) {
+        let [asked, ..] = &mut self.bitmap;
+        *asked = bytes as u64;
     }
 
     /// A bit for each page.
@@ -285,6 +313,7 @@ mod tests {
             listed: false,
             aside: false,
             zeroed: false,
+            guarded: Guarded::None,
             bitmap: [0; BITMAP_WORDS],
             purged: 0,
         };

@@ -4,6 +4,7 @@
 //! mapped     = committed + direct + unreturned + metadata
 //! committed  = live small + live large
 //!            + in magazines + in stashes + in depots             free slots, cached
+//!            + in quarantine + held runs                         freed a short while ago (hardened lane)
 //!            + free in spans + waste of spans                    free slots at home or never handed out; rests
 //!            + dirty + clean + purging                           free runs
 //! ```
@@ -18,6 +19,7 @@ use crate::heap;
 use crate::heat::SHARDS;
 use crate::lane::Lane;
 use crate::magazine::Magazine;
+use crate::quarantine::Quarantine;
 use crate::remote_stash::RemoteStash;
 use crate::span::Kind;
 use crate::sync::Ordering;
@@ -81,10 +83,16 @@ pub struct Stats {
     pub spills: usize,
     /// Slots that went home, a number.
     pub homeward: usize,
+    /// Free slots that the hardened lane keeps out of reuse for a while.
+    pub quarantine_bytes: usize,
+    /// Free runs that it keeps out of reuse.
+    pub held_bytes: usize,
+    /// Guards that the system refused to make or to remove, a number.
+    pub refused_guards: usize,
 }
 
 /// Number of [`Stats::rows`].
-pub const ROWS: usize = 28;
+pub const ROWS: usize = 31;
 
 impl Stats {
     /// Blocks in arenas that the program holds.
@@ -99,12 +107,13 @@ impl Stats {
 
     /// Free slots in threads' caches and in those that threads share.
     pub fn cached_bytes(&self) -> usize {
-        self.magazine_bytes + self.stash_bytes + self.depot_bytes
+        self.magazine_bytes + self.stash_bytes + self.depot_bytes + self.quarantine_bytes
     }
 
     /// What is free in spans and in runs, or lost to the rests of spans.
     pub fn uncached_bytes(&self) -> usize {
-        self.span_free_bytes + self.span_waste_bytes + self.dirty_bytes + self.clean_bytes + self.purging_bytes
+        let in_runs = self.dirty_bytes + self.clean_bytes + self.purging_bytes + self.held_bytes;
+        self.span_free_bytes + self.span_waste_bytes + in_runs
     }
 
     /// Address space that the allocator can use.
@@ -143,6 +152,9 @@ impl Stats {
             ("spills", self.spills),
             ("homeward_slots", self.homeward),
             ("unreturned_bytes", self.unreturned_bytes),
+            ("quarantine_bytes", self.quarantine_bytes),
+            ("held_bytes", self.held_bytes),
+            ("refused_guards", self.refused_guards),
         ]
     }
 }
@@ -153,6 +165,7 @@ enum Cache {
     Magazine,
     Stash,
     Depot,
+    Quarantine,
 }
 
 fn small_bins() -> impl Iterator<Item = Bin> {
@@ -163,9 +176,9 @@ fn slot_bytes(bin: Bin) -> usize {
     bins::info(bin).slot_bytes as usize
 }
 
-/// Bytes of `spans` spans of `bin`.
-fn span_bytes(bin: Bin, spans: u32) -> usize {
-    spans as usize * usize::from(bins::info(bin).span_pages) * PAGE_BYTES
+/// Bytes of `spans` spans of `bin`, their guards included.
+fn span_bytes<L: Lane>(bin: Bin, spans: u32) -> usize {
+    spans as usize * (usize::from(bins::info(bin).span_pages) + L::GUARD_PAGES) * PAGE_BYTES
 }
 
 /// Calls `look` with every group of cached slots of one bin: the first one's place and their number.
@@ -178,6 +191,7 @@ fn each_cached<L: Lane>(mut look: impl FnMut(Cache, Bin, *const *mut u8, usize))
                 heap::peek(heap, bin, |slots, count| look(Cache::Magazine, bin, slots, count));
             }
             L::Stash::peek(&raw const (*heap).stash, |bin, slots, count| look(Cache::Stash, bin, slots, count));
+            L::Quarantine::peek(&raw const (*heap).quarantine, |bin, slot| look(Cache::Quarantine, bin, &slot, 1));
         }
     });
     for shard in allocator.shards() {
@@ -213,7 +227,7 @@ pub fn collect_with_bins<L: Lane>(bins: &mut [BinStats; BINS]) -> Stats {
             let (out, spans) = shard.owned().lock().counts(bin);
             counts.out += out as usize;
             counts.slots += spans as usize * usize::from(bins::info(bin).span_slots);
-            counts.span_bytes += span_bytes(bin, spans);
+            counts.span_bytes += span_bytes::<L>(bin, spans);
         }
         let in_slots = counts.slots * counts.slot_bytes;
         stats.small_out_bytes += counts.out * counts.slot_bytes;
@@ -229,13 +243,15 @@ pub fn collect_with_bins<L: Lane>(bins: &mut [BinStats; BINS]) -> Stats {
             Cache::Magazine => &mut stats.magazine_bytes,
             Cache::Stash => &mut stats.stash_bytes,
             Cache::Depot => &mut stats.depot_bytes,
+            Cache::Quarantine => &mut stats.quarantine_bytes,
         } += count * slot_bytes(bin);
         if let Some(counts) = bins.get_mut(usize::from(bin.0)) {
             *(if cache == Cache::Depot { &mut counts.in_depots } else { &mut counts.in_threads }) += count;
         }
     });
     stats.small_live_bytes = stats.small_out_bytes.saturating_sub(stats.cached_bytes());
-    let free_runs = stats.dirty_bytes + stats.clean_bytes + stats.purging_bytes;
+    (stats.held_bytes, stats.refused_guards) = (allocator.held.bytes(), allocator.held.refused());
+    let free_runs = stats.dirty_bytes + stats.clean_bytes + stats.purging_bytes + stats.held_bytes;
     stats.large_bytes = stats.committed_bytes.saturating_sub(free_runs + stats.small_span_bytes);
     (stats.direct_blocks, stats.direct_bytes) = allocator.directs.count_and_bytes();
     stats.unreturned_bytes = allocator.directs.unreturned().1;
@@ -267,7 +283,7 @@ pub struct BinStats {
     pub slots: usize,
     /// Live, in a magazine, a stash or a depot.
     pub out: usize,
-    /// In the magazines and stashes of threads.
+    /// In the magazines, stashes and quarantines of threads.
     pub in_threads: usize,
     /// In depots and inboxes.
     pub in_depots: usize,
@@ -316,7 +332,7 @@ pub fn collect_shard<L: Lane>(index: usize) -> Option<ShardStats> {
     for bin in small_bins() {
         let (out, spans) = shard.owned().lock().counts(bin);
         stats.out_bytes += out as usize * slot_bytes(bin);
-        stats.span_bytes += span_bytes(bin, spans);
+        stats.span_bytes += span_bytes::<L>(bin, spans);
         let depot = shard.depot(bin);
         for (stack, bytes) in [(&depot.full, &mut stats.depot_bytes), (&depot.inbox, &mut stats.inbox_bytes)] {
             stack.each(&allocator.magazines, |id| {
@@ -326,6 +342,16 @@ pub fn collect_shard<L: Lane>(index: usize) -> Option<ShardStats> {
         }
     }
     Some(stats)
+}
+
+/// Bytes that the live block at `block` counts with: its slot, or its pages with their guard; `None` where no block of
+/// the lane begins there.
+pub fn block_bytes<L: Lane>(block: *const u8) -> Option<usize> {
+    let tag = L::allocator().runs.arenas.tag_value(block.addr());
+    match tag.bin() {
+        bins::FOREIGN => L::allocator().large_span_bytes(block.addr()),
+        bin => L::allocator().is_slot(tag, block.addr()).then(|| slot_bytes(bin)),
+    }
 }
 
 /// What the walk over an arena's spans found of one shard and bin.
@@ -367,13 +393,14 @@ fn check_spans<L: Lane>() -> Result<usize, &'static str> {
         core::array::from_fn(|shard| allocator.shards().get(shard).map(|shard| shard.owned().lock()));
     let mut found = [[Found::default(); BINS]; SHARDS];
     let mut purged_pages = [0; SHARDS];
-    let mut large_bytes = 0;
+    let (mut large_bytes, mut held_bytes) = (0, 0);
     allocator.runs.walk(|span| {
         match span.kind {
             Kind::Large => large_bytes += span.bytes(),
+            Kind::Held => held_bytes += span.bytes(),
             Kind::Small => {
                 let info = bins::info(span.bin);
-                if !span.is_consistent() || span.pages != u32::from(info.span_pages) {
+                if !span.is_consistent() || span.pages as usize != usize::from(info.span_pages) + L::GUARD_PAGES {
                     return Err("a span that disagrees with itself");
                 }
                 if span.is_empty() {
@@ -397,6 +424,9 @@ fn check_spans<L: Lane>() -> Result<usize, &'static str> {
         }
         Ok(())
     })?;
+    if held_bytes != allocator.held.bytes() {
+        return Err("the bytes of runs that are held");
+    }
     for ((owned, found), purged_pages) in owned.iter().zip(&found).zip(purged_pages) {
         let Some(owned) = owned else { continue };
         if owned.has_aside() || owned.purged_pages() != purged_pages {

@@ -20,6 +20,7 @@ use crate::lane::Lane;
 use crate::magazine::Magazine;
 use crate::os::Os;
 use crate::publisher::Event;
+use crate::quarantine::Quarantine;
 use crate::remote_stash::RemoteStash;
 use crate::units::Bin;
 use core::ptr::null_mut;
@@ -118,8 +119,8 @@ unsafe extern "C" fn leave<L: Lane>(_: *mut libc::c_void) {
     }
 }
 
-/// Hands all slots of `heap` over: magazines that hold enough to its shard's depot, others, and the stash,
-/// home to their spans.
+/// Hands all slots of `heap` over: magazines that hold enough to its shard's depot, others, the stash, and what is in
+/// quarantine, home to their spans.
 ///
 /// # Safety
 /// The caller owns the heap.
@@ -132,7 +133,11 @@ pub unsafe fn empty<L: Lane>(allocator: &'static Allocator<L>, heap: *mut Heap<L
         for bin in (1..BINS as u8).map(Bin) {
             empty_bin(allocator, heap, bin);
         }
-        (*heap).stash.flush(&mut Courier { allocator, shard, idle: false });
+        let mut courier = Courier { allocator, shard, idle: false };
+        while let Some((bin, slot)) = (*heap).quarantine.take() {
+            (*heap).stash.put(allocator.runs.arenas.tag_value(slot.addr()).owner(), bin, slot, &mut courier);
+        }
+        (*heap).stash.flush(&mut courier);
         (*heap).settled();
     }
 }

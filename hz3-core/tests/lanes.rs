@@ -5,9 +5,9 @@
 use hz3_core::bins::{BINS, info};
 use hz3_core::magazine::MAX_SLOTS;
 use hz3_core::slow::{malloc_aligned, malloc_zeroed, realloc, trim, usable_bytes};
-use hz3_core::stats::{check_accounts, collect};
+use hz3_core::stats::{block_bytes, check_accounts, collect};
 use hz3_core::units::Bin;
-use hz3_core::{Fast, Lane, Scale, Tiny, TinyHome, hot};
+use hz3_core::{Fast, Hardened, Lane, Scale, Tiny, TinyHardened, TinyHome, hot};
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use std::collections::BTreeMap;
@@ -182,8 +182,8 @@ fn alone(body: impl FnOnce() + Send + 'static) {
 /// exactly the slots and pages of `live`.
 fn expect_books<'a, L: Lane>(live: impl IntoIterator<Item = &'a Block>) {
     assert_eq!(check_accounts::<L>(), Ok(()));
-    let usable = |block: &Block| usable_bytes::<L>(block.pointer()).expect("a block of the lane");
-    let live: usize = live.into_iter().map(usable).sum();
+    let bytes = |block: &Block| block_bytes::<L>(block.pointer()).expect("a block of the lane");
+    let live: usize = live.into_iter().map(bytes).sum();
     let stats = collect::<L>();
     assert_eq!(stats.live_bytes(), live, "{stats:?}");
     assert_eq!(
@@ -285,6 +285,16 @@ fn the_tiny_home_lane_s_books_add_up_while_blocks_live() {
 }
 
 #[test]
+fn the_tiny_hardened_lane_s_books_add_up_while_blocks_live() {
+    alone(|| books_add_up_while_blocks_live::<TinyHardened>(12));
+}
+
+#[test]
+fn the_hardened_lane_s_books_add_up_while_blocks_live() {
+    alone(|| books_add_up_while_blocks_live::<Hardened>(12));
+}
+
+#[test]
 fn the_fast_lane_s_books_add_up_while_blocks_live() {
     alone(|| books_add_up_while_blocks_live::<Fast>(12));
 }
@@ -366,6 +376,7 @@ fn trims_leave_working_threads_alone_in_every_lane() {
     alone(trims_leave_working_threads_alone::<Tiny>);
     alone(trims_leave_working_threads_alone::<TinyHome>);
     alone(trims_leave_working_threads_alone::<Scale>);
+    alone(trims_leave_working_threads_alone::<TinyHardened>);
 }
 
 #[test]
@@ -376,6 +387,16 @@ fn tiny_lane_loses_and_doubles_nothing() {
 #[test]
 fn tiny_home_lane_loses_and_doubles_nothing() {
     alone(|| exercise::<TinyHome>(10_000));
+}
+
+#[test]
+fn tiny_hardened_lane_loses_and_doubles_nothing() {
+    alone(|| exercise::<TinyHardened>(10_000));
+}
+
+#[test]
+fn hardened_lane_loses_and_doubles_nothing() {
+    alone(|| exercise::<Hardened>(15_000));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 mod sequence;
 
-use hz3_core::{Fast, Lane, Scale, Tiny, TinyHome};
+use hz3_core::{Fast, Hardened, Lane, Scale, Tiny, TinyHardened, TinyHome};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use sequence::{Step, run};
@@ -43,6 +43,8 @@ macro_rules! on_every_lane {
 on_every_lane! {
     Tiny: any_calls_of_one_thread_hold_on_tiny, any_calls_of_several_threads_hold_on_tiny;
     TinyHome: any_calls_of_one_thread_hold_on_tiny_home, any_calls_of_several_threads_hold_on_tiny_home;
+    TinyHardened: any_calls_of_one_thread_hold_on_tiny_hardened, any_calls_of_several_threads_hold_on_tiny_hardened;
+    Hardened: any_calls_of_one_thread_hold_on_hardened, any_calls_of_several_threads_hold_on_hardened;
     Fast: any_calls_of_one_thread_hold_on_fast, any_calls_of_several_threads_hold_on_fast;
     Scale: any_calls_of_one_thread_hold_on_scale, any_calls_of_several_threads_hold_on_scale;
 }
@@ -61,6 +63,8 @@ fn the_fuzzers_corpus_holds_on_every_lane() {
         let string = std::fs::read(&file).expect("a file that can be read");
         run::<Tiny>(&string);
         run::<TinyHome>(&string);
+        run::<TinyHardened>(&string);
+        run::<Hardened>(&string);
         run::<Fast>(&string);
         run::<Scale>(&string);
     }

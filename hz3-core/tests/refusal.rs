@@ -4,7 +4,7 @@
 use hz3_core::os::Fake;
 use hz3_core::slow::trim;
 use hz3_core::stats::{check_accounts, collect};
-use hz3_core::{Lane, Tiny, TinyHome, hot};
+use hz3_core::{Lane, Tiny, TinyHardened, TinyHome, hot};
 
 fn allocate_until_refused<L: Lane>(bytes: usize, most: usize) -> Vec<*mut u8> {
     let mut blocks = Vec::new();
@@ -65,5 +65,7 @@ fn refuse_at_every_request<L: Lane>() {
 fn memory_that_is_refused_gives_null_and_leaves_the_rest_working() {
     refuse_at_every_request::<Tiny>();
     refuse_at_every_request::<TinyHome>();
+    refuse_at_every_request::<TinyHardened>();
+    assert!(collect::<TinyHardened>().refused_guards > 10, "{:?}", collect::<TinyHardened>());
     assert!(Fake::refused() > 10, "only {} refusals", Fake::refused());
 }

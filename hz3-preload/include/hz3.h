@@ -43,6 +43,9 @@ struct hz3_stats {
     size_t spills;           /* number of magazines handed to depots */
     size_t homeward_slots;   /* number of slots that went home */
     size_t unreturned_bytes; /* mappings that are free and that the system did not take back; it is asked again */
+    size_t quarantine_bytes; /* free slots that the hardened lane keeps out of reuse for a while */
+    size_t held_bytes;       /* free runs that it keeps out of reuse */
+    size_t refused_guards;   /* number of guard pages that the system refused to make or to remove */
 };
 
 /* "hz3 VERSION LANE", a static string. */

@@ -11,7 +11,7 @@
 use super::Directs;
 use crate::os::Os;
 use crate::runs::Runs;
-use crate::span::{Kind, Spans, at};
+use crate::span::{Guarded, Kind, Spans, at};
 use crate::units::{PAGE_BYTES, SpanId};
 use core::ptr::NonNull;
 
@@ -141,7 +141,7 @@ impl<O: Os> Directs<O> {
             if let Some(id) = runs.descriptor() {
                 let span = &mut *at(&runs.spans, id);
                 (span.start, span.pages) = (start.as_ptr().expose_provenance(), (bytes / PAGE_BYTES) as u32);
-                (span.kind, span.zeroed) = (Kind::Transit, true);
+                (span.kind, span.zeroed, span.guarded) = (Kind::Transit, true, Guarded::None);
                 self.table.lock().unreturned.push(&runs.spans, id);
             }
         }

@@ -112,6 +112,17 @@ unsafe impl Os for Fake {
         // SAFETY: the caller's promise, handed on.
         unsafe { Linux::prefer_huge(start, bytes, huge) }
     }
+    unsafe fn guard(start: NonNull<u8>, bytes: usize) -> bool {
+        // SAFETY: the caller's promise, handed on.
+        Self::granted() && unsafe { Linux::guard(start, bytes) }
+    }
+    unsafe fn unguard(start: NonNull<u8>, bytes: usize) -> bool {
+        // SAFETY: the caller's promise, handed on.
+        Self::granted() && unsafe { Linux::unguard(start, bytes) }
+    }
+    fn random_key() -> u64 {
+        Linux::random_key()
+    }
     fn each_environment(_: impl FnMut(&[u8])) {}
     fn now_ms() -> u32 {
         Linux::now_ms()

@@ -21,9 +21,31 @@ static FORKER: AtomicUsize = AtomicUsize::new(0);
 /// Allocators that the forking thread has prepared.
 static FORK_DEPTH: AtomicU32 = AtomicU32::new(0);
 
+/// How guards have been made so far: bits of the three below. The system's way (Linux 6.13) leaves the list of mappings
+/// alone; where there is none, a guard is a piece of a mapping with rights of its own.
+static GUARDS: AtomicU32 = AtomicU32::new(0);
+const BY_ADVICE: u32 = 1;
+const BY_RIGHTS: u32 = 2;
+/// The system knows no such advice.
+const NO_ADVICE: u32 = 4;
+/// `MADV_GUARD_INSTALL` and `MADV_GUARD_REMOVE` of linux/mman.h.
+const GUARD_INSTALL: i32 = 102;
+const GUARD_REMOVE: i32 = 103;
+
 fn this_thread() -> usize {
     // SAFETY: takes and changes nothing.
     unsafe { libc::__errno_location() }.addr()
+}
+
+/// The 16 random bytes that the kernel gives a process; zeros where it gives none.
+fn random_words() -> [u64; 2] {
+    // SAFETY: takes a number.
+    let bytes = keeping_errno(|| unsafe { libc::getauxval(libc::AT_RANDOM) }) as usize;
+    if bytes == 0 {
+        return [0; 2];
+    }
+    // SAFETY: getauxval(3): the address of 16 random bytes, which stay as long as the process.
+    unsafe { core::ptr::with_exposed_provenance::<[u64; 2]>(bytes).read_unaligned() }
 }
 
 /// Runs `body` and puts `errno` back to what it was.
@@ -135,6 +157,50 @@ unsafe impl Os for Linux {
         keeping_errno(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, advice) });
     }
 
+    unsafe fn guard(start: NonNull<u8>, bytes: usize) -> bool {
+        // Relaxed, here and below: who removes a guard got the pages from who made it, and sees what that one saw.
+        let known = GUARDS.load(Ordering::Relaxed);
+        keeping_errno(|| {
+            if known & NO_ADVICE == 0 {
+                // SAFETY: the caller's range is its own, and its contents are not needed.
+                if unsafe { libc::madvise(start.as_ptr().cast(), bytes, GUARD_INSTALL) } == 0 {
+                    if known & BY_ADVICE == 0 {
+                        GUARDS.fetch_or(BY_ADVICE, Ordering::Relaxed);
+                    }
+                    return true;
+                }
+                // SAFETY: errno is the calling thread's own.
+                if unsafe { *libc::__errno_location() } != libc::EINVAL {
+                    return false;
+                }
+                // Locked memory is refused in the same way, perhaps later.
+                if known & BY_ADVICE == 0 {
+                    GUARDS.fetch_or(NO_ADVICE, Ordering::Relaxed);
+                }
+            }
+            // SAFETY: as above.
+            unsafe {
+                let is_done = libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTNEED) == 0
+                    && libc::mprotect(start.as_ptr().cast(), bytes, libc::PROT_NONE) == 0;
+                if is_done {
+                    GUARDS.fetch_or(BY_RIGHTS, Ordering::Relaxed);
+                }
+                is_done
+            }
+        })
+    }
+
+    unsafe fn unguard(start: NonNull<u8>, bytes: usize) -> bool {
+        // Relaxed: as above.
+        let known = GUARDS.load(Ordering::Relaxed);
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: the caller's range is its own.
+        keeping_errno(|| unsafe {
+            (known & BY_ADVICE == 0 || libc::madvise(start.as_ptr().cast(), bytes, GUARD_REMOVE) == 0)
+                && (known & BY_RIGHTS == 0 || libc::mprotect(start.as_ptr().cast(), bytes, access) == 0)
+        })
+    }
+
     fn now_ms() -> u32 {
         let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: writes one timespec; the vDSO serves it without a system call.
@@ -143,15 +209,15 @@ unsafe impl Os for Linux {
     }
 
     fn random_seed() -> u64 {
-        // SAFETY: takes a number.
-        let bytes = keeping_errno(|| unsafe { libc::getauxval(libc::AT_RANDOM) }) as usize;
-        if bytes == 0 {
-            return 0;
-        }
-        // SAFETY: getauxval(3): the address of 16 random bytes, which stay as long as the process.
-        let [first, second] = unsafe { core::ptr::with_exposed_provenance::<[u64; 2]>(bytes).read_unaligned() };
+        let [first, second] = random_words();
         // Folded: the C library guards its stacks and pointers with the same bytes, which nobody shall learn from here.
         (first ^ second.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    fn random_key() -> u64 {
+        let [first, second] = random_words();
+        // Another fold than the seed's: each is half of what there is.
+        first.wrapping_add(second.rotate_left(17)).wrapping_mul(0xd6e8_feb8_6659_fd93)
     }
 
     fn address_space_limit() -> usize {

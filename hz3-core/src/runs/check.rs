@@ -32,10 +32,10 @@ impl<O: Os> Runs<O> {
                 for page in 0..=last {
                     let expected = match span.kind {
                         Kind::Small => PageTag::small(span.bin, span.owner, tag.span()),
-                        Kind::Large | Kind::Dirty | Kind::Clean if page == 0 || page == last => {
+                        Kind::Large | Kind::Dirty | Kind::Clean | Kind::Held if page == 0 || page == last => {
                             PageTag::edge(span.kind, tag.span())
                         }
-                        Kind::Large | Kind::Dirty | Kind::Clean => PageTag::NONE,
+                        Kind::Large | Kind::Dirty | Kind::Clean | Kind::Held => PageTag::NONE,
                         Kind::Transit | Kind::None => return Err("a span that is in use by nobody"),
                     };
                     if self.arenas.tag_value(address + page * PAGE_BYTES) != expected {

@@ -36,7 +36,7 @@ pub(super) fn or_after_trim<L: Lane, T>(bytes: usize, attempt: impl Fn() -> Opti
 fn may_be_met<L: Lane>(bytes: usize) -> bool {
     let allocator = L::allocator();
     let (dirty, clean, purging) = allocator.runs.free_bytes();
-    let mut most = dirty + clean + purging + allocator.directs.unreturned().1;
+    let mut most = dirty + clean + purging + allocator.directs.unreturned().1 + allocator.held.bytes();
     for shard in allocator.used_shards() {
         if most >= bytes {
             break;
@@ -70,6 +70,9 @@ fn gather<L: Lane>() -> bool {
         }
     }
     allocator.empty_depots();
+    if L::HARDENED {
+        allocator.let_go(0, 0);
+    }
     let now = L::Os::now_ms();
     let returned = allocator.directs.return_again(&allocator.runs, usize::MAX);
     allocator.purge_all_holes(now) + allocator.purge(now, 0, usize::MAX) + returned > 0

@@ -3,7 +3,7 @@
 use super::{ROWS, Stats};
 
 /// Number of [`Stats::uses`].
-pub const USES: usize = 13;
+pub const USES: usize = 15;
 
 /// One use of address space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,6 +37,7 @@ impl Stats {
             ),
             all("stashes", self.stash_bytes, "slots on their way home: as above"),
             all("depots", self.depot_bytes, "shared caches: HZ3_PURGE_DELAY_MS"),
+            all("quarantine", self.quarantine_bytes, "freed a short while ago, in the hardened lane: malloc_trim(0)"),
             held("free_in_spans", self.span_free_bytes, free_held, "kept by neighbours that live on"),
             all("rests_of_spans", self.span_waste_bytes, "none: lost to whole slots"),
             all(
@@ -45,6 +46,7 @@ impl Stats {
                 "free pages: HZ3_PURGE_DELAY_MS, HZ3_BACKGROUND_THREAD=1, malloc_trim(0)",
             ),
             all("purging_runs", self.purging_bytes, "free pages on their way to the system"),
+            held("held_runs", self.held_bytes, 0, "as quarantine, of large blocks: address space only"),
             held("clean_runs", self.clean_bytes, 0, "free pages without memory: address space only"),
             all("unreturned", self.unreturned_bytes, "refused by the system: malloc_trim(0) asks again"),
             all("metadata", self.metadata_bytes, "hz3's own, resident where used"),
@@ -85,6 +87,9 @@ impl Stats {
             &mut stats.spills,
             &mut stats.homeward,
             &mut stats.unreturned_bytes,
+            &mut stats.quarantine_bytes,
+            &mut stats.held_bytes,
+            &mut stats.refused_guards,
         ];
         for (place, &row) in places.into_iter().zip(rows) {
             *place = row as usize;

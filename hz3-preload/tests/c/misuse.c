@@ -118,7 +118,10 @@ static void double_free_of_a_reused_block(void) {
     free(first);
     /* Which free slot is handed out is not always the last one. */
     void *block = NULL;
-    for (int i = 0; i < 10000 && block != first; i++) block = take(SMALL);
+    for (int i = 0; i < 10000 && block != first; i++) {
+        block = take(SMALL);
+        if (block != first) free(block);
+    }
     CHECK(block == first);
     free(announce(block));
     free(check_opaque(block));
@@ -231,6 +234,8 @@ static void write_after_free(size_t size, size_t offset, int at_home) {
     free(block);
     if (at_home) malloc_trim(0);
     ((volatile char *)check_opaque(block))[offset] ^= 1;
+    /* What is freed after it drives it out of quarantine. */
+    for (int i = 0; i < 600; i++) free(take(size));
     for (int i = 0; i < 2000; i++) CHECK(malloc(size) != NULL);
     free(neighbour);
 }
@@ -251,6 +256,73 @@ static void free_inside_a_small_block_at_once(void) { free(announce((char *)take
 
 static void free_inside_a_big_block_at_once(void) { free(announce((char *)take(BIG) + 4096)); }
 
+/* One byte, a 0, behind what was asked for: what a string's end most often is. */
+static void overflow(size_t size) {
+    char *block = announce(take(size));
+    ((volatile char *)check_opaque(block))[size] = 0;
+    free(block);
+}
+
+static void overflow_of_a_tiny_block(void) { overflow(TINY); }
+
+static void overflow_of_a_small_block(void) { overflow(SMALL); }
+
+static void overflow_of_a_small_block_with_room(void) { overflow(SMALL + 1); }
+
+static void overflow_of_a_medium_block(void) { overflow(MEDIUM); }
+
+static void overflow_of_a_big_block(void) { overflow(BIG); }
+
+/* Not whole pages: right behind those a write is a fault of the processor. */
+static void overflow_of_a_large_block(void) { overflow(LARGE + 1); }
+
+static void overflow_of_a_mapped_block(void) { overflow(MAPPED + 1); }
+
+static void overflow_of_an_empty_block(void) { overflow(0); }
+
+static void overflow_found_by_free_sized(void) {
+    char *block = announce(take(SMALL));
+    ((volatile char *)check_opaque(block))[SMALL + 7] ^= 1;
+    void (*release)(void *, size_t) = (void (*)(void *, size_t))dlsym(RTLD_DEFAULT, "free_sized");
+    CHECK(release != NULL);
+    release(block, SMALL);
+}
+
+/* What realloc leaves where it is has its canary right behind the new end. */
+static void overflow_after_realloc_in_place(void) {
+    char *block = (char *)realloc(take(MEDIUM), MEDIUM - 8);
+    announce(block);
+    ((volatile char *)check_opaque(block))[MEDIUM - 8] = 0;
+    free(block);
+}
+
+static void overflow_found_by_realloc(size_t size) {
+    char *block = announce(take(size));
+    ((volatile char *)check_opaque(block))[size] = 0;
+    free(realloc(check_opaque(block), 2 * size));
+}
+
+static void overflow_found_by_realloc_of_a_small_block(void) { overflow_found_by_realloc(SMALL); }
+
+static void overflow_found_by_realloc_of_a_large_block(void) { overflow_found_by_realloc(LARGE + 1); }
+
+/* Long enough that the slot would have been handed out again without a quarantine, where one is handed out at all. */
+static void double_free_after_reuse(size_t size) {
+    enum { AFTER = 20 };
+    void *others[AFTER];
+    void *block = take(size);
+    free(announce(block));
+    for (int i = 0; i < AFTER; i++) others[i] = take(size);
+    for (int i = 0; i < AFTER; i++) CHECK_THAT(others[i] != block, "handed out again");
+    free(check_opaque(block));
+}
+
+static void double_free_after_reuse_of_a_small_block(void) { double_free_after_reuse(SMALL); }
+
+static void double_free_after_reuse_of_a_big_block(void) { double_free_after_reuse(BIG); }
+
+static void double_free_after_reuse_of_a_large_block(void) { double_free_after_reuse(LARGE); }
+
 /* The headers of the C library need not have these yet. */
 static void free_with_size(const char *function, void *block, size_t size) {
     void (*release)(void *, size_t) = (void (*)(void *, size_t))dlsym(RTLD_DEFAULT, function);
@@ -261,6 +333,10 @@ static void free_with_size(const char *function, void *block, size_t size) {
 static void free_sized_of_more_than_a_small_block(void) { free_with_size("free_sized", take(SMALL), SMALL + 1); }
 
 static void free_sized_of_less_than_a_medium_block(void) { free_with_size("free_sized", take(MEDIUM), SMALL); }
+
+static void free_sized_of_one_byte_less(void) { free_with_size("free_sized", take(MEDIUM), MEDIUM - 1); }
+
+static void free_sized_of_less_than_a_large_block(void) { free_with_size("free_sized", take(LARGE), LARGE - 1); }
 
 static void free_sized_of_more_than_a_large_block(void) { free_with_size("free_sized", take(LARGE), 2 * LARGE); }
 
@@ -385,4 +461,21 @@ CHECK_MAIN(CASE(free_of_a_stack_pointer),
            CASE(realloc_inside_a_big_block),
            CASE(usable_size_of_a_freed_block),
            CASE(usable_size_inside_a_block),
-           CASE(realloc_of_a_stack_pointer))
+           CASE(realloc_of_a_stack_pointer),
+           CASE(overflow_of_a_tiny_block),
+           CASE(overflow_of_a_small_block),
+           CASE(overflow_of_a_small_block_with_room),
+           CASE(overflow_of_a_medium_block),
+           CASE(overflow_of_a_big_block),
+           CASE(overflow_of_a_large_block),
+           CASE(overflow_of_a_mapped_block),
+           CASE(overflow_of_an_empty_block),
+           CASE(overflow_found_by_free_sized),
+           CASE(overflow_after_realloc_in_place),
+           CASE(overflow_found_by_realloc_of_a_small_block),
+           CASE(overflow_found_by_realloc_of_a_large_block),
+           CASE(double_free_after_reuse_of_a_small_block),
+           CASE(double_free_after_reuse_of_a_big_block),
+           CASE(double_free_after_reuse_of_a_large_block),
+           CASE(free_sized_of_one_byte_less),
+           CASE(free_sized_of_less_than_a_large_block))

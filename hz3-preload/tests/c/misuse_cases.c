@@ -124,6 +124,50 @@ static void overflow_into_the_neighbour(void) {
     give(after);
 }
 
+/* One byte, the 0 at the end of a string, behind what was asked for. */
+static void overflow_by_one_byte(void) {
+    char *block = take();
+    *(volatile char *)((char *)check_opaque(block) + size) = 0;
+    give(block);
+}
+
+/* Far beyond, without a gap. */
+static void overflow_by_a_page(void) {
+    void *before = take();
+    char *block = take();
+    void *after = take();
+    memset(check_opaque(block + size), 0x41, 4096);
+    give(block);
+    give(before);
+    give(after);
+}
+
+/* The memory must not have become another block's so soon. */
+static void use_after_free_shortly_after(void) {
+    enum { AFTER = 20 };
+    void *others[AFTER];
+    char *block = take();
+    give(block);
+    for (int i = 0; i < AFTER; i++) others[i] = take();
+    memset(check_opaque(block), 0x41, 32);
+    for (int i = 0; i < AFTER; i++) give(others[i]);
+}
+
+static void double_free_after_reuse(void) {
+    enum { AFTER = 20 };
+    void *others[AFTER];
+    void *block = take();
+    give(block);
+    for (int i = 0; i < AFTER; i++) others[i] = take();
+    give(block);
+    /* The others are live, so that none of them may be served again. */
+    for (int i = 0; i < AFTER; i++) {
+        void *again = take();
+        for (int j = 0; j < AFTER; j++)
+            if (again == others[j]) _exit(TWICE);
+    }
+}
+
 static void write_after_free(void) {
     void *block = take();
     give(block);
@@ -181,7 +225,11 @@ static const struct check_case faults[] = {
     CASE(realloc_of_a_freed_block),
     CASE(free_sized_with_a_wrong_size),
     CASE(overflow_into_the_neighbour),
+    CASE(overflow_by_one_byte),
+    CASE(overflow_by_a_page),
     CASE(write_after_free),
+    CASE(use_after_free_shortly_after),
+    CASE(double_free_after_reuse),
 };
 
 int main(int argc, char **argv) {

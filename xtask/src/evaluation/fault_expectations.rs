@@ -7,13 +7,15 @@ use super::faults::Outcome;
 use crate::lane::Lane;
 
 /// A fault's name and what is expected at the small, the medium and the large size: one of the outcomes there.
-pub type Expectations = [(&'static str, [&'static [Outcome]; 3]); 14];
+pub type Expectations = [(&'static str, [&'static [Outcome]; 3]); 18];
 
 const CAUGHT: &[Outcome] = &[Outcome::Caught];
 const TWICE: &[Outcome] = &[Outcome::Twice];
 const SILENT: &[Outcome] = &[Outcome::Silent];
-/// Whether the neighbour is free, and so looked at, is the hardened lane's random choice.
-const DRAWN: &[Outcome] = &[Outcome::Caught, Outcome::Silent];
+/// A fault of the processor, at a page without access.
+const CRASH: &[Outcome] = &[Outcome::Crash];
+/// By its canary, or by the guard page before that, where the block lies near its span's end.
+const CAUGHT_OR_CRASH: &[Outcome] = &[Outcome::Caught, Outcome::Crash];
 
 /// What is expected of `lane`.
 pub fn expected_of(lane: Lane) -> &'static Expectations {
@@ -37,7 +39,11 @@ static FOR_SPEED: Expectations = [
     ("realloc_of_a_freed_block", [TWICE, TWICE, CAUGHT]),
     ("free_sized_with_a_wrong_size", [SILENT, SILENT, SILENT]),
     ("overflow_into_the_neighbour", [SILENT, SILENT, SILENT]),
+    ("overflow_by_one_byte", [SILENT, SILENT, SILENT]),
+    ("overflow_by_a_page", [SILENT, SILENT, SILENT]),
     ("write_after_free", [SILENT, SILENT, SILENT]),
+    ("use_after_free_shortly_after", [SILENT, SILENT, SILENT]),
+    ("double_free_after_reuse", [TWICE, TWICE, TWICE]),
 ];
 
 static HARDENED: Expectations = [
@@ -53,6 +59,10 @@ static HARDENED: Expectations = [
     ("free_of_an_unmapped_pointer", [CAUGHT, CAUGHT, CAUGHT]),
     ("realloc_of_a_freed_block", [CAUGHT, CAUGHT, CAUGHT]),
     ("free_sized_with_a_wrong_size", [CAUGHT, CAUGHT, CAUGHT]),
-    ("overflow_into_the_neighbour", [DRAWN, DRAWN, SILENT]),
-    ("write_after_free", [CAUGHT, CAUGHT, SILENT]),
+    ("overflow_into_the_neighbour", [CAUGHT, CAUGHT, CRASH]),
+    ("overflow_by_one_byte", [CAUGHT, CAUGHT, CRASH]),
+    ("overflow_by_a_page", [CAUGHT_OR_CRASH, CAUGHT_OR_CRASH, CRASH]),
+    ("write_after_free", [CAUGHT, CAUGHT, CRASH]),
+    ("use_after_free_shortly_after", [CAUGHT, CAUGHT, CRASH]),
+    ("double_free_after_reuse", [CAUGHT, CAUGHT, CAUGHT]),
 ];
