@@ -1,4 +1,4 @@
-//! A model of the sequence lock: a writer that writes twice and a reader, explored exhaustively by loom.
+//! A model of the sequence lock: a writer that writes over zeros and a reader, explored exhaustively by loom.
 #![cfg(loom)]
 
 use hz3_core::sequence;
@@ -18,9 +18,7 @@ fn what_is_read_is_of_one_writing() {
         let writer = {
             let page = page.clone();
             thread::spawn(move || {
-                for value in [1, 2] {
-                    sequence::write(&page.count, &page.words, &[value, value]);
-                }
+                sequence::write(&page.count, &page.words, &[1, 1]);
             })
         };
         let mut values = [7, 8];
@@ -30,6 +28,6 @@ fn what_is_read_is_of_one_writing() {
         writer.join().unwrap();
         // Nobody writes now: a reading succeeds and has the last.
         assert!(sequence::read(&page.count, &page.words, &mut values));
-        assert_eq!(values, [2, 2]);
+        assert_eq!(values, [1, 1]);
     });
 }

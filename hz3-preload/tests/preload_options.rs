@@ -273,6 +273,7 @@ fn a_verbose_library_says_its_lane_and_every_option() {
                 &["HZ3_SHOW_STATS=0"],
                 &["HZ3_STATS_FILE="],
                 &["HZ3_STATS_JSON="],
+                &["HZ3_STATS_PAGE="],
                 &["HZ3_PROFILE="],
                 &["HZ3_PROFILE_INTERVAL=524288"],
             ],

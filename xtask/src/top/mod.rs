@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use page_file::{PageFile, Process, Reading, VARIABLE};
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{Read, Seek, Write, stdout};
+use std::io::{ErrorKind, Read, Seek, Write, stdout};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -236,12 +236,16 @@ impl Watch {
         self.wait(interval);
         let reading = self.read()?;
         let (subject, rates) = (self.subject(), self.rates.as_ref());
-        if as_json {
-            println!("{}", view::json(&subject, &reading, rates));
+        let text = if as_json {
+            format!("{}\n", view::json(&subject, &reading, rates))
         } else {
-            print!("{}", view::text(&subject, &reading, rates, usize::MAX));
+            view::text(&subject, &reading, rates, usize::MAX)
+        };
+        match stdout().write_all(text.as_bytes()) {
+            // Whoever reads it has seen enough.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+            outcome => Ok(outcome?),
         }
-        Ok(())
     }
 
     /// One view after the other, until the process ends or the user has seen enough.
