@@ -22,7 +22,6 @@ use crate::os::Os;
 use crate::page_tag::PageTag;
 use crate::profile::Profile;
 use crate::publisher::Publisher;
-use crate::remote_stash::Carrier;
 use crate::runs::Runs;
 use crate::shard::Shard;
 use crate::span::{Kind, NotReturned, at};
@@ -570,46 +569,6 @@ impl<L: Lane> Allocator<L> {
                 shard.owned().reset_after_fork();
             }
             self.heaps.lock_for_fork().reset_after_fork();
-        }
-    }
-}
-
-/// Takes slots from a stash to where they belong, on behalf of a thread of `shard`.
-pub struct Courier<'a, L: Lane> {
-    /// The allocator.
-    pub allocator: &'a Allocator<L>,
-    /// The sender's shard, whose empty magazines are used.
-    pub shard: ShardId,
-    /// Whether nobody needed the slots for a while.
-    pub idle: bool,
-}
-
-impl<L: Lane> Courier<'_, L> {
-    fn note_batch(&self, bin: Bin, slots: usize) {
-        if self.allocator.options().counts_heat() {
-            self.allocator.heat.note_batch(bin, slots);
-        }
-    }
-}
-
-impl<L: Lane> Carrier for Courier<'_, L> {
-    fn deliver(&mut self, owner: ShardId, bin: Bin, slots: &[*mut u8]) {
-        self.note_batch(bin, slots.len());
-        self.allocator.deliver(owner, bin, slots, self.idle);
-    }
-
-    fn empty_magazine(&mut self, bin: Bin) -> *mut Magazine {
-        self.allocator.empty_magazine(self.shard, bin)
-    }
-
-    unsafe fn post(&mut self, owner: ShardId, bin: Bin, magazine: *mut Magazine) {
-        // SAFETY: the stash hands its magazine over.
-        unsafe {
-            self.note_batch(bin, usize::from((*magazine).count));
-            if !(*magazine).is_worthwhile() || !self.allocator.put_full(owner, bin, magazine, true) {
-                self.allocator.deliver(owner, bin, Magazine::held(magazine), self.idle);
-                self.allocator.return_empty(magazine);
-            }
         }
     }
 }

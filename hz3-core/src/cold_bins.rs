@@ -10,8 +10,9 @@
 //! alone, a few dozen slots circulate for ever, and each keeps a page from going back to the system. Once at home they
 //! are handed out by address, so that the bin's next slots lie side by side.
 
-use crate::allocator::{Allocator, Courier};
+use crate::allocator::Allocator;
 use crate::bins::BINS;
+use crate::courier::Courier;
 use crate::heap::{Heap, unload};
 use crate::lane::Lane;
 use crate::remote_stash::{RemoteStash, Sparse};

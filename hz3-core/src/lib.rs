@@ -58,6 +58,8 @@ pub mod checks;
 #[cfg(not(loom))]
 pub mod cold_bins;
 #[cfg(not(loom))]
+pub mod courier;
+#[cfg(not(loom))]
 pub mod fault;
 #[cfg(not(loom))]
 pub mod global;

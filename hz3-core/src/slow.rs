@@ -10,12 +10,12 @@
 
 mod last_resort;
 
-use crate::allocator::Courier;
 use crate::bins::{self, FOREIGN, MAX_SMALL_BYTES, bin_for, bin_for_aligned};
 use crate::canary;
 use crate::checked;
 use crate::checks::{hand_out, misuse_of, refuse, require_live, usable};
 use crate::cold_bins;
+use crate::courier::Courier;
 use crate::fault;
 use crate::heap::{Entry, Heap, count, load, swap};
 use crate::hot;

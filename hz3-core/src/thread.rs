@@ -12,9 +12,10 @@
 //! pthread_atfork(3) (handlers that were registered first run last before the fork and first after it, so
 //! that other libraries' handlers may allocate).
 
-use crate::allocator::{Allocator, Courier};
+use crate::allocator::Allocator;
 use crate::background;
 use crate::bins::{self, BINS};
+use crate::courier::Courier;
 use crate::heap::{Entries, Heap, LEFT_HEAP, behind, has_left, is_static, unload};
 use crate::lane::Lane;
 use crate::magazine::Magazine;

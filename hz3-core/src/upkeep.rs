@@ -10,10 +10,10 @@
 //! A *hole* is a whole page of a span in use whose slots are all free. While its memory is given back, its span is
 //! out of the shard's lists, so that nobody takes a slot of it, and no lock is held.
 
-use crate::allocator::{Allocator, Courier};
+use crate::allocator::Allocator;
 use crate::bins::BINS;
+use crate::courier::Courier;
 use crate::lane::Lane;
-use crate::magazine::Magazine;
 use crate::options::NEVER;
 use crate::os::Os;
 use crate::publisher::Event;
@@ -266,22 +266,5 @@ impl<L: Lane> Allocator<L> {
         // Relaxed: a count.
         self.purged_bytes.fetch_add(u64::from(purged.count_ones()) * PAGE_BYTES as u64, Ordering::Relaxed);
         (purged, calls)
-    }
-}
-
-impl<L: Lane> Courier<'_, L> {
-    /// Sends the slots of `magazine`, of `bin`, home through `stash`, and the empty magazine back.
-    ///
-    /// # Safety
-    /// The caller owns the magazine, and no longer does afterwards.
-    pub unsafe fn unpack(&mut self, bin: Bin, magazine: *mut Magazine, stash: &mut impl RemoteStash) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            for &mut slot in Magazine::held(magazine) {
-                let owner = self.allocator.runs.arenas.tag_value(slot.addr()).owner();
-                stash.put(owner, bin, slot, self);
-            }
-            self.allocator.return_empty(magazine);
-        }
     }
 }

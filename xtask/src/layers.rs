@@ -30,7 +30,7 @@ pub const HZ3_CORE: &[&[&str]] = &[
     &["remote_stash", "quarantine"],
     &["shard"],
     // A lane is the choice of the others' constants and has the one allocator made of them.
-    &["heap", "lane", "thread_pointer", "large", "held", "allocator", "upkeep"],
+    &["heap", "lane", "thread_pointer", "large", "held", "allocator", "courier", "upkeep"],
     &["background"],
     &["thread", "cold_bins"],
     &["sampling"],
