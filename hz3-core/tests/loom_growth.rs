@@ -194,6 +194,12 @@ unsafe impl Os for Mapper {
     unsafe fn populate(_: NonNull<u8>, _: usize) {
         unimplemented!()
     }
+    unsafe fn guard(_: NonNull<u8>, _: usize) -> bool {
+        unimplemented!()
+    }
+    unsafe fn unguard(_: NonNull<u8>, _: usize) -> bool {
+        unimplemented!()
+    }
     unsafe fn prefer_huge(_: NonNull<u8>, _: usize, _: bool) {
         unimplemented!()
     }
@@ -201,6 +207,9 @@ unsafe impl Os for Mapper {
         unimplemented!()
     }
     fn random_seed() -> u64 {
+        0
+    }
+    fn random_key() -> u64 {
         0
     }
     fn address_space_limit() -> usize {
