@@ -277,7 +277,7 @@ impl<L: Lane> Allocator<L> {
         }
     }
 
-    /// As [`Allocator::seal`], for the large block at `address`, which is the caller's.
+    /// Notes, as for a fresh one, that `bytes` were asked for of the large block at `address`, which is the caller's.
     pub fn reseal_large(&self, address: usize, bytes: usize) {
         let tag = self.runs.arenas.tag_value(address);
         if tag.kind() == Kind::Large {

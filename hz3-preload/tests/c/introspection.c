@@ -202,7 +202,7 @@ static void check_sizes(void) {
     }
     CHECK(before > 0);
     CHECK_THAT(live == row("small_live_bytes"), "live: %zu by size", live);
-    CHECK_THAT(threads == row("magazine_bytes") + row("stash_bytes"), "threads: %zu by size", threads);
+    CHECK_THAT(threads == row("magazine_bytes") + row("stash_bytes") + row("quarantine_bytes"), "threads: %zu by size", threads);
     CHECK_THAT(depots == row("depot_bytes"), "depots: %zu by size", depots);
     CHECK_THAT(spans == row("span_free_bytes"), "free in spans: %zu by size", spans);
     CHECK_THAT(rests == row("span_waste_bytes"), "rests of spans: %zu by size", rests);
