@@ -27,7 +27,7 @@ const SCENARIOS: [(&str, &str); 5] = [
 
 /// Live sets of drifting sizes. Looks again and again until the bound holds, as the filling ones do; not for so long
 /// that the last phase would keep it where cold bins stay with their threads (docs/decisions/cold-bins.md).
-const PHASES: &str = "phases --total-mb 128 --decay-ms 8000 --poll";
+const PHASES: &str = "phases --total-mb 256 --decay-ms 8000 --poll";
 /// The first phases of the same, for the step in which the bound must not hold.
 const FEW_PHASES: &str = "phases --phases 4 --total-mb 128 --decay-ms 2000 --poll";
 
