@@ -114,8 +114,6 @@ pub mod thread;
 #[cfg(not(loom))]
 pub mod thread_pointer;
 #[cfg(not(loom))]
-pub mod twice;
-#[cfg(not(loom))]
 pub mod upkeep;
 
 #[cfg(not(loom))]

@@ -28,7 +28,6 @@ use crate::remote_stash::RemoteStash;
 use crate::sampling;
 use crate::slack::{keeps_place, with_slack};
 use crate::thread::{self, TICKS};
-use crate::twice;
 use crate::units::{Bin, MIN_ALIGN, PAGE_BYTES, ShardId};
 use core::ptr::{NonNull, null_mut};
 use last_resort::or_after_trim;
@@ -274,14 +273,6 @@ fn spill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
             entry.top = entry.base;
             heap.settled();
             misuse_of::<L>("free()", "invalid pointer", bin, stranger.addr());
-        }
-        if !L::MARKS
-            && let Some(slot) = twice::first_twice(Magazine::held(oldest), Magazine::held(entry.spare))
-        {
-            // As above.
-            entry.top = entry.base;
-            heap.settled();
-            misuse_of::<L>("free()", "double free of", bin, slot.addr());
         }
         if !L::ADOPT && keep_own(heap, bin, oldest) {
             return true;

@@ -101,10 +101,6 @@ misuse_tests! {
         "free(): double free of" => [
             double_free_of_a_small_block_that_goes_home,
             double_free_of_a_medium_block_that_goes_home,
-            double_free_of_a_tiny_block_then_many_frees,
-            double_free_of_a_small_block_then_many_frees,
-            double_free_of_a_medium_block_then_many_frees,
-            double_free_around_others_then_many_frees,
             a_handler_of_the_abort_allocates,
         ],
         "free(): double free or invalid pointer" => [

@@ -27,7 +27,7 @@ pub const HZ3_CORE: &[&[&str]] = &[
     &["runs"],
     &["depot", "heat"],
     &["magazine"],
-    &["remote_stash", "quarantine", "twice"],
+    &["remote_stash", "quarantine"],
     &["shard"],
     // A lane is the choice of the others' constants and has the one allocator made of them.
     &["heap", "lane", "thread_pointer", "large", "held", "allocator", "courier", "upkeep"],

@@ -95,31 +95,6 @@ static void free_inside_a_block_then_many_frees(void) {
     for (int i = 1; i < COUNT; i++) free(blocks[i]);
 }
 
-/* A block that is free twice is looked for when its magazine is handed on, without anyone asking: before another
- * thread can get it. `place` others are freed before it, `between` others between its two frees. */
-static void double_free_then_many_frees(size_t size, int place, int between) {
-    enum { COUNT = 1000 };
-    static void *blocks[COUNT];
-    for (int i = 0; i < COUNT; i++) blocks[i] = take(size);
-    void *block = announce(take(size));
-    int next = 0;
-    while (next < place) free(blocks[next++]);
-    free(block);
-    for (int i = 0; i < between; i++) free(blocks[next++]);
-    free(check_opaque(block));
-    while (next < COUNT) free(blocks[next++]);
-    /* Alive to the last, so that nothing has gone home for want of neighbours. */
-    dprintf(STDOUT_FILENO, "not noticed\n");
-}
-
-static void double_free_of_a_tiny_block_then_many_frees(void) { double_free_then_many_frees(TINY, 0, 0); }
-
-static void double_free_of_a_small_block_then_many_frees(void) { double_free_then_many_frees(SMALL, 0, 0); }
-
-static void double_free_of_a_medium_block_then_many_frees(void) { double_free_then_many_frees(MEDIUM, 0, 0); }
-
-static void double_free_around_others_then_many_frees(void) { double_free_then_many_frees(SMALL, 3, 7); }
-
 static void double_free_of_a_tiny_block(void) { double_free(TINY); }
 
 static void double_free_of_a_small_block(void) { double_free(SMALL); }
@@ -442,10 +417,6 @@ CHECK_MAIN(CASE(free_of_a_stack_pointer),
            CASE(free_inside_a_block_then_many_frees),
            CASE(double_free_of_a_small_block_that_goes_home),
            CASE(double_free_of_a_medium_block_that_goes_home),
-           CASE(double_free_of_a_tiny_block_then_many_frees),
-           CASE(double_free_of_a_small_block_then_many_frees),
-           CASE(double_free_of_a_medium_block_then_many_frees),
-           CASE(double_free_around_others_then_many_frees),
            CASE(double_free_of_a_tiny_block),
            CASE(double_free_of_a_small_block),
            CASE(double_free_of_a_medium_block),
