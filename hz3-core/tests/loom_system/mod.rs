@@ -13,7 +13,7 @@ pub const UNIT_BYTES: usize = 512;
 const UNITS: u32 = (CHUNK_BYTES / UNIT_BYTES) as u32;
 
 /// What a model keeps in a unit.
-pub trait Unit {
+pub trait Unit: 'static {
     /// What a freshly mapped one holds. Where zeros would do in the allocator, a value that loom watches does here.
     fn mapped() -> Self;
 }
@@ -82,11 +82,20 @@ unsafe impl<U: Unit> Os for System<U> {
     unsafe fn prefer_huge(_: NonNull<u8>, _: usize, _: bool) {
         unimplemented!()
     }
+    unsafe fn guard(_: NonNull<u8>, _: usize) -> bool {
+        unimplemented!()
+    }
+    unsafe fn unguard(_: NonNull<u8>, _: usize) -> bool {
+        unimplemented!()
+    }
     fn now_ms() -> u32 {
         unimplemented!()
     }
     fn random_seed() -> u64 {
-        0
+        unimplemented!()
+    }
+    fn random_key() -> u64 {
+        unimplemented!()
     }
     fn address_space_limit() -> usize {
         // A process under a limit maps each chunk on its own, which is the exchange that is modelled here.
