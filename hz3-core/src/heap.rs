@@ -12,11 +12,12 @@
 //! touches a heap, except in a forked child, where the threads of the others' are gone.
 
 use crate::bins::{BIN_ENTRY_BYTES, BINS};
+use crate::heap_states::{HeapState, HeapStates, Members};
 use crate::lane::Lane;
 use crate::magazine::{MAX_SLOTS, Magazine};
 use crate::os::Os;
 use crate::profile::pace::Pace;
-use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::table::{Table, typed};
 use crate::units::{Bin, ShardId};
 use core::ptr::{NonNull, null_mut};
@@ -107,10 +108,6 @@ pub fn count(counter: &AtomicU64, more: u64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
 }
 
-const UNUSED: u32 = 0;
-const IN_USE: u32 = 1;
-const LOST: u32 = 2;
-
 /// A thread's heap.
 #[repr(C, align(128))]
 pub struct Heap<L: Lane> {
@@ -128,14 +125,8 @@ pub struct Heap<L: Lane> {
     pub shard: ShardId,
     /// Slow paths left until the next look at the clock. Sync: owner thread.
     pub ticks: u8,
-    /// Whether the thread is changing more than one word of this heap. Read in a forked child.
-    busy: AtomicU32,
-    /// Sync: the pool's lock.
-    state: AtomicU32,
-    /// The process generation (count of forks) that the owner thread lives in. Sync: as `state`.
-    generation: AtomicU32,
-    id: u32,
-    next_unused: u32,
+    /// Whose the heap is.
+    state: HeapState,
     /// Where the thread's random numbers are; 0 before the first. Sync: owner thread.
     random: u64,
     /// The heap's decoy, or null where it never needed one. Sync: owner thread.
@@ -183,22 +174,16 @@ impl<L: Lane> Heap<L> {
         }
     }
 
-    /// Says that several words are about to change; a child forked before [`Heap::settled`] leaves this
-    /// heap alone.
+    /// As [`HeapState::unsettled`].
     #[inline]
     pub fn unsettled(&self) {
-        // Relaxed, with a compiler fence: only a forked child's single thread reads it, from a snapshot
-        // taken between two instructions of this thread.
-        self.busy.store(1, Ordering::Relaxed);
-        core::sync::atomic::compiler_fence(Ordering::SeqCst);
+        self.state.unsettled();
     }
 
-    /// Says that the words agree again.
+    /// As [`HeapState::settled`].
     #[inline]
     pub fn settled(&self) {
-        core::sync::atomic::compiler_fence(Ordering::SeqCst);
-        // Relaxed: as in `unsettled`.
-        self.busy.store(0, Ordering::Relaxed);
+        self.state.settled();
     }
 }
 
@@ -213,23 +198,30 @@ const _: () = assert!(size_of::<Decoy>() <= DECOY_UNIT_BYTES);
 pub struct Heaps<L: Lane> {
     table: Table<HEAP_UNIT_BYTES>,
     decoys: Table<DECOY_UNIT_BYTES>,
-    unused: Mutex<u32, L::Os>,
-    generation: AtomicU32,
-    /// Whether heaps of threads that did not survive a fork may be waiting.
-    orphans: AtomicU32,
+    states: HeapStates<L::Os>,
+}
+
+impl<L: Lane> Members for Heaps<L> {
+    fn state(&self, id: u32) -> &HeapState {
+        // SAFETY: heaps are never unmapped, and the state is atomic.
+        unsafe { &(*self.get(id)).state }
+    }
+
+    fn make(&self) -> Option<u32> {
+        // All-zero entries, counters and stash are empty ones.
+        self.table.allocate::<L::Os>(1)
+    }
+
+    fn end(&self) -> u32 {
+        self.table.end()
+    }
 }
 
 impl<L: Lane> Heaps<L> {
     /// None yet.
     pub const fn new() -> Self {
         const { assert!(size_of::<Heap<L>>() <= HEAP_UNIT_BYTES) }
-        Self {
-            table: Table::new(),
-            decoys: Table::new(),
-            unused: Mutex::new(0),
-            generation: AtomicU32::new(0),
-            orphans: AtomicU32::new(0),
-        }
+        Self { table: Table::new(), decoys: Table::new(), states: HeapStates::new() }
     }
 
     fn get(&self, id: u32) -> *mut Heap<L> {
@@ -239,31 +231,12 @@ impl<L: Lane> Heaps<L> {
 
     /// A heap without slots for the calling thread. `None` where memory has run out.
     pub fn take(&self) -> Option<*mut Heap<L>> {
-        let mut unused = self.unused.lock();
-        let id = *unused;
-        let heap = if id == 0 {
-            drop(unused);
-            let id = self.table.allocate::<L::Os>(1)?;
-            let heap = self.get(id);
-            // SAFETY: fresh zeroed memory, this thread's alone until its state says otherwise; all-zero
-            // entries, counters and stash are empty ones.
-            unsafe { (*heap).id = id };
-            unused = self.unused.lock();
-            heap
-        } else {
-            let heap = self.get(id);
-            // SAFETY: unused heaps belong to the holder of the lock.
-            unsafe { *unused = (*heap).next_unused };
-            heap
-        };
-        // SAFETY: as above. Relaxed: both are read under the lock or by a forked child's single thread.
+        let heap = self.get(self.states.take(self)?);
+        // SAFETY: the heap is this thread's.
         unsafe {
-            (*heap).generation.store(self.generation.load(Ordering::Relaxed), Ordering::Relaxed);
-            (*heap).state.store(IN_USE, Ordering::Relaxed);
             (*heap).batches = [0; BINS];
             (*heap).active = [true; BINS];
         }
-        drop(unused);
         Some(heap)
     }
 
@@ -289,18 +262,13 @@ impl<L: Lane> Heaps<L> {
     /// # Safety
     /// The calling thread owned it and uses it no longer.
     pub unsafe fn give(&self, heap: *mut Heap<L>) {
-        let mut unused = self.unused.lock();
-        // SAFETY: the caller's promise. Relaxed: under the lock.
-        unsafe {
-            (*heap).state.store(UNUSED, Ordering::Relaxed);
-            (*heap).next_unused = *unused;
-            *unused = (*heap).id;
-        }
+        // SAFETY: heaps are never unmapped, and the state is atomic.
+        self.states.give(unsafe { &(*heap).state });
     }
 
     /// The lock over the unused heaps, for fork.
     pub fn lock_for_fork(&self) -> &Mutex<u32, L::Os> {
-        &self.unused
+        self.states.lock_for_fork()
     }
 
     /// In a forked child: every heap but `own` (null for none) belonged to a thread that is gone.
@@ -308,41 +276,14 @@ impl<L: Lane> Heaps<L> {
     /// # Safety
     /// `own` is null or the calling thread's heap, and that thread holds the lock over the unused heaps.
     pub unsafe fn orphan_all_but(&self, own: *mut Heap<L>) {
-        // Relaxed, all: under the lock.
-        let generation = self.generation.load(Ordering::Relaxed).wrapping_add(1);
-        self.generation.store(generation, Ordering::Relaxed);
-        if !own.is_null() {
-            // SAFETY: the caller's own heap.
-            unsafe { (*own).generation.store(generation, Ordering::Relaxed) };
-        }
-        self.orphans.store(1, Ordering::Relaxed);
+        // SAFETY: the caller's own heap, if it has one.
+        self.states.orphan_all_but(unsafe { own.as_ref() }.map(|own| &own.state));
     }
 
-    /// Hands each heap whose thread did not survive a fork to `adopt`, which must empty it. Heaps that
-    /// were being changed at the fork are given up with what they hold.
+    /// As [`HeapStates::adopt_orphans`].
+    #[inline]
     pub fn adopt_orphans(&self, mut adopt: impl FnMut(*mut Heap<L>)) {
-        // Relaxed: the fork ordered it; a second thread that misses it loses nothing.
-        if self.orphans.load(Ordering::Relaxed) == 0 || self.orphans.swap(0, Ordering::Relaxed) == 0 {
-            return;
-        }
-        for id in 1..self.table.end() {
-            let heap = self.get(id);
-            let orphaned = {
-                let _unused = self.unused.lock();
-                // SAFETY: heaps are never unmapped; these fields are atomic. Relaxed: under the lock.
-                unsafe {
-                    let orphaned = (*heap).state.load(Ordering::Relaxed) == IN_USE
-                        && (*heap).generation.load(Ordering::Relaxed) != self.generation.load(Ordering::Relaxed);
-                    if orphaned && (*heap).busy.load(Ordering::Relaxed) != 0 {
-                        (*heap).state.store(LOST, Ordering::Relaxed);
-                    }
-                    orphaned && (*heap).state.load(Ordering::Relaxed) == IN_USE
-                }
-            };
-            if orphaned {
-                adopt(heap);
-            }
-        }
+        self.states.adopt_orphans(self, |id| adopt(self.get(id)));
     }
 
     /// Calls `look` with every heap there is, whoever uses it; heaps are never unmapped.

@@ -34,6 +34,7 @@ extern crate std;
 
 pub mod depot;
 pub mod extent;
+pub mod heap_states;
 pub mod hooks;
 pub mod os;
 pub mod sequence;

@@ -16,7 +16,8 @@ use crate::allocator::Allocator;
 use crate::background;
 use crate::bins::{self, BINS};
 use crate::courier::Courier;
-use crate::heap::{Entries, Heap, LEFT_HEAP, behind, has_left, is_static, unload};
+use crate::heap::{Heap, LEFT_HEAP, NO_HEAP, behind, has_left, is_static, unload};
+use crate::heap_states::{self, Pointer, Stage};
 use crate::lane::Lane;
 use crate::magazine::Magazine;
 use crate::os::Os;
@@ -24,6 +25,7 @@ use crate::publisher::Event;
 use crate::quarantine::Quarantine;
 use crate::remote_stash::RemoteStash;
 use crate::units::Bin;
+use core::marker::PhantomData;
 use core::ptr::null_mut;
 
 /// Slow paths of one thread between two looks at the clock.
@@ -35,25 +37,53 @@ pub const TICKS: u8 = 64;
 pub fn heap<L: Lane>() -> Option<*mut Heap<L>> {
     let entries = L::heap();
     // SAFETY: the thread's own pointer, to none of the static heaps.
-    if is_static(entries) { start::<L>(entries) } else { Some(unsafe { behind(entries) }) }
+    if is_static(entries) { start::<L>() } else { Some(unsafe { behind(entries) }) }
+}
+
+/// The calling thread's pointer.
+struct OfThread<L>(PhantomData<fn() -> L>);
+
+impl<L: Lane> Pointer for OfThread<L> {
+    type Heap = *mut Heap<L>;
+
+    fn stage(&self) -> Stage<*mut Heap<L>> {
+        let entries = L::heap();
+        if has_left(entries) {
+            Stage::Left
+        } else if is_static(entries) {
+            Stage::Without
+        } else {
+            // SAFETY: the thread's own pointer, to none of the static heaps.
+            Stage::With(unsafe { behind(entries) })
+        }
+    }
+
+    fn lead_to(&self, stage: Stage<*mut Heap<L>>) {
+        let entries = match stage {
+            Stage::Without => (&raw const NO_HEAP).cast_mut(),
+            Stage::With(heap) => heap.cast(),
+            Stage::Left => (&raw const LEFT_HEAP).cast_mut(),
+        };
+        // SAFETY: a static heap, or the one that this thread has taken.
+        unsafe { L::set_heap(entries) };
+    }
 }
 
 #[cold]
 #[inline(never)]
-fn start<L: Lane>(entries: *mut Entries) -> Option<*mut Heap<L>> {
-    if has_left(entries) {
-        return None;
-    }
+fn start<L: Lane>() -> Option<*mut Heap<L>> {
     let allocator = L::allocator();
-    allocator.options().read::<L::Os>();
-    let heap = allocator.heaps.take()?;
-    // SAFETY: the heap is this thread's from here on.
-    unsafe {
-        (*heap).shard = allocator.assign_shard();
-        (*heap).ticks = TICKS;
-        (*heap).trims = allocator.trims();
-        L::set_heap(heap.cast());
-    }
+    let heap = heap_states::begin(&OfThread::<L>(PhantomData), || {
+        allocator.options().read::<L::Os>();
+        let heap = allocator.heaps.take()?;
+        // SAFETY: the heap is this thread's from here on.
+        unsafe {
+            (*heap).shard = allocator.assign_shard();
+            (*heap).ticks = TICKS;
+            (*heap).trims = allocator.trims();
+        }
+        Some(heap)
+    })?;
     if allocator.profile.is_on() {
         // SAFETY: the heap is this thread's.
         unsafe { disguise::<L>(heap) };
@@ -107,17 +137,13 @@ fn hook_thread<L: Lane>(heap: *mut Heap<L>) {
 
 /// The key's destructor.
 unsafe extern "C" fn leave<L: Lane>(_: *mut libc::c_void) {
-    let entries = L::heap();
-    if is_static(entries) {
-        return;
-    }
-    // SAFETY: the thread's own heap, which it stops using here.
-    unsafe {
-        let heap = behind::<L>(entries);
-        L::set_heap((&raw const LEFT_HEAP).cast_mut());
-        empty(L::allocator(), heap);
-        L::allocator().heaps.give(heap);
-    }
+    heap_states::leave(&OfThread::<L>(PhantomData), |heap| {
+        // SAFETY: the thread's own heap, which it stops using here.
+        unsafe {
+            empty(L::allocator(), heap);
+            L::allocator().heaps.give(heap);
+        }
+    });
 }
 
 /// Hands all slots of `heap` over: magazines that hold enough to its shard's depot, others, the stash, and what is in
@@ -210,9 +236,10 @@ unsafe extern "C" fn after_fork_in_parent<L: Lane>() {
 
 unsafe extern "C" fn after_fork_in_child<L: Lane>() {
     let allocator = L::allocator();
-    let entries = L::heap();
-    // SAFETY: the thread's own pointer.
-    let own = if is_static(entries) { null_mut() } else { unsafe { behind::<L>(entries) } };
+    let own = match (OfThread::<L>(PhantomData)).stage() {
+        Stage::With(heap) => heap,
+        Stage::Without | Stage::Left => null_mut(),
+    };
     // SAFETY: this thread took the locks before the fork. Until they are free no other thread that an earlier
     // handler may have started gets a heap, so that all heaps but this thread's belong to threads that are gone.
     unsafe {

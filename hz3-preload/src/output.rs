@@ -113,6 +113,8 @@ impl File {
             // SAFETY: reads the slice.
             let written = unsafe { libc::write(self.descriptor, rest.as_ptr().cast(), rest.len()) };
             match usize::try_from(written) {
+                // Some files take nothing and report nothing; to ask again would be for ever.
+                Ok(0) => self.error = libc::EIO,
                 Ok(written) => rest = rest.get(written..).unwrap_or(&[]),
                 Err(_) => match last_error() {
                     libc::EINTR => {}
@@ -123,28 +125,34 @@ impl File {
         self.used = 0;
     }
 
-    /// Appends the contents of another file.
+    /// Notes an error, where it is the first.
+    fn fail(&mut self, error: c_int) {
+        if self.error == 0 {
+            self.error = error;
+        }
+    }
+
+    /// Appends the contents of another file. One that can't be read is an error of this one.
     pub fn copy(&mut self, path: &CStr) {
         // SAFETY: the path is a C string.
         let source = match File::own(unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) }) {
             Ok(source) => source,
-            Err(error) => {
-                self.error = error;
-                return;
-            }
+            Err(error) => return self.fail(error),
         };
         loop {
             self.flush();
+            if self.error != 0 {
+                return;
+            }
             // SAFETY: writes into the buffer, which is empty, and no more than it holds.
             let read = unsafe { libc::read(source.descriptor, self.bytes.as_mut_ptr().cast(), self.bytes.len()) };
             match usize::try_from(read) {
                 Ok(0) => return,
                 Ok(read) => self.used = read,
-                Err(_) if last_error() == libc::EINTR => {}
-                Err(_) => {
-                    self.error = last_error();
-                    return;
-                }
+                Err(_) => match last_error() {
+                    libc::EINTR => {}
+                    error => return self.fail(error),
+                },
             }
         }
     }

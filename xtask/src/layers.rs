@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// The layers of hz3-core, lowest first. A module may use those of lower layers and of its own.
 pub const HZ3_CORE: &[&[&str]] = &[
     &["sync"],
-    &["hooks", "sequence", "publisher"],
+    &["hooks", "sequence", "publisher", "heap_states"],
     &["units"],
     &["extent"],
     &["bins"],

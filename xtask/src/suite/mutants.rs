@@ -34,6 +34,12 @@ const NO_KEY: (&str, &str) = ("loom_hooks", "without_a_key_every_thread_goes_on"
 const TAGS: (&str, &str) = ("loom_growth", "a_look_at_any_address_meets_committed_tags_only");
 const ONE_WRITING: (&str, &str) = ("loom_sequence", "what_is_read_is_of_one_writing");
 const UNITS: (&str, &str) = ("loom_growth", "units_below_the_end_are_mapped_and_no_id_is_handed_out_twice");
+const ONE_OWNER: (&str, &str) = ("loom_threads", "a_heap_is_one_threads_at_a_time_and_serves_the_next");
+const WALK: (&str, &str) = ("loom_threads", "who_walks_over_the_heaps_meets_mapped_ones_only");
+const CHILD: (&str, &str) = ("loom_threads", "a_child_adopts_what_a_gone_thread_left_settled");
+const FREE_ONE: (&str, &str) = ("loom_threads", "a_thread_without_a_heap_forks");
+const ONCE: (&str, &str) = ("loom_threads", "an_orphan_is_adopted_once_and_no_living_threads_heap_is");
+const WITHIN: (&str, &str) = ("loom_threads", "a_fork_within_an_adoption_leaves_no_slot_twice");
 
 const MUTANTS: &[Mutant] = &[
     Mutant {
@@ -162,6 +168,104 @@ const MUTANTS: &[Mutant] = &[
         original: "count.load(Ordering::Relaxed) == before",
         fault: "true",
         model: ONE_WRITING,
+    },
+    Mutant {
+        name: "heap-taken-and-left-in-the-list",
+        file: "heap_states.rs",
+        original: "*unused = members.state(id).next_unused.load(Ordering::Relaxed);",
+        fault: "",
+        model: ONE_OWNER,
+    },
+    Mutant {
+        name: "heap-given-without-link",
+        file: "heap_states.rs",
+        original: "heap.next_unused.store(*first, Ordering::Relaxed);",
+        fault: "",
+        model: ONE_OWNER,
+    },
+    Mutant {
+        name: "heap-list-unordered",
+        file: "sync.rs",
+        original: "self.word.swap(FREE, Ordering::Release)",
+        fault: "self.word.swap(FREE, Ordering::Relaxed)",
+        model: ONE_OWNER,
+    },
+    Mutant {
+        name: "second-heap",
+        file: "heap_states.rs",
+        original: "Stage::Left => None,",
+        fault: "Stage::Left => take(),",
+        model: ONE_OWNER,
+    },
+    Mutant {
+        name: "left-too-late",
+        file: "heap_states.rs",
+        original: "pointer.lead_to(Stage::Left);\n        give(heap);",
+        fault: "give(heap);\n        pointer.lead_to(Stage::Left);",
+        model: ONE_OWNER,
+    },
+    Mutant {
+        name: "heaps-end-unordered",
+        file: "table.rs",
+        original: "self.next.load(Ordering::Acquire)",
+        fault: "self.next.load(Ordering::Relaxed)",
+        model: WALK,
+    },
+    Mutant {
+        name: "orphan-adopted-twice",
+        file: "heap_states.rs",
+        original: "self.orphans.swap(0, Ordering::Relaxed) == 0",
+        fault: "self.orphans.load(Ordering::Relaxed) == 0",
+        model: ONCE,
+    },
+    Mutant {
+        name: "generation-unchecked",
+        file: "heap_states.rs",
+        original: "if heap.generation.load(Ordering::Relaxed) == self.generation.load(Ordering::Relaxed) {",
+        fault: "if false {",
+        model: ONCE,
+    },
+    Mutant {
+        name: "generation-not-taken",
+        file: "heap_states.rs",
+        original: "heap.generation.store(self.generation.load(Ordering::Relaxed), Ordering::Relaxed);",
+        fault: "",
+        model: ONCE,
+    },
+    Mutant {
+        name: "own-heap-orphaned",
+        file: "heap_states.rs",
+        original: "own.generation.store(generation, Ordering::Relaxed);",
+        fault: "let _ = own;",
+        model: CHILD,
+    },
+    Mutant {
+        name: "heap-not-in-use",
+        file: "heap_states.rs",
+        original: "heap.state.store(IN_USE, Ordering::Relaxed);",
+        fault: "",
+        model: CHILD,
+    },
+    Mutant {
+        name: "free-heap-in-use",
+        file: "heap_states.rs",
+        original: "heap.state.store(UNUSED, Ordering::Relaxed);",
+        fault: "",
+        model: FREE_ONE,
+    },
+    Mutant {
+        name: "half-changed-heap-adopted",
+        file: "heap_states.rs",
+        original: "if heap.busy.load(Ordering::Relaxed) != 0 {",
+        fault: "if false {",
+        model: CHILD,
+    },
+    Mutant {
+        name: "change-unannounced",
+        file: "heap_states.rs",
+        original: "self.busy.store(1, Ordering::Relaxed);",
+        fault: "",
+        model: WITHIN,
     },
 ];
 

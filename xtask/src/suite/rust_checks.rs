@@ -23,7 +23,7 @@ pub fn source_steps() -> Vec<Step> {
         }),
         // The libraries have their own panic handler, which a test target would collide with.
         Step::new("clippy/preload", |session| {
-            for package in ["hz3-preload-fast", "hz3-preload-scale"] {
+            for package in ["hz3-preload-fast", "hz3-preload-scale", "hz3-preload-hardened"] {
                 cargo(session, &["clippy", "--package", package, "--", "-D", "warnings"])?;
             }
             Ok(())
