@@ -23,7 +23,7 @@ use crate::arguments::UsageError;
 use crate::lane::Lane;
 use crate::library_shape::Library;
 use crate::process;
-use crate::{golden, layers, preload, soak};
+use crate::{golden, layers, preload, public_api, soak};
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use session::Session;
@@ -71,6 +71,7 @@ fn all_steps() -> Vec<Step> {
     steps.push(Step::new("layers", |session| {
         Ok(layers::check(&session.workspace.root.join("hz3-core/src"), layers::HZ3_CORE)?)
     }));
+    steps.push(Step::new("public-api", |session| Ok(public_api::check(&session.workspace.root)?)));
     steps.extend(documents::steps());
     steps.extend(rust_checks::test_steps());
     steps.extend(publish::steps());
