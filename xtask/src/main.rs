@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod debian;
 mod disassembly;
 mod doctor;
 mod evaluation;

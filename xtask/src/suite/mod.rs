@@ -1,6 +1,7 @@
 //! Suite: every check that CI makes, as named steps that go on after a failure.
 
 mod benchmark;
+mod debian;
 mod documents;
 mod embedding;
 mod faults;
@@ -93,6 +94,7 @@ fn all_steps() -> Vec<Step> {
     }
     steps.push(rust_checks::interface_step());
     steps.extend(embedding::steps());
+    steps.extend(debian::steps());
     steps.extend(benchmark::steps());
     steps.extend(memory::steps());
     steps.extend(thread_batches::steps());
