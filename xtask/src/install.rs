@@ -9,11 +9,13 @@
 //!   lib/libhakozuna_hz3_scale.so.0.1.0        the library
 //!   lib/pkgconfig/hz3.pc                      the scale lane, for pkg-config; hz3-fast.pc and hz3-hardened.pc
 //!   share/doc/hz3/                            licence, README, docs
+//!   share/man/man1/hz3.1                      the command's manual page
 //! ```
 //!
-//! `install` writes the tree under a folder, `dist` into an archive.
+//! `install` writes the tree under a folder, `dist` into an archive or a Debian package.
 
 use crate::arguments::UsageError;
+use crate::debian;
 use crate::lane::Lane;
 use crate::preload;
 use crate::workspace::Workspace;
@@ -25,10 +27,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tempfile::NamedTempFile;
 
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The version of all that is installed.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The wrapper; `@VERSION@` stands for the version.
 const WRAPPER: &str = include_str!("hz3.sh");
+
+/// The manual page of the wrapper; `@VERSION@` stands for the version.
+const MANUAL: &str = include_str!("hz3.1");
 
 /// The pkg-config file; `@VERSION@` and `@LANE@` stand for themselves.
 const PACKAGE_FILE: &str = include_str!("../../hz3-preload/include/hz3.pc.in");
@@ -49,17 +55,29 @@ pub struct DistArguments {
     /// The folder that gets the archive [default: the build folder's dist/]
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
+    /// Make a Debian package in place of the archive
+    #[arg(long)]
+    deb: bool,
 }
 
 /// One file or link of the tree.
-struct Entry {
+pub struct Entry {
     /// Where it lies in the tree.
-    path: PathBuf,
-    content: Content,
+    pub path: PathBuf,
+    /// What it is.
+    pub content: Content,
 }
 
-enum Content {
-    File { bytes: Vec<u8>, is_executable: bool },
+/// What lies at a path.
+pub enum Content {
+    /// A file.
+    File {
+        /// All of it.
+        bytes: Vec<u8>,
+        /// Whether it is a program.
+        is_executable: bool,
+    },
+    /// A link to a path.
     Link(String),
 }
 
@@ -83,10 +101,17 @@ pub fn install(arguments: &InstallArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// `cargo xtask dist`: writes the tree into an archive and prints its path.
+/// `cargo xtask dist`: writes the tree into an archive or a package and prints its path.
 pub fn dist(arguments: &DistArguments) -> Result<ExitCode> {
+    if arguments.deb {
+        debian::require_tools()?;
+    }
     let workspace = Workspace::locate()?;
     let folder = arguments.output.clone().unwrap_or_else(|| workspace.target.join("dist"));
+    if arguments.deb {
+        println!("{}", debian::package(&workspace, &tree(&workspace)?, &folder)?.display());
+        return Ok(ExitCode::SUCCESS);
+    }
     let name = format!("hz3-{VERSION}-{}-linux", std::env::consts::ARCH);
     let archive = archive(&name, &tree(&workspace)?)?;
     let path = folder.join(format!("{name}.tar.gz"));
@@ -98,10 +123,12 @@ pub fn dist(arguments: &DistArguments) -> Result<ExitCode> {
 
 /// The whole tree, in the order of its paths.
 fn tree(workspace: &Workspace) -> Result<Vec<Entry>> {
-    let mut entries = vec![Entry {
-        path: "bin/hz3".into(),
-        content: Content::File { bytes: WRAPPER.replace("@VERSION@", VERSION).into_bytes(), is_executable: true },
-    }];
+    let of_version =
+        |text: &str, is_executable| Content::File { bytes: text.replace("@VERSION@", VERSION).into(), is_executable };
+    let mut entries = vec![
+        Entry { path: "bin/hz3".into(), content: of_version(WRAPPER, true) },
+        Entry { path: "share/man/man1/hz3.1".into(), content: of_version(MANUAL, false) },
+    ];
     for lane in Lane::ALL {
         let library = preload::build(workspace, lane)?;
         let versioned = format!("{}.{VERSION}", lane.library());
@@ -145,7 +172,7 @@ fn file(source: &Path, path: PathBuf) -> Result<Entry> {
 
 /// Writes a file or a link beside its place and moves it there: a program that runs on the old library keeps
 /// it, where writing into the file would change the code under its feet.
-fn put(path: &Path, content: &Content) -> Result<()> {
+pub fn put(path: &Path, content: &Content) -> Result<()> {
     let folder = path.parent().context("a folder")?;
     std::fs::create_dir_all(folder)?;
     match content {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod debian;
 mod disassembly;
 mod doctor;
 mod evaluation;
@@ -16,6 +17,7 @@ mod layers;
 mod library_shape;
 mod preload;
 mod process;
+mod public_api;
 mod run;
 mod soak;
 mod suite;
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => suite::command(&arguments),
         Command::Soak(arguments) => soak::command(&arguments),
         Command::Golden(arguments) => golden::command(&arguments),
+        Command::PublicApi(arguments) => public_api::command(&arguments),
         Command::Evaluation(command) => evaluation::command(&command),
     };
     match outcome {

@@ -31,17 +31,23 @@ fn programs_are_linked_and_run(session: &mut Session) -> Result<(), Stop> {
     let mut install = Command::new(&session.own_program);
     install.args(["install", "--prefix"]).arg(&prefix);
     process::expect_success(&mut install, INSTALL_TIME_LIMIT)?;
+    Ok(link_and_run(&session.workspace.root, &prefix, &folder, &[("cc", "c"), ("c++", "c++")])?)
+}
+
+/// Links the embedding program with each lane of the tree at `prefix`, shared and static, by each of the `compilers`
+/// (command and language), and runs it. The workspace's `root` has its source; `folder` gets the program.
+pub fn link_and_run(root: &Path, prefix: &Path, folder: &Path, compilers: &[(&str, &str)]) -> Result<()> {
     let header = std::fs::read_to_string(prefix.join("include/hz3.h")).context("hz3.h")?;
-    let source = session.workspace.root.join("hz3-preload/tests/c/embedding.c");
+    let source = root.join("hz3-preload/tests/c/embedding.c");
     for lane in Lane::ALL {
         for is_static in [false, true] {
-            for (compiler, language) in [("cc", "c"), ("c++", "c++")] {
+            for &(compiler, language) in compilers {
                 let program = folder.join("program");
                 let mut compile = Command::new(compiler);
                 compile.args(["-O1", "-fno-builtin", "-Wall", "-Wextra", "-Werror", "-x", language]).arg(&source);
                 compile.args(["-x", "none", "-o"]).arg(&program);
                 compile.args(if is_static { &["-static", "-pthread"][..] } else { &["-pthread"] });
-                compile.args(flags(&prefix, lane, is_static)?).env_remove("LD_PRELOAD");
+                compile.args(flags(prefix, lane, is_static)?).env_remove("LD_PRELOAD");
                 process::expect_success(&mut compile, TIME_LIMIT)?;
                 let mut run = Command::new(&program);
                 run.env_remove("LD_PRELOAD");

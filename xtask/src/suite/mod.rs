@@ -1,6 +1,7 @@
 //! Suite: every check that CI makes, as named steps that go on after a failure.
 
 mod benchmark;
+mod debian;
 mod documents;
 mod embedding;
 mod faults;
@@ -23,7 +24,7 @@ use crate::arguments::UsageError;
 use crate::lane::Lane;
 use crate::library_shape::Library;
 use crate::process;
-use crate::{golden, layers, preload, soak};
+use crate::{golden, layers, preload, public_api, soak};
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use session::Session;
@@ -71,6 +72,7 @@ fn all_steps() -> Vec<Step> {
     steps.push(Step::new("layers", |session| {
         Ok(layers::check(&session.workspace.root.join("hz3-core/src"), layers::HZ3_CORE)?)
     }));
+    steps.push(Step::new("public-api", |session| Ok(public_api::check(&session.workspace.root)?)));
     steps.extend(documents::steps());
     steps.extend(rust_checks::test_steps());
     steps.extend(publish::steps());
@@ -92,6 +94,7 @@ fn all_steps() -> Vec<Step> {
     }
     steps.push(rust_checks::interface_step());
     steps.extend(embedding::steps());
+    steps.extend(debian::steps());
     steps.extend(benchmark::steps());
     steps.extend(memory::steps());
     steps.extend(thread_batches::steps());
