@@ -210,7 +210,9 @@ fn what_is_in_quarantine_is_in_the_books_and_comes_home_with_its_thread() {
     .expect("no panic");
     slow::trim::<Hardened>();
     let after = collect::<Hardened>();
-    assert_eq!((after.live_bytes(), after.quarantine_bytes), (before.live_bytes(), 0), "{after:?}");
+    // Another test's thread may have ended since, and with it what it held.
+    assert!(after.live_bytes() <= before.live_bytes(), "{before:?} {after:?}");
+    assert_eq!(after.quarantine_bytes, 0, "{after:?}");
     assert_eq!(check_accounts::<Hardened>(), Ok(()));
 }
 
