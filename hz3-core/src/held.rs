@@ -13,7 +13,7 @@ use crate::allocator::Allocator;
 use crate::lane::Lane;
 use crate::os::Os;
 use crate::page_tag::PageTag;
-use crate::span::{Guarded, Kind, Spans, at};
+use crate::span::{Guarded, Kind, Queue, at};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::units::{PAGE_BYTES, SpanId};
 use core::ptr::NonNull;
@@ -30,57 +30,20 @@ pub struct Held<O: Os> {
 }
 
 struct List {
-    oldest: SpanId,
-    youngest: SpanId,
-    runs: usize,
-    bytes: usize,
-    /// Runs on their way in or out, in no list meanwhile.
+    waiting: Queue,
+    /// Runs on their way in or out, in no queue meanwhile.
     on_their_way: u32,
-}
-
-impl List {
-    fn push(&mut self, spans: &Spans, id: SpanId) {
-        // SAFETY: the descriptors of the list, and that of a run that enters it, are the lock holder's.
-        let span = unsafe { &mut *at(spans, id) };
-        span.next = SpanId::NONE;
-        self.runs += 1;
-        self.bytes += span.bytes();
-        if self.youngest.is_none() {
-            self.oldest = id;
-        } else {
-            // SAFETY: as above; another descriptor.
-            unsafe { (*at(spans, self.youngest)).next = id };
-        }
-        self.youngest = id;
-    }
-
-    fn pop(&mut self, spans: &Spans) -> Option<SpanId> {
-        let id = self.oldest;
-        if id.is_none() {
-            return None;
-        }
-        // SAFETY: as in `push`.
-        let span = unsafe { &*at(spans, id) };
-        self.runs -= 1;
-        self.bytes -= span.bytes();
-        self.oldest = span.next;
-        if self.oldest.is_none() {
-            self.youngest = SpanId::NONE;
-        }
-        Some(id)
-    }
 }
 
 impl<O: Os> Held<O> {
     /// None.
     pub const fn new() -> Self {
-        let list = List { oldest: SpanId::NONE, youngest: SpanId::NONE, runs: 0, bytes: 0, on_their_way: 0 };
-        Self { list: Mutex::new(list), refused: AtomicU64::new(0) }
+        Self { list: Mutex::new(List { waiting: Queue::new(), on_their_way: 0 }), refused: AtomicU64::new(0) }
     }
 
     /// Bytes of held runs.
     pub fn bytes(&self) -> usize {
-        self.list.lock().bytes
+        self.list.lock().waiting.bytes()
     }
 
     /// Guards that the system refused to make or to remove so far.
@@ -214,7 +177,7 @@ impl<L: Lane> Allocator<L> {
         self.runs.arenas.set_tag(start, PageTag::edge(Kind::Held, id));
         self.runs.arenas.set_tag(last, PageTag::edge(Kind::Held, id));
         let mut list = self.held.list.lock();
-        list.push(&self.runs.spans, id);
+        list.waiting.push(&self.runs.spans, id);
         list.on_their_way -= 1;
     }
 
@@ -224,10 +187,10 @@ impl<L: Lane> Allocator<L> {
         loop {
             let id = {
                 let mut list = self.held.list.lock();
-                if list.runs <= most_runs && list.bytes <= most_bytes {
+                if list.waiting.count() <= most_runs && list.waiting.bytes() <= most_bytes {
                     return;
                 }
-                let Some(id) = list.pop(&self.runs.spans) else { return };
+                let Some(id) = list.waiting.pop(&self.runs.spans) else { return };
                 list.on_their_way += 1;
                 id
             };

@@ -17,11 +17,10 @@ use crate::fault;
 use crate::lane::Lane;
 use crate::os::Os;
 use crate::page_tag::{PageTag, TagCell};
-use crate::span::{Guarded, Kind, Span, Spans, at};
+use crate::span::{Guarded, Kind, Queue, Span, Spans, at};
 use crate::sync::Mutex;
 use crate::units::{PAGE_BYTES, SpanId, pages_for};
 use core::ptr::{NonNull, null_mut};
-use unreturned::Unreturned;
 
 /// Smallest block that is mapped on its own. Chosen: glibc's largest threshold for the same step.
 pub const DIRECT_BYTES: usize = 32 << 20;
@@ -36,7 +35,8 @@ struct DirectTable {
     buckets: [SpanId; BUCKETS],
     blocks: usize,
     bytes: usize,
-    unreturned: Unreturned,
+    /// Mappings that the system did not take back.
+    unreturned: Queue,
 }
 
 impl<O: Os> Directs<O> {
@@ -47,7 +47,7 @@ impl<O: Os> Directs<O> {
                 buckets: [SpanId::NONE; BUCKETS],
                 blocks: 0,
                 bytes: 0,
-                unreturned: Unreturned::new(),
+                unreturned: Queue::new(),
             }),
         }
     }
@@ -134,7 +134,7 @@ impl<O: Os> Directs<O> {
         if (blocks, bytes) != (table.blocks, table.bytes) {
             return Err("the count of direct blocks");
         }
-        table.unreturned.check(spans)
+        table.unreturned.check(spans, Kind::Transit)
     }
 
     /// Takes the lock, for fork.

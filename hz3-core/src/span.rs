@@ -9,9 +9,13 @@
 //! For a small span: `carved = live + in magazines + in stashes + home`, and `home` is the number of
 //! ones in the bitmap. No part of a descriptor lies in or beside user memory.
 
+mod queue;
+
 use crate::bins::{self, BinInfo};
 use crate::table::{Table, typed};
 use crate::units::{Bin, PAGE_BYTES, ShardId, SpanId};
+
+pub(crate) use queue::Queue;
 
 /// Bytes of a descriptor.
 pub const SPAN_BYTES: usize = 128;

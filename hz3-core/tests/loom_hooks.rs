@@ -2,30 +2,16 @@
 //! explored exhaustively by loom.
 #![cfg(loom)]
 
+mod loom_system;
+
 use hz3_core::hooks::Hooks;
-use hz3_core::sync::{AtomicU32, Waiter};
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
-
-struct Turns;
-
-// SAFETY: returns at once, which `wait` may; allocates nothing.
-unsafe impl Waiter for Turns {
-    fn yield_now() {
-        thread::yield_now();
-    }
-    fn wait(_: &AtomicU32, _: u32) {
-        thread::yield_now();
-    }
-    fn wake(_: &AtomicU32) {}
-    fn is_forking() -> bool {
-        false
-    }
-}
+use loom_system::System;
 
 struct Process {
-    hooks: Hooks<Turns>,
+    hooks: Hooks<System<()>>,
     /// What the C library keeps of the key: loom reports a thread that uses it before it is made.
     key: UnsafeCell<u32>,
     registered: UnsafeCell<u32>,

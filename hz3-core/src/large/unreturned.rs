@@ -18,92 +18,12 @@ use core::ptr::NonNull;
 /// Mappings that a request looks at: bounds the time under the lock.
 const LOOKS: usize = 64;
 
-/// The line. Sync: the direct blocks' lock.
-pub(super) struct Unreturned {
-    first: SpanId,
-    last: SpanId,
-    count: usize,
-    bytes: usize,
-}
-
-impl Unreturned {
-    pub(super) const fn new() -> Self {
-        Self { first: SpanId::NONE, last: SpanId::NONE, count: 0, bytes: 0 }
-    }
-
-    /// Puts a mapping, whose descriptor the line owns from here on, at the end.
-    fn push(&mut self, spans: &Spans, id: SpanId) {
-        // SAFETY: descriptors in the line, and the caller's, are the lock holder's.
-        unsafe {
-            (*at(spans, id)).next = SpanId::NONE;
-            self.bytes += (*at(spans, id)).bytes();
-            if self.last.is_none() {
-                self.first = id;
-            } else {
-                (*at(spans, self.last)).next = id;
-            }
-        }
-        self.last = id;
-        self.count += 1;
-    }
-
-    /// Takes the first of the next `looks` mappings for which `fits` out; the caller owns its descriptor then.
-    fn take(&mut self, spans: &Spans, looks: usize, fits: impl Fn(usize, usize) -> bool) -> Option<SpanId> {
-        let (mut before, mut id) = (SpanId::NONE, self.first);
-        for _ in 0..looks {
-            if id.is_none() {
-                return None;
-            }
-            // SAFETY: descriptors in the line are the lock holder's.
-            let (start, bytes, next) = unsafe {
-                let span = &*at(spans, id);
-                (span.start, span.bytes(), span.next)
-            };
-            if !fits(start, bytes) {
-                (before, id) = (id, next);
-                continue;
-            }
-            if before.is_none() {
-                self.first = next;
-            } else {
-                // SAFETY: as above.
-                unsafe { (*at(spans, before)).next = next };
-            }
-            if next.is_none() {
-                self.last = before;
-            }
-            self.count -= 1;
-            self.bytes -= bytes;
-            return Some(id);
-        }
-        None
-    }
-
-    /// Checks the line against its counts.
-    pub(super) fn check(&self, spans: &Spans) -> Result<(), &'static str> {
-        let (mut count, mut bytes, mut last, mut id) = (0, 0, SpanId::NONE, self.first);
-        while !id.is_none() {
-            // SAFETY: descriptors in the line are the lock holder's.
-            let span = unsafe { &*at(spans, id) };
-            if span.kind != Kind::Transit {
-                return Err("an unreturned mapping that is in use");
-            }
-            (count, bytes, last, id) = (count + 1, bytes + span.bytes(), id, span.next);
-        }
-        if (count, bytes, last) == (self.count, self.bytes, self.last) {
-            Ok(())
-        } else {
-            Err("the count of unreturned mappings")
-        }
-    }
-}
-
 impl<O: Os> Directs<O> {
     /// Number and bytes of mappings that the system did not take back. One that it is asked for at this moment does
     /// not count.
     pub fn unreturned(&self) -> (usize, usize) {
         let table = self.table.lock();
-        (table.unreturned.count, table.unreturned.bytes)
+        (table.unreturned.count(), table.unreturned.bytes())
     }
 
     /// Ends the mapping `id`, or puts it in the line; whether it ended.
@@ -160,7 +80,7 @@ impl<O: Os> Directs<O> {
     pub fn return_again(&self, runs: &Runs<O>, most: usize) -> usize {
         let mut returned = 0;
         for _ in 0..most.min(self.unreturned().0) {
-            let Some(id) = self.table.lock().unreturned.take(&runs.spans, 1, |_, _| true) else { break };
+            let Some(id) = self.table.lock().unreturned.pop(&runs.spans) else { break };
             // SAFETY: the descriptor is this thread's now, and nothing uses the mapping.
             unsafe {
                 let bytes = (*at(&runs.spans, id)).bytes();
