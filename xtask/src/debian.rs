@@ -16,6 +16,7 @@
 //! machine-readable copyright format 1.0; reproducible-builds.org's SOURCE_DATE_EPOCH.
 
 use crate::arguments::UsageError;
+use crate::files::files_in;
 use crate::install::{Content, Entry, VERSION, put};
 use crate::process;
 use crate::workspace::Workspace;
@@ -250,19 +251,6 @@ fn compressed(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut writer = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
     writer.write_all(bytes)?;
     Ok(writer.finish()?)
-}
-
-/// All files and links under a folder, relative to it, sorted.
-fn files_in(root: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    each_path(root, &mut |path, kind| {
-        if !kind.is_dir() {
-            files.push(path.strip_prefix(root)?.to_owned());
-        }
-        Ok(())
-    })?;
-    files.sort();
-    Ok(files)
 }
 
 /// Calls `look` for everything under a folder and then for the folder itself.

@@ -3,9 +3,10 @@
 //! Every mention of `crate::module` (or of the same through `super`) counts, inside macros too;
 //! comments, items under `#[cfg(test)]` and modules named `tests` do not.
 
+use crate::files::files_with;
 use anyhow::{Context, Result, ensure};
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The layers of hz3-core, lowest first. A module may use those of lower layers and of its own.
 pub const HZ3_CORE: &[&[&str]] = &[
@@ -47,7 +48,7 @@ pub fn check(source: &Path, order: &[&[&str]]) -> Result<()> {
     let rank = |module: &str| order.iter().position(|layer| layer.contains(&module));
     let mut faults = Vec::new();
     let mut seen = Vec::new();
-    for file in files_in(source)? {
+    for file in files_with("rs", source)? {
         let modules = module_path(&file);
         let Some(own) = modules.first().filter(|_| modules.last().is_none_or(|last| last != "tests")) else {
             continue;
@@ -71,27 +72,6 @@ pub fn check(source: &Path, order: &[&[&str]]) -> Result<()> {
     }
     ensure!(faults.is_empty(), "{}", faults.join("\n"));
     Ok(())
-}
-
-/// The Rust files under a folder, relative to it, sorted.
-fn files_in(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    let mut folders = vec![PathBuf::new()];
-    while let Some(relative) = folders.pop() {
-        let entries = std::fs::read_dir(folder.join(&relative))
-            .with_context(|| format!("{}", folder.join(&relative).display()))?;
-        for entry in entries {
-            let entry = entry?;
-            let path = relative.join(entry.file_name());
-            if entry.file_type()?.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    Ok(found)
 }
 
 /// The module that a file holds, from the crate's root down; empty for the root itself.

@@ -10,6 +10,7 @@ mod debian;
 mod disassembly;
 mod doctor;
 mod evaluation;
+mod files;
 mod golden;
 mod install;
 mod lane;

@@ -11,6 +11,7 @@
 
 use super::step::Step;
 use crate::evaluation;
+use crate::files::files_with;
 use anyhow::{Context, Result, ensure};
 use regex_lite::Regex;
 use std::collections::BTreeSet;
@@ -46,19 +47,7 @@ fn read(path: &Path) -> Result<String> {
 /// README.md and every page under docs/, relative to the root.
 fn pages(root: &Path) -> Result<Vec<PathBuf>> {
     let mut pages = vec![PathBuf::from("README.md")];
-    let mut folders = vec![PathBuf::from("docs")];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(root.join(&folder)).with_context(|| format!("{}", folder.display()))? {
-            let entry = entry?;
-            let path = folder.join(entry.file_name());
-            if entry.file_type()?.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "md") {
-                pages.push(path);
-            }
-        }
-    }
-    pages.sort();
+    pages.extend(files_with("md", &root.join("docs"))?.iter().map(|page| Path::new("docs").join(page)));
     Ok(pages)
 }
 
@@ -183,11 +172,8 @@ fn check_messages(root: &Path) -> Result<()> {
     let page = read(&root.join(PAGE_OF_MESSAGES))?;
     let (mut faults, mut found) = (Vec::new(), 0);
     for folder in ["hz3-core/src", "hz3-preload/src"] {
-        for entry in std::fs::read_dir(root.join(folder)).context(folder)? {
-            let path = entry?.path();
-            if path.extension().is_none_or(|extension| extension != "rs") {
-                continue;
-            }
+        for file in files_with("rs", &root.join(folder))? {
+            let path = root.join(folder).join(file);
             for message in messages(&read(&path)?) {
                 found += 1;
                 if !page.contains(message.trim()) {
