@@ -18,6 +18,22 @@ pub use hz3_core;
 #[doc(hidden)]
 pub use libc;
 
+// The `libc` crate names the C library only when nothing in the same build asks for its `std` feature; `cargo build
+// --workspace` builds everything at once, and there the benchmark and xtask do.
+#[link(name = "c")]
+unsafe extern "C" {}
+
+// The unwind tables of `core` name the standard library's personality routine. An optimised build drops them; a plain
+// `cargo build` of the workspace keeps them. Nothing unwinds here: a panic stops the process. Weak: should the standard
+// library be linked too, its own is taken.
+#[cfg(debug_assertions)]
+core::arch::global_asm!(
+    ".weak rust_eh_personality",
+    ".hidden rust_eh_personality",
+    ".type rust_eh_personality, @function",
+    "rust_eh_personality: .long 0"
+);
+
 /// Exports the C and C++ interface of a lane from this cdylib, and defines its panic handler.
 #[macro_export]
 macro_rules! export_lane {

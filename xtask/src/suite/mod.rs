@@ -77,6 +77,7 @@ fn all_steps() -> Vec<Step> {
     steps.extend(rust_checks::test_steps());
     steps.extend(publish::steps());
     steps.extend(mutants::steps());
+    steps.push(rust_checks::workspace_step());
     for lane in Lane::ALL {
         steps.push(Step::new(format!("build/{lane}"), move |session| {
             session.library(lane)?;

@@ -31,6 +31,12 @@ pub fn source_steps() -> Vec<Step> {
     ]
 }
 
+/// What somebody who knows Rust and not this repository types first: features of all packages come together there, and
+/// nothing is optimised away.
+pub fn workspace_step() -> Step {
+    Step::new("build/workspace", |session| cargo(session, &["build", "--workspace"]))
+}
+
 /// The packages' own tests and the models of the lock-free structures.
 pub fn test_steps() -> Vec<Step> {
     let mut steps: Vec<Step> = ["hz3-core", "hz3-bench-mt-remote", "xtask"]
