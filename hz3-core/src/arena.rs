@@ -15,6 +15,7 @@ use crate::os::Os;
 use crate::page_tag::{PageTag, TagCell};
 use crate::sync::Mutex;
 use crate::units::{PAGE_BYTES, SEGMENT_BYTES, SEGMENT_PAGES};
+use core::ptr::NonNull;
 
 /// Most arenas. With a 16 GiB first one and doubling, they cover the whole address space.
 const ARENAS: usize = 64;
@@ -35,6 +36,71 @@ fn wanted_bytes(first: usize, count: usize, limit: usize) -> usize {
         limit => first.min((limit / 16).max(4 * SEGMENT_BYTES)),
     };
     wanted.next_multiple_of(SEGMENT_BYTES)
+}
+
+/// Bytes of tags at the front of a reservation of `bytes`, whole segments.
+const fn tag_bytes_of(bytes: usize) -> usize {
+    (bytes / PAGE_BYTES * size_of::<TagCell>()).next_multiple_of(SEGMENT_BYTES)
+}
+
+/// Bytes to reserve for `pages` pages, whole segments, and their tags.
+fn reservation_for(pages: usize) -> Option<usize> {
+    let bytes = pages.checked_mul(PAGE_BYTES)?;
+    let tags = tag_bytes_of(bytes);
+    // Tags are reserved for the tags' own pages too, and for those tags', which are less than a segment's.
+    bytes.checked_add(tags + tag_bytes_of(tags) + SEGMENT_BYTES)?.checked_next_multiple_of(SEGMENT_BYTES)
+}
+
+/// A reserved address range: tags, then as many pages.
+#[derive(Clone, Copy)]
+struct Reservation {
+    base: usize,
+    tags: *mut TagCell,
+    capacity: usize,
+}
+
+impl Reservation {
+    fn of(extent: &Extent<TagCell>) -> Self {
+        Self { base: extent.base(), tags: extent.tags(), capacity: extent.capacity() }
+    }
+
+    /// Makes `pages` pages behind the first `committed` usable, and their tags; false where the system refuses.
+    fn commit<O: Os>(self, committed: usize, pages: usize) -> bool {
+        let first = core::ptr::with_exposed_provenance_mut::<u8>(self.base + committed * PAGE_BYTES);
+        let (Some(first), Some(tags)) = (NonNull::new(first), NonNull::new(self.tags)) else {
+            return false;
+        };
+        let (tags_from, tags_to) = (self.tags_committed(committed), self.tags_committed(committed + pages));
+        // SAFETY: every range lies in this reservation, in whole pages because `pages` and `committed` count whole
+        // segments; committing pages again, after a refusal of their tags, is harmless.
+        unsafe {
+            // The many pages first: where they are refused, nothing is kept for them.
+            if !O::commit(first, pages * PAGE_BYTES) {
+                return false;
+            }
+            if tags_to > tags_from && !O::commit(tags.byte_add(tags_from).cast(), tags_to - tags_from) {
+                return false;
+            }
+            // A page of tags covers a segment, and is written to under the run lock, where a page fault would make
+            // every other thread wait.
+            O::populate(tags.add(committed).cast(), pages * size_of::<TagCell>());
+        }
+        true
+    }
+
+    /// Bytes of tags that are committed when `pages` pages are.
+    fn tags_committed(self, pages: usize) -> usize {
+        let reserved = (self.capacity * size_of::<TagCell>()).next_multiple_of(SEGMENT_BYTES);
+        (pages * size_of::<TagCell>()).next_multiple_of(TAG_STEP_BYTES).min(reserved)
+    }
+
+    /// Gives all of it back. Where the system refuses, address space is lost, and no memory: nobody has written there.
+    fn give_back<O: Os>(self) {
+        if let Some(start) = NonNull::new(self.tags) {
+            // SAFETY: the reservation is nobody's but the caller's.
+            let _ = unsafe { O::unmap(start.cast(), self.base - self.tags.addr() + self.capacity * PAGE_BYTES) };
+        }
+    }
 }
 
 /// A stretch of pages.
@@ -116,74 +182,44 @@ impl<O: Os> Arenas<O> {
     /// As [`Arenas::grow`], under the growing lock. `None` where the system refuses.
     fn grow_by(&self, pages: usize) -> Option<Stretch> {
         let extents = self.extents.all();
+        let need = pages.checked_next_multiple_of(SEGMENT_PAGES as usize)?;
         for extent in extents {
-            if Self::room(extent) >= pages.next_multiple_of(SEGMENT_PAGES as usize) {
+            let (place, committed) = (Reservation::of(extent), extent.pages());
+            if place.capacity - committed >= need {
                 // Where this is refused, so would a further arena be.
-                return self.extend(extent, pages);
-            }
-        }
-        self.extend(self.reserve(extents.len(), pages)?, pages)
-    }
-
-    /// Pages of `extent` that are reserved and not committed.
-    fn room(extent: &Extent<TagCell>) -> usize {
-        extent.capacity() - extent.pages()
-    }
-
-    /// Commits the next segments of `extent`, at least `pages` pages, for which there is room.
-    fn extend(&self, extent: &Extent<TagCell>, pages: usize) -> Option<Stretch> {
-        let committed = extent.pages();
-        let step = (2 * committed * PAGE_BYTES).clamp(*STEP_BYTES.start(), *STEP_BYTES.end()) / PAGE_BYTES;
-        let need = pages.next_multiple_of(SEGMENT_PAGES as usize);
-        let generous = pages.max(step).next_multiple_of(SEGMENT_PAGES as usize).min(Self::room(extent));
-        for size in [generous, need] {
-            if self.commit(extent, committed, size) {
+                let size = Self::commit(place, committed, need)?;
                 extent.set_pages(committed + size);
-                let start = extent.base() + committed * PAGE_BYTES;
-                return Some(Stretch { start, pages: size });
+                return Some(Stretch { start: place.base + committed * PAGE_BYTES, pages: size });
             }
         }
-        None
-    }
-
-    fn commit(&self, extent: &Extent<TagCell>, committed: usize, pages: usize) -> bool {
-        let (base, tags) = (extent.base(), extent.tags());
-        let first = core::ptr::with_exposed_provenance_mut::<u8>(base + committed * PAGE_BYTES);
-        let (Some(first), Some(tags)) = (core::ptr::NonNull::new(first), core::ptr::NonNull::new(tags)) else {
-            return false;
-        };
-        let (tags_from, tags_to) =
-            (Self::tags_committed(extent, committed), Self::tags_committed(extent, committed + pages));
-        // SAFETY: every range lies in this arena's reservation, in whole pages because `pages` and
-        // `committed` count whole segments; committing a range of tags again after a refusal of the
-        // pages is harmless.
-        unsafe {
-            if tags_to > tags_from && !O::commit(tags.byte_add(tags_from).cast(), tags_to - tags_from) {
-                return false;
-            }
-            if !O::commit(first, pages * PAGE_BYTES) {
-                return false;
-            }
-            // A page of tags covers a segment, and is written to under the run lock, where a page fault would make
-            // every other thread wait.
-            O::populate(tags.add(committed).cast(), pages * size_of::<TagCell>());
+        let place = self.reserve(extents.len(), need)?;
+        // It becomes an arena once it has pages: a request that can't be met leaves nothing behind.
+        let size = Self::commit(place, 0, need);
+        if size.is_none() {
+            place.give_back::<O>();
         }
-        true
+        let size = size?;
+        self.extents.add(place.base, place.tags, place.capacity)?.set_pages(size);
+        Some(Stretch { start: place.base, pages: size })
     }
 
-    /// Bytes of tags that are committed in `extent` when `pages` pages are.
-    fn tags_committed(extent: &Extent<TagCell>, pages: usize) -> usize {
-        let reserved = (extent.capacity() * size_of::<TagCell>()).next_multiple_of(SEGMENT_BYTES);
-        (pages * size_of::<TagCell>()).next_multiple_of(TAG_STEP_BYTES).min(reserved)
+    /// Commits the next segments of `place`, of which `committed` pages are: at least `need` pages, whole segments. How many.
+    fn commit(place: Reservation, committed: usize, need: usize) -> Option<usize> {
+        let room = place.capacity - committed;
+        if need > room {
+            return None;
+        }
+        let step = (2 * committed * PAGE_BYTES).clamp(*STEP_BYTES.start(), *STEP_BYTES.end()) / PAGE_BYTES;
+        let generous = need.max(step.next_multiple_of(SEGMENT_PAGES as usize)).min(room);
+        [generous, need].into_iter().find(|&size| place.commit::<O>(committed, size))
     }
 
-    /// Reserves arena number `count`, large enough for `pages`.
-    fn reserve(&self, count: usize, pages: usize) -> Option<&Extent<TagCell>> {
+    /// Reserves arena number `count`, large enough for `pages`, which are whole segments.
+    fn reserve(&self, count: usize, pages: usize) -> Option<Reservation> {
         if count == ARENAS {
             return None;
         }
-        let need =
-            pages.checked_mul(PAGE_BYTES)?.checked_add(2 * SEGMENT_BYTES)?.checked_next_multiple_of(SEGMENT_BYTES)?;
+        let need = reservation_for(pages)?;
         let mut bytes = wanted_bytes(self.options.arena_bytes(), count, O::address_space_limit()).max(need);
         let reserved = loop {
             let granted = O::reserve(bytes, SEGMENT_BYTES);
@@ -192,13 +228,13 @@ impl<O: Os> Arenas<O> {
             }
             bytes = (bytes / 2).next_multiple_of(SEGMENT_BYTES).max(need);
         };
-        let tag_bytes = (bytes / PAGE_BYTES * size_of::<TagCell>()).next_multiple_of(SEGMENT_BYTES);
+        let tag_bytes = tag_bytes_of(bytes);
         let base = reserved.as_ptr().expose_provenance() + tag_bytes;
         // All of it now, not each piece when it is committed: the kernel lets two mappings grow into each other
         // only where their advice is the same.
         // SAFETY: the range lies in the reservation, behind the tags.
         unsafe { self.options.advise::<O>(reserved.add(tag_bytes), bytes - tag_bytes) };
-        self.extents.add(base, reserved.as_ptr().cast(), (bytes - tag_bytes) / PAGE_BYTES)
+        Some(Reservation { base, tags: reserved.as_ptr().cast(), capacity: (bytes - tag_bytes) / PAGE_BYTES })
     }
 
     /// Calls `look` with the committed part of each arena.
@@ -211,7 +247,7 @@ impl<O: Os> Arenas<O> {
 
     /// Bytes of page tags that are committed.
     pub fn tag_bytes(&self) -> usize {
-        self.extents.all().iter().map(|extent| Self::tags_committed(extent, extent.pages())).sum()
+        self.extents.all().iter().map(|extent| Reservation::of(extent).tags_committed(extent.pages())).sum()
     }
 
     /// Bytes reserved and bytes committed, in all arenas.
@@ -240,5 +276,17 @@ mod tests {
         }
         assert_eq!(wanted_bytes(16 << 30, 0, usize::MAX), 16 << 30);
         assert_eq!(wanted_bytes(16 << 30, 3, usize::MAX), 32 << 30);
+    }
+
+    #[test]
+    fn a_reservation_for_any_run_holds_it() {
+        for segments in (1..3000).chain([4095, 10_239, 262_143, 262_144, 524_288, 1 << 22, (1 << 23) - 1]) {
+            let pages = segments * SEGMENT_PAGES as usize;
+            let bytes = reservation_for(pages).expect("a size");
+            assert_eq!(bytes % SEGMENT_BYTES, 0);
+            let room = (bytes - tag_bytes_of(bytes)) / PAGE_BYTES;
+            assert!((pages..pages + 3 * SEGMENT_PAGES as usize).contains(&room), "{segments}: {room}");
+        }
+        assert_eq!(reservation_for(usize::MAX / PAGE_BYTES), None);
     }
 }

@@ -83,15 +83,7 @@ impl<O: Os> Held<O> {
     /// Takes the lock, for fork, at a moment when no run is on its way, because in the child nobody would take it
     /// there.
     pub fn acquire_for_fork(&self) {
-        loop {
-            let list = self.list.lock();
-            if list.on_their_way == 0 {
-                core::mem::forget(list);
-                return;
-            }
-            drop(list);
-            O::yield_now();
-        }
+        self.list.acquire_when(|list| list.on_their_way == 0);
     }
 
     /// Releases it, in the parent.
@@ -125,6 +117,10 @@ impl<L: Lane> Allocator<L> {
         // SAFETY: the span is the caller's, and its last page nobody's.
         unsafe {
             let span = &mut *at(&self.runs.spans, id);
+            if span.guarded == Guarded::End {
+                // A mapping that the system did not take back kept its guard.
+                return;
+            }
             let is_guarded = self.held.guard(span.start + span.bytes() - PAGE_BYTES, PAGE_BYTES);
             span.guarded = if is_guarded { Guarded::End } else { Guarded::None };
         }

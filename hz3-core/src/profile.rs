@@ -427,6 +427,11 @@ impl<O: Os> Profile<O> {
         true
     }
 
+    /// Bytes that the profile itself has mapped.
+    pub fn mapped_bytes(&self) -> usize {
+        self.stacks.mapped_bytes() + self.samples.lock().room * size_of::<Sample>()
+    }
+
     /// The profile's lock, for fork. It nests in no other, and none in it.
     pub fn acquire_for_fork(&self) {
         self.samples.acquire();

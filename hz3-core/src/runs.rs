@@ -112,10 +112,11 @@ impl<O: Os> Runs<O> {
                     self.retire_descriptor(id);
                     let index = self.index.lock();
                     let is_waiting = index.in_purge > 0;
-                    if !is_waiting && !fits_now(&index) {
-                        return None;
-                    }
+                    let fits = fits_now(&index);
                     drop(index);
+                    if !is_waiting && !fits {
+                        return self.take_any(pages, align_pages);
+                    }
                     if is_waiting {
                         // What another thread gives back to the system just now may be all there is.
                         O::yield_now();
@@ -145,14 +146,35 @@ impl<O: Os> Runs<O> {
         Some(None)
     }
 
+    /// As [`Runs::take`], with a look at every run that might do: for when there is nothing else.
+    #[cold]
+    fn take_any(&self, pages: usize, align_pages: usize) -> Option<SpanId> {
+        let mut index = self.lock_with_spares()?;
+        let (first, last) = (class_of(pages), class_of(pages + align_pages - 1));
+        for (kind, class) in
+            [Kind::Dirty, Kind::Clean].into_iter().flat_map(|kind| (first..=last).map(move |class| (kind, class)))
+        {
+            let mut id = index.lists(kind).head(class);
+            while !id.is_none() {
+                if let Some(start) = self.fit(id, pages, align_pages) {
+                    return self.cut(&mut index, id, start, pages);
+                }
+                id = self.span(id).next;
+            }
+        }
+        None
+    }
+
+    /// Where `pages` aligned pages begin in the run `id`, if they fit.
+    fn fit(&self, id: SpanId, pages: usize, align_pages: usize) -> Option<usize> {
+        let span = self.span(id);
+        let start = span.start.checked_next_multiple_of(align_pages * PAGE_BYTES)?;
+        (start + pages * PAGE_BYTES <= span.start + span.bytes()).then_some(start)
+    }
+
     /// A run of `kind` that holds `pages` aligned pages, and where in it they begin.
     fn find(&self, index: &mut Index, kind: Kind, pages: usize, align_pages: usize) -> Option<(SpanId, usize)> {
         let lists = index.lists(kind);
-        let fit = |id: SpanId| {
-            let span = self.span(id);
-            let start = span.start.checked_next_multiple_of(align_pages * PAGE_BYTES)?;
-            (start + pages * PAGE_BYTES <= span.start + span.bytes()).then_some(start)
-        };
         let class = class_of(pages);
         let (mut best, mut best_pages) = (None, u32::MAX);
         let mut id = lists.head(class);
@@ -160,7 +182,7 @@ impl<O: Os> Runs<O> {
             if id.is_none() {
                 break;
             }
-            if let Some(start) = fit(id)
+            if let Some(start) = self.fit(id, pages, align_pages)
                 && self.span(id).pages < best_pages
             {
                 (best, best_pages) = (Some((id, start)), self.span(id).pages);
@@ -175,7 +197,7 @@ impl<O: Os> Runs<O> {
         let certain = class_of(pages + align_pages - 1) + 1;
         while let Some(found) = lists.class_from(class) {
             let id = lists.head(found);
-            if let Some(start) = fit(id) {
+            if let Some(start) = self.fit(id, pages, align_pages) {
                 return Some((id, start));
             }
             if found >= certain {
@@ -447,8 +469,9 @@ impl<O: Os> Runs<O> {
     /// many bytes went. The lock is not held during the system calls.
     pub fn purge(&self, now: u32, delay_ms: u32, most_bytes: usize) -> usize {
         let most_bytes = most_bytes.min(self.index.lock().dirty.pages * PAGE_BYTES);
-        let mut purged = 0;
-        while purged < most_bytes {
+        // What is refused, as locked memory is, does not keep the rest, and is not asked for for ever.
+        let (mut purged, mut tried) = (0, 0);
+        while tried < most_bytes {
             let id = {
                 let Some(mut index) = self.lock_with_spares() else { break };
                 let oldest = index.oldest;
@@ -478,10 +501,8 @@ impl<O: Os> Runs<O> {
             index.in_purge -= 1;
             index.in_purge_pages -= bytes / PAGE_BYTES;
             drop(index);
-            if !gone {
-                break;
-            }
-            purged += bytes;
+            tried += bytes;
+            purged += if gone { bytes } else { 0 };
         }
         purged
     }
@@ -496,15 +517,7 @@ impl<O: Os> Runs<O> {
     /// lists for its purge, because in the child nobody would put it back.
     pub fn acquire_for_fork(&self) {
         self.arenas.growing().acquire();
-        loop {
-            let index = self.index.lock();
-            if index.in_purge == 0 {
-                core::mem::forget(index);
-                return;
-            }
-            drop(index);
-            O::yield_now();
-        }
+        self.index.acquire_when(|index| index.in_purge == 0);
     }
 
     /// Releases what [`Runs::acquire_for_fork`] took, in the parent.

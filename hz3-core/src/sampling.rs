@@ -23,7 +23,8 @@ use core::ffi::{c_int, c_void};
 use core::ptr::NonNull;
 
 /// Begins the profile of lane `L`: this thread, and those that start from here on, are sampled. Call it once, before
-/// there are other threads.
+/// there are other threads, in a lane whose blocks are freed by address: who frees by size alone, as
+/// [`crate::global::Hz3`] does, can't tell a sampled block where memory for the thread's decoy was refused.
 pub fn begin<L: Lane>(unwinder: Unwinder, interval_bytes: usize) {
     let allocator = L::allocator();
     // Once before it counts, because the first walk may load and initialise something.
@@ -49,6 +50,11 @@ pub fn small<L: Lane>(bytes: usize) -> Option<NonNull<u8>> {
 fn small_if_due<L: Lane>(bytes: usize) -> Option<NonNull<u8>> {
     sample::<L>(bytes, || {
         let block = L::allocator().allocate_large(bytes, MIN_ALIGN)?;
+        if L::HARDENED && !block.zeroed {
+            // It stands for a slot, and those read as zero.
+            // SAFETY: the block holds `bytes` bytes, and is nobody's yet.
+            unsafe { block.start.write_bytes(0, bytes) };
+        }
         NonNull::new(block.start)
     })
 }

@@ -154,15 +154,7 @@ impl<O: Os> Shard<O> {
     /// Takes the lock over the spans, for fork, at a moment when no span is set aside, because in the child nobody
     /// would put it back.
     pub fn acquire_for_fork(&self) {
-        loop {
-            let owned = self.owned.lock();
-            if !owned.has_aside() {
-                core::mem::forget(owned);
-                return;
-            }
-            drop(owned);
-            O::yield_now();
-        }
+        self.owned.acquire_when(|owned| !owned.has_aside());
     }
 
     /// The spans, and the lock over them.
@@ -291,6 +283,12 @@ impl Owned {
             }
             let span = Self::span(spans, id);
             if span.has_room(info) {
+                let (home, next) = (span.home, span.next);
+                if home == 0 && !next.is_none() && Self::span(spans, next).home > 0 {
+                    // Spans with slots at home come first.
+                    self.remove(spans, bin, id);
+                    self.push_back(spans, bin, id);
+                }
                 break;
             }
             self.remove(spans, bin, id);

@@ -256,7 +256,7 @@ pub fn collect_with_bins<L: Lane>(bins: &mut [BinStats; BINS]) -> Stats {
     (stats.direct_blocks, stats.direct_bytes) = allocator.directs.count_and_bytes();
     stats.unreturned_bytes = allocator.directs.unreturned().1;
     let tables = allocator.runs.spans.mapped_bytes() + allocator.magazines.bytes().0 + allocator.heaps.mapped_bytes();
-    stats.metadata_bytes = tables + allocator.runs.arenas.tag_bytes();
+    stats.metadata_bytes = tables + allocator.runs.arenas.tag_bytes() + allocator.profile.mapped_bytes();
     // Relaxed, all: counts.
     stats.purged_bytes = allocator.purged_bytes.load(Ordering::Relaxed) as usize;
     stats.heaps = allocator.heaps.made() as usize;

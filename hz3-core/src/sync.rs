@@ -42,8 +42,8 @@ pub unsafe trait Waiter {
     fn wait(word: &AtomicU32, expected: u32);
     /// Wakes every thread that sleeps on `word`.
     fn wake(word: &AtomicU32);
-    /// Whether the calling thread holds every lock because it is forking. Other libraries' fork handlers
-    /// may then allocate in it, and pass through the locks that it holds.
+    /// Whether the calling thread is forking. Other libraries' fork handlers may then allocate in it, and pass
+    /// through the locks that it holds for the fork.
     fn is_forking() -> bool;
 }
 
@@ -68,6 +68,8 @@ const YIELDS: u32 = if cfg!(loom) { 1 } else { 4 };
 /// too briefly for those who come back together to meet.
 pub struct Mutex<T, W: Waiter> {
     word: AtomicU32,
+    /// Whether it is held for a fork, by the thread that forks: 1 or 0. Nobody else's holding is to be passed through.
+    by_fork: AtomicU32,
     value: UnsafeCell<T>,
     waiter: core::marker::PhantomData<fn() -> W>,
 }
@@ -81,13 +83,23 @@ impl<T, W: Waiter> Mutex<T, W> {
     /// An unlocked lock around `value`.
     #[cfg(not(loom))]
     pub const fn new(value: T) -> Self {
-        Self { word: AtomicU32::new(FREE), value: UnsafeCell::new(value), waiter: core::marker::PhantomData }
+        Self {
+            word: AtomicU32::new(FREE),
+            by_fork: AtomicU32::new(0),
+            value: UnsafeCell::new(value),
+            waiter: core::marker::PhantomData,
+        }
     }
 
     /// An unlocked lock around `value`.
     #[cfg(loom)]
     pub fn new(value: T) -> Self {
-        Self { word: AtomicU32::new(FREE), value: UnsafeCell::new(value), waiter: core::marker::PhantomData }
+        Self {
+            word: AtomicU32::new(FREE),
+            by_fork: AtomicU32::new(0),
+            value: UnsafeCell::new(value),
+            waiter: core::marker::PhantomData,
+        }
     }
 
     /// Takes the lock, waiting for it where it is held.
@@ -102,7 +114,8 @@ impl<T, W: Waiter> Mutex<T, W> {
     #[cold]
     #[inline(never)]
     fn lock_slow(&self) -> bool {
-        if W::is_forking() {
+        // Relaxed: what the forking thread sees there is what it wrote itself, or that it did not.
+        if W::is_forking() && self.by_fork.load(Ordering::Relaxed) != 0 {
             return false;
         }
         self.acquire_slow();
@@ -125,6 +138,22 @@ impl<T, W: Waiter> Mutex<T, W> {
         // Acquire: as in `try_lock`.
         if self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_err() {
             self.acquire_slow();
+        }
+        // Relaxed: read by this thread alone, until the release.
+        self.by_fork.store(1, Ordering::Relaxed);
+    }
+
+    /// As [`Mutex::acquire`], at a moment when the value `is_fit`: what another thread has under way without the lock
+    /// would be under way in the child for ever.
+    pub fn acquire_when(&self, is_fit: impl Fn(&T) -> bool) {
+        loop {
+            self.acquire();
+            // SAFETY: the lock is held, and there is no guard of it.
+            if is_fit(unsafe { &*self.value.get() }) {
+                return;
+            }
+            self.let_go();
+            W::yield_now();
         }
     }
 
@@ -158,6 +187,18 @@ impl<T, W: Waiter> Mutex<T, W> {
     /// The caller holds the lock and no guard of it.
     #[inline]
     pub unsafe fn release(&self) {
+        self.let_go();
+    }
+
+    /// Undoes `acquire`.
+    fn let_go(&self) {
+        // Relaxed: as in `acquire`.
+        self.by_fork.store(0, Ordering::Relaxed);
+        self.unlock();
+    }
+
+    #[inline]
+    fn unlock(&self) {
         // Release: publishes the value. Pairs with every Acquire above.
         if self.word.swap(FREE, Ordering::Release) == CONTENDED {
             W::wake(&self.word);
@@ -200,8 +241,65 @@ impl<T, W: Waiter> DerefMut for Guard<'_, T, W> {
 impl<T, W: Waiter> Drop for Guard<'_, T, W> {
     fn drop(&mut self) {
         if self.held {
-            // SAFETY: the guard stands for the lock being held, and ends here.
-            unsafe { self.mutex.release() }
+            self.mutex.unlock();
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    std::thread_local! {
+        static FORKS: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Waits by yielding.
+    struct Patient;
+
+    // SAFETY: returns early, which is allowed.
+    unsafe impl Waiter for Patient {
+        fn yield_now() {
+            std::thread::yield_now();
+        }
+        fn wait(_: &AtomicU32, _: u32) {
+            std::thread::yield_now();
+        }
+        fn wake(_: &AtomicU32) {}
+        fn is_forking() -> bool {
+            FORKS.get()
+        }
+    }
+
+    #[test]
+    fn a_forking_thread_passes_through_what_it_holds_and_waits_for_what_others_hold() {
+        static LOCK: Mutex<u32, Patient> = Mutex::new(0);
+        FORKS.set(true);
+        for by_fork in [false, true] {
+            let (held, is_held) = channel();
+            let other = std::thread::spawn(move || {
+                let mut value = LOCK.lock();
+                held.send(()).expect("somebody waits");
+                // Time for the other one to go wrong in; where it does not, this is only slow.
+                std::thread::sleep(Duration::from_millis(20));
+                *value += 1;
+            });
+            is_held.recv().expect("a message");
+            let expected = 1 + u32::from(by_fork);
+            if by_fork {
+                LOCK.acquire_when(|value| *value == 2);
+                assert_eq!(*LOCK.lock(), expected);
+                assert_eq!(*LOCK.lock(), expected);
+                // SAFETY: acquired above; the guards are gone.
+                unsafe { LOCK.release() };
+            } else {
+                assert_eq!(*LOCK.lock(), expected);
+            }
+            other.join().expect("no panic");
+        }
+        assert!(LOCK.try_lock().is_some());
     }
 }

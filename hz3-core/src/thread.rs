@@ -106,6 +106,8 @@ pub unsafe fn disguise<L: Lane>(heap: *mut Heap<L>) {
         if let Some(decoy) = allocator.heaps.decoy_of(heap) {
             let seed = decoy.as_ptr().addr() as u64 ^ (u64::from(L::Os::now_ms()) << 40);
             (*decoy.as_ptr()).pace.start(seed, allocator.profile.interval_bytes());
+            // A forked child's heap may come from a thread that was taking a sample.
+            (*decoy.as_ptr()).pace.set_busy(false);
             L::set_heap(decoy.as_ptr().cast());
         }
     }

@@ -71,13 +71,14 @@ pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
 }
 
 /// `memalign` and, but for the check of its arguments, the whole family. An alignment that is no power of
-/// two is rounded up to one, as glibc does.
+/// two is rounded up to one, as glibc does; null and `EINVAL` where there is none.
 #[inline]
 pub fn memalign<L: Lane>(align: usize, bytes: usize) -> *mut u8 {
-    let block = match align.checked_next_power_of_two() {
-        Some(align) => slow::malloc_aligned::<L>(bytes, align),
-        None => null_mut(),
+    let Some(align) = align.checked_next_power_of_two() else {
+        set_errno(libc::EINVAL);
+        return null_mut();
     };
+    let block = slow::malloc_aligned::<L>(bytes, align);
     if block.is_null() { out_of_memory() } else { block }
 }
 

@@ -76,6 +76,7 @@ mod limited_at_run_time {
             malloc_fails_and_recovers_under_a_late_address_space_limit,
             malloc_fails_and_recovers_under_a_limit_below_the_present_size,
             malloc_fails_and_recovers_under_a_late_data_limit,
+            requests_beyond_a_data_limit_leave_nothing_behind,
             threads_run_out_together_under_a_late_limit,
             mlockall_before_allocation_locks_what_is_used,
             mlockall_after_allocation_locks_what_is_used,

@@ -141,7 +141,7 @@ fn each_process_has_a_file_where_the_name_has_its_id() {
 
 #[test]
 fn sampled_blocks_hold_what_they_should() {
-    for lane in [Lane::Fast, Lane::Scale] {
+    for lane in [Lane::Fast, Lane::Scale, Lane::Hardened] {
         let variables = [("HZ3_PROFILE", Path::new("/dev/null")), ("HZ3_PROFILE_INTERVAL", Path::new("1"))];
         run(lane, "sampled_blocks_hold_what_they_should", &variables);
         run(lane, "resized_blocks_count_with_their_size", &variables[..1]);

@@ -31,6 +31,10 @@ const NO_ADVICE: u32 = 4;
 /// `MADV_GUARD_INSTALL` and `MADV_GUARD_REMOVE` of linux/mman.h.
 const GUARD_INSTALL: i32 = 102;
 const GUARD_REMOVE: i32 = 103;
+/// `MADV_DONTNEED_LOCKED` of linux/mman.h.
+const DONTNEED_LOCKED: i32 = 24;
+/// What the program's pages can be used for.
+const ACCESS: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
 fn this_thread() -> usize {
     // SAFETY: takes and changes nothing.
@@ -119,13 +123,12 @@ unsafe impl Os for Linux {
     }
 
     unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
-        let access = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: the caller's range is its own.
-        keeping_errno(|| unsafe { libc::mprotect(start.as_ptr().cast(), bytes, access) == 0 })
+        keeping_errno(|| unsafe { libc::mprotect(start.as_ptr().cast(), bytes, ACCESS) == 0 })
     }
 
     fn map(bytes: usize) -> Option<NonNull<u8>> {
-        map_with(bytes, libc::PROT_READ | libc::PROT_WRITE)
+        map_with(bytes, ACCESS)
     }
 
     unsafe fn unmap(start: NonNull<u8>, bytes: usize) -> bool {
@@ -171,6 +174,9 @@ unsafe impl Os for Linux {
                 }
                 // SAFETY: errno is the calling thread's own.
                 if unsafe { *libc::__errno_location() } != libc::EINVAL {
+                    // Perhaps some pages are guarded: for lack of memory it stops midway. To undo it takes none.
+                    // SAFETY: as above.
+                    unsafe { libc::madvise(start.as_ptr().cast(), bytes, GUARD_REMOVE) };
                     return false;
                 }
                 // Locked memory is refused in the same way, perhaps later.
@@ -180,8 +186,14 @@ unsafe impl Os for Linux {
             }
             // SAFETY: as above.
             unsafe {
-                let is_done = libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTNEED) == 0
-                    && libc::mprotect(start.as_ptr().cast(), bytes, libc::PROT_NONE) == 0;
+                let advise = |advice| libc::madvise(start.as_ptr().cast(), bytes, advice) == 0;
+                let protect = |rights| libc::mprotect(start.as_ptr().cast(), bytes, rights) == 0;
+                // The first is refused for locked memory, the second before Linux 5.18.
+                if !advise(libc::MADV_DONTNEED) && !advise(DONTNEED_LOCKED) {
+                    return false;
+                }
+                // Empty pages of which some can't be reached and can't be opened again count as guarded.
+                let is_done = protect(libc::PROT_NONE) || !protect(ACCESS);
                 if is_done {
                     GUARDS.fetch_or(BY_RIGHTS, Ordering::Relaxed);
                 }
@@ -193,11 +205,10 @@ unsafe impl Os for Linux {
     unsafe fn unguard(start: NonNull<u8>, bytes: usize) -> bool {
         // Relaxed: as above.
         let known = GUARDS.load(Ordering::Relaxed);
-        let access = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: the caller's range is its own.
         keeping_errno(|| unsafe {
             (known & BY_ADVICE == 0 || libc::madvise(start.as_ptr().cast(), bytes, GUARD_REMOVE) == 0)
-                && (known & BY_RIGHTS == 0 || libc::mprotect(start.as_ptr().cast(), bytes, access) == 0)
+                && (known & BY_RIGHTS == 0 || libc::mprotect(start.as_ptr().cast(), bytes, ACCESS) == 0)
         })
     }
 
@@ -275,8 +286,10 @@ unsafe impl Os for Linux {
     }
 
     fn write_error(text: &[u8]) {
-        // SAFETY: reads the slice. A short or failed write has nowhere to be reported.
-        keeping_errno(|| unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) });
+        // Past the C library's function, which is a cancellation point; `malloc` is none. A short or failed write has
+        // nowhere to be reported.
+        // SAFETY: reads the slice.
+        keeping_errno(|| unsafe { libc::syscall(libc::SYS_write, libc::STDERR_FILENO, text.as_ptr(), text.len()) });
     }
 
     fn abort() -> ! {

@@ -96,6 +96,29 @@ static void malloc_fails_and_recovers_under_a_late_data_limit(void) {
         run_out_in_a_child(RLIMIT_DATA, "VmData:", rooms[i]);
 }
 
+/* What can't be had costs neither address space nor a share of the limit, however often it is asked for. */
+static void requests_beyond_a_data_limit_leave_nothing_behind(void) {
+    free(malloc(100));
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        free(malloc(BLOCK));
+        set_limit(RLIMIT_DATA, check_status("VmData:") + GIB);
+        const size_t size = check_status("VmSize:"), data = check_status("VmData:");
+        for (size_t i = 0; i < 40; i++) {
+            errno = 0;
+            CHECK(malloc(check_size(i % 8 * 16 * GIB + 2 * GIB + i * MIB)) == NULL && errno == ENOMEM);
+        }
+        CHECK_THAT(check_status("VmSize:") < size + 64 * MIB, "%zu MiB more address space",
+                   (check_status("VmSize:") - size) / MIB);
+        CHECK_THAT(check_status("VmData:") < data + 64 * MIB, "%zu MiB more data",
+                   (check_status("VmData:") - data) / MIB);
+        run_out_and_recover(blocks[0]);
+        _exit(0);
+    }
+    check_child_passed(child);
+}
+
 static pthread_barrier_t barrier;
 static size_t counts[THREADS];
 
@@ -215,6 +238,7 @@ static void mlockall_after_allocation_locks_what_is_used(void) { run_watched(all
 CHECK_MAIN(CASE(malloc_fails_and_recovers_under_a_late_address_space_limit),
            CASE(malloc_fails_and_recovers_under_a_limit_below_the_present_size),
            CASE(malloc_fails_and_recovers_under_a_late_data_limit),
+           CASE(requests_beyond_a_data_limit_leave_nothing_behind),
            CASE(threads_run_out_together_under_a_late_limit),
            CASE(mlockall_before_allocation_locks_what_is_used),
            CASE(mlockall_after_allocation_locks_what_is_used))

@@ -6,6 +6,7 @@ use super::session::Session;
 use super::step::{Step, Stop};
 use crate::lane::Lane;
 use crate::process;
+use crate::top::{ALTERNATE_SCREEN, USUAL_SCREEN};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -18,6 +19,8 @@ const TIME_LIMIT: Duration = Duration::from_secs(60);
 /// As the benchmark's steps, but for minutes: half of the blocks are freed by another thread. It is ended when it has
 /// been looked at.
 const ARGUMENTS: [&str; 7] = ["4", "1000000000", "400", "16", "2048", "50", "65536"];
+/// Gives a program a terminal.
+const TERMINAL: [Package; 1] = [Package { command: "script", name: "bsdutils" }];
 const SHELL: [Package; 1] = [Package { command: "bash", name: "bash" }];
 
 /// Two steps per lane.
@@ -112,8 +115,9 @@ fn adds_up(view: &Value, lane: Lane) -> Result<()> {
 }
 
 fn benchmark(session: &mut Session, lane: Lane) -> Result<(), Stop> {
-    let package = "hz3-bench-mt-remote";
-    let program = session.workspace.build_release(package, package, package, |_| {})?;
+    let name = "hz3-bench-mt-remote";
+    package::require(&TERMINAL)?;
+    let program = session.workspace.build_release(name, name, name, |_| {})?;
     let place = session.empty_folder("top")?.join("%p.page");
     let mut command = Command::new(program);
     command.args(ARGUMENTS).env("LD_PRELOAD", session.library(lane)?).env("HZ3_STATS_PAGE", &place);
@@ -137,12 +141,27 @@ fn watch(session: &Session, lane: Lane, running: &mut Running) -> Result<()> {
     let text = top(session, &["--once", "--interval", "0.3", &id.to_string()])?;
     let shown = text.stdout_text();
     ensure!(text.status.success() && shown.contains("live_small") && shown.contains('█'), "{}", text.text());
+    on_a_terminal(session, id)?;
     // Killed, it leaves its page, which is told.
     running.signal(Signal::SIGKILL)?;
     let text = top(session, &["--once", &id.to_string()])?;
     let line = text.stderr_text();
     ensure!(text.status.code() == Some(2) && line.lines().count() == 1, "{}", text.text());
     ensure!(line.contains(&format!("there is no process {id}")), "{line}");
+    Ok(())
+}
+
+/// On a terminal the view has a screen of its own, which shows one view after another until it is interrupted, and then
+/// gives way to the usual one.
+fn on_a_terminal(session: &Session, id: u32) -> Result<()> {
+    let view = format!("'{}' top --interval 0.2 {id}", session.own_program.display());
+    let mut command = Command::new("script");
+    command.args(["--quiet", "--command", &format!("timeout --foreground --signal INT 2 {view}"), "/dev/null"]);
+    let shown = process::capture(command.env_remove("LD_PRELOAD").stdin(Stdio::null()), TIME_LIMIT)?.stdout_text();
+    let after = shown.split_once(ALTERNATE_SCREEN).map(|(_, after)| after);
+    let (views, end) = after.and_then(|after| after.split_once(USUAL_SCREEN)).with_context(|| format!("{shown:?}"))?;
+    ensure!(views.matches("live_small").count() > 1 && views.contains('█'), "no views: {views:?}");
+    ensure!(!end.contains("live_small"), "a view after the end: {end:?}");
     Ok(())
 }
 

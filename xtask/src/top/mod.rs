@@ -31,8 +31,10 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 const END_LIMIT: Duration = Duration::from_secs(5);
 /// Lines of the view that are no size class's.
 const OTHER_LINES: usize = 22;
-const ALTERNATE_SCREEN: &str = "\x1b[?1049h";
-const USUAL_SCREEN: &str = "\x1b[?1049l";
+/// What gives a terminal a screen of its own.
+pub const ALTERNATE_SCREEN: &str = "\x1b[?1049h";
+/// What gives it back the usual one.
+pub const USUAL_SCREEN: &str = "\x1b[?1049l";
 
 /// Arguments of `top`.
 #[derive(clap::Args, Debug)]

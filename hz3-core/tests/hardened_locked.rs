@@ -1,0 +1,37 @@
+//! The hardened lane in a process that has locked its memory: guards need another way there, and are there.
+
+use hz3_core::stats::collect;
+use hz3_core::units::PAGE_BYTES;
+use hz3_core::{Hardened, hot};
+use std::io::{Read, Write, pipe};
+use std::os::fd::AsRawFd;
+
+/// Whether the byte at `address` can be read: whether the system takes it as something to write.
+fn is_readable(address: usize) -> bool {
+    let (mut reader, mut writer) = pipe().expect("a pipe");
+    // SAFETY: the system looks at the address itself, and says where it faults.
+    let written = unsafe { libc::write(writer.as_raw_fd(), std::ptr::with_exposed_provenance(address), 1) } == 1;
+    if !written {
+        writer.write_all(&[0]).expect("room");
+    }
+    reader.read_exact(&mut [0]).expect("a byte");
+    written
+}
+
+#[test]
+fn locked_memory_is_guarded_too() {
+    // SAFETY: changes no memory of the program's.
+    if unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) } != 0 {
+        println!("not tested: memory can't be locked here ({})", std::io::Error::last_os_error());
+        return;
+    }
+    let bytes = 25 * PAGE_BYTES;
+    let block = hot::malloc::<Hardened>(bytes);
+    assert!(!block.is_null());
+    let address = block.expose_provenance();
+    assert!(is_readable(address + bytes - 1) && !is_readable(address + bytes), "a guard behind a live block");
+    // SAFETY: live, and not used again.
+    unsafe { hot::free::<Hardened>(block) };
+    assert!(!is_readable(address) && !is_readable(address + bytes - 1), "a block that was freed");
+    assert_eq!(collect::<Hardened>().refused_guards, 0);
+}
