@@ -14,6 +14,7 @@
 
 mod ages;
 mod check;
+mod last_look;
 
 use crate::arena::{Arenas, NotGrown, Stretch};
 use crate::options::Options;
@@ -144,25 +145,6 @@ impl<O: Os> Runs<O> {
             }
         }
         Some(None)
-    }
-
-    /// As [`Runs::take`], with a look at every run that might do: for when there is nothing else.
-    #[cold]
-    fn take_any(&self, pages: usize, align_pages: usize) -> Option<SpanId> {
-        let mut index = self.lock_with_spares()?;
-        let (first, last) = (class_of(pages), class_of(pages + align_pages - 1));
-        for (kind, class) in
-            [Kind::Dirty, Kind::Clean].into_iter().flat_map(|kind| (first..=last).map(move |class| (kind, class)))
-        {
-            let mut id = index.lists(kind).head(class);
-            while !id.is_none() {
-                if let Some(start) = self.fit(id, pages, align_pages) {
-                    return self.cut(&mut index, id, start, pages);
-                }
-                id = self.span(id).next;
-            }
-        }
-        None
     }
 
     /// Where `pages` aligned pages begin in the run `id`, if they fit.
