@@ -3,6 +3,7 @@
 
 use super::machine::output_of;
 use super::peer_build;
+use super::recipe::Recipe;
 use super::results::{AllocatorRecord, Missing, Role};
 use crate::arguments::UsageError;
 use crate::lane::Lane;
@@ -44,6 +45,9 @@ pub struct Selection {
     /// A further peer, given by its preload library
     #[arg(long = "peer", value_name = "NAME=PATH")]
     pub given: Vec<String>,
+    /// Whether builds for finding faults take part without being named
+    #[arg(skip)]
+    pub checked: bool,
 }
 
 /// The candidates of a measurement.
@@ -169,7 +173,9 @@ pub fn find(workspace: &Workspace, selection: &Selection) -> Result<(Vec<Allocat
             None => missing.push(packaged.missing()),
         }
     }
-    for built in peer_build::built(&workspace.target) {
+    let is_named = |recipe: &Recipe| selection.wanted.peers.iter().any(|peer| peer == recipe.name);
+    let has_part = |recipe: &Recipe| selection.checked || !recipe.checked || is_named(recipe);
+    for built in peer_build::built(&workspace.target, has_part) {
         match built {
             Ok(peer) => {
                 let mut allocator = Allocator::preloaded(&peer.name, Role::Peer, peer.version, peer.library)?;

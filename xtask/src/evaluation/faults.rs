@@ -153,7 +153,7 @@ impl Program {
 /// `cargo xtask faults`.
 pub fn command(arguments: &Arguments) -> Result<ExitCode> {
     let workspace = Workspace::locate()?;
-    let mut selection = arguments.selection.clone();
+    let mut selection = Selection { checked: true, ..arguments.selection.clone() };
     let has_scudo = selection.given.iter().any(|given| given.starts_with("scudo="));
     if selection.wanted.peers.is_empty()
         && !has_scudo

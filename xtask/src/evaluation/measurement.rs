@@ -293,7 +293,7 @@ fn named_in(header: &Header) -> Wanted {
 pub fn find_preloaded(workspace: &Workspace, given: &[String], mut wanted: Wanted) -> Result<Vec<Allocator>> {
     // A given one is no name that is known beforehand.
     wanted.peers.clear();
-    Ok(find(workspace, &Selection { wanted, given: given.to_vec() })?.0)
+    Ok(find(workspace, &Selection { wanted, given: given.to_vec(), checked: false })?.0)
 }
 
 /// The header's allocators among those found; a mixture of two builds under one name is refused.

@@ -21,12 +21,14 @@ pub struct Recipe {
     /// Programs that the build runs; the compiler comes first.
     pub tools: &'static [&'static str],
     environment: &'static [(&'static str, &'static str)],
+    /// Whether it is a build for finding faults, which is no match in speed.
+    pub checked: bool,
     /// Compiles from the crate's folder, in a folder of its own, and returns the library.
     pub build: fn(source: &Path, work: &Path) -> Result<PathBuf>,
 }
 
 /// Every peer that can be built.
-pub const RECIPES: [Recipe; 5] = [
+pub const RECIPES: [Recipe; 8] = [
     Recipe {
         name: "mimalloc3",
         allocator: "mimalloc 3.3.2",
@@ -34,6 +36,7 @@ pub const RECIPES: [Recipe; 5] = [
         package_version: "0.1.49",
         tools: &["gcc"],
         environment: &[],
+        checked: false,
         build: build_mimalloc,
     },
     Recipe {
@@ -43,6 +46,7 @@ pub const RECIPES: [Recipe; 5] = [
         package_version: "0.7.6",
         tools: &["clang++", "cmake", "make"],
         environment: &[],
+        checked: false,
         build: build_snmalloc,
     },
     Recipe {
@@ -52,6 +56,7 @@ pub const RECIPES: [Recipe; 5] = [
         package_version: "0.7.1",
         tools: &["gcc", "g++", "make"],
         environment: &[],
+        checked: false,
         build: build_jemalloc,
     },
     Recipe {
@@ -63,6 +68,7 @@ pub const RECIPES: [Recipe; 5] = [
         // Its per-CPU caches need a restartable sequence of their own; while glibc holds the thread's
         // only one they stay off.
         environment: &[("GLIBC_TUNABLES", "glibc.pthread.rseq=0")],
+        checked: false,
         build: build_tcmalloc,
     },
     Recipe {
@@ -72,7 +78,38 @@ pub const RECIPES: [Recipe; 5] = [
         package_version: "0.2.3",
         tools: &["clang"],
         environment: &[],
+        checked: false,
         build: build_rpmalloc,
+    },
+    Recipe {
+        name: "mimalloc3-secure",
+        allocator: "mimalloc 3.3.2 with MI_SECURE=4",
+        package: "libmimalloc-sys",
+        package_version: "0.1.49",
+        tools: &["gcc"],
+        environment: &[],
+        checked: true,
+        build: build_secure_mimalloc,
+    },
+    Recipe {
+        name: "snmalloc-checks",
+        allocator: "snmalloc 0.7.6 with checks",
+        package: "snmalloc-sys",
+        package_version: "0.7.6",
+        tools: &["clang++", "cmake", "make"],
+        environment: &[],
+        checked: true,
+        build: build_checked_snmalloc,
+    },
+    Recipe {
+        name: "hardened-malloc",
+        allocator: "GrapheneOS's hardened_malloc",
+        package: "hardened-malloc-sys",
+        package_version: "16.0.2026071503",
+        tools: &["gcc"],
+        environment: &[],
+        checked: true,
+        build: build_hardened_malloc,
     },
 ];
 
@@ -99,12 +136,21 @@ impl Recipe {
 /// mimalloc is one C file that includes the others; the defines are those of its release build as an
 /// overriding shared library.
 fn build_mimalloc(source: &Path, work: &Path) -> Result<PathBuf> {
+    build_mimalloc_with(source, work, &[])
+}
+
+/// As [`build_mimalloc`], with guard pages, encoded links and checks for double frees.
+fn build_secure_mimalloc(source: &Path, work: &Path) -> Result<PathBuf> {
+    build_mimalloc_with(source, work, &["MI_SECURE=4"])
+}
+
+fn build_mimalloc_with(source: &Path, work: &Path, further: &[&str]) -> Result<PathBuf> {
     let root = source.join("c_src/mimalloc/v3");
     let library = work.join("libmimalloc.so");
     let mut command = Command::new("gcc");
     command.args(FLAGS).args(["-std=gnu11", "-shared", "-fvisibility=hidden", "-fno-builtin-malloc"]);
     let defines = ["MI_BUILD_RELEASE", "MI_MALLOC_OVERRIDE", "MI_SHARED_LIB", "MI_SHARED_LIB_EXPORT"];
-    command.args(defines.map(|define| format!("-D{define}")));
+    command.args(defines.iter().chain(further).map(|define| format!("-D{define}")));
     command.arg("-I").arg(root.join("include")).arg(root.join("src/static.c"));
     command.arg("-o").arg(&library).args(["-lpthread", "-lrt", "-latomic"]);
     process::expect_success(&mut command, BUILD_TIME_LIMIT)?;
@@ -113,6 +159,15 @@ fn build_mimalloc(source: &Path, work: &Path) -> Result<PathBuf> {
 
 /// snmalloc's own release build of its preload shim without checks, with the compiler it recommends.
 fn build_snmalloc(source: &Path, work: &Path) -> Result<PathBuf> {
+    build_snmalloc_shim(source, work, "snmallocshim")
+}
+
+/// As [`build_snmalloc`], the shim with checks.
+fn build_checked_snmalloc(source: &Path, work: &Path) -> Result<PathBuf> {
+    build_snmalloc_shim(source, work, "snmallocshim-checks")
+}
+
+fn build_snmalloc_shim(source: &Path, work: &Path, shim: &str) -> Result<PathBuf> {
     let mut configure = Command::new("cmake");
     configure.arg("-S").arg(source.join("upstream")).arg("-B").arg(work).args([
         "-DCMAKE_BUILD_TYPE=Release",
@@ -121,9 +176,9 @@ fn build_snmalloc(source: &Path, work: &Path) -> Result<PathBuf> {
     ]);
     process::expect_success(&mut configure, BUILD_TIME_LIMIT)?;
     let mut make = Command::new("cmake");
-    make.arg("--build").arg(work).args(["--target", "snmallocshim", "--parallel"]);
+    make.arg("--build").arg(work).args(["--target", shim, "--parallel"]);
     process::expect_success(&mut make, BUILD_TIME_LIMIT)?;
-    Ok(work.join("libsnmallocshim.so"))
+    Ok(work.join(format!("lib{shim}.so")))
 }
 
 /// jemalloc's own configure and make, in a copy of its sources; the sys crate keeps the generated
@@ -191,6 +246,31 @@ fn build_rpmalloc(source: &Path, work: &Path) -> Result<PathBuf> {
     Ok(library)
 }
 
+/// hardened_malloc is a few C files and, in a file of the sys crate, its default configuration as defines. The headers that
+/// are included make keywords of C23 known to compilers that have them under their older names.
+fn build_hardened_malloc(source: &Path, work: &Path) -> Result<PathBuf> {
+    let root = source.join("vendor/hardened-malloc");
+    let configuration = std::fs::read_to_string(source.join("config-default.conf"))?;
+    let library = work.join("libhardened_malloc.so");
+    let mut command = Command::new("gcc");
+    command.args(["-O3", "-fPIC", "-std=c2x", "-shared", "-fvisibility=hidden", "-D_GNU_SOURCE"]);
+    command.args(["stdalign.h", "stdbool.h", "assert.h"].iter().flat_map(|header| ["-include", header]));
+    command.args(defines(&configuration).map(|define| format!("-D{define}")));
+    for folder in [".", "include", "third_party"] {
+        command.arg("-I").arg(root.join(folder));
+    }
+    command
+        .args(["chacha", "h_malloc", "memory", "pages", "random", "util"].map(|file| root.join(format!("{file}.c"))));
+    command.arg("-o").arg(&library);
+    process::expect_success(&mut command, BUILD_TIME_LIMIT)?;
+    Ok(library)
+}
+
+/// The lines `NAME=VALUE` of a configuration file.
+fn defines(configuration: &str) -> impl Iterator<Item = &str> {
+    configuration.lines().map(str::trim).filter(|line| !line.starts_with('#') && line.contains('='))
+}
+
 fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -232,6 +312,12 @@ fn compile_all(files: &[String], command: impl Fn(usize, &str) -> Command + Sync
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_configuration_file_s_lines_are_defines() {
+        let text = "# A=1\n\n ZERO_ON_FREE=true\nN_ARENA=4\nnone\n";
+        assert_eq!(defines(text).collect::<Vec<_>>(), ["ZERO_ON_FREE=true", "N_ARENA=4"]);
+    }
 
     #[test]
     fn source_files_are_found_among_a_build_script_s_literals() {
