@@ -1,5 +1,6 @@
 //! The hardened lane in a process that has locked its memory: guards need another way there, and are there.
 
+use hz3_core::slow::trim;
 use hz3_core::stats::collect;
 use hz3_core::units::PAGE_BYTES;
 use hz3_core::{Hardened, hot};
@@ -18,14 +19,7 @@ fn is_readable(address: usize) -> bool {
     written
 }
 
-#[test]
-fn locked_memory_is_guarded_too() {
-    // SAFETY: changes no memory of the program's.
-    if unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) } != 0 {
-        println!("not tested: memory can't be locked here ({})", std::io::Error::last_os_error());
-        return;
-    }
-    let bytes = 25 * PAGE_BYTES;
+fn a_block_and_what_is_left_of_it_are_guarded(bytes: usize) {
     let block = hot::malloc::<Hardened>(bytes);
     assert!(!block.is_null());
     let address = block.expose_provenance();
@@ -33,5 +27,28 @@ fn locked_memory_is_guarded_too() {
     // SAFETY: live, and not used again.
     unsafe { hot::free::<Hardened>(block) };
     assert!(!is_readable(address) && !is_readable(address + bytes - 1), "a block that was freed");
-    assert_eq!(collect::<Hardened>().refused_guards, 0);
+}
+
+#[test]
+fn locked_memory_is_guarded_too() {
+    // Guarded in the usual way, and opened when that is none any more.
+    a_block_and_what_is_left_of_it_are_guarded(25 * PAGE_BYTES);
+    // SAFETY: changes no memory of the program's.
+    if unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) } != 0 {
+        println!("not tested: memory can't be locked here ({})", std::io::Error::last_os_error());
+        return;
+    }
+    a_block_and_what_is_left_of_it_are_guarded(30 * PAGE_BYTES);
+    trim::<Hardened>();
+    let stats = collect::<Hardened>();
+    assert_eq!((stats.refused_guards, stats.held_bytes), (0, 0));
+    // In the pages of both, which are to be used again.
+    let whole = 54 * PAGE_BYTES;
+    let block = hot::malloc::<Hardened>(whole);
+    assert!(!block.is_null());
+    // SAFETY: a live block of that many bytes, and not used afterwards.
+    unsafe {
+        block.write_bytes(1, whole);
+        hot::free::<Hardened>(block);
+    }
 }
