@@ -1,6 +1,9 @@
 //! The hardened lane as its caller sees it: memory that reads as zero, an order of reuse that can't be foretold, and
 //! sizes that are right. What stops the process is tested in `hz3-preload/tests/preload_misuse.rs`.
 
+mod access;
+
+use access::is_readable;
 use hz3_core::stats::{check_accounts, collect};
 use hz3_core::units::PAGE_BYTES;
 use hz3_core::{Hardened, Lane, bins, hot, slow};
@@ -33,18 +36,6 @@ fn malloc(bytes: usize) -> *mut u8 {
 fn free(block: *mut u8) {
     // SAFETY: every caller gives a live block that it does not use again.
     unsafe { hot::free::<Hardened>(block) }
-}
-
-/// Whether the byte at `address` can be read: whether the system takes it as something to write.
-fn is_readable(address: usize) -> bool {
-    let (mut reader, writer) = std::io::pipe().expect("a pipe");
-    // SAFETY: the system looks at the address itself, and says where it faults.
-    let written =
-        unsafe { libc::write(std::os::fd::AsRawFd::as_raw_fd(&writer), std::ptr::with_exposed_provenance(address), 1) };
-    if written == 1 {
-        std::io::Read::read_exact(&mut reader, &mut [0]).expect("the byte that was written");
-    }
-    written == 1
 }
 
 #[test]

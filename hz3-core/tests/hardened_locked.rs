@@ -1,23 +1,12 @@
 //! The hardened lane in a process that has locked its memory: guards need another way there, and are there.
 
+mod access;
+
+use access::is_readable;
 use hz3_core::slow::trim;
 use hz3_core::stats::collect;
 use hz3_core::units::PAGE_BYTES;
 use hz3_core::{Hardened, hot};
-use std::io::{Read, Write, pipe};
-use std::os::fd::AsRawFd;
-
-/// Whether the byte at `address` can be read: whether the system takes it as something to write.
-fn is_readable(address: usize) -> bool {
-    let (mut reader, mut writer) = pipe().expect("a pipe");
-    // SAFETY: the system looks at the address itself, and says where it faults.
-    let written = unsafe { libc::write(writer.as_raw_fd(), std::ptr::with_exposed_provenance(address), 1) } == 1;
-    if !written {
-        writer.write_all(&[0]).expect("room");
-    }
-    reader.read_exact(&mut [0]).expect("a byte");
-    written
-}
 
 fn a_block_and_what_is_left_of_it_are_guarded(bytes: usize) {
     let block = hot::malloc::<Hardened>(bytes);
