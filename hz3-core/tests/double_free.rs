@@ -5,13 +5,13 @@ use hz3_core::sync::{AtomicUsize, Ordering};
 use hz3_core::{Fast, Lane, Scale, hot};
 use std::sync::Mutex;
 
-/// Times that each of the two is to have been the one, so that the two were at it together: a claim by a load and a store
+/// Times that each of the two must have been the one, so that the two were at it together: a claim by a load and a store
 /// lets both free a run some hundred rounds in.
 const EACH: u32 = 4000;
 /// As many for mappings, which are claimed under a lock and cost a system call each.
 const EACH_MAPPING: u32 = 200;
-/// Blocks after which a machine that hardly lets them meet, one processor for both or a busy host, is given up: how often
-/// they met is then told, and does not decide.
+/// Blocks after which a machine that never lets them meet is given up. The start below is steered until they do, so that a
+/// slow machine takes longer and fails no sooner.
 const MOST: usize = 400_000;
 /// Steps of the first thread's start by which successive rounds differ, around the start that makes both equally often first.
 const SPREAD: usize = 64;
@@ -82,6 +82,7 @@ fn one_of_two_frees_it<L: Lane>(bytes: usize, each: u32) {
             }
         }
         println!("{}: the first thread freed {} blocks of {bytes} bytes, the second {}", L::NAME, first[0], first[1]);
+        assert!(first.iter().all(|&times| times >= each), "the two never met: {first:?}");
     });
     assert_eq!(check_accounts::<L>(), Ok(()));
 }
