@@ -7,7 +7,7 @@
 //! ```
 
 use crate::bins::{self, BINS};
-use crate::depot::Stocked;
+use crate::depot::{Links, Stocked};
 use crate::fault;
 use crate::heap::Heaps;
 use crate::heat::Heat;
@@ -127,7 +127,7 @@ impl<L: Lane> Allocator<L> {
         ShardId((self.next_shard.fetch_add(1, Ordering::Relaxed) as usize & (L::SHARD_COUNT - 1)) as u8)
     }
 
-    fn stocked(&self, bin: Bin) -> &Stocked {
+    pub(crate) fn stocked(&self, bin: Bin) -> &Stocked {
         let index = usize::from(bin.0);
         &self.stocked[if index < BINS { index } else { 0 }]
     }
@@ -172,7 +172,6 @@ impl<L: Lane> Allocator<L> {
         if !self.shard(origin).empty(class).push(&self.magazines, id, u32::MAX) {
             let mut spare = self.spare_magazines.lock();
             if let Some(first) = spare.get_mut(usize::from(class)) {
-                use crate::depot::Links;
                 // Relaxed: under the lock.
                 self.magazines.next(id).store(*first, Ordering::Relaxed);
                 *first = id;
@@ -181,7 +180,6 @@ impl<L: Lane> Allocator<L> {
     }
 
     fn spare_magazine(&self, class: u8) -> Option<*mut Magazine> {
-        use crate::depot::Links;
         let mut spare = self.spare_magazines.lock();
         let first = spare.get_mut(usize::from(class))?;
         if *first == 0 {
@@ -262,10 +260,10 @@ impl<L: Lane> Allocator<L> {
 
     /// As [`Allocator::note_freed`], a full magazine with `slots`.
     #[inline]
-    pub fn note_spill(&self, shard: ShardId, bin: Bin, slots: &[*mut u8]) {
+    pub fn note_spill(&self, shard: ShardId, bin: Bin, adopted: bool, slots: &[*mut u8]) {
         if self.options().counts_heat() {
             self.heat.note_spill(bin);
-            self.note_freed(shard, bin, L::ADOPT, slots);
+            self.note_freed(shard, bin, adopted, slots);
         }
     }
 
@@ -282,11 +280,23 @@ impl<L: Lane> Allocator<L> {
     /// Takes up to `out.len()` slots of `bin` into the front of `out`: those at home in spans of `shard` or, failing
     /// that, of others, then fresh ones of `shard`, from a fresh span if need be. 0 when memory has run out.
     pub fn carve(&self, shard: ShardId, bin: Bin, out: &mut [*mut u8]) -> usize {
-        let mut taken = self.carve_home(shard, bin, out);
-        let is_fresh = taken == 0;
-        if taken == 0 {
-            taken = self.shard(shard).owned().lock().carve(&self.runs.spans, bin, out);
+        match self.carve_home(shard, bin, out) {
+            0 => self.carve_own(shard, bin, out),
+            taken => {
+                Self::populate(bin, out.get(..taken).unwrap_or(&[]));
+                taken
+            }
         }
+    }
+
+    /// Bytes of slots of `bin` that are out of the spans of `shard`: live, or in caches.
+    pub fn out_bytes(&self, shard: ShardId, bin: Bin) -> usize {
+        self.shard(shard).owned().lock().counts(bin).0 as usize * bins::info(bin).slot_bytes as usize
+    }
+
+    /// As [`Allocator::carve`], of `shard` alone.
+    pub fn carve_own(&self, shard: ShardId, bin: Bin, out: &mut [*mut u8]) -> usize {
+        let mut taken = self.shard(shard).owned().lock().carve(&self.runs.spans, bin, out);
         if taken == 0
             && !out.is_empty()
             && let Some(id) = self.runs.allocate(usize::from(bins::info(bin).span_pages) + L::GUARD_PAGES, 1)
@@ -299,7 +309,7 @@ impl<L: Lane> Allocator<L> {
         }
         let carved = out.get(..taken).unwrap_or(&[]);
         Self::populate(bin, carved);
-        if L::HARDENED && is_fresh {
+        if L::HARDENED {
             self.wipe_fresh(bin, carved);
         }
         taken
@@ -349,7 +359,7 @@ impl<L: Lane> Allocator<L> {
 
     /// The bit that stands for `shard`.
     #[inline]
-    fn bit(shard: ShardId) -> u32 {
+    pub(crate) fn bit(shard: ShardId) -> u32 {
         1 << (usize::from(shard.0) & (L::SHARD_COUNT - 1))
     }
 

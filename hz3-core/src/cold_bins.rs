@@ -45,6 +45,7 @@ pub unsafe fn drop_cold_bins<L: Lane>(allocator: &'static Allocator<L>, heap: *m
             if core::mem::replace(active, false) {
                 continue;
             }
+            this.balances.forget(bin);
             let magazines = unload(this.entry(bin));
             if let Some(batch) = this.batches.get_mut(usize::from(bin.0)) {
                 *batch = 0;

@@ -92,6 +92,27 @@ impl Stack {
         }
     }
 
+    /// Takes all magazines, which the caller then owns; returns the one on top, whose link leads to the next one, and so
+    /// on to a link of 0. `None` where there is none.
+    #[inline]
+    pub fn pop_all(&self) -> Option<u32> {
+        // Relaxed: the exchange below checks what was read.
+        let mut word = self.word.load(Ordering::Relaxed);
+        loop {
+            let id = (word & ID_MASK) as u32;
+            if id == 0 {
+                return None;
+            }
+            let new = (word & VERSION_MASK).wrapping_add(VERSION_ONE);
+            // Acquire: sees the contents and links of all of them: each push was an exchange on this word, and the later ones
+            // continue the release of the earlier ones. Pairs with the Release in `push`.
+            match self.word.compare_exchange_weak(word, new, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return Some(id),
+                Err(now) => word = now,
+            }
+        }
+    }
+
     /// Calls `look` with the id of each magazine in the stack, top first. Exact while nobody pushes or pops;
     /// otherwise the walk may stray into the stacks that its magazines went to, and ends all the same.
     pub fn each(&self, links: &impl Links, mut look: impl FnMut(u32)) {

@@ -15,6 +15,7 @@ use crate::bins::{BIN_ENTRY_BYTES, BINS};
 use crate::heap_states::{HeapState, HeapStates, Members};
 use crate::lane::Lane;
 use crate::magazine::{MAX_SLOTS, Magazine};
+use crate::one_way::Balances;
 use crate::os::Os;
 use crate::profile::pace::Pace;
 use crate::sync::{AtomicU64, Mutex, Ordering};
@@ -115,6 +116,8 @@ pub struct Heap<L: Lane> {
     pub entries: Entries,
     /// Slots that the next refill from a span carves, by bin. Sync: owner thread.
     pub batches: [u8; BINS],
+    /// Whether the thread is one end of a queue, by bin. Sync: owner thread.
+    pub balances: Balances,
     /// Bins that took a slow path since the last look for cold bins. Sync: owner thread.
     pub active: [bool; BINS],
     /// When that look was, in milliseconds. Sync: owner thread.
@@ -236,6 +239,7 @@ impl<L: Lane> Heaps<L> {
         unsafe {
             (*heap).batches = [0; BINS];
             (*heap).active = [true; BINS];
+            (*heap).balances = Balances::NONE;
         }
         Some(heap)
     }

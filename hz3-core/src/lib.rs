@@ -81,6 +81,8 @@ pub mod magazine;
 #[cfg(not(loom))]
 pub mod mark;
 #[cfg(not(loom))]
+pub mod one_way;
+#[cfg(not(loom))]
 pub mod options;
 #[cfg(not(loom))]
 pub mod page;

@@ -23,6 +23,7 @@ use crate::lane::Lane;
 use crate::large::Block;
 use crate::magazine::{Magazine, shape};
 use crate::mark;
+use crate::one_way;
 use crate::os::Os;
 use crate::remote_stash::RemoteStash;
 use crate::sampling;
@@ -128,20 +129,15 @@ fn refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
             }
             return true;
         }
-        if let Some((full, stolen)) = allocator.take_full(shard, bin) {
-            let spent = entry.base;
-            load(entry, full);
-            if !spent.is_null() {
-                // The empty goes where the full one came from, so that empties don't pile up with those
-                // who only allocate.
-                let spent = Magazine::of_slots(spent);
-                (*spent).origin = (*full).origin;
-                allocator.return_empty(spent);
-            }
-            count(if stolen { &heap.counters.steals } else { &heap.counters.refills }, 1);
-            allocator.note_refill(bin, usize::from((*full).count));
+        heap.balances.note_refill(bin);
+        if L::ADOPT && !L::HARDENED && heap.balances.is_producer(bin) && refill_in_order(heap, bin) {
             return true;
         }
+        if let Some((full, stolen)) = allocator.take_full(shard, bin) {
+            exchange(heap, bin, full, stolen);
+            return true;
+        }
+        let entry = heap.entry(bin);
         if entry.base.is_null() {
             let magazine = allocator.empty_magazine(shard, bin);
             if magazine.is_null() {
@@ -158,6 +154,57 @@ fn refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
         let entry = heap.entry(bin);
         let places = core::slice::from_raw_parts_mut(entry.base, usize::from(batch));
         let taken = allocator.carve(shard, bin, places);
+        entry.top = entry.base.add(taken);
+        count(&heap.counters.carves, 1);
+        allocator.note_refill(bin, taken);
+        taken > 0
+    }
+}
+
+/// Loads `full` in place of the empty magazine of `bin`, if there is one. `stolen`: it comes from another shard.
+///
+/// # Safety
+/// The caller owns the heap, whose loaded magazine is empty, and `full`.
+unsafe fn exchange<L: Lane>(heap: &mut Heap<L>, bin: Bin, full: *mut Magazine, stolen: bool) {
+    let allocator = L::allocator();
+    let entry = heap.entry(bin);
+    // SAFETY: the caller's promise.
+    unsafe {
+        let spent = entry.base;
+        load(entry, full);
+        if !spent.is_null() {
+            // The empty goes where the full one came from, so that empties don't pile up with those
+            // who only allocate.
+            let spent = Magazine::of_slots(spent);
+            (*spent).origin = (*full).origin;
+            allocator.return_empty(spent);
+        }
+        count(if stolen { &heap.counters.steals } else { &heap.counters.refills }, 1);
+        allocator.note_refill(bin, usize::from((*full).count));
+    }
+}
+
+/// [`refill`] of a producer's bin, as [`one_way`] says; false where the shard has nothing for it.
+///
+/// # Safety
+/// The caller owns the heap, whose magazines of the bin are empty.
+unsafe fn refill_in_order<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
+    let allocator = L::allocator();
+    let shard = heap.shard;
+    // SAFETY: the caller's promise; what was taken is this thread's.
+    unsafe {
+        if let Some(full) = allocator.take_in_order(shard, bin) {
+            // Slots leave at the end; the first to have come leaves first.
+            Magazine::held(full).reverse();
+            exchange(heap, bin, full, false);
+            return true;
+        }
+        let entry = heap.entry(bin);
+        if entry.base.is_null() || allocator.out_bytes(shard, bin) >= one_way::OWN_BYTES {
+            return false;
+        }
+        let places = core::slice::from_raw_parts_mut(entry.base, usize::from(shape(L::shapes(), bin).capacity));
+        let taken = allocator.carve_own(shard, bin, places);
         entry.top = entry.base.add(taken);
         count(&heap.counters.carves, 1);
         allocator.note_refill(bin, taken);
@@ -277,9 +324,15 @@ fn spill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
         if !L::ADOPT && keep_own(heap, bin, oldest) {
             return true;
         }
-        allocator.note_spill(shard, bin, Magazine::held(oldest));
-        if allocator.put_full(shard, bin, oldest, false) {
+        heap.balances.note_spill(bin);
+        let is_homeward = L::ADOPT && !L::HARDENED && heap.balances.is_consumer(bin);
+        let home = is_homeward.then(|| one_way::owner_of_all(allocator, Magazine::held(oldest))).flatten();
+        let home = home.filter(|&owner| owner != shard);
+        let slots = Magazine::held(oldest).len() as u64;
+        allocator.note_spill(shard, bin, L::ADOPT && home.is_none(), Magazine::held(oldest));
+        if allocator.put_full(home.unwrap_or(shard), bin, oldest, home.is_some()) {
             count(&heap.counters.spills, 1);
+            count(&heap.counters.homeward, if home.is_some() { slots } else { 0 });
             let magazine = allocator.empty_magazine(shard, bin);
             let entry = heap.entry(bin);
             *entry = Entry { top: null_mut(), base: null_mut(), limit: null_mut(), spare: entry.spare };

@@ -173,3 +173,37 @@ fn a_magazine_pushed_while_the_last_one_is_taken_stays_in_sight() {
 fn a_magazine_pushed_between_two_takers_stays_in_sight() {
     a_stocked_depot_has_its_bit(2, Some(3));
 }
+
+#[test]
+fn whoever_takes_all_gets_them_in_the_order_in_which_they_came() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let shared = Arc::new((Magazines::new(), Stack::new()));
+        let pusher = {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                for id in [1, 2, 3] {
+                    shared.0.fill(id, id * 10);
+                    assert!(shared.1.push(&shared.0, id, 63));
+                }
+            })
+        };
+        let take_all = || {
+            let mut taken = Vec::new();
+            let mut next = shared.1.pop_all().unwrap_or(0);
+            while next != 0 {
+                assert_eq!(shared.0.read(next), next * 10);
+                taken.push(next);
+                next = shared.0.next(next).load(loom::sync::atomic::Ordering::Relaxed);
+            }
+            taken.reverse();
+            taken
+        };
+        let mut all = take_all();
+        pusher.join().unwrap();
+        all.extend(take_all());
+        assert_eq!(all, [1, 2, 3]);
+        assert_eq!(shared.1.count(), 0);
+    });
+}

@@ -26,6 +26,7 @@ struct Mutant {
 
 const CONTENTS: (&str, &str) = ("loom_depot", "contents_travel_with_the_magazine");
 const ABA: (&str, &str) = ("loom_depot", "a_magazine_that_was_popped_and_pushed_again_is_not_taken_twice");
+const IN_ORDER: (&str, &str) = ("loom_depot", "whoever_takes_all_gets_them_in_the_order_in_which_they_came");
 const IN_SIGHT: (&str, &str) = ("loom_depot", "a_magazine_pushed_while_the_last_one_is_taken_stays_in_sight");
 const LOCK: (&str, &str) = ("loom_lock", "a_locked_value_is_one_threads_at_a_time_and_no_sleeper_is_forgotten");
 const FORK: (&str, &str) = ("loom_lock", "a_lock_freed_after_a_fork_wakes_a_thread_that_a_handler_started");
@@ -48,6 +49,13 @@ const MUTANTS: &[Mutant] = &[
         original: "compare_exchange_weak(word, new, Ordering::Release, Ordering::Relaxed)",
         fault: "compare_exchange_weak(word, new, Ordering::Relaxed, Ordering::Relaxed)",
         model: CONTENTS,
+    },
+    Mutant {
+        name: "take-all-unordered",
+        file: "depot.rs",
+        original: "compare_exchange_weak(word, new, Ordering::Acquire, Ordering::Relaxed)",
+        fault: "compare_exchange_weak(word, new, Ordering::Relaxed, Ordering::Relaxed)",
+        model: IN_ORDER,
     },
     Mutant {
         name: "no-version",
