@@ -6,6 +6,8 @@
 //! spill    spare magazine → own depot (adopted), or home through the stash (not adopted, or depot full)
 //! ```
 //!
+//! The ends of a queue have ways of their own: [`one_way`].
+//!
 //! Policy acts here, once per magazine, never on the hot path.
 
 mod last_resort;
