@@ -11,11 +11,11 @@
 //! belong to threads that have no heap yet and to threads that gave theirs back. Only its own thread
 //! touches a heap, except in a forked child, where the threads of the others' are gone.
 
+use crate::balance::Balances;
 use crate::bins::{BIN_ENTRY_BYTES, BINS};
 use crate::heap_states::{HeapState, HeapStates, Members};
 use crate::lane::Lane;
 use crate::magazine::{MAX_SLOTS, Magazine};
-use crate::one_way::Balances;
 use crate::os::Os;
 use crate::profile::pace::Pace;
 use crate::sync::{AtomicU64, Mutex, Ordering};

@@ -49,6 +49,8 @@ pub mod arena;
 #[cfg(not(loom))]
 pub mod background;
 #[cfg(not(loom))]
+pub mod balance;
+#[cfg(not(loom))]
 pub mod bins;
 #[cfg(not(loom))]
 pub mod canary;

@@ -1,8 +1,7 @@
-//! One way: bins that a thread only allocates from, or only frees into, as both ends of a queue do.
+//! One way: bins that a thread only allocates from, or only frees into, as both ends of a queue do; its
+//! [balance](crate::balance) tells.
 //!
 //! ```text
-//! balance = magazines spilled − magazines refilled      −64 … −32  producer     32 … 64  consumer
-//!
 //! consumer   a full magazine of one owner's slots goes to that owner's inbox as it is
 //! producer   takes from its own shard's inbox what came first, and of it the slot that came first; then slots of
 //!            its own spans, up to a bound; then what everybody takes
@@ -13,7 +12,6 @@
 //! turned round once per round trip, until each lies on a page of its own.
 
 use crate::allocator::Allocator;
-use crate::bins::BINS;
 use crate::courier::Courier;
 use crate::depot::{Links, MAX_COUNT};
 use crate::lane::Lane;
@@ -22,61 +20,9 @@ use crate::remote_stash::{RemoteStash, Sparse};
 use crate::sync::Ordering;
 use crate::units::{Bin, ShardId};
 
-/// Magazines that a thread spills or refills more than the other before it counts as one end of a queue. Chosen: more than
-/// threads that free each other's blocks drift apart in a time slice.
-const ONE_WAY: i8 = 32;
-/// The balance beyond which nothing is counted: how long an end of a queue stays one.
-const MOST: i8 = 64;
-
 /// Bytes of a producer's bin that may be out before it takes slots of other shards. Chosen: a queue of some
 /// thousand small blocks.
 pub const OWN_BYTES: usize = 1 << 20;
-
-/// A thread's balances, by bin.
-#[derive(Clone, Copy)]
-pub struct Balances([i8; BINS]);
-
-impl Balances {
-    /// Nothing counted yet.
-    pub const NONE: Self = Self([0; BINS]);
-
-    fn add(&mut self, bin: Bin, more: i8) {
-        if let Some(balance) = self.0.get_mut(usize::from(bin.0)) {
-            *balance = balance.saturating_add(more).clamp(-MOST, MOST);
-        }
-    }
-
-    fn of(&self, bin: Bin) -> i8 {
-        self.0.get(usize::from(bin.0)).copied().unwrap_or(0)
-    }
-
-    /// Counts a magazine of `bin` that the thread got.
-    pub fn note_refill(&mut self, bin: Bin) {
-        self.add(bin, -1);
-    }
-
-    /// Counts a magazine of `bin` that the thread handed on.
-    pub fn note_spill(&mut self, bin: Bin) {
-        self.add(bin, 1);
-    }
-
-    /// Forgets what was counted of `bin`.
-    pub fn forget(&mut self, bin: Bin) {
-        if let Some(balance) = self.0.get_mut(usize::from(bin.0)) {
-            *balance = 0;
-        }
-    }
-
-    /// Whether the thread allocates blocks of `bin` that others free.
-    pub fn is_producer(&self, bin: Bin) -> bool {
-        self.of(bin) <= -ONE_WAY
-    }
-
-    /// Whether the thread frees blocks of `bin` that others allocate.
-    pub fn is_consumer(&self, bin: Bin) -> bool {
-        self.of(bin) >= ONE_WAY
-    }
-}
 
 /// The shard that owns `slots`, by the first, the middle and the last of them; `None` where those differ, or there
 /// is none. A guess that is good enough: any shard may have any slot.
@@ -121,34 +67,5 @@ impl<L: Lane> Allocator<L> {
             stash.flush(&mut courier);
         }
         self.take_full_of(shard, bin)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_thread_becomes_an_end_of_a_queue_late_and_stays_one_for_a_while() {
-        let (mut balances, bin) = (Balances::NONE, Bin(4));
-        for _ in 1..ONE_WAY {
-            balances.note_spill(bin);
-        }
-        assert!(!balances.is_consumer(bin));
-        for _ in 0..1000 {
-            balances.note_spill(bin);
-        }
-        assert!(balances.is_consumer(bin) && !balances.is_producer(bin) && !balances.is_consumer(Bin(5)));
-        for _ in 0..=MOST - ONE_WAY {
-            assert!(balances.is_consumer(bin));
-            balances.note_refill(bin);
-        }
-        assert!(!balances.is_consumer(bin));
-        for _ in 0..1000 {
-            balances.note_refill(bin);
-        }
-        assert!(balances.is_producer(bin));
-        balances.forget(bin);
-        assert!(!balances.is_producer(bin));
     }
 }

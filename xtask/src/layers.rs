@@ -15,7 +15,7 @@ pub const HZ3_CORE: &[&[&str]] = &[
     &["units"],
     &["extent"],
     &["bins"],
-    &["os"],
+    &["os", "balance"],
     &["fault"],
     &["options"],
     &["table"],
@@ -33,7 +33,7 @@ pub const HZ3_CORE: &[&[&str]] = &[
     // A lane is the choice of the others' constants and has the one allocator made of them.
     &["heap", "lane", "thread_pointer", "large", "held", "allocator", "courier", "upkeep"],
     &["background"],
-    &["thread", "cold_bins"],
+    &["thread", "cold_bins", "one_way"],
     &["sampling"],
     &["slack", "checks"],
     // The hot paths end in the slow ones, and a slow path starts the hot one again.
