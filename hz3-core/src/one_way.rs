@@ -55,17 +55,28 @@ impl<L: Lane> Allocator<L> {
                 }
             }
             self.stocked(bin).note_pushed(Self::bit(shard));
-            // Others of the shard have filled the depot meanwhile.
-            let (mut courier, mut stash) = (Courier { allocator: self, shard, idle: false }, Sparse::<256>::new());
-            while homeless != 0 {
-                let id = homeless;
-                // Relaxed: as above.
-                homeless = self.magazines.next(id).load(Ordering::Relaxed);
-                // SAFETY: ids in stacks are magazines', and this one is this thread's.
-                unsafe { courier.unpack(bin, self.magazines.get(id), &mut stash) };
+            if homeless != 0 {
+                self.send_chain_home(shard, bin, homeless);
             }
-            stash.flush(&mut courier);
         }
         self.take_full_of(shard, bin)
+    }
+
+    /// Sends the slots of magazines that others of `shard` left no room for home: of `first`, and of those that the links
+    /// lead to from there, all this thread's.
+    // A function of its own: the stash would be on the stack of every refill, and stacks may have 16 KiB.
+    #[cold]
+    #[inline(never)]
+    fn send_chain_home(&'static self, shard: ShardId, bin: Bin, first: u32) {
+        let (mut courier, mut stash) = (Courier { allocator: self, shard, idle: false }, Sparse::<256>::new());
+        let mut next = first;
+        while next != 0 {
+            let id = next;
+            // Relaxed: this thread's own.
+            next = self.magazines.next(id).load(Ordering::Relaxed);
+            // SAFETY: ids in stacks are magazines', and this one is this thread's.
+            unsafe { courier.unpack(bin, self.magazines.get(id), &mut stash) };
+        }
+        stash.flush(&mut courier);
     }
 }
