@@ -132,7 +132,7 @@ fn refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
             return true;
         }
         heap.balances.note_refill(bin);
-        if L::ADOPT && !L::HARDENED && heap.balances.is_producer(bin) && refill_in_order(heap, bin) {
+        if L::KEEPS_ORDER && heap.balances.is_producer(bin) && refill_in_order(heap, bin) {
             return true;
         }
         if let Some((full, stolen)) = allocator.take_full(shard, bin) {
@@ -153,14 +153,26 @@ fn refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
         });
         let capacity = shape(L::shapes(), bin).capacity;
         let batch = next_batch(heap, bin, capacity);
-        let entry = heap.entry(bin);
-        let places = core::slice::from_raw_parts_mut(entry.base, usize::from(batch));
-        let taken = allocator.carve(shard, bin, places);
-        entry.top = entry.base.add(taken);
-        count(&heap.counters.carves, 1);
-        allocator.note_refill(bin, taken);
-        taken > 0
+        fill(heap, bin, batch, |places| allocator.carve(shard, bin, places))
     }
+}
+
+/// Fills the empty magazine of `bin`, which must be there, with what `carve` takes into `batch` places; false where
+/// that is nothing.
+///
+/// # Safety
+/// The caller owns the heap; `batch` is at most the magazine's capacity.
+unsafe fn fill<L: Lane>(heap: &mut Heap<L>, bin: Bin, batch: u16, carve: impl FnOnce(&mut [*mut u8]) -> usize) -> bool {
+    let entry = heap.entry(bin);
+    // SAFETY: the caller's promise.
+    let taken = unsafe {
+        let taken = carve(core::slice::from_raw_parts_mut(entry.base, usize::from(batch)));
+        entry.top = entry.base.add(taken);
+        taken
+    };
+    count(&heap.counters.carves, 1);
+    L::allocator().note_refill(bin, taken);
+    taken > 0
 }
 
 /// Loads `full` in place of the empty magazine of `bin`, if there is one. `stolen`: it comes from another shard.
@@ -205,12 +217,7 @@ unsafe fn refill_in_order<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
         if entry.base.is_null() || allocator.out_bytes(shard, bin) >= one_way::OWN_BYTES {
             return false;
         }
-        let places = core::slice::from_raw_parts_mut(entry.base, usize::from(shape(L::shapes(), bin).capacity));
-        let taken = allocator.carve_own(shard, bin, places);
-        entry.top = entry.base.add(taken);
-        count(&heap.counters.carves, 1);
-        allocator.note_refill(bin, taken);
-        taken > 0
+        fill(heap, bin, shape(L::shapes(), bin).capacity, |places| allocator.carve_own(shard, bin, places))
     }
 }
 
@@ -327,7 +334,7 @@ fn spill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
             return true;
         }
         heap.balances.note_spill(bin);
-        let is_homeward = L::ADOPT && !L::HARDENED && heap.balances.is_consumer(bin);
+        let is_homeward = L::KEEPS_ORDER && heap.balances.is_consumer(bin);
         let home = is_homeward.then(|| one_way::owner_of_all(allocator, Magazine::held(oldest))).flatten();
         let home = home.filter(|&owner| owner != shard);
         let slots = Magazine::held(oldest).len() as u64;

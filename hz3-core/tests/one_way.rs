@@ -27,7 +27,7 @@ fn blocks_that_go_round_for_long_stay_neighbours() {
     });
     let mut last = Vec::new();
     for round in 0..ROUNDS {
-        // An odd number: no magazine begins where one began in the round before.
+        // A number that changes: no magazine begins where one began in the round before.
         let blocks: Vec<usize> = (0..IN_FLIGHT + round % 7)
             .map(|_| {
                 let block = hot::malloc::<Scale>(BYTES);
