@@ -5,6 +5,7 @@ use crate::block::SizeUnit;
 use crate::live::{LiveBytes, Share};
 use crate::piece::Piece;
 use crate::start_line::StartLine;
+use crossbeam_utils::CachePadded;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use std::io;
@@ -163,14 +164,15 @@ impl Member<'_> {
 pub fn run(threads: u32, seed: u64, work: impl Fn(&mut Member<'_>) + Sync) -> io::Result<Outcome> {
     let live = LiveBytes::new(threads as usize, SizeUnit::for_max(1))?;
     let mut next_random = Xoshiro256PlusPlus::seed_from_u64(seed);
-    let mut members: Vec<Member<'_>> = live
+    // Padded: where two threads' counts share a cache line is the allocator's luck, and costs more than its work.
+    let mut members: Vec<CachePadded<Member<'_>>> = live
         .shares()
         .enumerate()
         .map(|(index, share)| {
             let random = next_random.clone();
             // 2^128 numbers apart, so that no two threads draw the same ones.
             next_random.jump();
-            Member {
+            CachePadded::new(Member {
                 index,
                 random,
                 live: &live,
@@ -178,7 +180,7 @@ pub fn run(threads: u32, seed: u64, work: impl Fn(&mut Member<'_>) + Sync) -> io
                 tally: Tally::default(),
                 calls_to_sample: CALLS_PER_SAMPLE,
                 peak_live_bytes: 0,
-            }
+            })
         })
         .collect();
     let start_line = StartLine::default();
