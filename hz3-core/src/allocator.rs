@@ -158,6 +158,7 @@ impl<L: Lane> Allocator<L> {
             (*magazine).count = 0;
             (*magazine).capacity = shape.capacity;
             (*magazine).origin = shard;
+            Magazine::fetch(magazine);
         }
         magazine
     }

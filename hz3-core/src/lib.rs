@@ -91,6 +91,8 @@ pub mod page;
 #[cfg(not(loom))]
 pub mod page_tag;
 #[cfg(not(loom))]
+pub mod prefetch;
+#[cfg(not(loom))]
 pub mod profile;
 #[cfg(not(loom))]
 pub mod publisher;

@@ -11,6 +11,7 @@
 use crate::bins;
 use crate::depot::{ID_BITS, Links};
 use crate::os::Os;
+use crate::prefetch;
 use crate::sync::AtomicU32;
 use crate::table::{Table, typed};
 use crate::units::{Bin, ShardId};
@@ -96,6 +97,19 @@ impl Magazine {
     pub unsafe fn slots(this: *mut Magazine) -> *mut *mut u8 {
         // SAFETY: the slots follow the header in the same unit.
         unsafe { this.add(1).cast() }
+    }
+
+    /// Asks for the cache lines of the magazine at `this` after its first, to be written soon.
+    ///
+    /// # Safety
+    /// The caller owns the magazine.
+    #[inline]
+    pub unsafe fn fetch(this: *mut Magazine) {
+        // SAFETY: the caller's promise.
+        let units = 1_usize << unsafe { (*this).class };
+        for unit in 1..units {
+            prefetch::to_write(this.cast::<u8>().wrapping_add(unit * UNIT_BYTES));
+        }
     }
 
     /// The magazine whose slots begin at `base`.

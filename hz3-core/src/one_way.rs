@@ -16,6 +16,7 @@ use crate::courier::Courier;
 use crate::depot::{Links, MAX_COUNT};
 use crate::lane::Lane;
 use crate::magazine::Magazine;
+use crate::prefetch;
 use crate::remote_stash::{RemoteStash, Sparse};
 use crate::sync::Ordering;
 use crate::units::{Bin, ShardId};
@@ -34,8 +35,8 @@ pub fn owner_of_all<L: Lane>(allocator: &Allocator<L>, slots: &[*mut u8]) -> Opt
 }
 
 impl<L: Lane> Allocator<L> {
-    /// As [`Allocator::take_full_of`], but of the inbox the magazine that came first. The inbox is turned over into the
-    /// depot for that.
+    /// As [`Allocator::take_full_of`], but of the inbox the magazine that came first, turned round, and its blocks' first
+    /// lines on their way to this processor. The inbox is turned over into the depot for that.
     pub fn take_in_order(&'static self, shard: ShardId, bin: Bin) -> Option<*mut Magazine> {
         let depot = self.shard(shard).depot(bin);
         if depot.full.is_empty() && !depot.inbox.is_empty() {
@@ -59,7 +60,13 @@ impl<L: Lane> Allocator<L> {
                 self.send_chain_home(shard, bin, homeless);
             }
         }
-        self.take_full_of(shard, bin)
+        self.take_full_of(shard, bin).inspect(|&full| {
+            // SAFETY: what was taken is this thread's.
+            let slots = unsafe { Magazine::held(full) };
+            // Slots leave at the end; the first to have come leaves first.
+            slots.reverse();
+            slots.iter().for_each(|&slot| prefetch::to_write(slot));
+        })
     }
 
     /// Sends the slots of magazines that others of `shard` left no room for home: of `first`, and of those that the links

@@ -208,8 +208,6 @@ unsafe fn refill_in_order<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
     // SAFETY: the caller's promise; what was taken is this thread's.
     unsafe {
         if let Some(full) = allocator.take_in_order(shard, bin) {
-            // Slots leave at the end; the first to have come leaves first.
-            Magazine::held(full).reverse();
             exchange(heap, bin, full, false);
             return true;
         }

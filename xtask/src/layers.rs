@@ -12,7 +12,7 @@ use std::path::Path;
 pub const HZ3_CORE: &[&[&str]] = &[
     &["sync"],
     &["hooks", "sequence", "publisher", "heap_states"],
-    &["units"],
+    &["units", "prefetch"],
     &["extent"],
     &["bins"],
     &["os", "balance"],
