@@ -36,7 +36,8 @@ pub unsafe fn drop_cold_bins<L: Lane>(allocator: &'static Allocator<L>, heap: *m
         (*heap).looked = now;
         (*heap).unsettled();
         let shard = (*heap).shard;
-        // Nobody needed them since the last look: they make no span young.
+        // Nobody needed them since the last look, or they were freed since then, which is as good as: they make no span
+        // young.
         let mut courier = Courier { allocator, shard, idle: true };
         let mut stash = Sparse::<256>::new();
         for bin in (1..BINS as u8).map(Bin) {
@@ -55,7 +56,7 @@ pub unsafe fn drop_cold_bins<L: Lane>(allocator: &'static Allocator<L>, heap: *m
             }
         }
         stash.flush(&mut courier);
-        (*heap).stash.flush(&mut Courier { allocator, shard, idle: false });
+        (*heap).stash.flush(&mut courier);
         (*heap).settled();
     }
 }
