@@ -1,5 +1,5 @@
-//! Balance: what a thread spills of each bin less what it refills, which tells the ends of a queue from threads that use
-//! again what they free.
+//! Balance: slots that a thread spills of each bin less those that it refills, which tells the ends of a queue from threads
+//! that use again what they free.
 //!
 //! ```text
 //! magazines spilled − magazines refilled      −64 … −32  producer     32 … 64  consumer
@@ -10,36 +10,38 @@ use crate::units::Bin;
 
 /// Magazines that a thread spills or refills more than the other before it counts as one end of a queue. Chosen: more than
 /// threads that free each other's blocks drift apart in a time slice.
-const ONE_WAY: i8 = 32;
+const ONE_WAY: i16 = 32;
 /// The balance beyond which nothing is counted: how long an end of a queue stays one.
-const MOST: i8 = 64;
+const MOST: i16 = 64;
 
-/// A thread's balances, by bin.
+/// A thread's balances, by bin, in slots.
 #[derive(Clone, Copy)]
-pub struct Balances([i8; BINS]);
+pub struct Balances([i16; BINS]);
 
 impl Balances {
     /// Nothing counted yet.
     pub const NONE: Self = Self([0; BINS]);
 
-    fn add(&mut self, bin: Bin, more: i8) {
+    /// Counts slots of `bin`, whose magazines hold `capacity` of them: `slots` that the thread handed on, or, below 0, got.
+    fn add(&mut self, bin: Bin, capacity: u16, slots: i16) {
         if let Some(balance) = self.0.get_mut(usize::from(bin.0)) {
-            *balance = balance.saturating_add(more).clamp(-MOST, MOST);
+            let most = MOST * capacity as i16;
+            *balance = balance.saturating_add(slots).clamp(-most, most);
         }
     }
 
-    fn of(&self, bin: Bin) -> i8 {
+    fn of(&self, bin: Bin) -> i16 {
         self.0.get(usize::from(bin.0)).copied().unwrap_or(0)
     }
 
-    /// Counts a magazine of `bin` that the thread got.
-    pub fn note_refill(&mut self, bin: Bin) {
-        self.add(bin, -1);
+    /// Counts `slots` of `bin` that the thread got.
+    pub fn note_refill(&mut self, bin: Bin, capacity: u16, slots: usize) {
+        self.add(bin, capacity, -(slots as i16));
     }
 
-    /// Counts a magazine of `bin` that the thread handed on.
-    pub fn note_spill(&mut self, bin: Bin) {
-        self.add(bin, 1);
+    /// Counts `slots` of `bin` that the thread handed on.
+    pub fn note_spill(&mut self, bin: Bin, capacity: u16, slots: usize) {
+        self.add(bin, capacity, slots as i16);
     }
 
     /// Forgets what was counted of `bin`.
@@ -50,13 +52,13 @@ impl Balances {
     }
 
     /// Whether the thread allocates blocks of `bin` that others free.
-    pub fn is_producer(&self, bin: Bin) -> bool {
-        self.of(bin) <= -ONE_WAY
+    pub fn is_producer(&self, bin: Bin, capacity: u16) -> bool {
+        self.of(bin) <= -(ONE_WAY * capacity as i16)
     }
 
     /// Whether the thread frees blocks of `bin` that others allocate.
-    pub fn is_consumer(&self, bin: Bin) -> bool {
-        self.of(bin) >= ONE_WAY
+    pub fn is_consumer(&self, bin: Bin, capacity: u16) -> bool {
+        self.of(bin) >= ONE_WAY * capacity as i16
     }
 }
 
@@ -66,25 +68,30 @@ mod tests {
 
     #[test]
     fn a_thread_becomes_an_end_of_a_queue_late_and_stays_one_for_a_while() {
+        const CAPACITY: u16 = 62;
         let (mut balances, bin) = (Balances::NONE, Bin(4));
-        for _ in 1..ONE_WAY {
-            balances.note_spill(bin);
+        let magazines = |count: i16| (0..count * 2).map(|_| usize::from(CAPACITY / 2));
+        for slots in magazines(ONE_WAY).skip(1) {
+            balances.note_spill(bin, CAPACITY, slots);
         }
-        assert!(!balances.is_consumer(bin));
-        for _ in 0..1000 {
-            balances.note_spill(bin);
+        assert!(!balances.is_consumer(bin, CAPACITY));
+        for slots in magazines(1000) {
+            balances.note_spill(bin, CAPACITY, slots);
         }
-        assert!(balances.is_consumer(bin) && !balances.is_producer(bin) && !balances.is_consumer(Bin(5)));
-        for _ in 0..=MOST - ONE_WAY {
-            assert!(balances.is_consumer(bin));
-            balances.note_refill(bin);
+        assert!(balances.is_consumer(bin, CAPACITY) && !balances.is_producer(bin, CAPACITY));
+        assert!(!balances.is_consumer(Bin(5), CAPACITY));
+        for slots in magazines(MOST - ONE_WAY) {
+            assert!(balances.is_consumer(bin, CAPACITY));
+            balances.note_refill(bin, CAPACITY, slots);
         }
-        assert!(!balances.is_consumer(bin));
-        for _ in 0..1000 {
-            balances.note_refill(bin);
+        assert!(balances.is_consumer(bin, CAPACITY));
+        balances.note_refill(bin, CAPACITY, 1);
+        assert!(!balances.is_consumer(bin, CAPACITY));
+        for slots in magazines(1000) {
+            balances.note_refill(bin, CAPACITY, slots);
         }
-        assert!(balances.is_producer(bin));
+        assert!(balances.is_producer(bin, CAPACITY));
         balances.forget(bin);
-        assert!(!balances.is_producer(bin));
+        assert!(!balances.is_producer(bin, CAPACITY));
     }
 }

@@ -66,9 +66,8 @@ pub unsafe trait Lane: Sized + Sync + 'static {
     const TRAILER_BYTES: usize = if Self::HARDENED { crate::canary::TRAILER_BYTES } else { 0 };
     /// Pages at the end of a span in use that are nobody's, and without access where the system grants that. Derived.
     const GUARD_PAGES: usize = if Self::HARDENED { 1 } else { 0 };
-    /// Whether what goes one way comes back in order ([`crate::one_way`]): where slots are adopted, and not handed out at random.
-    /// Derived.
-    const KEEPS_ORDER: bool = Self::ADOPT && !Self::HARDENED;
+    /// Whether what goes one way comes back in order ([`crate::one_way`]): where slots are not handed out at random. Derived.
+    const KEEPS_ORDER: bool = !Self::HARDENED;
     /// Milliseconds after which free pages are given back, where the environment says nothing else.
     const PURGE_DELAY_MS: u32;
 

@@ -2,7 +2,8 @@
 //! [balance](crate::balance) tells.
 //!
 //! ```text
-//! consumer   a full magazine of one owner's slots goes to that owner's inbox as it is
+//! consumer   a full magazine of one owner's slots goes to that owner's inbox as it is; where slots are not adopted, the
+//!            stash fills such magazines
 //! producer   takes from its own shard's inbox what came first, and of it the slot that came first; then slots of
 //!            its own spans, up to a bound; then what everybody takes
 //! ```

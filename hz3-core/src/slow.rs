@@ -131,8 +131,8 @@ fn refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
             }
             return true;
         }
-        heap.balances.note_refill(bin);
-        if L::KEEPS_ORDER && heap.balances.is_producer(bin) && refill_in_order(heap, bin) {
+        let capacity = shape(L::shapes(), bin).capacity;
+        if L::KEEPS_ORDER && heap.balances.is_producer(bin, capacity) && refill_in_order(heap, bin) {
             return true;
         }
         if let Some((full, stolen)) = allocator.take_full(shard, bin) {
@@ -151,7 +151,6 @@ fn refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
             thread::empty(allocator, orphan);
             allocator.heaps.give(orphan);
         });
-        let capacity = shape(L::shapes(), bin).capacity;
         let batch = next_batch(heap, bin, capacity);
         fill(heap, bin, batch, |places| allocator.carve(shard, bin, places))
     }
@@ -171,6 +170,7 @@ unsafe fn fill<L: Lane>(heap: &mut Heap<L>, bin: Bin, batch: u16, carve: impl Fn
         taken
     };
     count(&heap.counters.carves, 1);
+    heap.balances.note_refill(bin, shape(L::shapes(), bin).capacity, taken);
     L::allocator().note_refill(bin, taken);
     taken > 0
 }
@@ -194,6 +194,7 @@ unsafe fn exchange<L: Lane>(heap: &mut Heap<L>, bin: Bin, full: *mut Magazine, s
             allocator.return_empty(spent);
         }
         count(if stolen { &heap.counters.steals } else { &heap.counters.refills }, 1);
+        heap.balances.note_refill(bin, (*full).capacity, usize::from((*full).count));
         allocator.note_refill(bin, usize::from((*full).count));
     }
 }
@@ -331,8 +332,8 @@ fn spill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
         if !L::ADOPT && keep_own(heap, bin, oldest) {
             return true;
         }
-        heap.balances.note_spill(bin);
-        let is_homeward = L::KEEPS_ORDER && heap.balances.is_consumer(bin);
+        heap.balances.note_spill(bin, (*oldest).capacity, usize::from((*oldest).count));
+        let is_homeward = L::KEEPS_ORDER && heap.balances.is_consumer(bin, (*oldest).capacity);
         let home = is_homeward.then(|| one_way::owner_of_all(allocator, Magazine::held(oldest))).flatten();
         let home = home.filter(|&owner| owner != shard);
         let slots = Magazine::held(oldest).len() as u64;
@@ -390,6 +391,7 @@ unsafe fn keep_own<L: Lane>(heap: &mut Heap<L>, bin: Bin, magazine: *mut Magazin
             }
         }
         count(&heap.counters.homeward, (all - kept) as u64);
+        heap.balances.note_spill(bin, (*magazine).capacity, all - kept);
         (*magazine).count = kept as u16;
         load(heap.entry(bin), magazine);
         kept < all

@@ -1,9 +1,10 @@
 //! Blocks that travel one way, from a thread that allocates to one that frees, come back in the order in which they
-//! left, so that blocks handed out one after the other stay neighbours in memory. Alone in its process: bins, depots
-//! and shards are those of the two threads.
+//! left, so that blocks handed out one after the other stay neighbours in memory. Alone in its process, and each test with a
+//! lane of its own: bins, depots and shards are those of the two threads.
 
+use hz3_core::lane::Lane;
 use hz3_core::stats::check_accounts;
-use hz3_core::{Scale, hot};
+use hz3_core::{Fast, Scale, hot};
 use std::sync::mpsc::sync_channel;
 
 const BYTES: usize = 64;
@@ -13,14 +14,23 @@ const ROUNDS: usize = 200;
 const NEIGHBOURS: usize = 75;
 
 #[test]
-fn blocks_that_go_round_for_long_stay_neighbours() {
+fn blocks_that_go_round_for_long_stay_neighbours_in_scale() {
+    blocks_that_go_round_for_long_stay_neighbours::<Scale>();
+}
+
+#[test]
+fn blocks_that_go_round_for_long_stay_neighbours_in_fast() {
+    blocks_that_go_round_for_long_stay_neighbours::<Fast>();
+}
+
+fn blocks_that_go_round_for_long_stay_neighbours<L: Lane>() {
     let (send, receive) = sync_channel::<Vec<usize>>(1);
     let (done, wait) = sync_channel::<()>(1);
     let consumer = std::thread::spawn(move || {
         for blocks in receive {
             for block in blocks {
                 // SAFETY: live, and this thread's to free.
-                unsafe { hot::free::<Scale>(std::ptr::with_exposed_provenance_mut(block)) };
+                unsafe { hot::free::<L>(std::ptr::with_exposed_provenance_mut(block)) };
             }
             done.send(()).unwrap();
         }
@@ -30,7 +40,7 @@ fn blocks_that_go_round_for_long_stay_neighbours() {
         // A number that changes: no magazine begins where one began in the round before.
         let blocks: Vec<usize> = (0..IN_FLIGHT + round % 7)
             .map(|_| {
-                let block = hot::malloc::<Scale>(BYTES);
+                let block = hot::malloc::<L>(BYTES);
                 assert!(!block.is_null());
                 block.expose_provenance()
             })
@@ -43,5 +53,5 @@ fn blocks_that_go_round_for_long_stay_neighbours() {
     consumer.join().unwrap();
     let neighbours = last.windows(2).filter(|pair| pair[1] == pair[0] + BYTES).count();
     assert!(neighbours * 100 >= last.len() * NEIGHBOURS, "{neighbours} of {} are neighbours", last.len());
-    assert_eq!(check_accounts::<Scale>(), Ok(()));
+    assert_eq!(check_accounts::<L>(), Ok(()));
 }
