@@ -2,7 +2,7 @@
 //! that use again what they free.
 //!
 //! ```text
-//! magazines spilled − magazines refilled      −64 … −32  producer     32 … 64  consumer
+//! slots spilled − slots refilled, in magazines      −128 … −64  producer     64 … 128  consumer
 //! ```
 
 use crate::bins::BINS;
@@ -10,9 +10,9 @@ use crate::units::Bin;
 
 /// Magazines that a thread spills or refills more than the other before it counts as one end of a queue. Chosen: more than
 /// threads that free each other's blocks drift apart in a time slice.
-const ONE_WAY: i16 = 32;
+const ONE_WAY: i16 = 64;
 /// The balance beyond which nothing is counted: how long an end of a queue stays one.
-const MOST: i16 = 64;
+const MOST: i16 = 128;
 
 /// A thread's balances, by bin, in slots.
 #[derive(Clone, Copy)]
