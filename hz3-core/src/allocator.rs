@@ -290,11 +290,6 @@ impl<L: Lane> Allocator<L> {
         }
     }
 
-    /// Bytes of slots of `bin` that are out of the spans of `shard`: live, or in caches.
-    pub fn out_bytes(&self, shard: ShardId, bin: Bin) -> usize {
-        self.shard(shard).owned().lock().counts(bin).0 as usize * bins::info(bin).slot_bytes as usize
-    }
-
     /// As [`Allocator::carve`], of `shard` alone.
     pub fn carve_own(&self, shard: ShardId, bin: Bin, out: &mut [*mut u8]) -> usize {
         let mut taken = self.shard(shard).owned().lock().carve(&self.runs.spans, bin, out);

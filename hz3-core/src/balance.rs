@@ -14,24 +14,31 @@ const ONE_WAY: i16 = 64;
 /// The balance beyond which nothing is counted: how long an end of a queue stays one.
 const MOST: i16 = 128;
 
+/// Bytes that a thread may take of its own spans for the sake of order, over all bins, although others may have slots to
+/// spare. Chosen: a queue of some thousand small blocks.
+const OWN_BYTES: u32 = 1 << 20;
+
 /// A thread's balances, by bin, in slots.
 #[derive(Clone, Copy)]
-pub struct Balances([i16; BINS]);
+pub struct Balances {
+    slots: [i16; BINS],
+    own_bytes: u32,
+}
 
 impl Balances {
     /// Nothing counted yet.
-    pub const NONE: Self = Self([0; BINS]);
+    pub const NONE: Self = Self { slots: [0; BINS], own_bytes: 0 };
 
     /// Counts slots of `bin`, whose magazines hold `capacity` of them: `slots` that the thread handed on, or, below 0, got.
     fn add(&mut self, bin: Bin, capacity: u16, slots: i16) {
-        if let Some(balance) = self.0.get_mut(usize::from(bin.0)) {
+        if let Some(balance) = self.slots.get_mut(usize::from(bin.0)) {
             let most = MOST * capacity as i16;
             *balance = balance.saturating_add(slots).clamp(-most, most);
         }
     }
 
     fn of(&self, bin: Bin) -> i16 {
-        self.0.get(usize::from(bin.0)).copied().unwrap_or(0)
+        self.slots.get(usize::from(bin.0)).copied().unwrap_or(0)
     }
 
     /// Counts `slots` of `bin` that the thread got.
@@ -44,9 +51,22 @@ impl Balances {
         self.add(bin, capacity, slots as i16);
     }
 
-    /// Forgets what was counted of `bin`.
-    pub fn forget(&mut self, bin: Bin) {
-        if let Some(balance) = self.0.get_mut(usize::from(bin.0)) {
+    /// Whether a producer may take more slots of its own spans.
+    pub fn may_take_own(&self) -> bool {
+        self.own_bytes < OWN_BYTES
+    }
+
+    /// Counts `bytes` of slots that a producer took of its own spans.
+    pub fn note_own(&mut self, bytes: usize) {
+        self.own_bytes = self.own_bytes.saturating_add(bytes as u32);
+    }
+
+    /// Forgets what was counted of `bin`: its slots go home now. An end of a queue may begin anew then.
+    pub fn forget(&mut self, bin: Bin, capacity: u16) {
+        if self.is_producer(bin, capacity) {
+            self.own_bytes = 0;
+        }
+        if let Some(balance) = self.slots.get_mut(usize::from(bin.0)) {
             *balance = 0;
         }
     }
@@ -91,7 +111,7 @@ mod tests {
             balances.note_refill(bin, CAPACITY, slots);
         }
         assert!(balances.is_producer(bin, CAPACITY));
-        balances.forget(bin);
+        balances.forget(bin, CAPACITY);
         assert!(!balances.is_producer(bin, CAPACITY));
     }
 }

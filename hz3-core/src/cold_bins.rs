@@ -15,6 +15,7 @@ use crate::bins::BINS;
 use crate::courier::Courier;
 use crate::heap::{Heap, unload};
 use crate::lane::Lane;
+use crate::magazine::shape;
 use crate::remote_stash::{RemoteStash, Sparse};
 use crate::units::{Bin, elapsed_ms};
 
@@ -46,7 +47,7 @@ pub unsafe fn drop_cold_bins<L: Lane>(allocator: &'static Allocator<L>, heap: *m
             if core::mem::replace(active, false) {
                 continue;
             }
-            this.balances.forget(bin);
+            this.balances.forget(bin, shape(L::shapes(), bin).capacity);
             let magazines = unload(this.entry(bin));
             if let Some(batch) = this.batches.get_mut(usize::from(bin.0)) {
                 *batch = 0;

@@ -22,10 +22,6 @@ use crate::remote_stash::{RemoteStash, Sparse};
 use crate::sync::Ordering;
 use crate::units::{Bin, ShardId};
 
-/// Bytes of a producer's bin that may be out before it takes slots of other shards. Chosen: a queue of some
-/// thousand small blocks.
-pub const OWN_BYTES: usize = 1 << 20;
-
 /// The shard that owns `slots`, by the first, the middle and the last of them; `None` where those differ, or there
 /// is none. A guess that is good enough: any shard may have any slot.
 pub fn owner_of_all<L: Lane>(allocator: &Allocator<L>, slots: &[*mut u8]) -> Option<ShardId> {

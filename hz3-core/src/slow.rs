@@ -213,10 +213,12 @@ unsafe fn refill_in_order<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
             return true;
         }
         let entry = heap.entry(bin);
-        if entry.base.is_null() || allocator.out_bytes(shard, bin) >= one_way::OWN_BYTES {
+        if entry.base.is_null() || !heap.balances.may_take_own() {
             return false;
         }
-        fill(heap, bin, shape(L::shapes(), bin).capacity, |places| allocator.carve_own(shard, bin, places))
+        let capacity = shape(L::shapes(), bin).capacity;
+        heap.balances.note_own(usize::from(capacity) * bins::info(bin).slot_bytes as usize);
+        fill(heap, bin, capacity, |places| allocator.carve_own(shard, bin, places))
     }
 }
 
