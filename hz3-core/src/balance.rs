@@ -14,11 +14,11 @@ const ONE_WAY: i16 = 64;
 /// The balance beyond which nothing is counted: how long an end of a queue stays one.
 const MOST: i16 = 128;
 
-/// Bytes that a thread may take of its own spans for the sake of order, over all bins, although others may have slots to
-/// spare. Chosen: a queue of some thousand small blocks.
+/// Bytes that the threads of one heap may ever take of their own spans for the sake of order, over all bins, although others
+/// may have slots to spare. Chosen: a queue of some thousand small blocks.
 const OWN_BYTES: u32 = 1 << 20;
 
-/// A thread's balances, by bin, in slots.
+/// A thread's balances, by bin, in slots. Zeroed memory is one, of which nothing was counted.
 #[derive(Clone, Copy)]
 pub struct Balances {
     slots: [i16; BINS],
@@ -26,9 +26,6 @@ pub struct Balances {
 }
 
 impl Balances {
-    /// Nothing counted yet.
-    pub const NONE: Self = Self { slots: [0; BINS], own_bytes: 0 };
-
     /// Counts slots of `bin`, whose magazines hold `capacity` of them: `slots` that the thread handed on, or, below 0, got.
     fn add(&mut self, bin: Bin, capacity: u16, slots: i16) {
         if let Some(balance) = self.slots.get_mut(usize::from(bin.0)) {
@@ -61,14 +58,17 @@ impl Balances {
         self.own_bytes = self.own_bytes.saturating_add(bytes as u32);
     }
 
-    /// Forgets what was counted of `bin`: its slots go home now. An end of a queue may begin anew then.
-    pub fn forget(&mut self, bin: Bin, capacity: u16) {
-        if self.is_producer(bin, capacity) {
-            self.own_bytes = 0;
-        }
+    /// Forgets what was counted of `bin`.
+    pub fn forget(&mut self, bin: Bin) {
         if let Some(balance) = self.slots.get_mut(usize::from(bin.0)) {
             *balance = 0;
         }
+    }
+
+    /// Forgets what was counted of every bin, but not what producers took of their own: threads that come and go shall not
+    /// take it again and again.
+    pub fn begin_anew(&mut self) {
+        self.slots = [0; BINS];
     }
 
     /// Whether the thread allocates blocks of `bin` that others free.
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn a_thread_becomes_an_end_of_a_queue_late_and_stays_one_for_a_while() {
         const CAPACITY: u16 = 62;
-        let (mut balances, bin) = (Balances::NONE, Bin(4));
+        let (mut balances, bin) = (Balances { slots: [0; BINS], own_bytes: 0 }, Bin(4));
         let magazines = |count: i16| (0..count * 2).map(|_| usize::from(CAPACITY / 2));
         for slots in magazines(ONE_WAY).skip(1) {
             balances.note_spill(bin, CAPACITY, slots);
@@ -111,7 +111,10 @@ mod tests {
             balances.note_refill(bin, CAPACITY, slots);
         }
         assert!(balances.is_producer(bin, CAPACITY));
-        balances.forget(bin, CAPACITY);
+        balances.note_own(OWN_BYTES as usize);
+        balances.forget(bin);
         assert!(!balances.is_producer(bin, CAPACITY));
+        balances.begin_anew();
+        assert!(!balances.may_take_own());
     }
 }

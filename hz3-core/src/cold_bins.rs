@@ -15,7 +15,6 @@ use crate::bins::BINS;
 use crate::courier::Courier;
 use crate::heap::{Heap, unload};
 use crate::lane::Lane;
-use crate::magazine::shape;
 use crate::remote_stash::{RemoteStash, Sparse};
 use crate::units::{Bin, elapsed_ms};
 
@@ -47,7 +46,7 @@ pub unsafe fn drop_cold_bins<L: Lane>(allocator: &'static Allocator<L>, heap: *m
             if core::mem::replace(active, false) {
                 continue;
             }
-            this.balances.forget(bin, shape(L::shapes(), bin).capacity);
+            this.balances.forget(bin);
             let magazines = unload(this.entry(bin));
             if let Some(batch) = this.batches.get_mut(usize::from(bin.0)) {
                 *batch = 0;

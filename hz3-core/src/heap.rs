@@ -239,7 +239,7 @@ impl<L: Lane> Heaps<L> {
         unsafe {
             (*heap).batches = [0; BINS];
             (*heap).active = [true; BINS];
-            (*heap).balances = Balances::NONE;
+            (*heap).balances.begin_anew();
         }
         Some(heap)
     }
