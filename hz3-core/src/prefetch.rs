@@ -7,7 +7,8 @@
 #[inline(always)]
 pub fn to_write(address: *const u8) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    // SAFETY: a hint, which reads and writes nothing, and raises no fault.
+    // SAFETY: a hint, which reads and writes nothing, and raises no fault. Processors that lack it do nothing: its opcode was
+    // reserved as one without effect.
     unsafe {
         core::arch::asm!("prefetchw [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
     }
