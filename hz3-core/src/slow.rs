@@ -11,9 +11,9 @@
 //! Policy acts here, once per magazine, never on the hot path.
 
 mod last_resort;
+mod resize;
 
 use crate::bins::{self, FOREIGN, MAX_SMALL_BYTES, bin_for, bin_for_aligned};
-use crate::canary;
 use crate::checked;
 use crate::checks::{hand_out, misuse_of, refuse, require_live, usable};
 use crate::cold_bins;
@@ -29,13 +29,13 @@ use crate::one_way;
 use crate::os::Os;
 use crate::remote_stash::RemoteStash;
 use crate::sampling;
-use crate::slack::{keeps_place, with_slack};
 use crate::thread::{self, TICKS};
 use crate::units::{Bin, MIN_ALIGN, PAGE_BYTES, ShardId};
 use core::ptr::{NonNull, null_mut};
 use last_resort::or_after_trim;
 
 pub use last_resort::trim;
+pub use resize::realloc;
 
 /// Largest request. Outside rule: C23 7.24.3 with POSIX: no object is larger than `PTRDIFF_MAX`.
 pub const MAX_BYTES: usize = isize::MAX as usize;
@@ -132,7 +132,7 @@ fn refill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
             return true;
         }
         let capacity = shape(L::shapes(), bin).capacity;
-        if L::KEEPS_ORDER && heap.balances.is_producer(bin, capacity) && refill_in_order(heap, bin) {
+        if L::KEEPS_ORDER && heap.balances.is_producer(bin, capacity) && refill_in_order(heap, bin, capacity) {
             return true;
         }
         if let Some((full, stolen)) = allocator.take_full(shard, bin) {
@@ -202,8 +202,8 @@ unsafe fn exchange<L: Lane>(heap: &mut Heap<L>, bin: Bin, full: *mut Magazine, s
 /// [`refill`] of a producer's bin, as [`one_way`] says; false where the shard has nothing for it.
 ///
 /// # Safety
-/// The caller owns the heap, whose magazines of the bin are empty.
-unsafe fn refill_in_order<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
+/// The caller owns the heap, whose magazines of the bin are empty and hold `capacity` slots.
+unsafe fn refill_in_order<L: Lane>(heap: &mut Heap<L>, bin: Bin, capacity: u16) -> bool {
     let allocator = L::allocator();
     let shard = heap.shard;
     // SAFETY: the caller's promise; what was taken is this thread's.
@@ -216,7 +216,6 @@ unsafe fn refill_in_order<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
         if entry.base.is_null() || !heap.balances.may_take_own() {
             return false;
         }
-        let capacity = shape(L::shapes(), bin).capacity;
         heap.balances.note_own(usize::from(capacity) * bins::info(bin).slot_bytes as usize);
         fill(heap, bin, capacity, |places| allocator.carve_own(shard, bin, places))
     }
@@ -336,13 +335,13 @@ fn spill<L: Lane>(heap: &mut Heap<L>, bin: Bin) -> bool {
         }
         heap.balances.note_spill(bin, (*oldest).capacity, usize::from((*oldest).count));
         let is_homeward = L::KEEPS_ORDER && heap.balances.is_consumer(bin, (*oldest).capacity);
-        let home = is_homeward.then(|| one_way::owner_of_all(allocator, Magazine::held(oldest))).flatten();
-        let home = home.filter(|&owner| owner != shard);
-        let slots = Magazine::held(oldest).len() as u64;
+        let owner = is_homeward.then(|| one_way::owner_of_all(allocator, Magazine::held(oldest))).flatten();
+        let home = owner.filter(|&owner| owner != shard);
+        let sent = if home.is_some() { u64::from((*oldest).count) } else { 0 };
         allocator.note_spill(shard, bin, L::ADOPT && home.is_none(), Magazine::held(oldest));
         if allocator.put_full(home.unwrap_or(shard), bin, oldest, home.is_some()) {
             count(&heap.counters.spills, 1);
-            count(&heap.counters.homeward, if home.is_some() { slots } else { 0 });
+            count(&heap.counters.homeward, sent);
             let magazine = allocator.empty_magazine(shard, bin);
             let entry = heap.entry(bin);
             *entry = Entry { top: null_mut(), base: null_mut(), limit: null_mut(), spare: entry.spare };
@@ -506,81 +505,6 @@ fn usable_bytes_for<L: Lane>(entry: &str, block: *const u8) -> Option<usize> {
 fn large_usable<L: Lane>(entry: &str, address: usize) -> Option<usize> {
     let bytes = L::allocator().large_bytes(entry, address)?;
     Some(if L::HARDENED { bytes } else { sampling::usable_bytes::<L>(address, bytes) })
-}
-
-/// Resizes the block at `block`, which moves where it must; contents are kept up to the smaller size.
-/// Null, and the block as it was, when memory has run out or the size is above [`MAX_BYTES`]. A null
-/// block is allocated. `bytes` of 0 makes the smallest block.
-///
-/// # Safety
-/// `block` is null or a live block of this lane's; the caller uses the result in its place.
-pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
-    if block.is_null() {
-        return hot::malloc::<L>(bytes);
-    }
-    if bytes > MAX_BYTES {
-        return null_mut();
-    }
-    let tag = L::allocator().runs.arenas.tag_value(block.addr());
-    let old = match tag.bin() {
-        FOREIGN => match large_usable::<L>("realloc()", block.addr()) {
-            Some(bytes) => bytes,
-            None => refuse::<L>("realloc()", block.addr()),
-        },
-        bin => {
-            // SAFETY: the tag is the page's, and then a live block's.
-            unsafe {
-                require_live::<L>("realloc()", tag, block);
-                usable::<L>("realloc()", bin, block)
-            }
-        }
-    };
-    if L::HARDENED {
-        let slot_bytes = bins::info(tag.bin()).slot_bytes as usize;
-        let wanted = bytes.saturating_add(L::TRAILER_BYTES);
-        if tag.bin() != FOREIGN && wanted <= slot_bytes && keeps_place(wanted, slot_bytes) {
-            // SAFETY: the block is the caller's, and its slot holds what is wanted.
-            unsafe { canary::seal(canary::key::<L::Os>(), block, slot_bytes, bytes) };
-            return block;
-        }
-    } else if bytes <= old && keeps_place(bytes, old) {
-        return block;
-    }
-    const { assert!(L::TRAILER_BYTES < MAX_SMALL_BYTES) }
-    let large_from = MAX_SMALL_BYTES - L::TRAILER_BYTES;
-    if tag.bin() == FOREIGN && old > large_from && bytes > large_from {
-        // Before the block may move: another thread's may come to lie in its place at once.
-        let sample = sampling::take::<L>(block.addr());
-        let here = L::allocator().resize_large(block.addr(), bytes);
-        if !here.is_null() {
-            sampling::large::<L>(here.addr(), bytes);
-            return here;
-        }
-        sampling::put_back::<L>(sample);
-    }
-    let mut new = hot::malloc::<L>(if L::HARDENED { bytes } else { with_slack(bytes, old) });
-    if new.is_null() {
-        new = hot::malloc::<L>(bytes);
-    }
-    if new.is_null() {
-        if bytes > old {
-            return null_mut();
-        }
-        // A block that shrinks still fits where it is.
-        if L::HARDENED && tag.bin() == FOREIGN {
-            L::allocator().reseal_large(block.addr(), bytes);
-        } else if L::HARDENED {
-            // SAFETY: the block is the caller's, and its slot holds what is wanted.
-            unsafe { canary::seal(canary::key::<L::Os>(), block, bins::info(tag.bin()).slot_bytes as usize, bytes) };
-        }
-        return block;
-    }
-    // SAFETY: two live blocks, both at least as long as what is copied; the old one ends here.
-    unsafe {
-        new.copy_from_nonoverlapping(block, old.min(bytes));
-        hot::free::<L>(block);
-    }
-    new
 }
 
 /// Frees the block at `block`, which the program says it asked `bytes` at a multiple of `align` for; a hardened lane

@@ -1,5 +1,5 @@
 //! Producers of many sizes whose blocks one consumer mixes: what they take of their own spans for the sake of order stays
-//! bounded, over all sizes. Alone in its process: what is mapped is theirs.
+//! bounded, over all sizes. Alone in its process: what is cached is theirs.
 
 use hz3_core::stats::{check_accounts, collect};
 use hz3_core::{Scale, hot};
