@@ -209,7 +209,11 @@ unsafe fn refill_in_order<L: Lane>(heap: &mut Heap<L>, bin: Bin, capacity: u16) 
     // SAFETY: the caller's promise; what was taken is this thread's.
     unsafe {
         if let Some(full) = allocator.take_in_order(shard, bin) {
+            let has_order = one_way::has_order(Magazine::held(full), bins::info(bin).slot_bytes as usize);
             exchange(heap, bin, full, false);
+            if !has_order {
+                heap.balances.forget(bin);
+            }
             return true;
         }
         let entry = heap.entry(bin);
