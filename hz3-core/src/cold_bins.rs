@@ -60,3 +60,47 @@ pub unsafe fn drop_cold_bins<L: Lane>(allocator: &'static Allocator<L>, heap: *m
         (*heap).settled();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hot;
+    use crate::lane::Fast;
+    use crate::span::at;
+    use crate::thread;
+
+    const BYTES: usize = 3000;
+
+    /// What a thread freed for others goes home with the cold bins, and as long as it lay in the stash nobody needed it: the
+    /// pages go back to the system at the time at which they would have without it.
+    #[test]
+    fn what_lies_in_the_stash_goes_home_and_makes_no_span_young() {
+        let allocator = Fast::allocator();
+        let blocks = std::thread::spawn(|| [(); 2].map(|()| hot::malloc::<Fast>(BYTES).expose_provenance()));
+        let [first, second] = blocks.join().unwrap();
+        let tag = allocator.runs.arenas.tag_value(first);
+        let owned = allocator.shard(tag.owner()).owned();
+        // SAFETY: the span stays one of the lane's while `second` is live, and its shard's lock is held.
+        let stamp = || (owned.lock(), unsafe { (*at(&allocator.runs.spans, tag.span())).stamp }).1;
+        let heap = thread::heap::<Fast>().unwrap();
+        // SAFETY: the heap is this thread's; the first block is live, and given up here.
+        unsafe {
+            let mut courier = Courier { allocator, shard: (*heap).shard, idle: false };
+            let slot = core::ptr::with_exposed_provenance_mut(first);
+            (*heap).stash.put(tag.owner(), tag.bin(), slot, &mut courier);
+            assert_eq!((*heap).stash.held(), 1);
+        }
+        let (freed, now) = (stamp(), stamp().wrapping_add(LOOK_MS * 10));
+        owned.lock().set_aside(&allocator.runs.spans, now, u32::MAX, &mut 1);
+        // SAFETY: the heap is this thread's.
+        unsafe {
+            (*heap).looked = now.wrapping_sub(LOOK_MS);
+            drop_cold_bins(allocator, heap, now);
+            assert_eq!((*heap).stash.held(), 0);
+        }
+        assert_eq!(stamp(), freed);
+        let second = core::ptr::with_exposed_provenance_mut(second);
+        // SAFETY: live, and given up here.
+        unsafe { hot::free::<Fast>(second) };
+    }
+}
