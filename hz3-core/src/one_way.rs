@@ -103,8 +103,13 @@ impl<L: Lane> Allocator<L> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bins::bin_for;
+    use crate::lane::Fast;
+    use crate::{hot, thread};
     use core::ptr::without_provenance_mut;
     use std::vec::Vec;
+
+    const BYTES: usize = 64;
 
     #[test]
     fn a_stretch_of_neighbours_is_order_and_scattered_slots_are_none() {
@@ -116,5 +121,38 @@ mod tests {
             slots(3 * PAGE_BYTES).take(31).chain(slots(64).take(31).rev().collect::<Vec<_>>()).collect();
         assert!(has_order(&mixed, 64));
         assert!(!has_order(&mixed[..1], 64) && !has_order(&[], 64));
+    }
+
+    /// Whether this thread, a producer, still is one after a refill by a magazine of each `step`-th of the blocks that it got.
+    fn is_still_producer(step: usize) -> bool {
+        let (allocator, bin) = (Fast::allocator(), bin_for(BYTES).unwrap());
+        let heap = thread::heap::<Fast>().unwrap();
+        // SAFETY: the heap is this thread's, the magazine too until it is in the inbox, and each block goes into one place.
+        unsafe {
+            let shard = (*heap).shard;
+            let magazine = allocator.empty_magazine(shard, bin);
+            let capacity = (*magazine).capacity;
+            let blocks: Vec<*mut u8> = (0..usize::from(capacity) * step).map(|_| hot::malloc::<Fast>(BYTES)).collect();
+            for (index, &block) in blocks.iter().step_by(step).enumerate() {
+                *Magazine::slots(magazine).add(index) = block;
+            }
+            (*magazine).count = capacity;
+            while (*heap).entry(bin).top != (*heap).entry(bin).base {
+                hot::malloc::<Fast>(BYTES);
+            }
+            for _ in 0..1000 {
+                (*heap).balances.note_refill(bin, capacity, usize::from(capacity));
+            }
+            assert!((*heap).balances.is_producer(bin, capacity));
+            assert!(allocator.put_full(shard, bin, magazine, true));
+            assert_eq!(hot::malloc::<Fast>(BYTES), blocks[0]);
+            (*heap).balances.is_producer(bin, capacity)
+        }
+    }
+
+    #[test]
+    fn a_producer_stays_one_while_its_blocks_come_back_in_order() {
+        assert!(is_still_producer(1));
+        assert!(!is_still_producer(PAGE_BYTES / BYTES + 1));
     }
 }
