@@ -6,28 +6,28 @@
 //! inbox / spans of the owner → runs → operating system
 //! ```
 
-use crate::bins::{self, BINS};
-use crate::depot::{Links, Stocked};
-use crate::fault;
-use crate::heap::Heaps;
-use crate::heat::Heat;
-use crate::held::Held;
-use crate::hooks::Hooks;
+use crate::hardening::free_mark;
 use crate::lane::{Lane, Shards};
-use crate::large::Directs;
-use crate::magazine::{CLASSES, Magazine, Magazines, shape};
-use crate::mark;
-use crate::options::Options;
-use crate::os::Os;
-use crate::page_tag::PageTag;
-use crate::profile::Profile;
-use crate::publisher::Publisher;
-use crate::runs::Runs;
-use crate::shard::Shard;
-use crate::span::{Kind, NotReturned, at};
-use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
-use crate::units::{Bin, PAGE_BYTES, ShardId, SpanId, elapsed_ms};
-use crate::upkeep::Upkeep;
+use crate::pages::bins::{self, BINS};
+use crate::pages::guards::Held;
+use crate::pages::large::Directs;
+use crate::pages::page_tag::PageTag;
+use crate::pages::runs::Runs;
+use crate::pages::span::{Kind, NotReturned, at};
+use crate::platform::abort;
+use crate::platform::options::Options;
+use crate::platform::os::Os;
+use crate::platform::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
+use crate::platform::units::{Bin, PAGE_BYTES, ShardId, SpanId, elapsed_ms};
+use crate::record::heat::Heat;
+use crate::record::observer::Publisher;
+use crate::record::profile::Profile;
+use crate::thread::heap::Heaps;
+use crate::thread::hooks::Hooks;
+use crate::transfer::depot::{Links, Stocked};
+use crate::transfer::magazine::{CLASSES, Magazine, Magazines, shape};
+use crate::transfer::shard::Shard;
+use crate::upkeep::round::Upkeep;
 use core::ptr::{NonNull, null_mut};
 
 /// Largest slot whose pages are made present ahead: larger ones may never be written in the middle.
@@ -319,9 +319,9 @@ impl<L: Lane> Allocator<L> {
             unsafe {
                 let span = self.runs.arenas.tag_value(slot.addr()).span();
                 if (*at(&self.runs.spans, span)).zeroed {
-                    mark::set(slot);
+                    free_mark::set(slot);
                 } else {
-                    mark::wipe(slot, bins::info(bin).slot_bytes as usize);
+                    free_mark::wipe(slot, bins::info(bin).slot_bytes as usize);
                 }
             }
         }
@@ -380,7 +380,7 @@ impl<L: Lane> Allocator<L> {
         }
     }
 
-    fn tag_span(&self, id: SpanId, tag: PageTag, change: impl FnOnce(&mut crate::span::Span)) {
+    fn tag_span(&self, id: SpanId, tag: PageTag, change: impl FnOnce(&mut crate::pages::span::Span)) {
         // SAFETY: the span is this thread's alone: just taken from the runs, or without a live slot.
         let span = unsafe { &mut *at(&self.runs.spans, id) };
         change(span);
@@ -391,7 +391,7 @@ impl<L: Lane> Allocator<L> {
 
     /// Puts `slots`, all of `bin` and owned by `owner`, into their spans, and gives up spans that are empty
     /// then. A slot that is at home already, or none, stops the process in the name of `free`. Whether the slots
-    /// were `idle` until now is what [`Owned::restore`](crate::shard::Owned::restore) asks.
+    /// were `idle` until now is what [`Owned::restore`](crate::transfer::shard::Owned::restore) asks.
     pub fn deliver(&self, owner: ShardId, bin: Bin, slots: &[*mut u8], idle: bool) {
         let mut emptied = SpanId::NONE;
         let mut refused = None;
@@ -428,7 +428,7 @@ impl<L: Lane> Allocator<L> {
                 NotReturned::AlreadyFree => "double free of",
                 NotReturned::NotASlot => "invalid pointer",
             };
-            fault::misuse_in_bin::<L::Os>("free()", fault, slot.addr(), bins::info(bin).slot_bytes as usize);
+            abort::misuse_in_bin::<L::Os>("free()", fault, slot.addr(), bins::info(bin).slot_bytes as usize);
         }
         while !emptied.is_none() {
             // SAFETY: chained above; this thread's alone.

@@ -1,14 +1,14 @@
 //! Lane: a build of the allocator as a set of constants and types, chosen here and nowhere else.
 
 use crate::allocator::Allocator;
-use crate::bins::BINS;
-use crate::heap::Entries;
-use crate::magazine::{Shape, shapes};
-use crate::os::{Fake, Linux, Os};
-use crate::quarantine::{self, Quarantine};
-use crate::remote_stash::{Dense, RemoteStash, Sparse};
-use crate::shard::Shard;
-use crate::thread_pointer::thread_pointer;
+use crate::hardening::quarantine::{self, Quarantine};
+use crate::pages::bins::BINS;
+use crate::platform::os::{Fake, Linux, Os};
+use crate::thread::heap::Entries;
+use crate::thread::tls::thread_pointer;
+use crate::transfer::magazine::{Shape, shapes};
+use crate::transfer::remote_stash::{Dense, RemoteStash, Sparse};
+use crate::transfer::shard::Shard;
 
 /// An array of shards.
 pub trait Shards<O: Os>: Sync + 'static {
@@ -27,7 +27,7 @@ impl<O: Os, const N: usize> Shards<O> for [Shard<O>; N] {
 ///
 /// # Safety
 /// `allocator` always returns the same allocator, and `heap` returns what this thread last gave to
-/// `set_heap`, or a pointer to [`crate::heap::NO_HEAP`]. An all-zero `Stash` is an empty one, and so is an all-zero
+/// `set_heap`, or a pointer to [`crate::thread::heap::NO_HEAP`]. An all-zero `Stash` is an empty one, and so is an all-zero
 /// `Quarantine`.
 pub unsafe trait Lane: Sized + Sync + 'static {
     /// The operating system under it.
@@ -56,17 +56,17 @@ pub unsafe trait Lane: Sized + Sync + 'static {
     const DEPOT_MAGAZINES: u32;
     /// Slots that a thread's first refill of a bin carves; each further one doubles it.
     const FIRST_BATCH: u8;
-    /// Whether a free slot carries a [`crate::mark`], by which a second `free` of it is told at once.
+    /// Whether a free slot carries a [`crate::hardening::free_mark`], by which a second `free` of it is told at once.
     const MARKS: bool;
     /// Whether, besides, a free slot reads as zero and is looked at before it is handed out, slots are handed out
-    /// in random order, blocks end in a [`crate::canary`], spans in a guard page, and what was freed waits. Every call
+    /// in random order, blocks end in a [`crate::hardening::canary`], spans in a guard page, and what was freed waits. Every call
     /// takes its slow path then. Needs [`Lane::MARKS`].
     const HARDENED: bool;
     /// Bytes of a slot beyond what was asked for, at least. Derived.
-    const TRAILER_BYTES: usize = if Self::HARDENED { crate::canary::TRAILER_BYTES } else { 0 };
+    const TRAILER_BYTES: usize = if Self::HARDENED { crate::hardening::canary::TRAILER_BYTES } else { 0 };
     /// Pages at the end of a span in use that are nobody's, and without access where the system grants that. Derived.
     const GUARD_PAGES: usize = if Self::HARDENED { 1 } else { 0 };
-    /// Whether what goes one way comes back in order ([`crate::one_way`]): where slots are not handed out at random. Derived.
+    /// Whether what goes one way comes back in order ([`crate::thread::one_way`]): where slots are not handed out at random. Derived.
     const KEEPS_ORDER: bool = !Self::HARDENED;
     /// Milliseconds after which free pages are given back, where the environment says nothing else.
     const PURGE_DELAY_MS: u32;

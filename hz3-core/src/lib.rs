@@ -32,98 +32,28 @@
 #[cfg(test)]
 extern crate std;
 
-pub mod depot;
-pub mod extent;
-pub mod heap_states;
-pub mod hooks;
-pub mod os;
-pub mod sequence;
-pub mod sync;
-pub mod table;
-pub mod units;
-
 #[cfg(not(loom))]
 pub mod allocator;
 #[cfg(not(loom))]
-pub mod arena;
+pub mod api;
 #[cfg(not(loom))]
-pub mod background;
-#[cfg(not(loom))]
-pub mod balance;
-#[cfg(not(loom))]
-pub mod bins;
-#[cfg(not(loom))]
-pub mod canary;
-#[cfg(not(loom))]
-pub mod checked;
-#[cfg(not(loom))]
-pub mod checks;
-#[cfg(not(loom))]
-pub mod cold_bins;
-#[cfg(not(loom))]
-pub mod courier;
-#[cfg(not(loom))]
-pub mod fault;
-#[cfg(not(loom))]
-pub mod global;
-#[cfg(not(loom))]
-pub mod heap;
-#[cfg(not(loom))]
-pub mod heat;
-#[cfg(not(loom))]
-pub mod held;
-#[cfg(not(loom))]
-pub mod hot;
+pub mod hardening;
 #[cfg(not(loom))]
 pub mod lane;
 #[cfg(not(loom))]
-pub mod large;
+pub mod observe;
+pub mod pages;
+pub mod platform;
 #[cfg(not(loom))]
-pub mod magazine;
+pub mod process;
 #[cfg(not(loom))]
-pub mod mark;
-#[cfg(not(loom))]
-pub mod one_way;
-#[cfg(not(loom))]
-pub mod options;
-#[cfg(not(loom))]
-pub mod page;
-#[cfg(not(loom))]
-pub mod page_tag;
-#[cfg(not(loom))]
-pub mod prefetch;
-#[cfg(not(loom))]
-pub mod profile;
-#[cfg(not(loom))]
-pub mod publisher;
-#[cfg(not(loom))]
-pub mod quarantine;
-#[cfg(not(loom))]
-pub mod remote_stash;
-#[cfg(not(loom))]
-pub mod run_lists;
-#[cfg(not(loom))]
-pub mod runs;
-#[cfg(not(loom))]
-pub mod sampling;
-#[cfg(not(loom))]
-pub mod shard;
-#[cfg(not(loom))]
-pub mod slack;
-#[cfg(not(loom))]
-pub mod slow;
-#[cfg(not(loom))]
-pub mod span;
-#[cfg(not(loom))]
-pub mod stats;
-#[cfg(not(loom))]
+pub mod record;
 pub mod thread;
-#[cfg(not(loom))]
-pub mod thread_pointer;
+pub mod transfer;
 #[cfg(not(loom))]
 pub mod upkeep;
 
 #[cfg(not(loom))]
-pub use global::Hz3;
+pub use api::global_alloc::Hz3;
 #[cfg(not(loom))]
 pub use lane::{Fast, Hardened, Lane, Scale, Tiny, TinyHardened, TinyHome};

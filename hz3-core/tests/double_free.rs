@@ -1,8 +1,9 @@
 //! Two threads that free one large block at the same instant: one of them frees it, and the other one is told.
 
-use hz3_core::stats::check_accounts;
-use hz3_core::sync::{AtomicUsize, Ordering};
-use hz3_core::{Fast, Lane, Scale, hot};
+use hz3_core::api::hot;
+use hz3_core::observe::stats::check_accounts;
+use hz3_core::platform::sync::{AtomicUsize, Ordering};
+use hz3_core::{Fast, Lane, Scale};
 use std::sync::Mutex;
 
 /// Times that each of the two must have been the one, so that the two were at it together: a claim by a load and a store

@@ -1,8 +1,8 @@
 //! Threads that take and return runs at once, from outside: while the system has memory, none is refused.
 
-use hz3_core::options::Options;
-use hz3_core::os::Linux;
-use hz3_core::runs::Runs;
+use hz3_core::pages::runs::Runs;
+use hz3_core::platform::options::Options;
+use hz3_core::platform::os::Linux;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[test]

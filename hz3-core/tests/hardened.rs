@@ -4,9 +4,12 @@
 mod access;
 
 use access::is_readable;
-use hz3_core::stats::{check_accounts, collect};
-use hz3_core::units::PAGE_BYTES;
-use hz3_core::{Hardened, Lane, bins, hot, slow};
+use hz3_core::api::hot;
+use hz3_core::api::slow;
+use hz3_core::observe::stats::{check_accounts, collect};
+use hz3_core::pages::bins;
+use hz3_core::platform::units::PAGE_BYTES;
+use hz3_core::{Hardened, Lane};
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
 
@@ -133,7 +136,7 @@ fn a_span_ends_in_a_page_that_faults() {
         for block in blocks.iter().step_by(97) {
             let id = runs.arenas.tag_value(block.addr()).span();
             // SAFETY: the span of a live block, whose place is fixed.
-            let start = unsafe { (*hz3_core::span::at(&runs.spans, id)).start };
+            let start = unsafe { (*hz3_core::pages::span::at(&runs.spans, id)).start };
             assert!(is_readable(start + span_pages * PAGE_BYTES - 1), "{bytes}");
             assert!(!is_readable(start + span_pages * PAGE_BYTES), "{bytes}");
         }

@@ -3,10 +3,11 @@
 mod access;
 
 use access::is_readable;
-use hz3_core::slow::trim;
-use hz3_core::stats::collect;
-use hz3_core::units::PAGE_BYTES;
-use hz3_core::{Hardened, hot};
+use hz3_core::Hardened;
+use hz3_core::api::hot;
+use hz3_core::api::slow::trim;
+use hz3_core::observe::stats::collect;
+use hz3_core::platform::units::PAGE_BYTES;
 
 fn a_block_and_what_is_left_of_it_are_guarded(bytes: usize) {
     let block = hot::malloc::<Hardened>(bytes);

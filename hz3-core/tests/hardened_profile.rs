@@ -1,9 +1,11 @@
 //! The hardened lane under the profiler: a sampled block stands for a slot, and reads as zero where `calloc` asked for it,
 //! whatever lay in the run of pages that it got.
 
-use hz3_core::profile::Unwinder;
-use hz3_core::slow::{malloc_zeroed, realloc};
-use hz3_core::{Hardened, hot, sampling};
+use hz3_core::Hardened;
+use hz3_core::api::hot;
+use hz3_core::api::slow::{malloc_zeroed, realloc};
+use hz3_core::observe::sampling;
+use hz3_core::record::profile::Unwinder;
 use std::ffi::{c_int, c_void};
 
 /// A stack without a frame.

@@ -2,12 +2,13 @@
 //! all memory comes back. The tiny lanes overflow at every turn; the real ones run the same. Whenever all
 //! threads rest, the books must add up, to the byte.
 
-use hz3_core::bins::{BINS, info};
-use hz3_core::magazine::MAX_SLOTS;
-use hz3_core::slow::{malloc_aligned, malloc_zeroed, realloc, trim, usable_bytes};
-use hz3_core::stats::{block_bytes, check_accounts, collect};
-use hz3_core::units::Bin;
-use hz3_core::{Fast, Hardened, Lane, Scale, Tiny, TinyHardened, TinyHome, hot};
+use hz3_core::api::hot;
+use hz3_core::api::slow::{malloc_aligned, malloc_zeroed, realloc, trim, usable_bytes};
+use hz3_core::observe::stats::{block_bytes, check_accounts, collect};
+use hz3_core::pages::bins::{BINS, info};
+use hz3_core::platform::units::Bin;
+use hz3_core::transfer::magazine::MAX_SLOTS;
+use hz3_core::{Fast, Hardened, Lane, Scale, Tiny, TinyHardened, TinyHome};
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use std::collections::BTreeMap;

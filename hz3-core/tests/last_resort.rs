@@ -2,13 +2,14 @@
 //! probes for what can't be had leaves the other threads alone; and what gathers free memory comes to its end although
 //! others go on making some. One at a time, because what the fake system refuses is the process's.
 
-use hz3_core::options::Options;
-use hz3_core::os::{Fake, Os};
-use hz3_core::runs::Runs;
-use hz3_core::slow::{malloc_aligned, malloc_zeroed, trim};
-use hz3_core::stats::{check_accounts, collect};
-use hz3_core::sync::{AtomicU32, Ordering};
-use hz3_core::{Lane, Tiny, hot};
+use hz3_core::api::hot;
+use hz3_core::api::slow::{malloc_aligned, malloc_zeroed, trim};
+use hz3_core::observe::stats::{check_accounts, collect};
+use hz3_core::pages::runs::Runs;
+use hz3_core::platform::options::Options;
+use hz3_core::platform::os::{Fake, Os};
+use hz3_core::platform::sync::{AtomicU32, Ordering};
+use hz3_core::{Lane, Tiny};
 use std::sync::{Barrier, Mutex, PoisonError};
 use std::time::Instant;
 

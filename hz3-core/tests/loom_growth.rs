@@ -4,10 +4,10 @@
 
 mod loom_system;
 
-use hz3_core::depot::{Links, Stack};
-use hz3_core::extent::Extents;
-use hz3_core::sync::AtomicU32;
-use hz3_core::units::PAGE_BYTES;
+use hz3_core::pages::extent::Extents;
+use hz3_core::platform::sync::AtomicU32;
+use hz3_core::platform::units::PAGE_BYTES;
+use hz3_core::transfer::depot::{Links, Stack};
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;

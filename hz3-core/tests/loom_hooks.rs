@@ -4,7 +4,7 @@
 
 mod loom_system;
 
-use hz3_core::hooks::Hooks;
+use hz3_core::thread::hooks::Hooks;
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;

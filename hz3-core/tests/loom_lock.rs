@@ -1,7 +1,7 @@
 //! Models of the lock, with sleepers that only a wake-up wakes, explored exhaustively by loom.
 #![cfg(loom)]
 
-use hz3_core::sync::{AtomicU32, Mutex, Ordering, Waiter};
+use hz3_core::platform::sync::{AtomicU32, Mutex, Ordering, Waiter};
 use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Condvar};
 use loom::thread;

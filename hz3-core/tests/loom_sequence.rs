@@ -1,8 +1,8 @@
 //! A model of the sequence lock: a writer that writes over zeros and a reader, explored exhaustively by loom.
 #![cfg(loom)]
 
-use hz3_core::sequence;
-use hz3_core::sync::AtomicU64;
+use hz3_core::platform::seqlock;
+use hz3_core::platform::sync::AtomicU64;
 use loom::sync::Arc;
 use loom::thread;
 
@@ -18,16 +18,16 @@ fn what_is_read_is_of_one_writing() {
         let writer = {
             let page = page.clone();
             thread::spawn(move || {
-                sequence::write(&page.count, &page.words, &[1, 1]);
+                seqlock::write(&page.count, &page.words, &[1, 1]);
             })
         };
         let mut values = [7, 8];
-        if sequence::read(&page.count, &page.words, &mut values) {
+        if seqlock::read(&page.count, &page.words, &mut values) {
             assert_eq!(values[0], values[1], "a word of each of two writings");
         }
         writer.join().unwrap();
         // Nobody writes now: a reading succeeds and has the last.
-        assert!(sequence::read(&page.count, &page.words, &mut values));
+        assert!(seqlock::read(&page.count, &page.words, &mut values));
         assert_eq!(values, [1, 1]);
     });
 }

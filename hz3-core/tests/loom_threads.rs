@@ -3,7 +3,7 @@
 
 mod loom_system;
 
-use hz3_core::heap_states::{HeapState, HeapStates, Members, Pointer, Stage, begin, leave};
+use hz3_core::thread::registry::{HeapState, HeapStates, Members, Pointer, Stage, begin, leave};
 use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Mutex};
 use loom::thread;

@@ -1,8 +1,9 @@
 //! Producers of many sizes whose blocks one consumer mixes: what they take of their own spans for the sake of order stays
 //! bounded, over all sizes. Alone in its process: what is cached is theirs.
 
-use hz3_core::stats::{check_accounts, collect};
-use hz3_core::{Scale, hot};
+use hz3_core::Scale;
+use hz3_core::api::hot;
+use hz3_core::observe::stats::{check_accounts, collect};
 use std::sync::mpsc::sync_channel;
 
 const PRODUCERS: usize = 4;

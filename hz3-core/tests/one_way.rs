@@ -2,9 +2,10 @@
 //! left, so that blocks handed out one after the other stay neighbours in memory. Alone in its process, and each test with a
 //! lane of its own: bins, depots and shards are those of the two threads.
 
+use hz3_core::api::hot;
 use hz3_core::lane::Lane;
-use hz3_core::stats::check_accounts;
-use hz3_core::{Fast, Scale, hot};
+use hz3_core::observe::stats::check_accounts;
+use hz3_core::{Fast, Scale};
 use std::sync::mpsc::sync_channel;
 
 const BYTES: usize = 64;

@@ -1,10 +1,11 @@
 //! The system refuses memory: null, nothing lost, and allocation works again. One test, because the fake
 //! system's allowance is the process's.
 
-use hz3_core::os::Fake;
-use hz3_core::slow::trim;
-use hz3_core::stats::{check_accounts, collect};
-use hz3_core::{Lane, Tiny, TinyHardened, TinyHome, hot};
+use hz3_core::api::hot;
+use hz3_core::api::slow::trim;
+use hz3_core::observe::stats::{check_accounts, collect};
+use hz3_core::platform::os::Fake;
+use hz3_core::{Lane, Tiny, TinyHardened, TinyHome};
 
 fn allocate_until_refused<L: Lane>(bytes: usize, most: usize) -> Vec<*mut u8> {
     let mut blocks = Vec::new();

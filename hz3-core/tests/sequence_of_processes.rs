@@ -3,8 +3,8 @@
 //! the test would find a lock that does not work.
 #![cfg(not(loom))]
 
-use hz3_core::sequence;
-use hz3_core::sync::AtomicU64;
+use hz3_core::platform::seqlock;
+use hz3_core::platform::sync::AtomicU64;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
@@ -74,7 +74,7 @@ impl Writer {
                 for value in &mut values {
                     *value += 1;
                 }
-                sequence::write(count, words, &values);
+                seqlock::write(count, words, &values);
             }
         }
         Writer(child)
@@ -103,7 +103,7 @@ fn what_another_process_reads_is_of_one_writing() {
     while good < GOOD_READINGS || by_file < GOOD_READINGS || torn == 0 {
         assert!(begin.elapsed() < TIME_LIMIT, "{good} and {by_file} of {tries} readings were good, {torn} torn");
         tries += 1;
-        if sequence::read(count, words, &mut values) {
+        if seqlock::read(count, words, &mut values) {
             assert!(is_whole(&values), "torn after {tries} tries");
             good += 1;
         }

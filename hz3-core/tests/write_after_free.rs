@@ -1,11 +1,12 @@
 //! Writes after free, from outside: whatever a program leaves in memory that it has freed, and in the rest of the pages
 //! that its blocks lay in, the allocator reads none of it. It goes on, serves no address twice, and its books add up.
 
-use hz3_core::bins::{BINS, info};
-use hz3_core::slow::trim;
-use hz3_core::stats::check_accounts;
-use hz3_core::units::{Bin, PAGE_BYTES};
-use hz3_core::{Fast, Lane, Scale, hot};
+use hz3_core::api::hot;
+use hz3_core::api::slow::trim;
+use hz3_core::observe::stats::check_accounts;
+use hz3_core::pages::bins::{BINS, info};
+use hz3_core::platform::units::{Bin, PAGE_BYTES};
+use hz3_core::{Fast, Lane, Scale};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;

@@ -6,10 +6,12 @@
 //! `free_aligned_sized`, `aligned_alloc`; POSIX.1-2024 for `posix_memalign` and `reallocarray`.
 
 use core::ptr::null_mut;
+use hz3_core::api::hot;
+use hz3_core::api::slow;
 use hz3_core::lane::Lane;
-use hz3_core::os::Linux;
-use hz3_core::units::{PAGE_BYTES, align_up};
-use hz3_core::{fault, hot, slow};
+use hz3_core::platform::abort;
+use hz3_core::platform::os::Linux;
+use hz3_core::platform::units::{PAGE_BYTES, align_up};
 
 /// Sets `errno` to `ENOMEM` and returns null.
 #[cold]
@@ -26,7 +28,7 @@ fn set_errno(value: i32) {
 
 /// What the panic handler does.
 pub fn panicked() -> ! {
-    fault::impossible::<Linux>("internal error")
+    abort::impossible::<Linux>("internal error")
 }
 
 /// The slow path of `malloc`: [`slow::malloc`] with `errno`.
@@ -124,7 +126,7 @@ pub fn pvalloc<L: Lane>(bytes: usize) -> *mut u8 {
 pub fn malloc_usable_size<L: Lane>(block: *const u8) -> usize {
     match slow::usable_bytes::<L>(block) {
         Some(bytes) => bytes,
-        None => fault::misuse::<L::Os>("malloc_usable_size()", "invalid pointer", block.addr()),
+        None => abort::misuse::<L::Os>("malloc_usable_size()", "invalid pointer", block.addr()),
     }
 }
 
@@ -202,7 +204,7 @@ macro_rules! export_c {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn free(block: *mut c_void) {
             // SAFETY: the caller's promise.
-            unsafe { $crate::hz3_core::hot::free::<$lane>(block.cast()) }
+            unsafe { $crate::hz3_core::api::hot::free::<$lane>(block.cast()) }
         }
 
         /// The name that free(3) had in old libraries.
@@ -212,7 +214,7 @@ macro_rules! export_c {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn cfree(block: *mut c_void) {
             // SAFETY: the caller's promise.
-            unsafe { $crate::hz3_core::hot::free::<$lane>(block.cast()) }
+            unsafe { $crate::hz3_core::api::hot::free::<$lane>(block.cast()) }
         }
 
         /// C23 `free_sized`.
@@ -222,7 +224,7 @@ macro_rules! export_c {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn free_sized(block: *mut c_void, bytes: usize) {
             // SAFETY: the caller's promise.
-            unsafe { $crate::hz3_core::slow::free_of_size::<$lane>(block.cast(), bytes, 1) }
+            unsafe { $crate::hz3_core::api::slow::free_of_size::<$lane>(block.cast(), bytes, 1) }
         }
 
         /// C23 `free_aligned_sized`.
@@ -232,7 +234,7 @@ macro_rules! export_c {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn free_aligned_sized(block: *mut c_void, align: usize, bytes: usize) {
             // SAFETY: the caller's promise.
-            unsafe { $crate::hz3_core::slow::free_of_size::<$lane>(block.cast(), bytes, align) }
+            unsafe { $crate::hz3_core::api::slow::free_of_size::<$lane>(block.cast(), bytes, align) }
         }
 
         /// calloc(3).
@@ -289,7 +291,7 @@ macro_rules! export_c {
         /// valloc(3).
         #[unsafe(no_mangle)]
         pub extern "C" fn valloc(bytes: usize) -> *mut c_void {
-            interface::memalign::<$lane>($crate::hz3_core::units::PAGE_BYTES, bytes).cast()
+            interface::memalign::<$lane>($crate::hz3_core::platform::units::PAGE_BYTES, bytes).cast()
         }
 
         /// pvalloc(3).

@@ -11,9 +11,10 @@
 use core::arch::naked_asm;
 use core::ffi::{CStr, c_void};
 use core::ptr::null_mut;
+use hz3_core::api::slow;
 use hz3_core::lane::Lane;
-use hz3_core::os::Linux;
-use hz3_core::{fault, slow};
+use hz3_core::platform::abort;
+use hz3_core::platform::os::Linux;
 
 const GET_NEW_HANDLER: &CStr = c"_ZSt15get_new_handlerv";
 const THROW_BAD_ALLOC: &CStr = c"_ZSt17__throw_bad_allocv";
@@ -55,7 +56,7 @@ extern "C" fn new_handler() -> *mut c_void {
 extern "C" fn thrower() -> *mut c_void {
     let throw = find(THROW_BAD_ALLOC);
     if throw.is_null() {
-        fault::impossible::<Linux>("operator new: out of memory, and no C++ runtime to throw std::bad_alloc");
+        abort::impossible::<Linux>("operator new: out of memory, and no C++ runtime to throw std::bad_alloc");
     }
     throw
 }
@@ -183,7 +184,8 @@ macro_rules! export_cxx {
         mod operators {
             use core::ffi::c_void;
             use $crate::cxx::{new_or_null, new_or_throw};
-            use $crate::hz3_core::{hot, slow};
+            use $crate::hz3_core::api::hot;
+            use $crate::hz3_core::api::slow;
 
             $crate::export_cxx!(@new $lane, _Znwm _Znam);
             $crate::export_cxx!(@new_nothrow $lane, _ZnwmRKSt9nothrow_t c"_ZnwmRKSt9nothrow_t", _ZnamRKSt9nothrow_t c"_ZnamRKSt9nothrow_t");

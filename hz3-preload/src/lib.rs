@@ -49,7 +49,7 @@ macro_rules! export_lane {
                 $crate::report::banner::<$lane>();
                 $crate::profile::begin_if_wanted::<$lane>();
                 $crate::page::begin_if_wanted::<$lane>();
-                $crate::hz3_core::background::start_if_wanted::<$lane>();
+                $crate::hz3_core::process::background::start_if_wanted::<$lane>();
             }
             constructor
         };

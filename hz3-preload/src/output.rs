@@ -2,14 +2,14 @@
 
 use core::ffi::{CStr, c_int};
 use core::fmt::Write;
-use hz3_core::fault;
-use hz3_core::options::{Options, Path};
-use hz3_core::os::Linux;
+use hz3_core::platform::abort;
+use hz3_core::platform::options::{Options, Path};
+use hz3_core::platform::os::Linux;
 
 /// Reports, where the environment does not forbid it, that the file of `option` can't be written.
 pub fn cannot_write(options: &Options, option: &str) {
     if options.shows_errors() {
-        fault::warning::<Linux>(&[option.as_bytes(), b": the file can't be written"]);
+        abort::warning::<Linux>(&[option.as_bytes(), b": the file can't be written"]);
     }
 }
 

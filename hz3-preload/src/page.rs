@@ -18,16 +18,16 @@ use crate::output::{Name, last_error};
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_int, c_long};
 use core::ptr::null_mut;
-use hz3_core::bins::BINS;
-use hz3_core::fault;
 use hz3_core::lane::Lane;
-use hz3_core::os::Linux;
-use hz3_core::page::{self, BYTES, ENDED, HEAD_WORDS, Head, SEQUENCE, SNAPSHOT_WORDS, STATE, Taking};
-use hz3_core::publisher::Event;
-use hz3_core::sequence;
-use hz3_core::stats::{BinStats, collect_with_bins};
-use hz3_core::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use hz3_core::units::{Bin, elapsed_ms};
+use hz3_core::observe::stats::{BinStats, collect_with_bins};
+use hz3_core::observe::stats_page::{self, BYTES, ENDED, HEAD_WORDS, Head, SEQUENCE, SNAPSHOT_WORDS, STATE, Taking};
+use hz3_core::pages::bins::BINS;
+use hz3_core::platform::abort;
+use hz3_core::platform::os::Linux;
+use hz3_core::platform::seqlock;
+use hz3_core::platform::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use hz3_core::platform::units::{Bin, elapsed_ms};
+use hz3_core::record::observer::Event;
 
 /// Milliseconds between two snapshots, at least.
 const PAUSE_MS: u32 = 250;
@@ -175,7 +175,7 @@ fn publish<L: Lane>() -> bool {
             Ok(words) => words,
             Err(error) => {
                 if L::allocator().options().shows_errors() {
-                    fault::warning::<Linux>(&[b"HZ3_STATS_PAGE: the page can't be made", reason(error)]);
+                    abort::warning::<Linux>(&[b"HZ3_STATS_PAGE: the page can't be made", reason(error)]);
                 }
                 return false;
             }
@@ -191,14 +191,14 @@ fn publish<L: Lane>() -> bool {
     let taken_ms = now_us(libc::CLOCK_BOOTTIME) / 1000;
     let taking = Taking { number: draft.number, taken_ms, took_us, pause_ms };
     let heat = |bin| L::allocator().heat.counts(Bin(bin as u8));
-    page::write(&mut draft.words, taking, &stats, &draft.bins, heat);
+    stats_page::write(&mut draft.words, taking, &stats, &draft.bins, heat);
     // SAFETY: the mapping has that many words, and lives as long as `words` leads to it.
     let words = unsafe { core::slice::from_raw_parts(words, WORDS) };
     if let (Some(count), Some(snapshot)) = (words.get(SEQUENCE), words.get(HEAD_WORDS..)) {
-        sequence::write(count, snapshot, &draft.words);
+        seqlock::write(count, snapshot, &draft.words);
     }
     PAGE.pause_ms.store(pause_ms as u32, Ordering::Relaxed);
-    PAGE.last_ms.store(<L::Os as hz3_core::os::Os>::now_ms(), Ordering::Relaxed);
+    PAGE.last_ms.store(<L::Os as hz3_core::platform::os::Os>::now_ms(), Ordering::Relaxed);
     true
 }
 
@@ -263,13 +263,15 @@ fn is_left_over(name: &CStr) -> bool {
         && unsafe { libc::syscall(libc::SYS_pread64, file, words.as_mut_ptr(), size_of_val(&words), 0 as c_long) }
             == size_of_val(&words) as c_long;
     close(file);
-    let process = words.get(page::PROCESS).and_then(|&process| c_int::try_from(process).ok());
+    let process = words.get(stats_page::PROCESS).and_then(|&process| c_int::try_from(process).ok());
     let is_gone = |process: c_int| {
         // SAFETY: signal 0 is none.
         process.cast_unsigned() == own_process()
             || (unsafe { libc::kill(process, 0) } != 0 && last_error() == libc::ESRCH)
     };
-    is_users && words.first() == Some(&page::MAGIC) && process.is_some_and(|process| process > 0 && is_gone(process))
+    is_users
+        && words.first() == Some(&stats_page::MAGIC)
+        && process.is_some_and(|process| process > 0 && is_gone(process))
 }
 
 /// Whether the file of that name is the page's.

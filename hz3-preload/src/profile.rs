@@ -17,12 +17,12 @@
 use crate::output::{self, File};
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::fmt::Write;
-use hz3_core::fault;
 use hz3_core::lane::Lane;
-use hz3_core::os::Linux;
-use hz3_core::profile::{Backtrace, Counts, GetIp, Unwinder};
-use hz3_core::sampling;
-use hz3_core::sync::{AtomicU32, Ordering};
+use hz3_core::observe::sampling;
+use hz3_core::platform::abort;
+use hz3_core::platform::os::Linux;
+use hz3_core::platform::sync::{AtomicU32, Ordering};
+use hz3_core::record::profile::{Backtrace, Counts, GetIp, Unwinder};
 
 const UNWINDER: &CStr = c"libgcc_s.so.1";
 
@@ -38,7 +38,7 @@ pub fn begin_if_wanted<L: Lane>() {
         return;
     }
     let Some(unwinder) = find_unwinder() else {
-        fault::warning::<Linux>(&[b"HZ3_PROFILE: ", UNWINDER.to_bytes(), b" is not to be had; there is no profile"]);
+        abort::warning::<Linux>(&[b"HZ3_PROFILE: ", UNWINDER.to_bytes(), b" is not to be had; there is no profile"]);
         return;
     };
     // Relaxed: read by forked children and at exit. SAFETY: takes and changes nothing.

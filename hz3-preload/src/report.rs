@@ -4,11 +4,11 @@
 
 use crate::output::File;
 use core::fmt::Write;
-use hz3_core::bins::BINS;
 use hz3_core::lane::Lane;
-use hz3_core::options::{HugePages, NEVER};
-use hz3_core::os::{Linux, Os};
-use hz3_core::stats::{BinStats, ROWS, Stats, collect, collect_with_bins};
+use hz3_core::observe::stats::{BinStats, ROWS, Stats, collect, collect_with_bins};
+use hz3_core::pages::bins::BINS;
+use hz3_core::platform::options::{HugePages, NEVER};
+use hz3_core::platform::os::{Linux, Os};
 
 /// Bytes of the longest report: a line of a row, with room to spare, for each and for the head and the foot.
 const TEXT_BYTES: usize = (ROWS + 3) * 80;

@@ -16,12 +16,12 @@ use crate::output::{self, File};
 use crate::report::write_counts;
 use core::ffi::c_int;
 use core::fmt::Write;
-use hz3_core::bins::BINS;
-use hz3_core::heat::SHARDS;
 use hz3_core::lane::Lane;
-use hz3_core::options::Path;
-use hz3_core::stats::{BinStats, ShardStats, Stats, Use, collect_shard, collect_with_bins};
-use hz3_core::units::{Bin, PAGE_BYTES};
+use hz3_core::observe::stats::{BinStats, ShardStats, Stats, Use, collect_shard, collect_with_bins};
+use hz3_core::pages::bins::BINS;
+use hz3_core::platform::options::Path;
+use hz3_core::platform::units::{Bin, PAGE_BYTES};
+use hz3_core::record::heat::SHARDS;
 
 /// How the counts are written.
 type Form = fn(&mut File, &Counts);

@@ -1,9 +1,9 @@
 //! A system for models: it hands out processors in turn, and maps chunks of tables whose units are a model's own.
 #![allow(dead_code, reason = "each model uses its part")]
 
-use hz3_core::os::Os;
-use hz3_core::sync::{AtomicU32, Waiter};
-use hz3_core::table::{CHUNK_BYTES, Table};
+use hz3_core::platform::os::Os;
+use hz3_core::platform::sync::{AtomicU32, Waiter};
+use hz3_core::platform::table::{CHUNK_BYTES, Table};
 use loom::thread;
 use std::marker::PhantomData;
 use std::ptr::NonNull;

@@ -7,9 +7,10 @@
 //!
 //! One step at a time, each in the thread it names, so that a string always means the same.
 
-use hz3_core::slow::{malloc_aligned, malloc_zeroed, realloc, trim, usable_bytes};
-use hz3_core::stats::collect;
-use hz3_core::{Lane, hot};
+use hz3_core::Lane;
+use hz3_core::api::hot;
+use hz3_core::api::slow::{malloc_aligned, malloc_zeroed, realloc, trim, usable_bytes};
+use hz3_core::observe::stats::collect;
 use std::collections::BTreeMap;
 use std::ptr::with_exposed_provenance_mut;
 use std::sync::mpsc::{Receiver, Sender, channel};

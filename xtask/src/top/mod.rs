@@ -9,7 +9,7 @@ use crate::workspace::{Workspace, variables_of_cargo_run};
 use crate::{preload, process, run};
 use anyhow::{Context, Result, bail};
 use console::Term;
-use hz3_core::page::Snapshot;
+use hz3_core::observe::stats_page::Snapshot;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use page_file::{PageFile, Process, Reading, VARIABLE};

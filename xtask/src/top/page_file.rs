@@ -2,12 +2,14 @@
 //!
 //! The page is read with `pread`, never mapped: a file that somebody cuts short is then an error and no signal. A
 //! reading is good if the sequence count was even and the same before and after it; the kernel copies from the very
-//! memory that the process writes, so that the argument of `hz3_core::sequence` holds, with a fence behind each call.
+//! memory that the process writes, so that the argument of `hz3_core::platform::seqlock` holds, with a fence behind each call.
 
 use crate::arguments::UsageError;
 use anyhow::{Context, Result, bail};
-use hz3_core::options::PAGE_PLACE;
-use hz3_core::page::{self, BYTES, ENDED, HEAD_WORDS, Head, Refused, SEQUENCE, SNAPSHOT_WORDS, Snapshot};
+use hz3_core::observe::stats_page::{
+    self, BYTES, ENDED, HEAD_WORDS, Head, Refused, SEQUENCE, SNAPSHOT_WORDS, Snapshot,
+};
+use hz3_core::platform::options::PAGE_PLACE;
 use rustix::fs::OFlags;
 use rustix::time::{ClockId, clock_gettime};
 use std::ffi::OsStr;
@@ -204,7 +206,7 @@ impl PageFile {
                 "{} is a page of version {version}, or of another build; this xtask reads version {}: use that of the \
                  library's own build",
                 path.display(),
-                page::VERSION
+                stats_page::VERSION
             )),
         }
     }
@@ -218,18 +220,18 @@ impl PageFile {
     pub fn read(&self) -> Result<Reading> {
         for _ in 0..TRIES {
             let before = self.count()?;
-            // Acquire: the words after the count. Pairs with the Release store in `sequence::write`.
+            // Acquire: the words after the count. Pairs with the Release store in `seqlock::write`.
             fence(Ordering::Acquire);
             let mut bytes = vec![0; (HEAD_WORDS + SNAPSHOT_WORDS) * WORD_BYTES];
             self.file.read_exact_at(&mut bytes, 0).with_context(|| self.path.display().to_string())?;
-            // Acquire: the second count after the words. Pairs with the Release fence in `sequence::write`.
+            // Acquire: the second count after the words. Pairs with the Release fence in `seqlock::write`.
             fence(Ordering::Acquire);
             // The very first writing leaves 2.
             if before != 0 && before.is_multiple_of(2) && self.count()? == before {
                 let words = words_of(&bytes);
-                let snapshot = page::read(&words[HEAD_WORDS..]).context("a page that is too short")?;
+                let snapshot = stats_page::read(&words[HEAD_WORDS..]).context("a page that is too short")?;
                 let age_ms = now_ms().saturating_sub(snapshot.taking.taken_ms);
-                return Ok(Reading { snapshot, has_ended: words[page::STATE] == ENDED, age_ms });
+                return Ok(Reading { snapshot, has_ended: words[stats_page::STATE] == ENDED, age_ms });
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -262,10 +264,10 @@ pub fn value_for(folder: &Path) -> std::ffi::OsString {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hz3_core::bins::BINS;
-    use hz3_core::heat::BinCounts;
-    use hz3_core::page::{Taking, write};
-    use hz3_core::stats::{BinStats, Stats};
+    use hz3_core::observe::stats::{BinStats, Stats};
+    use hz3_core::observe::stats_page::{Taking, write};
+    use hz3_core::pages::bins::BINS;
+    use hz3_core::record::heat::BinCounts;
 
     fn page(words: &[u64]) -> (tempfile::NamedTempFile, Result<PageFile>) {
         let file = tempfile::NamedTempFile::new().unwrap();

@@ -1,7 +1,7 @@
 //! View: what a snapshot says, as text for people and as JSON for programs.
 
 use super::page_file::Reading;
-use hz3_core::page::{BIN_NAMES, Snapshot};
+use hz3_core::observe::stats_page::{BIN_NAMES, Snapshot};
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
 
@@ -194,11 +194,11 @@ pub fn json(subject: &Subject, reading: &Reading, rates: Option<&Rates>) -> Valu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hz3_core::page::Taking;
-    use hz3_core::stats::Stats;
+    use hz3_core::observe::stats::Stats;
+    use hz3_core::observe::stats_page::Taking;
 
     fn snapshot(number: u64, taken_ms: u64, moved: u64) -> Snapshot {
-        let mut bins = [[0; BIN_NAMES.len()]; hz3_core::bins::BINS];
+        let mut bins = [[0; BIN_NAMES.len()]; hz3_core::pages::bins::BINS];
         bins[4] = [64, 1 << 20, 16384, 8192, 4096, 0, moved, moved * 60, moved, moved * 50, moved * 20, 0, 0, 0];
         let mut stats = Stats { committed_bytes: 3 << 20, small_live_bytes: 1 << 20, ..Stats::default() };
         (stats.clean_bytes, stats.dirty_bytes) = (1 << 20, 1 << 20);

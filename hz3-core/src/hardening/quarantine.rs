@@ -1,0 +1,185 @@
+//! Quarantine: a thread's slots that were freed a short while ago, kept out of reuse.
+//!
+//! ```text
+//! oldest → | slot | slot | … | slot | … room … |      leaves: one of the oldest four, drawn at random
+//! ```
+//!
+//! A slot stays at least until as many as there are, less four, have been freed after it. While it is there, its mark tells a
+//! second `free`, and nobody can be given the memory that a dangling pointer leads to. Bounded in slots and in bytes.
+//! A quarantine is its thread's alone.
+
+use crate::pages::bins;
+use crate::platform::units::Bin;
+
+/// A quarantine, or none. All zeros is an empty one.
+pub trait Quarantine {
+    /// A slot that has to leave, with its bin, before one of `bytes` bytes may enter; `random` is a number below 2^32
+    /// that chooses it.
+    fn make_room(&mut self, bytes: usize, random: u32) -> Option<(Bin, *mut u8)>;
+    /// Adds a slot of `bin`, for which [`Quarantine::make_room`] has nothing to say.
+    fn put(&mut self, bin: Bin, slot: *mut u8);
+    /// Takes the oldest slot out.
+    fn take(&mut self) -> Option<(Bin, *mut u8)>;
+    /// Calls `look` with each slot, for whoever does not own the quarantine: exact while its owner leaves it alone.
+    ///
+    /// # Safety
+    /// `this` is a quarantine whose memory is never unmapped.
+    unsafe fn peek(this: *const Self, look: impl FnMut(Bin, *mut u8));
+}
+
+/// The quarantine of a lane that has none.
+pub struct None;
+
+impl Quarantine for None {
+    fn make_room(&mut self, _: usize, _: u32) -> Option<(Bin, *mut u8)> {
+        Option::None
+    }
+    fn put(&mut self, _: Bin, _: *mut u8) {}
+    fn take(&mut self) -> Option<(Bin, *mut u8)> {
+        Option::None
+    }
+    unsafe fn peek(_: *const Self, _: impl FnMut(Bin, *mut u8)) {}
+}
+
+/// A quarantine of at most `SLOTS` slots, a power of two, and, unless it is a single slot, of `BYTES` bytes.
+pub struct Ring<const SLOTS: usize, const BYTES: usize> {
+    /// Place of the oldest slot.
+    head: u32,
+    used: u32,
+    bytes: usize,
+    /// Bin above, address below.
+    slots: [u64; SLOTS],
+}
+
+/// Among how many slots, the oldest, one is drawn, at most. Chosen: as few as leave most of the order in which slots
+/// were freed, for the same reason as where slots are drawn from a magazine.
+const DRAWN: u32 = 4;
+
+/// Bits of an address: user addresses have 47 on x86-64 and 48 on AArch64.
+const ADDRESS_BITS: u32 = 48;
+
+fn entry_of(bin: Bin, slot: *mut u8) -> u64 {
+    u64::from(bin.0) << ADDRESS_BITS | slot.expose_provenance() as u64
+}
+
+fn slot_of(entry: u64) -> (Bin, *mut u8) {
+    let address = entry & ((1 << ADDRESS_BITS) - 1);
+    (Bin((entry >> ADDRESS_BITS) as u8), core::ptr::with_exposed_provenance_mut(address as usize))
+}
+
+impl<const SLOTS: usize, const BYTES: usize> Ring<SLOTS, BYTES> {
+    /// An empty one.
+    pub const fn new() -> Self {
+        assert!(SLOTS.is_power_of_two());
+        Self { head: 0, used: 0, bytes: 0, slots: [0; SLOTS] }
+    }
+
+    /// The place of the slot that is `after` younger than the oldest.
+    fn place(&mut self, after: u32) -> &mut u64 {
+        let index = self.head.wrapping_add(after) as usize & (SLOTS - 1);
+        // SAFETY: the mask keeps the index below SLOTS, a power of two.
+        unsafe { self.slots.get_unchecked_mut(index) }
+    }
+
+    fn remove(&mut self, after: u32) -> (Bin, *mut u8) {
+        let oldest = *self.place(0);
+        let entry = core::mem::replace(self.place(after), oldest);
+        self.head = self.head.wrapping_add(1);
+        self.used -= 1;
+        let (bin, slot) = slot_of(entry);
+        self.bytes = self.bytes.saturating_sub(bins::info(bin).slot_bytes as usize);
+        (bin, slot)
+    }
+}
+
+impl<const SLOTS: usize, const BYTES: usize> Default for Ring<SLOTS, BYTES> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<const SLOTS: usize, const BYTES: usize> Quarantine for Ring<SLOTS, BYTES> {
+    #[inline]
+    fn make_room(&mut self, bytes: usize, random: u32) -> Option<(Bin, *mut u8)> {
+        if self.used == 0 || (self.used as usize) < SLOTS && self.bytes + bytes <= BYTES {
+            return Option::None;
+        }
+        let drawn = u64::from(self.used.div_ceil(2).min(DRAWN));
+        Some(self.remove(((u64::from(random) * drawn) >> 32) as u32))
+    }
+
+    #[inline]
+    fn put(&mut self, bin: Bin, slot: *mut u8) {
+        let used = self.used;
+        *self.place(used) = entry_of(bin, slot);
+        self.used += 1;
+        self.bytes += bins::info(bin).slot_bytes as usize;
+    }
+
+    fn take(&mut self) -> Option<(Bin, *mut u8)> {
+        if self.used == 0 { Option::None } else { Some(self.remove(0)) }
+    }
+
+    unsafe fn peek(this: *const Self, mut look: impl FnMut(Bin, *mut u8)) {
+        // SAFETY: the caller's promise. Volatile, here and below, because the owner may write the words at this
+        // moment, with plain stores of one aligned word each, which arrive whole.
+        let (head, used) =
+            unsafe { ((&raw const (*this).head).read_volatile(), (&raw const (*this).used).read_volatile()) };
+        for after in 0..used.min(SLOTS as u32) {
+            let index = head.wrapping_add(after) as usize & (SLOTS - 1);
+            // SAFETY: as above; the mask keeps the index below SLOTS.
+            let (bin, slot) = slot_of(unsafe { (&raw const (*this).slots[index]).read_volatile() });
+            look(bin, slot);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+    use std::vec::Vec;
+
+    /// Frees slots one after another; returns after how many further ones each came out.
+    fn stays<const SLOTS: usize, const BYTES: usize>(bin: Bin, count: usize) -> Vec<usize> {
+        let mut ring = Ring::<SLOTS, BYTES>::new();
+        let bytes = bins::info(bin).slot_bytes as usize;
+        let (mut stays, mut inside, mut random) = (Vec::new(), VecDeque::new(), 1_u32);
+        for number in 0..count {
+            random = random.wrapping_mul(0x915f_77f5).wrapping_add(12345);
+            while let Some((left, slot)) = ring.make_room(bytes, random) {
+                assert_eq!(left, bin);
+                let at = inside.iter().position(|&(inside, _)| inside == slot).expect("a slot that is inside");
+                stays.push(number - inside.remove(at).expect("it was found").1);
+            }
+            let slot = core::ptr::without_provenance_mut(0x7f00_0000_0000 + number * 16);
+            ring.put(bin, slot);
+            inside.push_back((slot, number));
+            let mut seen = Vec::new();
+            // SAFETY: this thread's own.
+            unsafe { Ring::peek(&raw const ring, |bin, slot| seen.push((bin, slot))) };
+            assert_eq!(seen.len(), inside.len());
+            assert!(seen.len() <= SLOTS && (seen.len() == 1 || seen.len() * bytes <= BYTES));
+        }
+        let left: Vec<_> = core::iter::from_fn(|| ring.take()).collect();
+        assert_eq!(left.len(), inside.len());
+        assert!(left.iter().all(|&(_, slot)| inside.iter().any(|&(inside, _)| inside == slot)));
+        assert!(ring.bytes == 0 && ring.make_room(usize::MAX, 0).is_none());
+        stays
+    }
+
+    #[test]
+    fn a_slot_stays_for_nearly_a_whole_quarantine_and_leaves_out_of_turn() {
+        let stays = stays::<256, { 1 << 20 }>(Bin(4), 5000);
+        assert!(stays.iter().all(|&stay| stay > 256 - DRAWN as usize));
+        assert!(stays.iter().any(|&stay| stay > 256) && stays.iter().any(|&stay| stay < 256));
+    }
+
+    #[test]
+    fn a_quarantine_keeps_to_its_bytes_and_takes_a_slot_that_exceeds_them() {
+        let largest = Bin(bins::BINS as u8 - 1);
+        let stays = stays::<256, { 1 << 20 }>(largest, 500);
+        assert!(stays.iter().all(|&stay| stay >= 16));
+        assert!(self::stays::<4, 64>(largest, 50).iter().all(|&stay| stay == 1));
+    }
+}

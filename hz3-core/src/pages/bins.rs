@@ -1,0 +1,248 @@
+//! Bins: the size classes of small blocks, and what follows from a class.
+//!
+//! ```text
+//! bin      0        1   2  …  8    9   10 …  16   17  18 …  24    …   72
+//! bytes  foreign   16  32 … 128  144  160 … 256  288 320 … 512   …  32768
+//! step              16            16             32               2^k / 8
+//! ```
+//!
+//! Multiples of 16 up to 128, then eight classes per doubling, so that a block above 128 bytes wastes
+//! at most 12.5 %. Every table here is a `const fn` result; nothing is computed at run time.
+//!
+//! Bin 0, *foreign*, stands for every address that is no small block. A heap's entry for it is always
+//! both empty and full, so the hot paths need no test of their own for it.
+
+use crate::platform::units::{Bin, MIN_ALIGN, PAGE_BYTES};
+
+/// Bins, the foreign one included. Derived: 8 linear classes, 8 doublings of 8, and bin 0.
+pub const BINS: usize = 73;
+/// Largest small block, in bytes. Chosen: above it a lock per call no longer shows.
+pub const MAX_SMALL_BYTES: usize = 32 * 1024;
+/// The bin of everything that is not a small block.
+pub const FOREIGN: Bin = Bin(0);
+/// Bytes of one entry in a heap's bin array; page tags and the size table hold multiples of it.
+pub const BIN_ENTRY_BYTES: usize = 32;
+/// Most slots in a span. Chosen: the span's bitmap then fills one cache line.
+pub const MAX_SPAN_SLOTS: usize = 512;
+
+const LINEAR_BINS: usize = 8;
+const PER_DOUBLING: usize = 8;
+/// Fewest slots in a span: below it the rounding waste and the span traffic grow.
+const MIN_SPAN_SLOTS: usize = 8;
+const MIN_SPAN_PAGES: usize = 16;
+const MAX_SPAN_PAGES: usize = 80;
+
+/// What the slow paths need to know of a bin.
+#[derive(Clone, Copy)]
+pub struct BinInfo {
+    /// Bytes of one slot.
+    pub slot_bytes: u32,
+    /// Pages of one span.
+    pub span_pages: u16,
+    /// Slots of one span.
+    pub span_slots: u16,
+    /// ceil(2^32 / slot_bytes): turns an offset in a span into a slot number by a multiplication.
+    reciprocal: u64,
+}
+
+/// Bytes of one slot of bin number `bin`, which is not the foreign one.
+pub const fn slot_bytes_of(bin: usize) -> usize {
+    if bin <= LINEAR_BINS {
+        return bin * MIN_ALIGN;
+    }
+    let step = (bin - LINEAR_BINS - 1) % PER_DOUBLING;
+    let doubling = (bin - LINEAR_BINS - 1) / PER_DOUBLING;
+    let floor = 128 << doubling;
+    floor + (step + 1) * (floor / PER_DOUBLING)
+}
+
+/// Span size of a slot size: at most 512 slots for the tiny ones; otherwise the first size from 64 KiB
+/// up that holds eight slots and leaves less than 1/64 of itself unused, or the one that leaves least.
+const fn span_pages_of(slot_bytes: usize) -> usize {
+    if slot_bytes <= 128 {
+        return slot_bytes * MAX_SPAN_SLOTS / PAGE_BYTES;
+    }
+    let fewest = (slot_bytes * MIN_SPAN_SLOTS).div_ceil(PAGE_BYTES);
+    let mut pages = if fewest > MIN_SPAN_PAGES { fewest } else { MIN_SPAN_PAGES };
+    let (mut best, mut best_waste) = (pages, usize::MAX);
+    while pages <= MAX_SPAN_PAGES {
+        let bytes = pages * PAGE_BYTES;
+        if bytes / slot_bytes <= MAX_SPAN_SLOTS {
+            let waste = (bytes % slot_bytes) * 1024 / bytes;
+            if waste <= 16 {
+                return pages;
+            }
+            if waste < best_waste {
+                best_waste = waste;
+                best = pages;
+            }
+        }
+        pages += 1;
+    }
+    best
+}
+
+const fn info_table() -> [BinInfo; BINS] {
+    let none = BinInfo { slot_bytes: 0, span_pages: 0, span_slots: 0, reciprocal: 0 };
+    let mut table = [none; BINS];
+    let mut bin = 1;
+    while bin < BINS {
+        let slot_bytes = slot_bytes_of(bin);
+        let span_pages = span_pages_of(slot_bytes);
+        table[bin] = BinInfo {
+            slot_bytes: slot_bytes as u32,
+            span_pages: span_pages as u16,
+            span_slots: (span_pages * PAGE_BYTES / slot_bytes) as u16,
+            reciprocal: (1u64 << 32).div_ceil(slot_bytes as u64),
+        };
+        bin += 1;
+    }
+    table
+}
+
+const GRANULES: usize = MAX_SMALL_BYTES / MIN_ALIGN + 1;
+
+const fn offset_table() -> [u16; GRANULES] {
+    let mut table = [0; GRANULES];
+    let mut bin = 1;
+    let mut granule = 0;
+    while granule < GRANULES {
+        while slot_bytes_of(bin) < granule * MIN_ALIGN {
+            bin += 1;
+        }
+        table[granule] = (bin * BIN_ENTRY_BYTES) as u16;
+        granule += 1;
+    }
+    table
+}
+
+static INFO: [BinInfo; BINS] = info_table();
+/// Offset of a size's bin entry in a heap, by granule of 16 bytes (4 KiB; small sizes touch one line).
+static OFFSETS: [u16; GRANULES] = offset_table();
+
+const _: () = assert!(slot_bytes_of(BINS - 1) == MAX_SMALL_BYTES);
+
+/// Offset of the bin entry that serves `bytes`, in a heap.
+///
+/// # Safety
+/// `bytes` is at most [`MAX_SMALL_BYTES`].
+#[inline(always)]
+pub unsafe fn entry_offset(bytes: usize) -> usize {
+    // SAFETY: (MAX_SMALL_BYTES + 15) / 16 is the table's last index.
+    usize::from(unsafe { *OFFSETS.get_unchecked((bytes + (MIN_ALIGN - 1)) >> 4) })
+}
+
+/// The bin that serves `bytes`; `None` above [`MAX_SMALL_BYTES`]. 0 bytes are served by the first bin.
+#[inline]
+pub fn bin_for(bytes: usize) -> Option<Bin> {
+    if bytes > MAX_SMALL_BYTES {
+        return None;
+    }
+    // SAFETY: checked above.
+    Some(bin_of_offset(unsafe { entry_offset(bytes) }))
+}
+
+/// The smallest bin for `bytes` whose slots all lie at multiples of `align`, a power of two of at most
+/// a page; `None` where the blocks must come from a page run.
+pub fn bin_for_aligned(bytes: usize, align: usize) -> Option<Bin> {
+    if align > PAGE_BYTES {
+        return None;
+    }
+    let mut bin = bin_for(bytes)?;
+    while (bin.0 as usize) < BINS {
+        if info(bin).slot_bytes as usize & (align - 1) == 0 {
+            return Some(bin);
+        }
+        bin = Bin(bin.0 + 1);
+    }
+    None
+}
+
+/// The bin whose entry lies at `offset` in a heap.
+#[inline]
+pub const fn bin_of_offset(offset: usize) -> Bin {
+    Bin((offset / BIN_ENTRY_BYTES) as u8)
+}
+
+/// What is known of `bin`.
+#[inline]
+pub fn info(bin: Bin) -> &'static BinInfo {
+    // A clamp instead of a bounds check: nothing in the allocator may panic.
+    let index = usize::from(bin.0);
+    &INFO[if index < BINS { index } else { 0 }]
+}
+
+impl BinInfo {
+    /// Number of the slot that begins at `offset` bytes into a span; `None` where none begins there.
+    #[inline]
+    pub fn slot_at(&self, offset: usize) -> Option<usize> {
+        if offset >= usize::from(self.span_pages) * PAGE_BYTES {
+            return None;
+        }
+        let slot = ((offset as u64 * self.reciprocal) >> 32) as usize;
+        (slot * self.slot_bytes as usize == offset && slot < usize::from(self.span_slots)).then_some(slot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_size_is_served_by_the_smallest_slot_that_holds_it() {
+        for bytes in 0..=MAX_SMALL_BYTES {
+            let bin = bin_for(bytes).expect("small");
+            assert!(info(bin).slot_bytes as usize >= bytes.max(1));
+            if bin.0 > 1 {
+                assert!((info(Bin(bin.0 - 1)).slot_bytes as usize) < bytes);
+            }
+        }
+        assert_eq!(bin_for(MAX_SMALL_BYTES + 1), None);
+    }
+
+    #[test]
+    fn waste_above_128_bytes_is_at_most_an_eighth() {
+        for bytes in 129..=MAX_SMALL_BYTES {
+            let slot = info(bin_for(bytes).expect("small")).slot_bytes as usize;
+            assert!((slot - bytes) * 8 <= slot, "{bytes} in {slot}");
+        }
+    }
+
+    #[test]
+    fn spans_hold_eight_to_512_slots_and_waste_little() {
+        for bin in 1..BINS {
+            let info = info(Bin(bin as u8));
+            let bytes = usize::from(info.span_pages) * PAGE_BYTES;
+            let slots = usize::from(info.span_slots);
+            assert!((MIN_SPAN_SLOTS..=MAX_SPAN_SLOTS).contains(&slots));
+            assert!((bytes - slots * info.slot_bytes as usize) * 32 <= bytes, "bin {bin}");
+        }
+    }
+
+    #[test]
+    fn only_the_first_byte_of_a_slot_has_a_slot_number() {
+        for bin in 1..BINS {
+            let info = info(Bin(bin as u8));
+            let size = info.slot_bytes as usize;
+            for offset in 0..usize::from(info.span_pages) * PAGE_BYTES {
+                let expected =
+                    (offset % size == 0 && offset / size < usize::from(info.span_slots)).then_some(offset / size);
+                assert_eq!(info.slot_at(offset), expected, "bin {bin} offset {offset}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_aligned_bin_has_only_aligned_slots() {
+        for align in [16, 32, 64, 128, 256, 512, 1024, 2048, 4096] {
+            for bytes in 0..=MAX_SMALL_BYTES {
+                if let Some(bin) = bin_for_aligned(bytes, align) {
+                    let slot = info(bin).slot_bytes as usize;
+                    assert!(slot.is_multiple_of(align) && slot >= bytes);
+                } else {
+                    assert!(bytes + align > MAX_SMALL_BYTES);
+                }
+            }
+        }
+    }
+}

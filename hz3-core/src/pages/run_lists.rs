@@ -1,0 +1,88 @@
+//! Run lists: free page runs of one kind, by class of length.
+//!
+//! ```text
+//! class     1  2  …  8  9  …  15  16  17   …        eight per doubling of the page count
+//! heads    [id|id|   |id|  …                ]
+//! map       1  1  0   1                             a bit per class that has a run
+//! ```
+//!
+//! Plain data of whoever holds the run lock.
+
+use crate::platform::units::SpanId;
+
+const PER_DOUBLING: usize = 8;
+/// Classes. Derived: page counts up to 2^36.
+pub const CLASSES: usize = 34 * PER_DOUBLING;
+const MAP_WORDS: usize = CLASSES.div_ceil(64);
+
+/// Class that a run of `pages` is kept in. Runs of class c+1 and above are all larger than any of class c.
+pub fn class_of(pages: usize) -> usize {
+    if pages < PER_DOUBLING {
+        return pages;
+    }
+    let log = pages.ilog2() as usize;
+    let step = (pages >> (log - 3)) & (PER_DOUBLING - 1);
+    ((log - 2) * PER_DOUBLING + step).min(CLASSES - 1)
+}
+
+/// Free runs of one kind, by class.
+pub struct Lists {
+    heads: [SpanId; CLASSES],
+    map: [u64; MAP_WORDS],
+    /// Pages of all runs here.
+    pub pages: usize,
+}
+
+impl Lists {
+    /// No run.
+    pub const fn new() -> Self {
+        Self { heads: [SpanId::NONE; CLASSES], map: [0; MAP_WORDS], pages: 0 }
+    }
+
+    /// The first run of `class`, or none.
+    pub fn head(&self, class: usize) -> SpanId {
+        self.heads.get(class).copied().unwrap_or(SpanId::NONE)
+    }
+
+    /// Makes `id` the first run of `class`; none where it has no run any more.
+    pub fn set_head(&mut self, class: usize, id: SpanId) {
+        if let (Some(head), Some(word)) = (self.heads.get_mut(class), self.map.get_mut(class / 64)) {
+            *head = id;
+            let bit = 1 << (class % 64);
+            *word = if id.is_none() { *word & !bit } else { *word | bit };
+        }
+    }
+
+    /// The lowest class from `class` up that has a run.
+    pub fn class_from(&self, class: usize) -> Option<usize> {
+        let mut mask = u64::MAX << (class % 64);
+        for (index, word) in self.map.iter().enumerate().skip(class / 64) {
+            if word & mask != 0 {
+                return Some(index * 64 + (word & mask).trailing_zeros() as usize);
+            }
+            mask = u64::MAX;
+        }
+        None
+    }
+}
+
+impl Default for Lists {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_rise_with_the_page_count_and_never_mix() {
+        let mut last = 0;
+        for pages in 1..100_000 {
+            let class = class_of(pages);
+            assert!(class == last || class == last + 1 || pages == 1);
+            last = class;
+        }
+    }
+}

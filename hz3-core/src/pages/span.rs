@@ -1,0 +1,405 @@
+//! Span: a run of pages, and its descriptor out of line.
+//!
+//! ```text
+//! pages      |slot 0|slot 1| … |slot carved-1| fresh …                |
+//! descriptor  start, pages, bin, owner, carved, home, bitmap (1 = slot is at home, free)
+//! ```
+//!
+//! Small spans serve one bin; large spans are one block; free spans wait in the run index.
+//! For a small span: `carved = live + in magazines + in stashes + home`, and `home` is the number of
+//! ones in the bitmap. No part of a descriptor lies in or beside user memory.
+
+mod queue;
+
+use crate::pages::bins::{self, BinInfo};
+use crate::platform::table::{Table, typed};
+use crate::platform::units::{Bin, PAGE_BYTES, ShardId, SpanId};
+
+pub(crate) use queue::Queue;
+
+/// Bytes of a descriptor.
+pub const SPAN_BYTES: usize = 128;
+/// Words of the bitmap. Derived: 512 slots.
+const BITMAP_WORDS: usize = bins::MAX_SPAN_SLOTS / 64;
+
+/// What a span's pages are used for. The values are those in page tags.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// No span of ours.
+    None = 0,
+    /// Slots of one bin.
+    Small = 1,
+    /// One block.
+    Large = 2,
+    /// Free; its pages may hold memory.
+    Dirty = 3,
+    /// Free; its pages hold no memory and read as zero.
+    Clean = 4,
+    /// Between owners: taken from the index, not yet in use, or being purged.
+    Transit = 5,
+    /// A large block that was freed a short while ago, kept out of reuse.
+    Held = 6,
+}
+
+/// Which pages of a run in use, or held, fault at any access.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Guarded {
+    /// None.
+    None = 0,
+    /// The last one.
+    End = 1,
+    /// All.
+    All = 2,
+}
+
+/// A run's descriptor.
+#[repr(C, align(64))]
+pub struct Span {
+    /// Address of the first page. Sync: fixed while the span is in use; else the run lock.
+    pub start: usize,
+    /// Neighbours in the list that this span is in: a partial list (shard lock) or an index list (run lock).
+    pub next: SpanId,
+    /// As `next`.
+    pub previous: SpanId,
+    /// Neighbours by age among dirty runs. Sync: run lock.
+    pub younger: SpanId,
+    /// As `younger`.
+    pub older: SpanId,
+    /// Pages. Sync: as `start`.
+    pub pages: u32,
+    /// When it became dirty, in milliseconds (run lock); of a small span, when a slot of it was last needed (shard
+    /// lock).
+    pub stamp: u32,
+    /// Slots handed out at least once. Sync: shard lock.
+    pub carved: u16,
+    /// Slots that are free and at home. Sync: shard lock.
+    pub home: u16,
+    /// Use. Sync: as `start`.
+    pub kind: Kind,
+    /// Bin of a small span. Sync: as `start`.
+    pub bin: Bin,
+    /// Owner of a small span. Sync: as `start`.
+    pub owner: ShardId,
+    /// Whether a small span is in its shard's partial list. Sync: shard lock.
+    pub listed: bool,
+    /// Whether a small span is kept out of the lists while memory of its pages is given back. Sync: shard lock.
+    pub aside: bool,
+    /// Whether the pages read as zero when the span was taken. Sync: as `start`.
+    pub zeroed: bool,
+    /// Which pages are guarded, in a lane that does that. Sync: as `start`.
+    pub guarded: Guarded,
+    /// Slots at home. Sync: shard lock. Of a large span, whose owner's it is, the first word is what was asked for.
+    bitmap: [u64; BITMAP_WORDS],
+    /// Pages of a small span that hold no memory, a bit for each; no slot that is out lies in one. Sync: shard lock.
+    purged: u128,
+}
+
+const _: () = assert!(size_of::<Span>() == SPAN_BYTES);
+
+/// Why a pointer can't return to a span.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotReturned {
+    /// The slot is at home already.
+    AlreadyFree,
+    /// No slot that was handed out begins there.
+    NotASlot,
+}
+
+impl Span {
+    /// Makes a fresh small span of this run. The slots are all uncarved.
+    pub fn become_small(&mut self, bin: Bin, owner: ShardId) {
+        self.kind = Kind::Small;
+        self.bin = bin;
+        self.owner = owner;
+        self.carved = 0;
+        self.home = 0;
+        self.listed = false;
+        self.aside = false;
+        self.bitmap = [0; BITMAP_WORDS];
+        self.purged = if self.zeroed { self.all_pages() } else { 0 };
+    }
+
+    /// Bytes that were asked for, of a large span, as noted by [`Span::set_asked`].
+    pub fn asked(&self) -> usize {
+        let [asked, ..] = self.bitmap;
+        asked as usize
+    }
+
+    /// Notes what was asked for, of a large span.
+    pub fn set_asked(&mut self, bytes: usize) {
+        let [asked, ..] = &mut self.bitmap;
+        *asked = bytes as u64;
+    }
+
+    /// A bit for each page.
+    fn all_pages(&self) -> u128 {
+        u128::MAX >> 128_u32.saturating_sub(self.pages).min(127)
+    }
+
+    /// Bits of the pages that slot number `slot` lies in.
+    fn pages_of(info: &BinInfo, slot: usize) -> u128 {
+        let (bytes, start) = (info.slot_bytes as usize, slot * info.slot_bytes as usize);
+        let (first, last) = (start / PAGE_BYTES, (start + bytes - 1) / PAGE_BYTES);
+        (u128::MAX >> 127_usize.saturating_sub(last - first)) << first.min(127)
+    }
+
+    /// Pages that may hold memory although every slot in them is free: a bit for each. 0 for most spans after a
+    /// look at the counts alone.
+    pub fn holes(&self, info: &BinInfo) -> u128 {
+        let free = usize::from(info.span_slots - self.carved + self.home) * info.slot_bytes as usize;
+        if free < PAGE_BYTES / 2 {
+            return 0;
+        }
+        let mut holes = self.all_pages() & !self.purged;
+        let carved = usize::from(self.carved);
+        for (index, word) in self.bitmap.iter().enumerate().take(carved.div_ceil(64)) {
+            let below = if carved - index * 64 < 64 { (1 << (carved - index * 64)) - 1 } else { u64::MAX };
+            let mut out = !word & below;
+            while out != 0 && holes != 0 {
+                holes &= !Self::pages_of(info, index * 64 + out.trailing_zeros() as usize);
+                out &= out - 1;
+            }
+        }
+        holes
+    }
+
+    /// Notes that `pages`, which were holes and have not been taken from since, hold no memory any more.
+    pub fn note_purged(&mut self, pages: u128) {
+        self.purged |= pages;
+    }
+
+    /// Pages that hold no memory.
+    pub fn purged_pages(&self) -> u32 {
+        self.purged.count_ones()
+    }
+
+    /// Notes that slot number `slot` is about to be written to.
+    #[inline]
+    fn note_used(&mut self, info: &BinInfo, slot: usize) {
+        if self.purged != 0 {
+            self.purged &= !Self::pages_of(info, slot);
+        }
+    }
+
+    /// Bytes of the run.
+    pub fn bytes(&self) -> usize {
+        self.pages as usize * PAGE_BYTES
+    }
+
+    /// Whether a slot can be taken.
+    pub fn has_room(&self, info: &BinInfo) -> bool {
+        self.home > 0 || self.carved < info.span_slots
+    }
+
+    /// Whether every slot ever handed out is back.
+    pub fn is_empty(&self) -> bool {
+        self.home == self.carved
+    }
+
+    /// Takes free slots, those at home first, then fresh ones, into `out` from its end downwards, so that
+    /// popping the filled part from its end gives rising addresses. Returns how many.
+    pub fn take(&mut self, info: &BinInfo, out: &mut [*mut u8]) -> usize {
+        let mut taken = self.take_home(info, out);
+        for place in out.iter_mut().rev().skip(taken) {
+            if self.carved == info.span_slots {
+                break;
+            }
+            *place = self.slot(info, usize::from(self.carved));
+            self.note_used(info, usize::from(self.carved));
+            self.carved += 1;
+            taken += 1;
+        }
+        taken
+    }
+
+    /// As [`Span::take`], those at home alone.
+    pub fn take_home(&mut self, info: &BinInfo, out: &mut [*mut u8]) -> usize {
+        let mut places = out.iter_mut().rev();
+        let mut taken = 0;
+        for index in 0..BITMAP_WORDS {
+            while self.home > 0
+                && let Some(&word) = self.bitmap.get(index)
+                && word != 0
+            {
+                let Some(place) = places.next() else { return taken };
+                let slot = index * 64 + word.trailing_zeros() as usize;
+                *place = self.slot(info, slot);
+                self.note_used(info, slot);
+                if let Some(bits) = self.bitmap.get_mut(index) {
+                    *bits = word & (word - 1);
+                }
+                self.home -= 1;
+                taken += 1;
+            }
+        }
+        taken
+    }
+
+    fn slot(&self, info: &BinInfo, number: usize) -> *mut u8 {
+        core::ptr::with_exposed_provenance_mut(self.start + number * info.slot_bytes as usize)
+    }
+
+    /// Puts the slot at `address` back into the span.
+    ///
+    /// # Errors
+    /// `address` is no carved slot's first byte, or its slot is at home already; nothing changes.
+    pub fn give(&mut self, info: &BinInfo, address: usize) -> Result<(), NotReturned> {
+        let slot = info.slot_at(address.wrapping_sub(self.start)).ok_or(NotReturned::NotASlot)?;
+        if slot >= usize::from(self.carved) {
+            return Err(NotReturned::NotASlot);
+        }
+        let word = self.bitmap.get_mut(slot / 64).ok_or(NotReturned::NotASlot)?;
+        let bit = 1 << (slot % 64);
+        if *word & bit != 0 {
+            return Err(NotReturned::AlreadyFree);
+        }
+        *word |= bit;
+        self.home += 1;
+        Ok(())
+    }
+
+    /// Whether a slot begins at `address` that was handed out and is not at home.
+    pub fn is_out(&self, info: &BinInfo, address: usize) -> bool {
+        info.slot_at(address.wrapping_sub(self.start)).is_some_and(|slot| {
+            let word = self.bitmap.get(slot / 64).copied().unwrap_or(u64::MAX);
+            slot < usize::from(self.carved) && word >> (slot % 64) & 1 == 0
+        })
+    }
+
+    /// Whether the descriptor's counts agree with its bitmap.
+    pub fn is_consistent(&self) -> bool {
+        let ones: u32 = self.bitmap.iter().map(|word| word.count_ones()).sum();
+        let info = bins::info(self.bin);
+        let held = (0..usize::from(self.carved))
+            .filter(|slot| self.bitmap.get(slot / 64).is_some_and(|word| word >> (slot % 64) & 1 == 0));
+        ones == u32::from(self.home)
+            && self.home <= self.carved
+            && self.carved <= info.span_slots
+            && held.fold(0, |pages, slot| pages | Self::pages_of(info, slot)) & self.purged == 0
+            && self.purged & !self.all_pages() == 0
+    }
+}
+
+/// Every descriptor there is.
+pub type Spans = Table<SPAN_BYTES>;
+
+/// The descriptor `id`, as a pointer: who may touch which field is said there.
+///
+/// # Safety
+/// `id` came from `spans` and is not [`SpanId::NONE`].
+#[inline]
+pub unsafe fn at(spans: &Spans, id: SpanId) -> *mut Span {
+    // SAFETY: the caller's promise.
+    unsafe { typed::<Span, SPAN_BYTES>(spans, id.0) }.as_ptr()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span_of(bin: Bin) -> (Span, &'static BinInfo) {
+        let info = bins::info(bin);
+        let mut span = Span {
+            start: 0x10_0000,
+            next: SpanId::NONE,
+            previous: SpanId::NONE,
+            younger: SpanId::NONE,
+            older: SpanId::NONE,
+            pages: u32::from(info.span_pages),
+            stamp: 0,
+            carved: 0,
+            home: 0,
+            kind: Kind::Transit,
+            bin,
+            owner: ShardId(0),
+            listed: false,
+            aside: false,
+            zeroed: false,
+            guarded: Guarded::None,
+            bitmap: [0; BITMAP_WORDS],
+            purged: 0,
+        };
+        span.become_small(bin, ShardId(3));
+        (span, info)
+    }
+
+    #[test]
+    fn every_slot_is_taken_once_and_can_be_given_back_once() {
+        for bin in (1..bins::BINS as u8).map(Bin) {
+            let (mut span, info) = span_of(bin);
+            let mut out = [core::ptr::null_mut(); 7];
+            let mut all = std::vec::Vec::new();
+            loop {
+                let taken = span.take(info, &mut out);
+                all.extend(out[7 - taken..].iter().rev().map(|slot| slot.addr()));
+                if taken == 0 {
+                    break;
+                }
+            }
+            assert_eq!(all.len(), usize::from(info.span_slots));
+            assert!(all.windows(2).all(|pair| pair[1] - pair[0] == info.slot_bytes as usize));
+            assert!(!span.has_room(info) && !span.is_empty() && span.is_consistent());
+            for &address in &all {
+                assert_eq!(span.give(info, address), Ok(()));
+                assert_eq!(span.give(info, address), Err(NotReturned::AlreadyFree));
+                assert_eq!(span.give(info, address + 8), Err(NotReturned::NotASlot));
+            }
+            assert!(span.is_empty() && span.has_room(info) && span.is_consistent());
+        }
+    }
+
+    #[test]
+    fn holes_are_the_whole_pages_without_a_slot_that_is_out() {
+        for bin in (1..bins::BINS as u8).map(Bin) {
+            let (mut span, info) = span_of(bin);
+            let (size, slots) = (info.slot_bytes as usize, usize::from(info.span_slots));
+            let mut out = std::vec![core::ptr::null_mut(); slots];
+            assert_eq!(span.take(info, &mut out), slots);
+            assert_eq!(span.holes(info) & !(u128::MAX << (slots * size / PAGE_BYTES)), 0);
+            // Home go the last three quarters of the slots.
+            let back = slots / 4..slots;
+            for slot in back.clone() {
+                assert_eq!(span.give(info, span.start + slot * size), Ok(()));
+            }
+            let page_is_free = |page: usize| {
+                let (first, last) = (page * PAGE_BYTES / size, (page * PAGE_BYTES + PAGE_BYTES - 1) / size);
+                (first..=last).all(|slot| slot >= slots || back.contains(&slot))
+            };
+            let free = |span: &Span| {
+                (0..span.pages as usize).filter(|&page| page_is_free(page)).fold(0, |bits, page| bits | 1_u128 << page)
+            };
+            let holes = span.holes(info);
+            assert_eq!(holes, free(&span), "bin {}", bin.0);
+            assert!(holes != 0, "bin {}", bin.0);
+            span.note_purged(holes);
+            assert_eq!((span.holes(info), span.purged_pages()), (0, holes.count_ones()));
+            assert!(span.is_consistent());
+            // What is taken again has memory again; what lies behind the last slot does not.
+            let taken = span.take_home(info, &mut out[..back.len()]);
+            assert_eq!(taken, back.len());
+            assert!(span.is_consistent() && span.purged_pages() <= 2);
+        }
+    }
+
+    #[test]
+    fn pages_of_a_clean_run_hold_nothing_until_they_are_carved() {
+        let (mut span, info) = span_of(Bin(8));
+        span.zeroed = true;
+        span.become_small(Bin(8), ShardId(0));
+        assert_eq!((span.holes(info), span.purged_pages()), (0, span.pages));
+        let mut out = [core::ptr::null_mut(); 33];
+        assert_eq!(span.take(info, &mut out), 33);
+        assert_eq!((span.holes(info), span.purged_pages()), (0, span.pages - 2));
+    }
+
+    #[test]
+    fn a_slot_that_was_never_carved_is_not_taken_back() {
+        let (mut span, info) = span_of(Bin(4));
+        let mut out = [core::ptr::null_mut(); 3];
+        assert_eq!(span.take(info, &mut out), 3);
+        assert_eq!(span.give(info, span.start + 3 * 64), Err(NotReturned::NotASlot));
+        assert_eq!(span.give(info, span.start.wrapping_sub(64)), Err(NotReturned::NotASlot));
+    }
+}

@@ -1,0 +1,103 @@
+//! Fault: the end of a process whose heap can't be trusted any more.
+//!
+//! One line on standard error, then `SIGABRT`, as glibc does. Nothing here allocates or formats.
+
+use crate::platform::os::Os;
+
+/// Longest line. Derived from the longest texts in use, with room to spare; longer ones are cut.
+const LINE_BYTES: usize = 192;
+
+struct Line {
+    bytes: [u8; LINE_BYTES],
+    used: usize,
+}
+
+impl Line {
+    fn of_misuse(entry: &str, fault: &str, address: usize) -> Self {
+        let mut line = Line { bytes: [0; LINE_BYTES], used: 0 };
+        line.push(b"hz3: ");
+        line.push(entry.as_bytes());
+        line.push(b": ");
+        line.push(fault.as_bytes());
+        line.push(b" ");
+        line.push_hex(address);
+        line
+    }
+
+    fn push(&mut self, text: &[u8]) {
+        for &byte in text {
+            if let Some(place) = self.bytes.get_mut(self.used) {
+                *place = byte;
+                self.used += 1;
+            }
+        }
+    }
+
+    fn push_hex(&mut self, value: usize) {
+        self.push(b"0x");
+        let digits = (usize::BITS - value.leading_zeros()).div_ceil(4).max(1);
+        for digit in (0..digits).rev() {
+            let nibble = (value >> (digit * 4) & 0xf) as u8;
+            self.push(&[if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 }]);
+        }
+    }
+
+    fn push_decimal(&mut self, value: usize) {
+        let digits = value.checked_ilog10().unwrap_or(0);
+        for digit in (0..=digits).rev() {
+            self.push(&[b'0' + (value / 10usize.pow(digit) % 10) as u8]);
+        }
+    }
+
+    fn show<O: Os>(&mut self) {
+        self.used = self.used.min(LINE_BYTES - 1);
+        self.push(b"\n");
+        O::write_error(self.bytes.get(..self.used).unwrap_or(b"hz3: fault\n"));
+    }
+
+    fn end<O: Os>(mut self) -> ! {
+        self.show::<O>();
+        O::abort()
+    }
+}
+
+/// Stops the process: `hz3: free(): double free of 0x7f…`.
+///
+/// `entry` is the interface function ("free()"), `fault` what is wrong, `address` the pointer.
+#[cold]
+#[inline(never)]
+pub fn misuse<O: Os>(entry: &str, fault: &str, address: usize) -> ! {
+    Line::of_misuse(entry, fault, address).end::<O>()
+}
+
+/// As [`misuse`], of a small block: `hz3: free(): double free of 0x7f… (bin of 64 bytes)`.
+#[cold]
+#[inline(never)]
+pub fn misuse_in_bin<O: Os>(entry: &str, fault: &str, address: usize, slot_bytes: usize) -> ! {
+    let mut line = Line::of_misuse(entry, fault, address);
+    line.push(b" (bin of ");
+    line.push_decimal(slot_bytes);
+    line.push(b" bytes)");
+    line.end::<O>()
+}
+
+/// Reports something that the process can live with: one line, `hz3: ` and the parts.
+#[cold]
+pub fn warning<O: Os>(parts: &[&[u8]]) {
+    let mut line = Line { bytes: [0; LINE_BYTES], used: 0 };
+    line.push(b"hz3: ");
+    for part in parts {
+        line.push(part);
+    }
+    line.show::<O>();
+}
+
+/// Stops the process in a state that the allocator's own code makes impossible.
+#[cold]
+#[inline(never)]
+pub fn impossible<O: Os>(what: &str) -> ! {
+    let mut line = Line { bytes: [0; LINE_BYTES], used: 0 };
+    line.push(b"hz3: corrupt heap: ");
+    line.push(what.as_bytes());
+    line.end::<O>()
+}

@@ -1,0 +1,481 @@
+//! Options: what the environment says about an allocator, read once, before it asks the system for memory.
+//!
+//! Names begin with `HZ3_`. One that is unknown, or whose value is malformed, is reported in one line on
+//! standard error and otherwise ignored. A process that runs with another user's rights (`AT_SECURE`: set
+//! user or group id, file capabilities) reads none of them, because its environment is not its owner's.
+//!
+//! Outside rules: environ(7), getauxval(3).
+
+use crate::platform::abort;
+use crate::platform::os::Os;
+use crate::platform::sync::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use core::ptr::NonNull;
+
+/// Value of the purge delay that means "never".
+pub const NEVER: u32 = u32::MAX;
+/// Longest purge delay in milliseconds: an hour.
+const LONGEST_DELAY_MS: u64 = 3_600_000;
+/// Sizes that the first arena may be given.
+const ARENA_BYTES: core::ops::RangeInclusive<usize> = 4 << 20..=16 << 40;
+/// Longest path that an option may hold, in bytes.
+pub const PATH_BYTES: usize = 1000;
+const PATH_EXPECTED: &[u8] = b"a path of up to 1000 bytes, in which % comes before p alone, for the process id";
+/// Where the statistics page is if only the page is asked for: in memory, and the same for every user.
+pub const PAGE_PLACE: &[u8] = b"/dev/shm/hz3-%p.page";
+/// Mean distances of samples that may be asked for.
+const PROFILE_INTERVAL_BYTES: core::ops::RangeInclusive<usize> = 1..=1 << 40;
+/// The mean distance where none is asked for. Chosen: what tcmalloc and jemalloc take, at which a sample costs
+/// next to nothing per byte.
+const DEFAULT_PROFILE_INTERVAL_BYTES: usize = 512 << 10;
+/// What the names of all options begin with.
+const PREFIX: &[u8] = b"HZ3_";
+
+/// What is asked for under the allocator's memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HugePages {
+    /// Nothing: what the system does by itself.
+    System,
+    /// No huge pages.
+    Never,
+    /// Huge pages.
+    Always,
+}
+
+/// A path, copied out of the environment, which the program may overwrite. Empty: none was given.
+pub struct Path {
+    bytes: [AtomicU8; PATH_BYTES],
+    used: AtomicUsize,
+}
+
+impl Path {
+    const fn none() -> Self {
+        Self { bytes: [const { AtomicU8::new(0) }; PATH_BYTES], used: AtomicUsize::new(0) }
+    }
+
+    fn set(&self, path: &[u8]) -> Option<()> {
+        let mut rest = path;
+        while let Some(at) = rest.iter().position(|&byte| byte == b'%') {
+            rest = rest.get(at + 1..)?.strip_prefix(b"p")?;
+        }
+        if path.is_empty() || path.len() > PATH_BYTES {
+            return None;
+        }
+        // Relaxed, here and below: as [`Options`] says.
+        for (place, &byte) in self.bytes.iter().zip(path) {
+            place.store(byte, Ordering::Relaxed);
+        }
+        self.used.store(path.len(), Ordering::Relaxed);
+        Some(())
+    }
+
+    /// Its bytes, in order.
+    pub fn bytes(&self) -> impl Iterator<Item = u8> + '_ {
+        // Relaxed, all: as [`Options`] says.
+        self.bytes.iter().take(self.used.load(Ordering::Relaxed)).map(|byte| byte.load(Ordering::Relaxed))
+    }
+
+    /// Whether the process id is a part of it.
+    pub fn names_process(&self) -> bool {
+        self.bytes().any(|byte| byte == b'%')
+    }
+
+    /// Whether none was given.
+    pub fn is_none(&self) -> bool {
+        self.used.load(Ordering::Relaxed) == 0
+    }
+}
+
+/// One allocator's options. Sync, every field: written, with the same values by every thread, before the
+/// writer's first request for memory; read with Relaxed, because each reader has passed [`Options::read`].
+pub struct Options {
+    is_read: AtomicU32,
+    purge_delay_ms: AtomicU32,
+    arena_bytes: AtomicUsize,
+    huge_pages: AtomicU32,
+    background_thread: AtomicU32,
+    verbose: AtomicU32,
+    show_stats: AtomicU32,
+    hide_errors: AtomicU32,
+    stats_file: Path,
+    stats_json: Path,
+    stats_page: Path,
+    /// Whether one of the four asks for something. Written last of all.
+    counts_heat: AtomicU32,
+    profile: Path,
+    profile_interval_bytes: AtomicUsize,
+}
+
+/// An option: its name behind the prefix, what its value must be, and what takes it.
+struct Known {
+    name: &'static [u8],
+    expected: &'static [u8],
+    take: fn(&Options, &[u8]) -> Option<()>,
+}
+
+const KNOWN: [Known; 12] = [
+    Known {
+        name: b"PURGE_DELAY_MS",
+        expected: b"milliseconds from 0 (at once) to 3600000, or -1 (never)",
+        take: |options, value| {
+            let delay = match value {
+                b"-1" => NEVER,
+                _ => number(value).filter(|&delay| delay <= LONGEST_DELAY_MS)? as u32,
+            };
+            // Relaxed, here and below: as the struct says.
+            options.purge_delay_ms.store(delay, Ordering::Relaxed);
+            Some(())
+        },
+    },
+    Known {
+        name: b"ARENA_SIZE",
+        expected: b"a size from 4M to 16T, such as 512M",
+        take: |options, value| {
+            let bytes = size(value).filter(|bytes| ARENA_BYTES.contains(bytes))?;
+            options.arena_bytes.store(bytes, Ordering::Relaxed);
+            Some(())
+        },
+    },
+    Known {
+        name: b"THP",
+        expected: b"0 or 1",
+        take: |options, value| {
+            let wanted = if switch(value)? { HugePages::Always } else { HugePages::Never };
+            options.huge_pages.store(wanted as u32, Ordering::Relaxed);
+            Some(())
+        },
+    },
+    Known {
+        name: b"BACKGROUND_THREAD",
+        expected: b"0 or 1",
+        take: |options, value| {
+            options.background_thread.store(u32::from(switch(value)?), Ordering::Relaxed);
+            Some(())
+        },
+    },
+    Known {
+        name: b"VERBOSE",
+        expected: b"0 or 1",
+        take: |options, value| {
+            options.verbose.store(u32::from(switch(value)?), Ordering::Relaxed);
+            Some(())
+        },
+    },
+    Known {
+        name: b"SHOW_STATS",
+        expected: b"0 or 1",
+        take: |options, value| {
+            options.show_stats.store(u32::from(switch(value)?), Ordering::Relaxed);
+            Some(())
+        },
+    },
+    Known {
+        name: b"SHOW_ERRORS",
+        expected: b"0 or 1",
+        take: |options, value| {
+            options.hide_errors.store(u32::from(!switch(value)?), Ordering::Relaxed);
+            Some(())
+        },
+    },
+    Known { name: b"STATS_FILE", expected: PATH_EXPECTED, take: |options, value| options.stats_file.set(value) },
+    Known { name: b"STATS_JSON", expected: PATH_EXPECTED, take: |options, value| options.stats_json.set(value) },
+    Known {
+        name: b"STATS_PAGE",
+        expected: b"1, or a path of up to 1000 bytes, in which % comes before p alone, for the process id",
+        take: |options, value| options.stats_page.set(if value == b"1" { PAGE_PLACE } else { value }),
+    },
+    Known { name: b"PROFILE", expected: PATH_EXPECTED, take: |options, value| options.profile.set(value) },
+    Known {
+        name: b"PROFILE_INTERVAL",
+        expected: b"bytes from 1 to 1T, such as 512K",
+        take: |options, value| {
+            let bytes = size(value).filter(|bytes| PROFILE_INTERVAL_BYTES.contains(bytes))?;
+            options.profile_interval_bytes.store(bytes, Ordering::Relaxed);
+            Some(())
+        },
+    },
+];
+
+/// A decimal number.
+fn number(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0_u64, |number, byte| match byte {
+        b'0'..=b'9' => number.checked_mul(10)?.checked_add(u64::from(byte - b'0')),
+        _ => None,
+    })
+}
+
+/// A number of bytes, or of KiB, MiB, GiB or TiB with `K`, `M`, `G` or `T` behind it.
+fn size(text: &[u8]) -> Option<usize> {
+    let (digits, unit) = match text.split_last()? {
+        (b'K' | b'k', digits) => (digits, 1 << 10),
+        (b'M' | b'm', digits) => (digits, 1 << 20),
+        (b'G' | b'g', digits) => (digits, 1 << 30),
+        (b'T' | b't', digits) => (digits, 1 << 40),
+        _ => (text, 1),
+    };
+    usize::try_from(number(digits)?).ok()?.checked_mul(unit)
+}
+
+fn switch(text: &[u8]) -> Option<bool> {
+    match text {
+        b"0" => Some(false),
+        b"1" => Some(true),
+        _ => None,
+    }
+}
+
+impl Options {
+    /// A lane's defaults.
+    pub const fn new(purge_delay_ms: u32, arena_bytes: usize) -> Self {
+        Self {
+            is_read: AtomicU32::new(0),
+            purge_delay_ms: AtomicU32::new(purge_delay_ms),
+            arena_bytes: AtomicUsize::new(arena_bytes),
+            huge_pages: AtomicU32::new(HugePages::System as u32),
+            background_thread: AtomicU32::new(0),
+            verbose: AtomicU32::new(0),
+            show_stats: AtomicU32::new(0),
+            hide_errors: AtomicU32::new(0),
+            stats_file: Path::none(),
+            stats_json: Path::none(),
+            stats_page: Path::none(),
+            counts_heat: AtomicU32::new(0),
+            profile: Path::none(),
+            profile_interval_bytes: AtomicUsize::new(DEFAULT_PROFILE_INTERVAL_BYTES),
+        }
+    }
+
+    /// Reads the environment, the first time that it is called.
+    #[inline]
+    pub fn read<O: Os>(&self) {
+        // Acquire: pairs with the Release in `read_now`.
+        if self.is_read.load(Ordering::Acquire) == 0 {
+            self.read_now::<O>();
+        }
+    }
+
+    /// Threads that come here at the same time all read, and store the same; none waits for another.
+    #[cold]
+    fn read_now<O: Os>(&self) {
+        // First, because it decides what is said about the others.
+        O::each_environment(|variable| {
+            if variable == b"HZ3_SHOW_ERRORS=0" {
+                // Relaxed: as the struct says.
+                self.hide_errors.store(1, Ordering::Relaxed);
+            }
+        });
+        O::each_environment(|variable| {
+            if let Some(option) = variable.strip_prefix(PREFIX) {
+                let split = option.iter().position(|&byte| byte == b'=').unwrap_or(option.len());
+                let (name, value) = (option.get(..split).unwrap_or(b""), option.get(split + 1..).unwrap_or(b""));
+                match self.set(name, value) {
+                    Ok(()) => {}
+                    Err(_) if !self.shows_errors() => {}
+                    Err(Refused::Unknown) => {
+                        abort::warning::<O>(&[PREFIX, name, b" is no option of this version; ignored"]);
+                    }
+                    Err(Refused::Malformed { expected }) => {
+                        let parts: [&[u8]; 7] = [PREFIX, name, b"=", value, b": expected ", expected, b"; ignored"];
+                        abort::warning::<O>(&parts);
+                    }
+                }
+            }
+        });
+        let counted = self.reports_at_exit() || !self.stats_page.is_none();
+        self.counts_heat.store(u32::from(counted), Ordering::Relaxed);
+        // Release: pairs with the Acquire in `read`.
+        self.is_read.store(1, Ordering::Release);
+    }
+
+    /// Sets the option `name`, without its prefix.
+    fn set(&self, name: &[u8], value: &[u8]) -> Result<(), Refused> {
+        let known = KNOWN.iter().find(|known| known.name == name).ok_or(Refused::Unknown)?;
+        (known.take)(self, value).ok_or(Refused::Malformed { expected: known.expected })
+    }
+
+    /// Milliseconds that free pages are kept for; 0: given back at once; [`NEVER`].
+    #[inline]
+    pub fn purge_delay_ms(&self) -> u32 {
+        self.purge_delay_ms.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of address space that the first arena reserves.
+    pub fn arena_bytes(&self) -> usize {
+        self.arena_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What is asked for under the allocator's memory.
+    pub fn huge_pages(&self) -> HugePages {
+        const NEVER: u32 = HugePages::Never as u32;
+        const ALWAYS: u32 = HugePages::Always as u32;
+        match self.huge_pages.load(Ordering::Relaxed) {
+            NEVER => HugePages::Never,
+            ALWAYS => HugePages::Always,
+            _ => HugePages::System,
+        }
+    }
+
+    /// Asks for what [`Options::huge_pages`] says under fresh memory.
+    ///
+    /// # Safety
+    /// The range is reserved or mapped, in whole pages.
+    pub unsafe fn advise<O: Os>(&self, start: NonNull<u8>, bytes: usize) {
+        let huge = match self.huge_pages() {
+            HugePages::System => return,
+            HugePages::Never => false,
+            HugePages::Always => true,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { O::prefer_huge(start, bytes, huge) }
+    }
+
+    /// Whether any statistics are written at exit.
+    pub fn reports_at_exit(&self) -> bool {
+        self.shows_stats() || !self.stats_file.is_none() || !self.stats_json.is_none()
+    }
+
+    /// Whether what the statistics at exit and the statistics page alone show is counted.
+    #[inline]
+    pub fn counts_heat(&self) -> bool {
+        self.counts_heat.load(Ordering::Relaxed) != 0
+    }
+
+    /// Where the heap profile goes.
+    pub fn profile(&self) -> &Path {
+        &self.profile
+    }
+
+    /// Mean bytes between two samples of the profile.
+    pub fn profile_interval_bytes(&self) -> usize {
+        self.profile_interval_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether a thread of the allocator's own gives memory back while the program's threads rest.
+    pub fn background_thread(&self) -> bool {
+        self.background_thread.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether the library says at start what it is and what its options are.
+    pub fn is_verbose(&self) -> bool {
+        self.verbose.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether statistics are written to standard error at exit.
+    pub fn shows_stats(&self) -> bool {
+        self.show_stats.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether options that are not taken, and files that can't be written, are reported.
+    pub fn shows_errors(&self) -> bool {
+        self.hide_errors.load(Ordering::Relaxed) == 0
+    }
+
+    /// Where the table of statistics goes at exit.
+    pub fn stats_file(&self) -> &Path {
+        &self.stats_file
+    }
+
+    /// Where the statistics go as JSON at exit.
+    pub fn stats_json(&self) -> &Path {
+        &self.stats_json
+    }
+
+    /// Where the statistics page is.
+    pub fn stats_page(&self) -> &Path {
+        &self.stats_page
+    }
+}
+
+/// Why an option was not taken.
+#[derive(Debug, PartialEq, Eq)]
+enum Refused {
+    Unknown,
+    Malformed { expected: &'static [u8] },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> Options {
+        Options::new(1000, 4 << 30)
+    }
+
+    #[test]
+    fn a_purge_delay_is_milliseconds_or_never() {
+        let options = options();
+        for (text, delay) in [("0", 0), ("250", 250), ("3600000", 3_600_000), ("-1", NEVER)] {
+            assert_eq!(options.set(b"PURGE_DELAY_MS", text.as_bytes()), Ok(()));
+            assert_eq!(options.purge_delay_ms(), delay);
+        }
+        for text in ["", "-2", "1s", "3600001", "99999999999999999999", "0x10", " 1"] {
+            assert!(
+                matches!(options.set(b"PURGE_DELAY_MS", text.as_bytes()), Err(Refused::Malformed { .. })),
+                "{text}"
+            );
+            assert_eq!(options.purge_delay_ms(), NEVER, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_arena_s_size_has_a_unit() {
+        let options = options();
+        for (text, bytes) in [("4M", 4 << 20), ("8192K", 8 << 20), ("16t", 16 << 40), ("1073741824", 1 << 30)] {
+            assert_eq!(options.set(b"ARENA_SIZE", text.as_bytes()), Ok(()));
+            assert_eq!(options.arena_bytes(), bytes);
+        }
+        for text in ["", "M", "1M", "17T", "4GB", "99999999999999999T"] {
+            assert!(matches!(options.set(b"ARENA_SIZE", text.as_bytes()), Err(Refused::Malformed { .. })), "{text}");
+        }
+        assert_eq!(options.arena_bytes(), 1 << 30);
+    }
+
+    #[test]
+    fn a_profile_has_an_interval() {
+        let options = options();
+        assert_eq!(options.profile_interval_bytes(), 512 << 10);
+        for (text, bytes) in [("1", 1), ("64K", 64 << 10), ("1T", 1 << 40)] {
+            assert_eq!(options.set(b"PROFILE_INTERVAL", text.as_bytes()), Ok(()));
+            assert_eq!(options.profile_interval_bytes(), bytes);
+        }
+        for text in ["0", "", "2T", "-1"] {
+            assert!(matches!(options.set(b"PROFILE_INTERVAL", text.as_bytes()), Err(Refused::Malformed { .. })));
+        }
+    }
+
+    #[test]
+    fn switches_are_0_or_1_and_other_names_are_unknown() {
+        let options = options();
+        assert_eq!((options.huge_pages(), options.background_thread()), (HugePages::System, false));
+        for (text, wanted) in [("1", HugePages::Always), ("0", HugePages::Never)] {
+            assert_eq!(options.set(b"THP", text.as_bytes()), Ok(()));
+            assert_eq!(options.huge_pages(), wanted);
+        }
+        assert_eq!(options.set(b"BACKGROUND_THREAD", b"1"), Ok(()));
+        assert!(options.background_thread());
+        assert!(matches!(options.set(b"BACKGROUND_THREAD", b"yes"), Err(Refused::Malformed { .. })));
+        assert_eq!(options.set(b"COLOUR", b"1"), Err(Refused::Unknown));
+        assert_eq!(options.set(b"TH", b"1"), Err(Refused::Unknown));
+    }
+
+    #[test]
+    fn a_path_is_copied_and_has_a_limit() {
+        let options = options();
+        assert!(options.stats_json().is_none());
+        assert_eq!(options.set(b"STATS_JSON", b"/tmp/a-%p.json"), Ok(()));
+        assert!(options.stats_json().bytes().eq(*b"/tmp/a-%p.json"));
+        assert_eq!(options.set(b"STATS_JSON", b"short"), Ok(()));
+        assert!(options.stats_json().bytes().eq(*b"short"));
+        for refused in [&b""[..], b"%", b"a%", b"%d", b"%%", b"a%pb%x", &[b'x'; PATH_BYTES + 1]] {
+            assert!(matches!(options.set(b"STATS_JSON", refused), Err(Refused::Malformed { .. })));
+        }
+        assert!(options.stats_json().bytes().eq(*b"short"));
+        assert!(options.stats_file().is_none());
+        assert_eq!(options.set(b"STATS_PAGE", b"1"), Ok(()));
+        assert!(options.stats_page().bytes().eq(PAGE_PLACE.iter().copied()) && options.stats_page().names_process());
+        assert_eq!(options.set(b"STATS_PAGE", b"/tmp/1"), Ok(()));
+        assert!(options.stats_page().bytes().eq(*b"/tmp/1"));
+    }
+}

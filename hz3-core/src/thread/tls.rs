@@ -1,0 +1,99 @@
+//! Thread pointer: the one word of thread-local storage that a lane has, its thread's heap.
+//!
+//! `thread_local!` in a shared library calls `__tls_get_addr` on every access. A symbol of our own, read
+//! through the initial-exec model, costs two instructions, needs no initialisation, and takes eight bytes
+//! of the static TLS that glibc keeps for libraries which are loaded late. The initial value is the
+//! address of the empty heap, so that no access tests whether the thread has started.
+//!
+//! Outside rules: "ELF Handling For Thread-Local Storage" (Drepper), sections 4.3.6 and 4.4.6; the glibc
+//! manual, "Replacing malloc", which asks for initial-exec.
+
+/// Defines a lane's thread pointer under a symbol name, with its reader and writer.
+macro_rules! thread_pointer {
+    ($lane:ident, $symbol:literal) => {
+        core::arch::global_asm!(
+            concat!(".pushsection .tdata.", $symbol, ",\"awT\",%progbits"),
+            ".balign 8",
+            concat!(".globl ", $symbol),
+            concat!(".hidden ", $symbol),
+            concat!(".type ", $symbol, ",%object"),
+            concat!(".size ", $symbol, ",8"),
+            concat!($symbol, ":"),
+            ".quad {empty}",
+            ".popsection",
+            empty = sym crate::thread::heap::NO_HEAP,
+        );
+
+        impl $lane {
+            #[cfg(target_arch = "x86_64")]
+            #[inline(always)]
+            fn thread_pointer() -> *mut $crate::thread::heap::Entries {
+                let heap;
+                // SAFETY: reads the thread-local word that is defined above.
+                unsafe {
+                    core::arch::asm!(
+                        concat!("mov {heap}, qword ptr [rip + ", $symbol, "@GOTTPOFF]"),
+                        "mov {heap}, qword ptr fs:[{heap}]",
+                        heap = out(reg) heap,
+                        options(pure, readonly, nostack, preserves_flags),
+                    );
+                }
+                heap
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[inline(always)]
+            fn set_thread_pointer(heap: *mut $crate::thread::heap::Entries) {
+                // SAFETY: writes the thread-local word that is defined above.
+                unsafe {
+                    core::arch::asm!(
+                        concat!("mov {offset}, qword ptr [rip + ", $symbol, "@GOTTPOFF]"),
+                        "mov qword ptr fs:[{offset}], {heap}",
+                        offset = out(reg) _,
+                        heap = in(reg) heap,
+                        options(nostack, preserves_flags),
+                    );
+                }
+            }
+
+            #[cfg(target_arch = "aarch64")]
+            #[inline(always)]
+            fn thread_pointer() -> *mut $crate::thread::heap::Entries {
+                let heap;
+                // SAFETY: reads the thread-local word that is defined above.
+                unsafe {
+                    core::arch::asm!(
+                        concat!("adrp {offset}, :gottprel:", $symbol),
+                        concat!("ldr {offset}, [{offset}, :gottprel_lo12:", $symbol, "]"),
+                        "mrs {heap}, tpidr_el0",
+                        "ldr {heap}, [{heap}, {offset}]",
+                        offset = out(reg) _,
+                        heap = out(reg) heap,
+                        options(pure, readonly, nostack, preserves_flags),
+                    );
+                }
+                heap
+            }
+
+            #[cfg(target_arch = "aarch64")]
+            #[inline(always)]
+            fn set_thread_pointer(heap: *mut $crate::thread::heap::Entries) {
+                // SAFETY: writes the thread-local word that is defined above.
+                unsafe {
+                    core::arch::asm!(
+                        concat!("adrp {offset}, :gottprel:", $symbol),
+                        concat!("ldr {offset}, [{offset}, :gottprel_lo12:", $symbol, "]"),
+                        "mrs {thread}, tpidr_el0",
+                        "str {heap}, [{thread}, {offset}]",
+                        offset = out(reg) _,
+                        thread = out(reg) _,
+                        heap = in(reg) heap,
+                        options(nostack, preserves_flags),
+                    );
+                }
+            }
+        }
+    };
+}
+
+pub(crate) use thread_pointer;

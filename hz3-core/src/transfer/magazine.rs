@@ -1,0 +1,228 @@
+//! Magazine: a bounded array of free slots of one bin, and the unit in which slots change hands.
+//!
+//! ```text
+//! | next, id, count, capacity, class, origin | slot | slot | … |   header 16 bytes, then pointers
+//! ```
+//!
+//! Four classes of capacity, so that a magazine for large slots is small: 64, 128, 256 and 512 bytes.
+//! While it is loaded in a heap, the heap's entry says how full it is; otherwise `count` does. A magazine
+//! belongs to whoever took it: a thread, or the stack that it lies in.
+
+use crate::pages::bins;
+use crate::platform::os::Os;
+use crate::platform::prefetch;
+use crate::platform::sync::AtomicU32;
+use crate::platform::table::{Table, typed};
+use crate::platform::units::{Bin, ShardId};
+use crate::transfer::depot::{ID_BITS, Links};
+
+/// Bytes of one unit of magazine memory.
+const UNIT_BYTES: usize = 64;
+const HEADER_BYTES: usize = 16;
+/// Classes of capacity.
+pub const CLASSES: usize = 4;
+/// Most slots of a magazine. Derived: 512 bytes less the header.
+pub const MAX_SLOTS: usize = capacity_of(CLASSES - 1);
+
+const _: () = assert!(MAX_SLOTS == 62 && size_of::<Magazine>() == HEADER_BYTES);
+
+const fn capacity_of(class: usize) -> usize {
+    ((UNIT_BYTES << class) - HEADER_BYTES) / size_of::<*mut u8>()
+}
+
+/// How many slots a magazine of each bin holds, and its class.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    /// Slots, at most the class's room.
+    pub capacity: u16,
+    /// Class of capacity.
+    pub class: u8,
+}
+
+/// The shapes for a lane that allows `most_slots` slots and `most_bytes` of blocks per magazine, but
+/// never fewer than `fewest_slots`.
+pub const fn shapes(most_slots: usize, most_bytes: usize, fewest_slots: usize) -> [Shape; bins::BINS] {
+    let mut shapes = [Shape { capacity: 0, class: 0 }; bins::BINS];
+    let mut bin = 1;
+    while bin < bins::BINS {
+        let by_bytes = most_bytes / bins::slot_bytes_of(bin);
+        let mut capacity = if by_bytes < most_slots { by_bytes } else { most_slots };
+        if capacity < fewest_slots {
+            capacity = fewest_slots;
+        }
+        if capacity > MAX_SLOTS {
+            capacity = MAX_SLOTS;
+        }
+        let mut class = 0;
+        while capacity_of(class) < capacity {
+            class += 1;
+        }
+        shapes[bin] = Shape { capacity: capacity as u16, class: class as u8 };
+        bin += 1;
+    }
+    shapes
+}
+
+/// A magazine's header; its slots follow it.
+#[repr(C)]
+pub struct Magazine {
+    next: AtomicU32,
+    /// Its own id. Sync: fixed.
+    pub id: u32,
+    /// Slots held while it is not loaded in a heap. Sync: its owner.
+    pub count: u16,
+    /// Slots it may hold. Sync: its owner.
+    pub capacity: u16,
+    /// Class of capacity. Sync: fixed.
+    pub class: u8,
+    /// Shard whose depot it was taken from, and to which it returns when empty. Sync: its owner.
+    pub origin: ShardId,
+}
+
+/// The part of a magazine that makes it worth a place in a depot: an eighth.
+const WORTHWHILE: u16 = 8;
+
+impl Magazine {
+    /// Whether it holds enough to be worth a place in a depot, where whoever needs a slot takes all of it; a few slots
+    /// are better in their spans.
+    pub fn is_worthwhile(&self) -> bool {
+        self.count >= self.capacity.div_ceil(WORTHWHILE)
+    }
+
+    /// Address of the first slot of the magazine at `this`.
+    ///
+    /// # Safety
+    /// `this` is a magazine.
+    #[inline]
+    pub unsafe fn slots(this: *mut Magazine) -> *mut *mut u8 {
+        // SAFETY: the slots follow the header in the same unit.
+        unsafe { this.add(1).cast() }
+    }
+
+    /// Asks for the cache lines of the magazine at `this` after its first, to be written soon.
+    ///
+    /// # Safety
+    /// The caller owns the magazine.
+    #[inline]
+    pub unsafe fn fetch(this: *mut Magazine) {
+        // SAFETY: the caller's promise.
+        let units = 1_usize << unsafe { (*this).class };
+        for unit in 1..units {
+            prefetch::to_write(this.cast::<u8>().wrapping_add(unit * UNIT_BYTES));
+        }
+    }
+
+    /// The magazine whose slots begin at `base`.
+    ///
+    /// # Safety
+    /// `base` is a result of [`Magazine::slots`].
+    #[inline]
+    pub unsafe fn of_slots(base: *mut *mut u8) -> *mut Magazine {
+        // SAFETY: the header lies before the slots.
+        unsafe { base.cast::<Magazine>().sub(1) }
+    }
+
+    /// The first slot, and how many there are, of a magazine that is not loaded, for whoever does not own it:
+    /// exact while its owner leaves it alone, and never more than there is room for.
+    ///
+    /// # Safety
+    /// `this` is a magazine.
+    pub unsafe fn peek(this: *const Magazine) -> (*const *mut u8, usize) {
+        // SAFETY: a magazine's memory is never unmapped. Volatile, because its owner may write the count at
+        // this moment, with a plain store of one aligned word, which arrives whole.
+        let count = unsafe { (&raw const (*this).count).read_volatile() };
+        // SAFETY: the slots follow the header in the same unit.
+        (unsafe { this.add(1).cast() }, usize::from(count).min(MAX_SLOTS))
+    }
+
+    /// The slots held, of a magazine that is not loaded.
+    ///
+    /// # Safety
+    /// The caller owns the magazine at `this`, and nothing else refers to its slots.
+    #[inline]
+    pub unsafe fn held<'a>(this: *mut Magazine) -> &'a mut [*mut u8] {
+        // SAFETY: `count` slots are initialised and lie in the unit.
+        unsafe { core::slice::from_raw_parts_mut(Self::slots(this), usize::from((*this).count)) }
+    }
+}
+
+/// Every magazine there is.
+pub struct Magazines {
+    table: Table<UNIT_BYTES>,
+}
+
+impl Magazines {
+    /// None yet.
+    pub const fn new() -> Self {
+        Self { table: Table::new() }
+    }
+
+    /// The magazine `id`.
+    ///
+    /// # Safety
+    /// `id` is a magazine's.
+    #[inline]
+    pub unsafe fn get(&self, id: u32) -> *mut Magazine {
+        // SAFETY: the caller's promise.
+        unsafe { typed::<Magazine, UNIT_BYTES>(&self.table, id) }.as_ptr()
+    }
+
+    /// Makes a new, empty magazine of `class`. `None` where memory or ids have run out.
+    #[cold]
+    pub fn create<O: Os>(&self, class: u8) -> Option<*mut Magazine> {
+        let id = self.table.allocate::<O>(1 << class)?;
+        if id >> ID_BITS != 0 {
+            return None;
+        }
+        // SAFETY: the units were just handed out, zeroed, to this thread alone.
+        unsafe {
+            let magazine = self.get(id);
+            (*magazine).id = id;
+            (*magazine).class = class;
+            Some(magazine)
+        }
+    }
+
+    /// Bytes of address space mapped, and bytes handed out.
+    pub fn bytes(&self) -> (usize, usize) {
+        (self.table.mapped_bytes(), self.table.end() as usize * UNIT_BYTES)
+    }
+}
+
+impl Default for Magazines {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Links for Magazines {
+    #[inline]
+    fn next(&self, id: u32) -> &AtomicU32 {
+        // SAFETY: ids in stacks are magazines'; the memory is never unmapped.
+        unsafe { &(*self.get(id)).next }
+    }
+}
+
+/// Slots of a magazine of `bin` under `shapes`.
+#[inline]
+pub fn shape(shapes: &'static [Shape; bins::BINS], bin: Bin) -> Shape {
+    let index = usize::from(bin.0);
+    // A clamp instead of a bounds check: nothing in the allocator may panic.
+    shapes[if index < bins::BINS { index } else { 0 }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_magazine_keeps_to_its_byte_budget_and_its_room() {
+        static SHAPES: [Shape; bins::BINS] = shapes(62, 32 << 10, 2);
+        for bin in (1..bins::BINS as u8).map(Bin) {
+            let shape = shape(&SHAPES, bin);
+            let capacity = usize::from(shape.capacity);
+            assert!(capacity >= 2 && capacity <= capacity_of(usize::from(shape.class)));
+            assert!(capacity == 2 || capacity * bins::info(bin).slot_bytes as usize <= 32 << 10);
+        }
+    }
+}

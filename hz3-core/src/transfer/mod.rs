@@ -1,0 +1,11 @@
+//! Transfer: how free slots change hands.
+
+pub mod depot;
+#[cfg(not(loom))]
+pub mod homeward;
+#[cfg(not(loom))]
+pub mod magazine;
+#[cfg(not(loom))]
+pub mod remote_stash;
+#[cfg(not(loom))]
+pub mod shard;

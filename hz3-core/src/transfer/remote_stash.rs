@@ -1,0 +1,249 @@
+//! Remote stash: a thread's slots on their way home to the shards that own their spans.
+//!
+//! ```text
+//! dense   bank[destination][bin] → a magazine that fills up      (few shards: one magazine per pair)
+//! sparse  | entry | entry | …    | 256 entries {destination, bin, pointer}      (size independent of shards)
+//! ```
+//!
+//! Either way slots leave in batches of one destination and bin, so that the owner's lock or inbox is
+//! touched once per batch. A stash is its thread's alone.
+
+use crate::pages::bins::{BINS, FOREIGN};
+use crate::platform::units::{Bin, ShardId};
+use crate::transfer::magazine::Magazine;
+use core::ptr::null_mut;
+
+/// Where batches go, and where a dense bank gets its magazines.
+pub trait Carrier {
+    /// Takes the batch home. `slots` all belong to spans of `bin` owned by `owner`.
+    fn deliver(&mut self, owner: ShardId, bin: Bin, slots: &[*mut u8]);
+    /// An empty magazine for `bin`; null where memory has run out.
+    fn empty_magazine(&mut self, bin: Bin) -> *mut Magazine;
+    /// Takes a magazine of slots of `bin` to `owner`'s inbox.
+    ///
+    /// # Safety
+    /// The caller owns `magazine`, and no longer does afterwards.
+    unsafe fn post(&mut self, owner: ShardId, bin: Bin, magazine: *mut Magazine);
+}
+
+/// A remote stash of either kind.
+pub trait RemoteStash {
+    /// Adds a free slot of `bin` that belongs to `owner`; may send batches off through `carrier`.
+    fn put(&mut self, owner: ShardId, bin: Bin, slot: *mut u8, carrier: &mut impl Carrier);
+    /// Sends everything off.
+    fn flush(&mut self, carrier: &mut impl Carrier);
+    /// Slots in the stash.
+    fn held(&self) -> usize;
+    /// Calls `look` with each group of slots of one bin, their number and the first one's place, for whoever
+    /// does not own the stash: exact while its owner leaves it alone.
+    ///
+    /// # Safety
+    /// `this` is a stash whose memory, and whose magazines' memory, is never unmapped.
+    unsafe fn peek(this: *const Self, look: impl FnMut(Bin, *const *mut u8, usize));
+}
+
+/// A stash with a magazine for each destination and bin. A zeroed one is empty.
+pub struct Dense<const SHARDS: usize> {
+    bank: [[*mut Magazine; BINS]; SHARDS],
+}
+
+impl<const SHARDS: usize> RemoteStash for Dense<SHARDS> {
+    fn put(&mut self, owner: ShardId, bin: Bin, slot: *mut u8, carrier: &mut impl Carrier) {
+        let Some(place) = self.bank.get_mut(usize::from(owner.0)).and_then(|bins| bins.get_mut(usize::from(bin.0)))
+        else {
+            return;
+        };
+        if bin == FOREIGN {
+            // No slot at all: whoever takes it home stops the process.
+            return carrier.deliver(owner, bin, &[slot]);
+        }
+        if place.is_null() {
+            *place = carrier.empty_magazine(bin);
+            if place.is_null() {
+                return carrier.deliver(owner, bin, &[slot]);
+            }
+        }
+        let magazine = *place;
+        // SAFETY: the bank owns its magazines, and this one has room: it leaves as soon as it is full.
+        unsafe {
+            *Magazine::slots(magazine).add(usize::from((*magazine).count)) = slot;
+            (*magazine).count += 1;
+            if (*magazine).count == (*magazine).capacity {
+                *place = null_mut();
+                carrier.post(owner, bin, magazine);
+            }
+        }
+    }
+
+    fn flush(&mut self, carrier: &mut impl Carrier) {
+        for (owner, bins) in self.bank.iter_mut().enumerate() {
+            for (bin, place) in bins.iter_mut().enumerate() {
+                let magazine = core::mem::replace(place, null_mut());
+                if !magazine.is_null() {
+                    // SAFETY: the bank owned it, and has let go of it.
+                    unsafe { carrier.post(ShardId(owner as u8), Bin(bin as u8), magazine) };
+                }
+            }
+        }
+    }
+
+    fn held(&self) -> usize {
+        let magazines = self.bank.iter().flatten().filter(|place| !place.is_null());
+        // SAFETY: the bank owns its magazines.
+        magazines.map(|&magazine| usize::from(unsafe { (*magazine).count })).sum()
+    }
+
+    unsafe fn peek(this: *const Self, mut look: impl FnMut(Bin, *const *mut u8, usize)) {
+        for owner in 0..SHARDS {
+            for bin in 1..BINS {
+                // SAFETY: the place lies in the bank. Volatile, because the owner may write it at this moment,
+                // with a plain store of one aligned word, which arrives whole: null or a magazine.
+                let magazine = unsafe { (&raw const (*this).bank[owner][bin]).read_volatile() };
+                if !magazine.is_null() {
+                    // SAFETY: as above.
+                    let (slots, count) = unsafe { Magazine::peek(magazine) };
+                    look(Bin(bin as u8), slots, count);
+                }
+            }
+        }
+    }
+}
+
+/// A stash of `ENTRIES` entries. A zeroed one is empty.
+pub struct Sparse<const ENTRIES: usize> {
+    used: usize,
+    /// Destination and bin above, address below: the order of the words is the order of the batches.
+    entries: [u64; ENTRIES],
+}
+
+impl<const ENTRIES: usize> Sparse<ENTRIES> {
+    /// An empty stash.
+    pub const fn new() -> Self {
+        Self { used: 0, entries: [0; ENTRIES] }
+    }
+}
+
+impl<const ENTRIES: usize> Default for Sparse<ENTRIES> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Bits of an address that an entry keeps: user addresses have 47 on x86-64 and 48 on AArch64.
+const ADDRESS_BITS: u32 = 48;
+
+fn slot_of(entry: u64) -> *mut u8 {
+    core::ptr::with_exposed_provenance_mut((entry & ((1 << ADDRESS_BITS) - 1)) as usize)
+}
+
+impl<const ENTRIES: usize> RemoteStash for Sparse<ENTRIES> {
+    fn put(&mut self, owner: ShardId, bin: Bin, slot: *mut u8, carrier: &mut impl Carrier) {
+        if self.used == ENTRIES {
+            self.flush(carrier);
+        }
+        if let Some(entry) = self.entries.get_mut(self.used) {
+            let key = u64::from(owner.0) << 8 | u64::from(bin.0);
+            *entry = key << ADDRESS_BITS | slot.expose_provenance() as u64;
+            self.used += 1;
+        }
+    }
+
+    fn flush(&mut self, carrier: &mut impl Carrier) {
+        let used = core::mem::replace(&mut self.used, 0);
+        let Some(entries) = self.entries.get_mut(..used) else { return };
+        entries.sort_unstable();
+        let mut batch = [null_mut(); ENTRIES];
+        for group in entries.chunk_by(|a, b| a >> ADDRESS_BITS == b >> ADDRESS_BITS) {
+            for (place, entry) in batch.iter_mut().zip(group) {
+                *place = slot_of(*entry);
+            }
+            if let (Some(first), Some(slots)) = (group.first(), batch.get(..group.len())) {
+                let key = first >> ADDRESS_BITS;
+                carrier.deliver(ShardId((key >> 8) as u8), Bin(key as u8), slots);
+            }
+        }
+    }
+
+    fn held(&self) -> usize {
+        self.used
+    }
+
+    unsafe fn peek(this: *const Self, mut look: impl FnMut(Bin, *const *mut u8, usize)) {
+        // SAFETY: the caller's promise. Volatile, here and below: as for the dense stash.
+        let used = unsafe { (&raw const (*this).used).read_volatile() };
+        for index in 0..used.min(ENTRIES) {
+            // SAFETY: below ENTRIES.
+            let entry = unsafe { (&raw const (*this).entries[index]).read_volatile() };
+            let slot = slot_of(entry);
+            look(Bin((entry >> ADDRESS_BITS) as u8), &slot, 1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::os::Linux;
+    use crate::transfer::magazine::Magazines;
+    use std::collections::BTreeSet;
+    use std::vec::Vec;
+
+    static MAGAZINES: Magazines = Magazines::new();
+
+    #[derive(Default)]
+    struct Post {
+        delivered: BTreeSet<(u8, u8, usize)>,
+        batches: usize,
+    }
+
+    impl Carrier for Post {
+        fn deliver(&mut self, owner: ShardId, bin: Bin, slots: &[*mut u8]) {
+            self.batches += 1;
+            for slot in slots {
+                assert!(self.delivered.insert((owner.0, bin.0, slot.addr())), "delivered twice");
+            }
+        }
+        fn empty_magazine(&mut self, _: Bin) -> *mut Magazine {
+            let magazine = MAGAZINES.create::<Linux>(0).expect("memory");
+            // SAFETY: just made, this thread's alone.
+            unsafe { (*magazine).capacity = 6 };
+            magazine
+        }
+        unsafe fn post(&mut self, owner: ShardId, bin: Bin, magazine: *mut Magazine) {
+            // SAFETY: handed over by the bank.
+            let slots: Vec<*mut u8> = unsafe { Magazine::held(magazine) }.to_vec();
+            self.deliver(owner, bin, &slots);
+        }
+    }
+
+    fn everything_arrives_once(stash: &mut impl RemoteStash) -> usize {
+        let mut post = Post::default();
+        let mut sent = BTreeSet::new();
+        for turn in 0..3000_usize {
+            let (owner, bin, address) = (turn % 7, turn % 31 + 1, 0x7f00_0000_0000 + turn * 16);
+            sent.insert((owner as u8, bin as u8, address));
+            stash.put(ShardId(owner as u8), Bin(bin as u8), core::ptr::without_provenance_mut(address), &mut post);
+            assert_eq!(stash.held() + post.delivered.len(), sent.len());
+            let mut seen = 0;
+            // SAFETY: this thread's own stash.
+            unsafe { RemoteStash::peek(stash, |_, _, count| seen += count) };
+            assert_eq!(seen, stash.held());
+        }
+        stash.flush(&mut post);
+        assert_eq!(stash.held(), 0);
+        assert_eq!(post.delivered, sent);
+        post.batches
+    }
+
+    #[test]
+    fn a_dense_stash_delivers_every_slot_once_in_full_batches() {
+        let mut stash = Dense::<8> { bank: [[null_mut(); BINS]; 8] };
+        assert!(everything_arrives_once(&mut stash) <= 3000 / 6 + 7 * 31);
+    }
+
+    #[test]
+    fn a_sparse_stash_delivers_every_slot_once_in_few_batches() {
+        let mut stash = Sparse::<256>::new();
+        assert!(everything_arrives_once(&mut stash) <= 12 * 217);
+    }
+}

@@ -1,0 +1,4 @@
+//! Upkeep: what happens with time.
+
+#[cfg(not(loom))]
+pub mod round;
