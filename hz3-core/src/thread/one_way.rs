@@ -105,7 +105,8 @@ mod tests {
     use super::*;
     use crate::lane::Fast;
     use crate::pages::bins::bin_for;
-    use crate::{hot, thread};
+    use crate::api::hot;
+    use crate::process::lifecycle;
     use core::ptr::without_provenance_mut;
     use std::vec::Vec;
 
