@@ -8,17 +8,19 @@
 //! A program may probe for sizes that can't be had, as often as it likes: that must not cost its other threads their
 //! caches, nor itself more than a look at the books.
 
-use crate::allocator::Allocator;
-use crate::lane::Lane;
+use crate::allocator::Lane;
 use crate::pages::bins::{self, BINS};
 use crate::platform::os::Os;
 use crate::platform::units::{Bin, PAGE_BYTES};
-use crate::process::lifecycle;
+use crate::thread::flush::flush;
+use crate::thread::heap::{behind, is_static};
+use crate::transfer::homeward::empty_depots;
+use crate::upkeep::holes::purge_all_holes;
 
 /// The attempt's result, or, where the system has no more memory for `bytes`, that of a second one after everything
 /// that lies free in caches has come together.
 #[inline]
-pub(super) fn or_after_trim<L: Lane, T>(bytes: usize, attempt: impl Fn() -> Option<T>) -> Option<T> {
+pub fn or_after_trim<L: Lane, T>(bytes: usize, attempt: impl Fn() -> Option<T>) -> Option<T> {
     attempt().or_else(|| {
         if !may_be_met::<L>(bytes) {
             return None;
@@ -34,14 +36,14 @@ pub(super) fn or_after_trim<L: Lane, T>(bytes: usize, attempt: impl Fn() -> Opti
 /// makes no further mapping possible: the system's limits count address space.
 #[cold]
 fn may_be_met<L: Lane>(bytes: usize) -> bool {
-    let allocator = L::allocator();
-    let (dirty, clean, purging) = allocator.runs.free_bytes();
-    let mut most = dirty + clean + purging + allocator.directs.unreturned().1 + allocator.held.bytes();
-    for shard in allocator.used_shards() {
+    let (pages, exchange) = (&L::allocator().pages, &L::allocator().exchange);
+    let (dirty, clean, purging) = pages.runs.free_bytes();
+    let mut most = dirty + clean + purging + pages.direct.unreturned().1 + pages.guards.waiting_bytes();
+    for shard in exchange.used_shards() {
         if most >= bytes {
             break;
         }
-        let owned = allocator.shard(shard).owned().lock();
+        let owned = exchange.shard(shard).owned().lock();
         for bin in (1..BINS as u8).map(Bin) {
             most += owned.counts(bin).1 as usize * usize::from(bins::info(bin).span_pages) * PAGE_BYTES;
         }
@@ -59,21 +61,22 @@ pub fn trim<L: Lane>() -> bool {
 
 /// As [`trim`], without asking the other threads.
 fn gather<L: Lane>() -> bool {
-    let allocator: &'static Allocator<L> = L::allocator();
+    let allocator = L::allocator();
+    let (pages, exchange) = (&allocator.pages, &allocator.exchange);
     let entries = L::heap();
-    if !crate::thread::heap::is_static(entries) {
+    if !is_static(entries) {
         // SAFETY: the heap is this thread's, and stays in use, empty.
         unsafe {
-            let heap = crate::thread::heap::behind::<L>(entries);
+            let heap = behind::<L::Stash, L::Quarantine>(entries);
             (*heap).trims = allocator.trims();
-            lifecycle::empty(allocator, heap);
+            flush(pages, exchange, heap);
         }
     }
-    allocator.empty_depots();
+    empty_depots(pages, exchange);
     if L::HARDENED {
-        allocator.let_go(0, 0);
+        pages.release_waiting(0, 0);
     }
     let now = L::Os::now_ms();
-    let returned = allocator.directs.return_again(&allocator.runs, usize::MAX);
-    allocator.purge_all_holes(now) + allocator.purge(now, 0, usize::MAX) + returned > 0
+    let returned = pages.unmap_again(usize::MAX);
+    purge_all_holes(pages, exchange, now) + pages.purge(now, 0, usize::MAX) + returned > 0
 }

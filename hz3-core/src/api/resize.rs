@@ -1,11 +1,11 @@
 //! Resize: a block that grows or shrinks stays where it is while it fits there well; else its contents move.
 
-use super::{MAX_BYTES, large_usable};
-use crate::api::hot;
+use crate::allocator::Lane;
+use crate::api::block::{MAX_BYTES, free, large_usable, malloc};
+use crate::api::large;
 use crate::api::slack::{keeps_place, with_slack};
 use crate::hardening::canary;
 use crate::hardening::validation::{refuse, require_live, usable};
-use crate::lane::Lane;
 use crate::observe::sampling;
 use crate::pages::bins::{self, FOREIGN, MAX_SMALL_BYTES};
 use core::ptr::null_mut;
@@ -18,21 +18,22 @@ use core::ptr::null_mut;
 /// `block` is null or a live block of this lane's; the caller uses the result in its place.
 pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
     if block.is_null() {
-        return hot::malloc::<L>(bytes);
+        return malloc::<L>(bytes);
     }
     if bytes > MAX_BYTES {
         return null_mut();
     }
-    let tag = L::allocator().runs.arenas.tag_value(block.addr());
+    let pages = &L::allocator().pages;
+    let tag = pages.tag(block.addr());
     let old = match tag.bin() {
         FOREIGN => match large_usable::<L>("realloc()", block.addr()) {
             Some(bytes) => bytes,
-            None => refuse::<L>("realloc()", block.addr()),
+            None => refuse(pages, "realloc()", block.addr()),
         },
         bin => {
             // SAFETY: the tag is the page's, and then a live block's.
             unsafe {
-                require_live::<L>("realloc()", tag, block);
+                require_live(pages, "realloc()", tag, block);
                 usable::<L>("realloc()", bin, block)
             }
         }
@@ -53,16 +54,17 @@ pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
     if tag.bin() == FOREIGN && old > large_from && bytes > large_from {
         // Before the block may move: another thread's may come to lie in its place at once.
         let sample = sampling::take::<L>(block.addr());
-        let here = L::allocator().resize_large(block.addr(), bytes);
+        // SAFETY: the block is the caller's.
+        let here = unsafe { large::resize(pages, block.addr(), bytes) };
         if !here.is_null() {
             sampling::large::<L>(here.addr(), bytes);
             return here;
         }
         sampling::put_back::<L>(sample);
     }
-    let mut new = hot::malloc::<L>(if L::HARDENED { bytes } else { with_slack(bytes, old) });
+    let mut new = malloc::<L>(if L::HARDENED { bytes } else { with_slack(bytes, old) });
     if new.is_null() {
-        new = hot::malloc::<L>(bytes);
+        new = malloc::<L>(bytes);
     }
     if new.is_null() {
         if bytes > old {
@@ -70,7 +72,8 @@ pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
         }
         // A block that shrinks still fits where it is.
         if L::HARDENED && tag.bin() == FOREIGN {
-            L::allocator().reseal_large(block.addr(), bytes);
+            // SAFETY: the block is the caller's, and holds more than `bytes`.
+            unsafe { large::reseal(pages, block.addr(), bytes) };
         } else if L::HARDENED {
             // SAFETY: the block is the caller's, and its slot holds what is wanted.
             unsafe { canary::seal(canary::key::<L::Os>(), block, bins::info(tag.bin()).slot_bytes as usize, bytes) };
@@ -80,7 +83,7 @@ pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
     // SAFETY: two live blocks, both at least as long as what is copied; the old one ends here.
     unsafe {
         new.copy_from_nonoverlapping(block, old.min(bytes));
-        hot::free::<L>(block);
+        free::<L>(block);
     }
     new
 }

@@ -1,37 +1,40 @@
-//! Queue: spans that wait for their turn, linked through their descriptors.
+//! Span queue: spans that wait for their turn, linked through their descriptors.
 //!
 //! ```text
 //! first (oldest) → span → … → last (youngest)        in at the end; out at the front, or where one fits
 //! ```
 
-use super::{Kind, Spans, at};
+use crate::pages::page_tag::Kind;
+use crate::pages::span::{Spans, at};
 use crate::platform::units::SpanId;
 
 /// Spans in a queue, whose descriptors belong to whoever may change it.
-pub(crate) struct Queue {
+pub struct SpanQueue {
     first: SpanId,
     last: SpanId,
     count: usize,
     bytes: usize,
 }
 
-impl Queue {
-    pub(crate) const fn new() -> Self {
+impl SpanQueue {
+    /// No span.
+    #[allow(clippy::new_without_default, reason = "only statics have one")]
+    pub const fn new() -> Self {
         Self { first: SpanId::NONE, last: SpanId::NONE, count: 0, bytes: 0 }
     }
 
     /// Number of spans.
-    pub(crate) fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.count
     }
 
     /// Their bytes.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Puts a span, whose descriptor the queue owns from here on, at the end.
-    pub(crate) fn push(&mut self, spans: &Spans, id: SpanId) {
+    pub fn push(&mut self, spans: &Spans, id: SpanId) {
         // SAFETY: descriptors in the queue, and the one that enters it, are the caller's to change.
         unsafe {
             (*at(spans, id)).next = SpanId::NONE;
@@ -47,13 +50,13 @@ impl Queue {
     }
 
     /// Takes the oldest span out; the caller owns its descriptor then.
-    pub(crate) fn pop(&mut self, spans: &Spans) -> Option<SpanId> {
+    pub fn pop(&mut self, spans: &Spans) -> Option<SpanId> {
         self.take(spans, 1, |_, _| true)
     }
 
     /// Takes the first of the `looks` oldest spans out whose start and bytes `fits` accepts; the caller owns its
     /// descriptor then.
-    pub(crate) fn take(&mut self, spans: &Spans, looks: usize, fits: impl Fn(usize, usize) -> bool) -> Option<SpanId> {
+    pub fn take(&mut self, spans: &Spans, looks: usize, fits: impl Fn(usize, usize) -> bool) -> Option<SpanId> {
         let (mut before, mut id) = (SpanId::NONE, self.first);
         for _ in 0..looks {
             if id.is_none() {
@@ -88,7 +91,7 @@ impl Queue {
     ///
     /// # Errors
     /// Names the broken rule.
-    pub(crate) fn check(&self, spans: &Spans, kind: Kind) -> Result<(), &'static str> {
+    pub fn check(&self, spans: &Spans, kind: Kind) -> Result<(), &'static str> {
         let (mut count, mut bytes, mut last, mut id) = (0, 0, SpanId::NONE, self.first);
         while !id.is_none() {
             // SAFETY: as in `push`.
