@@ -29,6 +29,16 @@ impl Graph {
         self.edges.iter().map(|(&(from, to), &line)| (from, to, line))
     }
 
+    /// Whether there is an edge.
+    pub fn has(&self, from: usize, to: usize) -> bool {
+        self.edges.contains_key(&(from, to))
+    }
+
+    /// Whether one can walk from one node to another.
+    pub fn reaches(&self, from: usize, to: usize) -> bool {
+        self.way(from, to).is_some()
+    }
+
     /// The graph of the edges that `keep` wants.
     pub fn filtered(&self, keep: impl Fn(usize, usize) -> bool) -> Graph {
         let kept = self.edges.iter().filter(|((from, to), _)| keep(*from, *to));
@@ -71,7 +81,7 @@ impl Graph {
         let mut open = inside.filtered(|from, to| place[&from] < place[&to]);
         let mut circles = Vec::new();
         for (from, to, line) in inside.edges().filter(|(from, to, _)| place[from] > place[to]) {
-            if open.way(to, from).is_none() {
+            if !open.reaches(to, from) {
                 open.add(from, to, line);
             } else {
                 let way_back = inside.way(to, from).unwrap_or_default();
@@ -115,8 +125,7 @@ impl Graph {
             chain.push(node);
             // From a knot the chain may go on by any of its nodes.
             let knot = levels.keys().copied().filter(|&other| {
-                other == node
-                    || (levels[&other] == level && self.way(node, other).is_some() && self.way(other, node).is_some())
+                other == node || (levels[&other] == level && self.reaches(node, other) && self.reaches(other, node))
             });
             candidates = knot.flat_map(|node| self.used_by(node)).collect();
             level -= 1;

@@ -13,12 +13,14 @@
 //! library has too, is passed over.
 
 mod graph;
+mod planted;
 mod rules;
 mod scan;
 mod standard_methods;
+#[cfg(test)]
+mod tests;
 mod tree;
 
-pub use rules::Rules;
 pub use tree::Package;
 
 use crate::arguments::UsageError;
@@ -26,7 +28,9 @@ use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
 use cargo_metadata::{MetadataCommand, TargetKind};
 use graph::Graph;
+use rules::Rules;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use tree::Tree;
@@ -80,6 +84,9 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
         let tree = Tree::read(package)?;
         println!("{}", package.name);
         print!("{}", drawn(&tree, &rules_of(package)));
+        for knot in rules::knots(&tree) {
+            println!("{} files import each other: {}", knot.len(), knot.join(" "));
+        }
         for fault in rules::faults(&tree, &rules_of(package)) {
             sound = false;
             println!("{fault}");
@@ -94,23 +101,23 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
 /// # Errors
 /// It doesn't, or its sources can't be read.
 pub fn check(package: &Package) -> Result<()> {
-    let found = faults(package)?;
+    let found = rules::faults(&Tree::read(package)?, &rules_of(package));
     if !found.is_empty() {
         bail!("{}", found.join("\n"));
     }
     Ok(())
 }
 
-/// The breaches of a package's rules, one to a line.
+/// Demands that the check finds a breach of each kind, planted in a copy of a package.
 ///
 /// # Errors
-/// Its sources can't be read.
-pub fn faults(package: &Package) -> Result<Vec<String>> {
-    Ok(rules::faults(&Tree::read(package)?, &rules_of(package)))
+/// It doesn't, or there is no place for one.
+pub fn check_planted(package: &Package) -> Result<()> {
+    planted::check(package, &rules_of(package))
 }
 
 /// The rules for a package.
-pub fn rules_of(package: &Package) -> Rules<'static> {
+fn rules_of(package: &Package) -> Rules<'static> {
     if package.name == ORDERED { HZ3_CORE } else { Rules::default() }
 }
 
@@ -133,6 +140,16 @@ pub fn packages() -> Result<Vec<Package>> {
         name: package.name.to_string(),
         base: root.clone(),
         source: package.manifest_path.with_file_name("src").into_std_path_buf(),
+        library: package
+            .targets
+            .iter()
+            .find(|target| {
+                target
+                    .kind
+                    .iter()
+                    .any(|kind| ["lib", "rlib", "cdylib", "staticlib"].map(TargetKind::from).contains(kind))
+            })
+            .map(|target| target.name.replace('-', "_")),
         roots: package
             .targets
             .iter()
@@ -143,22 +160,23 @@ pub fn packages() -> Result<Vec<Package>> {
     Ok(packages.collect())
 }
 
-/// The folders in their order, highest first, with the files on each level.
+/// The folders in their order, highest first, with the files on each level; a file in no folder stands by itself.
 fn drawn(tree: &Tree, rules: &Rules<'_>) -> String {
     let levels = rules::between_items(tree, &rules::imports(tree)).levels();
     let mut folders: BTreeMap<(Option<usize>, &str), BTreeMap<usize, BTreeSet<&str>>> = BTreeMap::new();
     for (index, file) in tree.files.iter().enumerate().filter(|(_, file)| !file.is_transparent) {
-        let folder = if file.name.contains('/') { rules::top_of(&file.name) } else { "" };
         let place = rules::rank(tree, rules, index);
+        let has_folder = place.is_some() || file.name.contains('/');
+        let folder = if has_folder { rules::top_of(&file.name) } else { "." };
         let level = levels.get(&index).copied().unwrap_or(1);
         folders.entry((place, folder)).or_default().entry(level).or_default().insert(&file.name);
     }
     let mut text = String::new();
     for ((_, folder), levels) in folders.iter().rev() {
-        text += &format!("  {}\n", if folder.is_empty() { "." } else { folder });
+        let _ = writeln!(text, "  {folder}");
         for (level, files) in levels.iter().rev() {
-            let files: Vec<&str> = files.iter().copied().collect();
-            text += &format!("    {level:2}  {}\n", files.join(" "));
+            let within = |name: &&str| name.strip_prefix(&format!("{folder}/")).unwrap_or(name).to_owned();
+            let _ = writeln!(text, "    {level:2}  {}", files.iter().map(within).collect::<Vec<_>>().join(" "));
         }
     }
     text

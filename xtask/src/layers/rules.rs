@@ -87,6 +87,12 @@ pub fn between_items(tree: &Tree, imports: &Graph) -> Graph {
     imports.filtered(|from, to| !tree.files[from].is_transparent && !tree.files[to].is_transparent)
 }
 
+/// The sets of files that import each other, by whatever way.
+pub fn knots(tree: &Tree) -> Vec<Vec<&str>> {
+    let knots = imports(tree).knots().into_iter();
+    knots.map(|knot| knot.iter().map(|&file| tree.files[file].name.as_str()).collect()).collect()
+}
+
 /// Which file names items of which.
 pub fn imports(tree: &Tree) -> Graph {
     let mut graph = Graph::default();
@@ -94,12 +100,8 @@ pub fn imports(tree: &Tree) -> Graph {
         let contents = &module.contents;
         let mut add = |targets: Vec<Target>, line: usize, modules_count: bool| {
             for target in targets {
-                let used = tree.file_of(&target);
-                let counts = match target {
-                    Target::Item(..) => true,
-                    Target::Module(_) => modules_count && !tree.files[used].is_transparent,
-                };
-                if counts {
+                let Some(used) = tree.file_of(&target) else { continue };
+                if !tree.files[used].is_transparent && (modules_count || !matches!(target, Target::Module(_))) {
                     graph.add(module.file, used, line);
                 }
             }
@@ -177,9 +179,10 @@ impl<'a> Faults<'a> {
     }
 
     fn unplaced(&mut self, rules: &Rules<'_>) {
+        let mut told = BTreeSet::new();
         for file in 0..self.tree.files.len() {
-            if rank(self.tree, rules, file).is_none() {
-                let name = top_of(self.name(file));
+            let name = top_of(self.name(file));
+            if rank(self.tree, rules, file).is_none() && told.insert(name) {
                 self.add(file, 1, format!("{name} has no place in the order of layers"));
             }
         }
@@ -190,13 +193,17 @@ impl<'a> Faults<'a> {
         for (index, module) in self.tree.modules.iter().enumerate() {
             for block in &module.contents.impls {
                 let files = |path: &Vec<String>| -> Vec<usize> {
-                    self.tree.resolve_type(index, path).iter().map(|target| self.tree.file_of(target)).collect()
+                    self.tree.resolve_type(index, path).iter().filter_map(|target| self.tree.file_of(target)).collect()
                 };
-                let of: Vec<usize> = block.of.iter().flat_map(files).collect();
+                let mut of: Vec<usize> = block.of.iter().flat_map(files).collect();
+                if of.is_empty() {
+                    // `Option<Ours>` belongs to `Ours`.
+                    of = block.of_arguments.iter().flat_map(files).collect();
+                }
                 let of_trait: Vec<usize> = block.of_trait.iter().flat_map(files).collect();
                 let mut homes = [of, of_trait].concat();
                 if homes.is_empty() {
-                    homes = block.arguments.iter().flat_map(files).collect();
+                    homes = block.trait_arguments.iter().flat_map(files).collect();
                 }
                 if homes.is_empty() || homes.contains(&module.file) {
                     continue;

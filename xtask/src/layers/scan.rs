@@ -58,12 +58,14 @@ pub struct Mention {
 #[derive(Debug)]
 pub struct Impl {
     pub line: usize,
-    /// The type; `None` where it has no name (`[T]`, a macro's `$type`).
+    /// The type; `None` where it has no name (a tuple, a macro's `$type`).
     pub of: Option<Path>,
+    /// The paths among the type's arguments.
+    pub of_arguments: Vec<Path>,
     /// The trait, for an `impl TRAIT for TYPE`.
     pub of_trait: Option<Path>,
     /// The paths among the trait's arguments.
-    pub arguments: Vec<Path>,
+    pub trait_arguments: Vec<Path>,
     pub methods: Vec<String>,
 }
 
@@ -283,14 +285,16 @@ fn impl_head(tokens: &[TokenTree]) -> Option<Impl> {
         Some(at) => (Some(&head[..at]), &head[at + 1..]),
         None => (None, head),
     };
-    let arguments = of_trait.and_then(|tokens| {
-        tokens.iter().position(|token| is_punct(Some(token), '<')).map(|from| all_paths(&tokens[from..]))
-    });
+    let arguments = |tokens: &[TokenTree]| {
+        let from = tokens.iter().position(|token| is_punct(Some(token), '<'));
+        from.map_or_else(Vec::new, |from| all_paths(&tokens[from..]))
+    };
     Some(Impl {
         line: line(word),
         of: first_path(of),
+        of_arguments: arguments(of),
         of_trait: of_trait.and_then(first_path),
-        arguments: arguments.unwrap_or_default(),
+        trait_arguments: of_trait.map_or_else(Vec::new, arguments),
         methods,
     })
 }

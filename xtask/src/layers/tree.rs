@@ -13,7 +13,9 @@ pub struct Package {
     pub base: PathBuf,
     /// The folder whose files and folders are the layers.
     pub source: PathBuf,
-    /// The root file of each library and program.
+    /// The library's name, by which the programs beside it use it.
+    pub library: Option<String>,
+    /// The root file of each library and program, the library's first.
     pub roots: Vec<PathBuf>,
 }
 
@@ -32,6 +34,8 @@ pub struct File {
 pub struct Module {
     pub file: usize,
     pub contents: Contents,
+    /// Its path in its crate: `crate::os::linux`.
+    pub path: String,
     parent: Option<usize>,
     children: HashMap<String, usize>,
 }
@@ -40,6 +44,7 @@ pub struct Module {
 pub struct Tree {
     pub files: Vec<File>,
     pub modules: Vec<Module>,
+    library: Option<String>,
 }
 
 /// What a path leads to.
@@ -48,6 +53,8 @@ pub enum Target {
     Module(usize),
     /// An item of that name in a module.
     Item(usize, String),
+    /// Another crate, or an item of one.
+    Outside,
 }
 
 impl Tree {
@@ -56,10 +63,10 @@ impl Tree {
     /// # Errors
     /// A file can't be read, or a module has no file.
     pub fn read(package: &Package) -> Result<Tree> {
-        let mut tree = Tree { files: Vec::new(), modules: Vec::new() };
+        let mut tree = Tree { files: Vec::new(), modules: Vec::new(), library: package.library.clone() };
         for root in &package.roots {
             let folder = root.parent().unwrap_or(FilePath::new(""));
-            tree.read_file(package, root, folder, None)?;
+            tree.read_file(package, root, folder, (None, "crate".to_owned()))?;
         }
         Ok(tree)
     }
@@ -70,7 +77,7 @@ impl Tree {
         package: &Package,
         path: &FilePath,
         folder: &FilePath,
-        parent: Option<usize>,
+        within: (Option<usize>, String),
     ) -> Result<usize> {
         let text = std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
         let mut contents = scan(&text).map_err(|error| anyhow!("{}: {error}", path.display()))?;
@@ -83,7 +90,7 @@ impl Tree {
         if path.file_name().is_some_and(|name| name == "tests.rs") {
             contents = Contents::default();
         }
-        self.add(package, contents, file, folder, parent)
+        self.add(package, contents, file, folder, within)
     }
 
     fn add(
@@ -92,21 +99,22 @@ impl Tree {
         mut contents: Contents,
         file: usize,
         folder: &FilePath,
-        parent: Option<usize>,
+        (parent, path): (Option<usize>, String),
     ) -> Result<usize> {
         let declared = std::mem::take(&mut contents.modules);
         let module = self.modules.len();
-        self.modules.push(Module { file, contents, parent, children: HashMap::new() });
+        self.modules.push(Module { file, contents, path, parent, children: HashMap::new() });
         for (name, line, inner) in declared {
             let inner_folder = folder.join(&name);
+            let within = (Some(module), format!("{}::{name}", self.modules[module].path));
             let child = match inner {
-                Some(inner) => self.add(package, inner, file, &inner_folder, Some(module))?,
+                Some(inner) => self.add(package, inner, file, &inner_folder, within)?,
                 None => {
                     let files = [folder.join(format!("{name}.rs")), inner_folder.join("mod.rs")];
                     let found = files.iter().find(|file| file.is_file());
                     let found = found
                         .ok_or_else(|| anyhow!("{}:{line}: no file has the module {name}", self.files[file].shown))?;
-                    self.read_file(package, found, &inner_folder, Some(module))?
+                    self.read_file(package, found, &inner_folder, within)?
                 }
             };
             self.modules[module].children.insert(name, child);
@@ -114,9 +122,11 @@ impl Tree {
         Ok(module)
     }
 
-    /// What a path in `module` leads to, re-exports followed. Nothing where it leads out of the package.
+    /// What of this package a path in `module` leads to, re-exports followed.
     pub fn resolve(&self, module: usize, path: &[String]) -> Vec<Target> {
-        self.resolve_unseen(module, path, &mut HashSet::new())
+        let mut targets = self.resolve_within(module, path, &mut HashSet::new());
+        targets.retain(|target| *target != Target::Outside);
+        targets
     }
 
     /// The type or trait that a path in `module` leads to, aliases followed.
@@ -144,7 +154,7 @@ impl Tree {
     /// The files with a macro of that name that `module` may invoke: its own or imported, or an earlier one of a
     /// module around it.
     pub fn resolve_macro(&self, module: usize, name: &str) -> Vec<Target> {
-        let found = self.lookup(module, name, &mut HashSet::new());
+        let found = self.resolve(module, &[name.to_owned()]);
         if !found.is_empty() {
             return found;
         }
@@ -158,13 +168,15 @@ impl Tree {
         Vec::new()
     }
 
-    /// The file that a target stands in.
-    pub fn file_of(&self, target: &Target) -> usize {
-        let (Target::Module(module) | Target::Item(module, _)) = target;
-        self.modules[*module].file
+    /// The file that a target stands in; none for one outside.
+    pub fn file_of(&self, target: &Target) -> Option<usize> {
+        match target {
+            Target::Module(module) | Target::Item(module, _) => Some(self.modules[*module].file),
+            Target::Outside => None,
+        }
     }
 
-    fn resolve_unseen(&self, module: usize, path: &[String], seen: &mut HashSet<(usize, String)>) -> Vec<Target> {
+    fn resolve_within(&self, module: usize, path: &[String], asked: &mut HashSet<(usize, String)>) -> Vec<Target> {
         let mut at = 0;
         let mut start = module;
         while let Some(word) = path.get(at) {
@@ -184,9 +196,13 @@ impl Tree {
             let mut next = Vec::new();
             for target in targets {
                 match target {
-                    Target::Item(..) => next.push(target),
+                    Target::Item(..) | Target::Outside => next.push(target),
                     Target::Module(inner) => {
-                        let found = self.lookup(inner, name, seen);
+                        let found = self.lookup(inner, name, asked);
+                        if index == 0 && found.is_empty() && self.library.as_ref() == Some(name) {
+                            // The library's root is the first module.
+                            next.push(Target::Module(0));
+                        }
                         // A path that starts with a name that nobody here defines leads to another crate; further on
                         // the name is one that a macro defines.
                         if found.is_empty() && index > 0 {
@@ -202,11 +218,17 @@ impl Tree {
         targets
     }
 
-    /// What a module knows under a name.
-    fn lookup(&self, module: usize, name: &str, seen: &mut HashSet<(usize, String)>) -> Vec<Target> {
-        if !seen.insert((module, name.to_owned())) {
+    /// What a module knows under a name. `asked` has the questions that are being answered.
+    fn lookup(&self, module: usize, name: &str, asked: &mut HashSet<(usize, String)>) -> Vec<Target> {
+        if !asked.insert((module, name.to_owned())) {
             return Vec::new();
         }
+        let found = self.lookup_unasked(module, name, asked);
+        asked.remove(&(module, name.to_owned()));
+        found
+    }
+
+    fn lookup_unasked(&self, module: usize, name: &str, asked: &mut HashSet<(usize, String)>) -> Vec<Target> {
         let Module { contents, children, parent, .. } = &self.modules[module];
         let mut found: Vec<Target> = children.get(name).map(|&child| Target::Module(child)).into_iter().collect();
         if contents.names.contains(name) {
@@ -217,13 +239,20 @@ impl Tree {
             found.push(Target::Item(definer, name.to_owned()));
         }
         for import in contents.imports.iter().filter(|import| import.name.as_deref() == Some(name)) {
-            found.extend(self.resolve_unseen(module, &import.path, seen));
+            let targets = self.resolve_within(module, &import.path, asked);
+            match (&targets[..], &import.path[..]) {
+                // `pub use libc` makes `crate::libc` a name of the other crate.
+                ([], [_]) => found.push(Target::Outside),
+                // An item of another crate that is re-exported is as one of this module.
+                ([], _) => found.push(Target::Item(module, name.to_owned())),
+                _ => found.extend(targets),
+            }
         }
         if found.is_empty() {
             for import in contents.imports.iter().filter(|import| import.name.is_none()) {
-                for target in self.resolve_unseen(module, &import.path, seen) {
+                for target in self.resolve_within(module, &import.path, asked) {
                     if let Target::Module(source) = target {
-                        found.extend(self.lookup(source, name, seen));
+                        found.extend(self.lookup(source, name, asked));
                     }
                 }
             }
