@@ -19,6 +19,7 @@ mod scan;
 mod standard_methods;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod tree;
 
 pub use tree::Package;
@@ -160,10 +161,13 @@ pub fn packages() -> Result<Vec<Package>> {
     Ok(packages.collect())
 }
 
+/// The names of the files on each level.
+type Levels<'a> = BTreeMap<usize, BTreeSet<&'a str>>;
+
 /// The folders in their order, highest first, with the files on each level; a file in no folder stands by itself.
 fn drawn(tree: &Tree, rules: &Rules<'_>) -> String {
     let levels = rules::between_items(tree, &rules::imports(tree)).levels();
-    let mut folders: BTreeMap<(Option<usize>, &str), BTreeMap<usize, BTreeSet<&str>>> = BTreeMap::new();
+    let mut folders: BTreeMap<(Option<usize>, &str), Levels<'_>> = BTreeMap::new();
     for (index, file) in tree.files.iter().enumerate().filter(|(_, file)| !file.is_transparent) {
         let place = rules::rank(tree, rules, index);
         let has_folder = place.is_some() || file.name.contains('/');

@@ -1,5 +1,6 @@
 //! The check on small packages in temporary folders.
 
+use super::planted;
 use super::rules::{Rules, faults};
 use super::tree::{Package, Tree};
 
@@ -7,6 +8,12 @@ const ORDER: &[&str] = &["low", "high", "lib"];
 
 /// The faults of a package with these files.
 fn found(files: &[(&str, &str)], rules: &Rules<'_>) -> Vec<String> {
+    let (_folder, package) = written(files);
+    faults(&Tree::read(&package).unwrap(), rules)
+}
+
+/// A package with these files, in a temporary folder.
+fn written(files: &[(&str, &str)]) -> (tempfile::TempDir, Package) {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
         let path = folder.path().join(name);
@@ -20,7 +27,7 @@ fn found(files: &[(&str, &str)], rules: &Rules<'_>) -> Vec<String> {
         library: Some("sample".to_owned()),
         roots: ["lib.rs", "main.rs"].iter().map(|root| folder.path().join(root)).filter(|root| root.exists()).collect(),
     };
-    faults(&Tree::read(&package).unwrap(), rules)
+    (folder, package)
 }
 
 /// The faults of a crate with the folders `low` (files a and b) and `high` (files c and d), in this order.
@@ -205,4 +212,21 @@ fn a_program_s_paths_into_the_library_beside_it_are_followed_and_other_crates_ar
         found(&files, &Rules::default()),
         ["step.rs:1: step has `impl sample::tool::Tool`, which belongs to tool"]
     );
+}
+
+#[test]
+fn planted_breaches_are_found_in_a_copy_and_the_package_stays_as_it_is() {
+    let files = [
+        ("lib.rs", "mod low; mod high;"),
+        ("low/mod.rs", "mod a; mod b;"),
+        ("low/a.rs", "pub struct A;"),
+        ("low/b.rs", "use super::a::A;\nfn b(_: A) {}\n#[cfg(test)]\nmod tests {}"),
+        ("high/mod.rs", "pub struct High;"),
+    ];
+    let (folder, package) = written(&files);
+    let rules = Rules { order: ORDER, levels: None };
+    planted::check(&package, &rules).unwrap();
+    assert_eq!(std::fs::read_to_string(folder.path().join("low/b.rs")).unwrap(), files[3].1);
+    let error = planted::check(&package, &Rules { order: &["low", "lib"], levels: None }).unwrap_err().to_string();
+    assert_eq!(error, "no two folders for an upward import");
 }
