@@ -1,6 +1,6 @@
 //! Arguments: what the user asked for, and the one line that says why it can't be done.
 
-use crate::{doctor, evaluation, golden, install, preload, public_api, run, soak, suite, top};
+use crate::{doctor, evaluation, golden, install, layers, preload, public_api, run, soak, suite, top};
 use clap::Parser;
 use clap::error::ErrorKind;
 use std::ffi::OsString;
@@ -39,6 +39,8 @@ pub enum Command {
     Soak(soak::Arguments),
     /// Compare the cost of the hit paths with docs/hot-path.txt
     Golden(golden::Arguments),
+    /// Show which folders and files import which, and where that breaks a rule
+    Layers(layers::Arguments),
     /// Compare hz3-core's public items with docs/public-api.txt
     PublicApi(public_api::Arguments),
     #[command(flatten)]

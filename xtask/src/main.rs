@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => suite::command(&arguments),
         Command::Soak(arguments) => soak::command(&arguments),
         Command::Golden(arguments) => golden::command(&arguments),
+        Command::Layers(arguments) => layers::command(&arguments),
         Command::PublicApi(arguments) => public_api::command(&arguments),
         Command::Evaluation(command) => evaluation::command(&command),
     };

@@ -6,6 +6,7 @@ mod documents;
 mod embedding;
 mod faults;
 mod global_allocators;
+mod layers;
 mod memory;
 mod mutants;
 mod package;
@@ -24,7 +25,7 @@ use crate::arguments::UsageError;
 use crate::lane::Lane;
 use crate::library_shape::Library;
 use crate::process;
-use crate::{golden, layers, preload, public_api, soak};
+use crate::{golden, preload, public_api, soak};
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use session::Session;
@@ -69,9 +70,7 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
 /// Cheap checks of the sources first, then tests, then what needs the libraries.
 fn all_steps() -> Vec<Step> {
     let mut steps = rust_checks::source_steps();
-    steps.push(Step::new("layers", |session| {
-        Ok(layers::check(&session.workspace.root.join("hz3-core/src"), layers::HZ3_CORE)?)
-    }));
+    steps.extend(layers::steps());
     steps.push(Step::new("public-api", |session| Ok(public_api::check(&session.workspace.root)?)));
     steps.extend(documents::steps());
     steps.extend(rust_checks::test_steps());
