@@ -1,6 +1,7 @@
 //! Suite: every check that CI makes, as named steps that go on after a failure.
 
 mod benchmark;
+mod claims;
 mod debian;
 mod documents;
 mod embedding;
@@ -73,6 +74,7 @@ fn all_steps() -> Vec<Step> {
     steps.extend(layers::steps());
     steps.push(Step::new("public-api", |session| Ok(public_api::check(&session.workspace.root)?)));
     steps.extend(documents::steps());
+    steps.extend(claims::steps());
     steps.extend(rust_checks::test_steps());
     steps.extend(publish::steps());
     steps.extend(mutants::steps());
