@@ -136,3 +136,22 @@ fn legend(results: &Results, width_limit: f64) -> (Vec<(f64, f64, String, String
     }
     (places, y + 8.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evaluation::row::remote_matrix;
+
+    #[test]
+    fn every_row_has_words_of_its_own() {
+        let mut words: Vec<String> = remote_matrix().iter().map(described).collect();
+        for label in ["1 thread, 0 % remote", "8 threads, 50 % remote, to 32 KiB", "2 threads, half of them only free"]
+        {
+            assert!(words.iter().any(|words| words == label), "{label}: {words:?}");
+        }
+        let rows = words.len();
+        words.sort_unstable();
+        words.dedup();
+        assert_eq!(words.len(), rows);
+    }
+}
