@@ -15,7 +15,8 @@
 //! `install` writes the tree under a folder, `dist` into an archive or a Debian package.
 
 use crate::arguments::UsageError;
-use crate::debian;
+use crate::debian::Packer;
+use crate::files::files_in;
 use crate::lane::Lane;
 use crate::preload;
 use crate::workspace::Workspace;
@@ -103,13 +104,11 @@ pub fn install(arguments: &InstallArguments) -> Result<ExitCode> {
 
 /// `cargo xtask dist`: writes the tree into an archive or a package and prints its path.
 pub fn dist(arguments: &DistArguments) -> Result<ExitCode> {
-    if arguments.deb {
-        debian::require_tools()?;
-    }
     let workspace = Workspace::locate()?;
     let folder = arguments.output.clone().unwrap_or_else(|| workspace.target.join("dist"));
     if arguments.deb {
-        println!("{}", debian::package(&workspace, &tree(&workspace)?, &folder)?.display());
+        let packer = Packer::find(&workspace)?;
+        println!("{}", packer.package(&workspace, &tree(&workspace)?, &folder)?.display());
         return Ok(ExitCode::SUCCESS);
     }
     let name = format!("hz3-{VERSION}-{}-linux", std::env::consts::ARCH);
@@ -148,18 +147,9 @@ fn tree(workspace: &Workspace) -> Result<Vec<Entry>> {
     for name in ["LICENSE", "README.md"] {
         entries.push(file(&workspace.root.join(name), documents.join(name))?);
     }
-    let mut folders = vec![PathBuf::from("docs")];
-    while let Some(folder) = folders.pop() {
-        let found = std::fs::read_dir(workspace.root.join(&folder)).context("docs")?;
-        for found in found {
-            let found = found?;
-            let path = folder.join(found.file_name());
-            if found.file_type()?.is_dir() {
-                folders.push(path);
-            } else {
-                entries.push(file(&found.path(), documents.join(path))?);
-            }
-        }
+    for path in files_in(&workspace.root.join("docs"))? {
+        let path = Path::new("docs").join(path);
+        entries.push(file(&workspace.root.join(&path), documents.join(path))?);
     }
     entries.sort_by(|first, second| first.path.cmp(&second.path));
     Ok(entries)
@@ -183,10 +173,8 @@ pub fn put(path: &Path, content: &Content) -> Result<()> {
             draft.persist(path)?;
         }
         Content::Link(target) => {
-            let drafts = tempfile::tempdir_in(folder)?;
-            let draft = drafts.path().join("link");
-            symlink(target, &draft)?;
-            std::fs::rename(&draft, path)?;
+            let draft = tempfile::Builder::new().make_in(folder, |draft| symlink(target, draft))?;
+            draft.into_temp_path().persist(path)?;
         }
     }
     Ok(())
@@ -194,7 +182,7 @@ pub fn put(path: &Path, content: &Content) -> Result<()> {
 
 /// The tree as a compressed tar archive under one folder; the same tree gives the same bytes.
 fn archive(folder: &str, entries: &[Entry]) -> Result<Vec<u8>> {
-    let mut builder = tar::Builder::new(GzBuilder::new().mtime(0).write(Vec::new(), Compression::best()));
+    let mut builder = tar::Builder::new(Vec::new());
     for entry in entries {
         let path = Path::new(folder).join(&entry.path);
         let mut header = tar::Header::new_gnu();
@@ -212,5 +200,12 @@ fn archive(folder: &str, entries: &[Entry]) -> Result<Vec<u8>> {
             }
         }
     }
-    Ok(builder.into_inner()?.finish()?)
+    compressed(&builder.into_inner()?)
+}
+
+/// As `gzip -9n` does it: the same bytes give the same bytes.
+pub fn compressed(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut writer = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
+    writer.write_all(bytes)?;
+    Ok(writer.finish()?)
 }

@@ -117,7 +117,6 @@ fn golden_step(session: &mut Session) -> Result<(), Stop> {
     if !golden::applies_here() {
         return Err(Stop::Skipped("docs/hot-path.txt describes x86-64 instructions".to_owned()));
     }
-    package::require(&[package::OBJDUMP])?;
     let libraries = session.libraries(&Lane::FOR_SPEED)?;
     Ok(golden::Measured::read(&libraries)?.compare(&session.workspace)?)
 }
