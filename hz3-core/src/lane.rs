@@ -7,7 +7,7 @@ use crate::hardening::quarantine;
 use crate::pages::bins::BINS;
 use crate::pages::policy::shapes;
 use crate::pages::policy::{Policy, Shape};
-#[cfg(any(test, feature = "internals"))]
+#[cfg(feature = "internals")]
 use crate::platform::fake::Fake;
 use crate::platform::linux::Linux;
 use crate::process::lifecycle;
@@ -115,7 +115,7 @@ lane! {
     marks: true, hardened: true, purge_delay_ms: 1000, thread_pointer: "hz3_heap_hardened",
 }
 
-#[cfg(any(test, feature = "internals"))]
+#[cfg(feature = "internals")]
 lane! {
     /// For tests: adopts, and overflows after two slots, four stash entries and two magazines.
     Tiny, label: "tiny", os: Fake, shards: 2, stash: Sparse<4>, quarantine: quarantine::None,
@@ -124,7 +124,7 @@ lane! {
     marks: true, hardened: false, purge_delay_ms: 0, thread_pointer: "hz3_heap_tiny",
 }
 
-#[cfg(any(test, feature = "internals"))]
+#[cfg(feature = "internals")]
 lane! {
     /// For tests: as [`Tiny`], but slots go home through a dense stash.
     TinyHome, label: "tiny-home", os: Fake, shards: 4, stash: Dense<4>, quarantine: quarantine::None,
@@ -133,7 +133,7 @@ lane! {
     marks: true, hardened: false, purge_delay_ms: 0, thread_pointer: "hz3_heap_tiny_home",
 }
 
-#[cfg(any(test, feature = "internals"))]
+#[cfg(feature = "internals")]
 lane! {
     /// For tests: as [`Tiny`], hardened, with a quarantine of four slots.
     TinyHardened, label: "tiny-hardened", os: Fake, shards: 2, stash: Sparse<4>, quarantine: quarantine::Ring<4, 4096>,
