@@ -25,7 +25,7 @@ use crate::upkeep::schedule::Schedule;
 ///
 /// # Safety
 /// `allocator` always returns the same allocator, and `heap` returns what this thread last gave to `set_heap`, or a
-/// pointer to [`crate::thread::heap::NO_HEAP`]. An all-zero `Stash` is an empty one, and so is an all-zero
+/// pointer to `NO_HEAP`. An all-zero `Stash` is an empty one, and so is an all-zero
 /// `Quarantine`. What `start_thread` returns is the calling thread's.
 pub unsafe trait Lane: Sharded {
     /// How slots travel home.

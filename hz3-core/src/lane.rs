@@ -108,7 +108,7 @@ lane! {
 
 lane! {
     /// For programs that shall find their misuses of memory, at a price: as [`Scale`], with all
-    /// [`Lane::HARDENED`] means.
+    /// `Policy::HARDENED` means.
     Hardened, label: "hardened", os: Linux, shards: 32, stash: Sparse<256>, quarantine: quarantine::Ring<256, { 1 << 20 }>,
     first_arena: 16 << 30, adopt: true, magazine: (62, 32 << 10, 4),
     depot_bytes: 8 << 20, depot_magazines: 255, first_batch: 4,
