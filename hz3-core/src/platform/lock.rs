@@ -275,4 +275,31 @@ mod tests {
         }
         assert!(LOCK.try_lock().is_some());
     }
+
+    struct Last;
+
+    impl Ranked for Last {
+        const RANK: Rank = Rank::Runs;
+    }
+
+    #[test]
+    fn locks_nest_in_the_order_of_their_ranks() {
+        let (first, last) = (Mutex::<Turns, Patient>::new(Turns(0)), Mutex::<Last, Patient>::new(Last));
+        assert!(rank::is_none_held());
+        {
+            let _first = first.lock();
+            let _last = last.lock();
+            assert!(rank::is_none_held() != cfg!(debug_assertions));
+        }
+        assert!(rank::is_none_held());
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "a lock of rank Shard is taken below")]
+    fn a_lock_of_lower_rank_taken_while_a_higher_one_is_held_stops_the_test() {
+        let (first, last) = (Mutex::<Turns, Patient>::new(Turns(0)), Mutex::<Last, Patient>::new(Last));
+        let _last = last.lock();
+        let _first = first.lock();
+    }
 }
