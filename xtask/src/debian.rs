@@ -15,15 +15,15 @@
 //! Outside rules: Debian Policy 4.6, chapters 5 (control), 8 (libraries) and 12 (documents); deb-triggers(5); the
 //! machine-readable copyright format 1.0; reproducible-builds.org's SOURCE_DATE_EPOCH.
 
-use crate::arguments::UsageError;
 use crate::files::files_in;
-use crate::install::{Content, Entry, VERSION, put};
-use crate::process;
-use crate::workspace::Workspace;
+use crate::tree::{Content, Entry, VERSION, put};
 use anyhow::{Context, Result, bail, ensure};
 use flate2::{Compression, GzBuilder};
 use goblin::elf::Elf;
 use goblin::elf::header::{EM_AARCH64, EM_X86_64};
+use hz3::process;
+use hz3::usage::UsageError;
+use hz3::workspace::Workspace;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 use std::fmt::Write as _;
 use std::io::Write as _;

@@ -4,12 +4,12 @@
 //! error, so that no change of the hot paths goes unseen; the limits below hold whatever the file says.
 
 use crate::disassembly::{Cost, Disassembly, Path};
-use crate::lane::Lane;
 use crate::library_shape::Library;
-use crate::preload;
-use crate::process;
-use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail, ensure};
+use hz3::lane::Lane;
+use hz3::preload;
+use hz3::process;
+use hz3::workspace::Workspace;
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};

@@ -3,9 +3,9 @@
 
 use super::session::Session;
 use super::step::{Step, Stop};
-use crate::lane::Lane;
-use crate::process;
 use anyhow::{Context, Result, ensure};
+use hz3::lane::Lane;
+use hz3::process;
 use regex_lite::Regex;
 use std::process::Command;
 use std::time::Duration;

@@ -6,10 +6,9 @@
 
 use super::session::Session;
 use super::step::{Step, Stop};
-use crate::evaluation;
-use crate::lane::Lane;
-use crate::process::{self, Captured};
 use anyhow::{Context, Result, ensure};
+use hz3::lane::Lane;
+use hz3::process::{self, Captured};
 use std::process::Command;
 use std::time::Duration;
 
@@ -53,7 +52,7 @@ pub fn steps() -> Vec<Step> {
 }
 
 fn run(session: &mut Session, lane: Lane, scenario: &str, environment: &[(&str, &str)]) -> Result<Captured, Stop> {
-    let mut command = Command::new(evaluation::build_bench_memory(&session.workspace)?);
+    let mut command = Command::new(session.bench_memory()?);
     command.args(scenario.split(' ')).arg("--check");
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("HZ3_") {

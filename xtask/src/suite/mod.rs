@@ -20,12 +20,13 @@ mod thread_batches;
 mod top;
 mod valgrind;
 
-use crate::arguments::UsageError;
-use crate::lane::Lane;
 use crate::library_shape::Library;
-use crate::process;
-use crate::{golden, layers, preload, public_api, soak};
+use crate::{golden, layers, public_api, soak};
 use anyhow::Result;
+use hz3::lane::Lane;
+use hz3::preload;
+use hz3::process;
+use hz3::usage::UsageError;
 use indicatif::{ProgressBar, ProgressStyle};
 use session::Session;
 use std::process::{Command, ExitCode};

@@ -5,8 +5,8 @@
 
 use super::session::Session;
 use super::step::{Step, Stop};
-use crate::process;
 use anyhow::{Context, Result};
+use hz3::process;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;

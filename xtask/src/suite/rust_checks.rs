@@ -2,7 +2,7 @@
 
 use super::session::Session;
 use super::step::{Step, Stop};
-use crate::process;
+use hz3::process;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -15,7 +15,7 @@ pub fn source_steps() -> Vec<Step> {
     vec![
         Step::new("format", |session| cargo(session, &["fmt", "--all", "--", "--check", "--color", "never"])),
         Step::new("clippy/std", |session| {
-            let packages = ["hz3-core", "hz3-preload", "hz3-bench-mt-remote", "xtask"];
+            let packages = ["hz3-core", "hz3-preload", "hz3-bench-mt-remote", "hz3", "hz3-eval", "xtask"];
             let mut arguments = vec!["clippy", "--all-targets"];
             arguments.extend(packages.iter().flat_map(|package| ["--package", package]));
             arguments.extend(["--", "-D", "warnings"]);
@@ -39,7 +39,7 @@ pub fn workspace_step() -> Step {
 
 /// The packages' own tests and the models of the lock-free structures.
 pub fn test_steps() -> Vec<Step> {
-    let mut steps: Vec<Step> = ["hz3-core", "hz3-bench-mt-remote", "xtask"]
+    let mut steps: Vec<Step> = ["hz3-core", "hz3-bench-mt-remote", "hz3", "hz3-eval", "xtask"]
         .into_iter()
         .map(|package| {
             Step::new(format!("unit/{package}"), move |session| cargo(session, &["test", "--package", package]))

@@ -1,13 +1,18 @@
 //! Session: what the steps of one run of the suite share.
 
-use super::programs::Record;
-use crate::lane::Lane;
-use crate::preload;
-use crate::workspace::Workspace;
-use anyhow::{Context, Result, anyhow};
+use crate::forward;
+use anyhow::{Context, Result, anyhow, ensure};
+use hz3::lane::Lane;
+use hz3::workspace::Workspace;
+use hz3::{preload, process};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 use tempfile::TempDir;
+
+/// For one check of `hz3-eval`.
+const TIME_LIMIT: Duration = Duration::from_secs(600);
 
 /// The workspace, the libraries once they are built, and a scratch folder.
 pub struct Session {
@@ -16,8 +21,6 @@ pub struct Session {
     /// The path of the program that is running. Taken at the start: a later build may replace the file,
     /// and then the system has no name for ours any more.
     pub own_program: PathBuf,
-    /// What each program did without hz3, by the program's name.
-    pub references: HashMap<&'static str, Record>,
     libraries: HashMap<Lane, Result<PathBuf, String>>,
     scratch: TempDir,
 }
@@ -28,7 +31,6 @@ impl Session {
         Ok(Session {
             workspace: Workspace::locate()?,
             own_program: std::env::current_exe().context("own path")?,
-            references: HashMap::new(),
             libraries: HashMap::new(),
             scratch: tempfile::Builder::new().prefix("hz3-test-").tempdir().context("scratch folder")?,
         })
@@ -42,6 +44,19 @@ impl Session {
             .or_insert_with(|| preload::build_while(workspace, lane, |_| {}).map_err(|error| format!("{error:#}")))
             .clone()
             .map_err(|error| anyhow!(error))
+    }
+
+    /// Builds the benchmark of memory and returns its path.
+    pub fn bench_memory(&self) -> Result<PathBuf> {
+        const NAME: &str = "hz3-bench-memory";
+        self.workspace.build_release("hz3-bench-mt-remote", NAME, NAME, |_| {})
+    }
+
+    /// A check that `hz3-eval` makes; its failure is an error that says what is wrong.
+    pub fn evaluate(&self, arguments: &[&str]) -> Result<()> {
+        let captured = process::capture(Command::new(forward::build(&self.workspace)?).args(arguments), TIME_LIMIT)?;
+        ensure!(captured.status.success(), "{}", captured.text().trim_start_matches("error: "));
+        Ok(())
     }
 
     /// The libraries of `lanes`.

@@ -3,10 +3,10 @@
 use super::package::{self, Package};
 use super::session::Session;
 use super::step::{Step, Stop};
-use crate::evaluation::statistics_file::StatisticsFile;
-use crate::lane::Lane;
-use crate::process;
 use anyhow::{Context, Result, ensure};
+use hz3::lane::Lane;
+use hz3::process;
+use hz3::report::statistics_file::StatisticsFile;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};

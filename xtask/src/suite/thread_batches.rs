@@ -7,11 +7,10 @@
 use super::package::{self, Package};
 use super::session::Session;
 use super::step::{Step, Stop};
-use crate::evaluation;
-use crate::lane::Lane;
-use crate::preload;
-use crate::process::{self, Captured};
 use anyhow::{Context, Result, ensure};
+use hz3::lane::Lane;
+use hz3::preload;
+use hz3::process::{self, Captured};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -50,7 +49,7 @@ pub fn steps() -> Vec<Step> {
 
 /// Runs a scenario, `shim` preloaded before the lane's library; returns by how much resident memory grew, too.
 fn run(session: &mut Session, lane: Lane, scenario: [&str; 3], shim: Option<&Path>) -> Result<(Captured, f64), Stop> {
-    let mut command = Command::new(evaluation::build_bench_memory(&session.workspace)?);
+    let mut command = Command::new(session.bench_memory()?);
     command.args(scenario);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("HZ3_") {

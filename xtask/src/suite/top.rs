@@ -4,10 +4,10 @@
 use super::package::{self, Package};
 use super::session::Session;
 use super::step::{Step, Stop};
-use crate::lane::Lane;
-use crate::process;
-use crate::top::{ALTERNATE_SCREEN, USUAL_SCREEN};
 use anyhow::{Context, Result, ensure};
+use hz3::lane::Lane;
+use hz3::process;
+use hz3::top::{ALTERNATE_SCREEN, USUAL_SCREEN};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;

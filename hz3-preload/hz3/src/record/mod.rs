@@ -1,0 +1,14 @@
+//! Record: what a measurement records, in memory and in its file, and how its runs are made.
+
+pub mod allocator;
+pub mod journal;
+pub mod launcher;
+pub mod machine;
+pub mod markdown;
+pub mod metric;
+pub mod results;
+pub mod row;
+pub mod run;
+pub mod statistics;
+#[cfg(any(test, feature = "synthetic"))]
+pub mod synthetic;
