@@ -196,7 +196,7 @@ impl Difference {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hz3::record::synthetic::synthetic;
+    use hz3::record::results::synthetic::synthetic;
 
     const FIELD: [(&str, Role); 3] = [("scale", Role::Lane), ("tcmalloc", Role::Peer), ("system", Role::System)];
 

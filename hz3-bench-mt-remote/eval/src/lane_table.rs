@@ -39,7 +39,7 @@ pub fn lane_table(results: &Results) -> String {
 mod tests {
     use super::*;
     use hz3::record::results::Role;
-    use hz3::record::synthetic::synthetic;
+    use hz3::record::results::synthetic::synthetic;
 
     #[test]
     fn a_row_says_how_the_lanes_stand_to_each_other() {

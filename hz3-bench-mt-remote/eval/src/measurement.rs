@@ -300,7 +300,7 @@ fn same_allocators(found: &[Allocator], header: &Header) -> Result<Vec<Allocator
 mod tests {
     use super::*;
     use hz3::record::results::Role;
-    use hz3::record::synthetic::synthetic;
+    use hz3::record::results::synthetic::synthetic;
 
     /// A measurement of two rows by made-up allocators, whose runs are as fast as their number.
     fn measurement(path: &Path) -> Measurement {

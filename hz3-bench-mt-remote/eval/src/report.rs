@@ -197,7 +197,7 @@ fn with_results(text: &str, results: &str) -> Option<String> {
 mod tests {
     use super::*;
     use hz3::record::results::Role;
-    use hz3::record::synthetic::synthetic;
+    use hz3::record::results::synthetic::synthetic;
 
     fn results() -> Results {
         synthetic(&[("scale", Role::Lane), ("tcmalloc", Role::Peer)], 7, |_, _, _| (1e8, 1.2))

@@ -310,8 +310,8 @@ fn capital(text: &str) -> String {
 mod tests {
     use super::*;
     use hz3::record::results::Missing;
+    use hz3::record::results::synthetic::synthetic;
     use hz3::record::run::BoundFigures;
-    use hz3::record::synthetic::synthetic;
 
     const FIELD: [(&str, Role); 4] =
         [("fast", Role::Lane), ("scale", Role::Lane), ("system", Role::System), ("tcmalloc", Role::Peer)];

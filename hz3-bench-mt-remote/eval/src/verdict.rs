@@ -222,7 +222,7 @@ fn evidence(ratio: Option<Ratio>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hz3::record::synthetic::synthetic;
+    use hz3::record::results::synthetic::synthetic;
 
     const FIELD: [(&str, Role); 5] = [
         ("fast", Role::Lane),

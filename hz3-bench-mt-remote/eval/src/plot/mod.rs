@@ -69,8 +69,8 @@ pub fn plots(results: &Results) -> Vec<Plot> {
 mod tests {
     use super::*;
     use hz3::record::results::Role;
+    use hz3::record::results::synthetic::synthetic;
     use hz3::record::run::LatencyFigures;
-    use hz3::record::synthetic::synthetic;
 
     const FIELD: [(&str, Role); 4] =
         [("fast", Role::Lane), ("scale", Role::Lane), ("system", Role::System), ("a<b&c", Role::Peer)];

@@ -239,8 +239,8 @@ fn absent() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::results::synthetic::synthetic;
     use crate::record::run::ProcessFigures;
-    use crate::record::synthetic::synthetic;
 
     const FIELD: [(&str, Role); 4] =
         [("fast", Role::Lane), ("scale", Role::Lane), (SYSTEM, Role::System), ("jemalloc", Role::Peer)];

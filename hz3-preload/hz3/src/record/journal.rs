@@ -150,7 +150,7 @@ fn read_lines(text: &str) -> Result<Loaded> {
 mod tests {
     use super::*;
     use crate::record::results::Role;
-    use crate::record::synthetic::synthetic;
+    use crate::record::results::synthetic::synthetic;
 
     fn some_results() -> Results {
         synthetic(&[("scale", Role::Lane), ("peer", Role::Peer)], 2, |_, _, round| (1e6 * f64::from(round + 1), 1.5))

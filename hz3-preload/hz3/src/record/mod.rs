@@ -10,5 +10,3 @@ pub mod results;
 pub mod row;
 pub mod run;
 pub mod statistics;
-#[cfg(any(test, feature = "synthetic"))]
-pub mod synthetic;
