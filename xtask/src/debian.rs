@@ -57,7 +57,7 @@ pub fn require_tools() -> Result<()> {
 /// Makes the package of the tree in `folder` and returns its path.
 pub fn package(workspace: &Workspace, entries: &[Entry], folder: &Path) -> Result<PathBuf> {
     let time = time_of_package(workspace)?;
-    let needs = Needs::of_libraries(entries)?;
+    let needs = Needs::of_tree(entries)?;
     let drafts = tempfile::tempdir().context("scratch folder")?;
     let root = drafts.path().join("root");
     for entry in entries.iter().filter(|entry| !entry.path.ends_with("doc/hz3/LICENSE")) {
@@ -123,7 +123,7 @@ fn seconds(text: &str) -> Option<u64> {
     text.parse().ok().filter(|&seconds| seconds < 253_402_300_800)
 }
 
-/// What the libraries say of the machine that they run on.
+/// What the libraries and the command say of the machine that they run on.
 #[derive(Debug, PartialEq)]
 struct Needs {
     /// Debian's name of it.
@@ -133,23 +133,23 @@ struct Needs {
 }
 
 impl Needs {
-    fn of_libraries(entries: &[Entry]) -> Result<Needs> {
+    fn of_tree(entries: &[Entry]) -> Result<Needs> {
         let mut all: Option<Needs> = None;
         for entry in entries {
             let Content::File { bytes, .. } = &entry.content else { continue };
-            if !entry.path.starts_with("lib") || !bytes.starts_with(b"\x7fELF") {
+            if !bytes.starts_with(b"\x7fELF") {
                 continue;
             }
             let needs = Needs::of_library(bytes).with_context(|| format!("{}", entry.path.display()))?;
             all = Some(match all {
                 None => needs,
                 Some(other) => {
-                    ensure!(other.architecture == needs.architecture, "the libraries are for several machines");
+                    ensure!(other.architecture == needs.architecture, "the files are for several machines");
                     Needs { glibc: other.glibc.max(needs.glibc), ..needs }
                 }
             });
         }
-        all.context("the tree has no library")
+        all.context("the tree has no library and no program")
     }
 
     fn of_library(bytes: &[u8]) -> Result<Needs> {
@@ -174,7 +174,7 @@ impl Needs {
         let glibc: Vec<String> = self.glibc.iter().map(u32::to_string).collect();
         Ok(format!(
             "Package: hz3\nVersion: {}\nArchitecture: {}\nMaintainer: {MAINTAINER}\nInstalled-Size: {}\n\
-             Depends: libc6 (>= {})\nSection: libs\nPriority: optional\n{DESCRIPTION}",
+             Depends: libc6 (>= {}), libgcc-s1\nSection: libs\nPriority: optional\n{DESCRIPTION}",
             debian_version(),
             self.architecture,
             bytes / 1024,
@@ -217,7 +217,9 @@ fn copyright(licence: &str) -> Result<String> {
          Upstream-Name: hz3\n\
          Comment:\n \
          The libraries hold parts of Rust's core library and of the crates libc and\n \
-         crossbeam-utils, each of which may be used under this licence too.\n\n\
+         crossbeam-utils, each of which may be used under this licence too. So may what\n \
+         the command holds of other crates, but for xxhash-rust, which is under the\n \
+         Boost Software License 1.0.\n\n\
          Files: *\n\
          Copyright: {holder}\n\
          License: Expat\n"
@@ -314,8 +316,8 @@ mod tests {
             path: path.into(),
             content: Content::File { bytes: bytes.to_vec(), is_executable: false },
         };
-        assert_eq!(Needs::of_libraries(&[entry("lib/a.so", &own), entry("lib/b.a", b"!<arch>\n")]).unwrap(), needs);
-        assert!(Needs::of_libraries(&[entry("bin/a", &own)]).is_err());
+        assert_eq!(Needs::of_tree(&[entry("lib/a.so", &own), entry("lib/b.a", b"!<arch>\n")]).unwrap(), needs);
+        assert!(Needs::of_tree(&[entry("lib/b.a", b"!<arch>\n")]).is_err());
     }
 
     #[test]
