@@ -1,9 +1,7 @@
 //! `build-preload`: builds the libraries for `LD_PRELOAD` and says how to use them.
 
 use anyhow::Result;
-use hz3::lane::Lane;
-use hz3::preload;
-use hz3::workspace::Workspace;
+use hz3::{Lane, Workspace, preload};
 use std::process::ExitCode;
 
 /// Arguments of `build-preload`.

@@ -3,7 +3,7 @@
 //! What only runs or builds hz3 need not wait until everything that measures it is compiled.
 
 use anyhow::Result;
-use hz3::workspace::Workspace;
+use hz3::Workspace;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;

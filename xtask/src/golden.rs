@@ -6,10 +6,7 @@
 use crate::disassembly::{Cost, Disassembly, Path};
 use crate::library_shape::Library;
 use anyhow::{Context, Result, bail, ensure};
-use hz3::lane::Lane;
-use hz3::preload;
-use hz3::process;
-use hz3::workspace::Workspace;
+use hz3::{Lane, Workspace, preload, process};
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};

@@ -4,8 +4,7 @@ use crate::debian;
 use crate::tree::{Content, Entry, VERSION, entries, put};
 use anyhow::{Context, Result};
 use flate2::{Compression, GzBuilder};
-use hz3::usage::UsageError;
-use hz3::workspace::Workspace;
+use hz3::{UsageError, Workspace};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 

@@ -22,8 +22,7 @@ mod tree;
 
 use anyhow::Result;
 use arguments::{Arguments, Command};
-use hz3::workspace::Workspace;
-use hz3::{doctor, run, top, usage};
+use hz3::{Workspace, doctor, run, top, usage};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

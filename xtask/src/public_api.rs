@@ -7,7 +7,7 @@ mod listing;
 mod signature;
 
 use anyhow::{Context, Result, bail};
-use hz3::workspace::Workspace;
+use hz3::Workspace;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;

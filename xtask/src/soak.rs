@@ -2,10 +2,7 @@
 
 use crate::build_preload::Choice;
 use anyhow::{Context, Result, bail, ensure};
-use hz3::lane::Lane;
-use hz3::preload;
-use hz3::process;
-use hz3::workspace::Workspace;
+use hz3::{Lane, Workspace, preload, process};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;

@@ -13,9 +13,7 @@
 //! ```
 
 use anyhow::{Context, Result};
-use hz3::lane::Lane;
-use hz3::preload;
-use hz3::workspace::Workspace;
+use hz3::{Lane, Workspace, preload};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};

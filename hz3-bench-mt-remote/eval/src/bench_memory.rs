@@ -7,10 +7,8 @@ use crate::field::Field;
 use crate::measurement::{File, Measurement, Plan, find_preloaded};
 use crate::table::ONE_REAPER;
 use anyhow::Result;
-use hz3::record::allocator::{Allocator, Selection};
-use hz3::record::results::Kind;
-use hz3::record::row::{self, Row, Suite};
-use hz3::workspace::Workspace;
+use hz3::Workspace;
+use hz3::record::{Allocator, Kind, Row, Selection, Suite, row};
 use std::path::PathBuf;
 use std::process::ExitCode;
 

@@ -6,12 +6,8 @@ use crate::field::Field;
 use crate::measurement::{File, Measurement, Plan, Verified, find_preloaded};
 use crate::verdict::{FALLBACK_LIMIT_PERCENT, judge, overall};
 use anyhow::Result;
-use hz3::record::allocator::{Allocator, SYSTEM, Selection};
-use hz3::record::launcher::run_or_void;
-use hz3::record::results::Kind;
-use hz3::record::row::{self, Row};
-use hz3::record::run::Run;
-use hz3::workspace::Workspace;
+use hz3::Workspace;
+use hz3::record::{Allocator, Kind, Row, Run, SYSTEM, Selection, row, run_or_void};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -156,8 +152,7 @@ pub fn judged(allocator: &Allocator, output: BenchmarkOutput, success: bool) -> 
 mod tests {
     use super::*;
     use crate::benchmark_output::ServedBy;
-    use hz3::record::results::{AllocatorRecord, Role};
-    use hz3::record::run::BenchmarkFigures;
+    use hz3::record::{AllocatorRecord, BenchmarkFigures, Role};
 
     fn allocator(library: Option<&str>) -> Allocator {
         let record = AllocatorRecord {

@@ -9,15 +9,10 @@ use crate::measurement::{File, Measurement, Plan, find_preloaded};
 use crate::program::{Drive, PROGRAMS, Ready};
 use crate::program_inputs::Inputs;
 use anyhow::{Context, Result, bail};
-use hz3::lane::Lane;
-use hz3::preload;
-use hz3::process;
-use hz3::record::allocator::{Allocator, Selection};
-use hz3::record::launcher::{self, ENDLESS, Launch, run_or_void};
-use hz3::record::results::{Kind, Missing};
-use hz3::record::row::{self, Row, Suite};
-use hz3::record::run::{ProcessFigures, Run};
-use hz3::workspace::Workspace;
+use hz3::record::{
+    Allocator, ENDLESS, Kind, Launch, Missing, ProcessFigures, Row, Run, Selection, Suite, launcher, row, run_or_void,
+};
+use hz3::{Lane, Workspace, preload, process};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};

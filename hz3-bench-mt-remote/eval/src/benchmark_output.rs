@@ -12,7 +12,7 @@
 //! Unknown lines and keys are skipped, so that the programs may say more.
 
 use anyhow::{Context, Result};
-use hz3::record::run::{BenchmarkFigures, BoundFigures, LatencyFigures};
+use hz3::record::{BenchmarkFigures, BoundFigures, LatencyFigures};
 use std::path::PathBuf;
 use std::str::FromStr;
 

@@ -5,12 +5,11 @@
 //! exceeds theirs in the same row. Memory does not follow the machine's speed and needs no control.
 
 use anyhow::Result;
-use hz3::record::journal::load;
-use hz3::record::markdown::markdown_table;
-use hz3::record::metric::{Bound, Call, Metric, Quantile};
-use hz3::record::results::{Kind, Results, Role};
-use hz3::record::statistics::{Ratio, change_against_controls, show_ratio};
-use hz3::usage::UsageError;
+use hz3::UsageError;
+use hz3::record::{
+    Bound, Call, Kind, Metric, Quantile, Ratio, Results, Role, change_against_controls, load, markdown_table,
+    show_ratio,
+};
 use std::path::PathBuf;
 use std::process::ExitCode;
 

@@ -4,7 +4,7 @@
 //! A step of the suite holds the lanes to it, in both directions: who makes hz3 notice more changes a line here.
 
 use crate::fault_outcome::Outcome;
-use hz3::lane::Lane;
+use hz3::Lane;
 
 /// A fault's name and what is expected at the small, the medium and the large size: one of the outcomes there.
 pub type Expectations = [(&'static str, [&'static [Outcome]; 3]); 18];

@@ -3,9 +3,8 @@
 use crate::peer_build;
 use crate::recipe::Recipe;
 use anyhow::Result;
-use hz3::record::allocator::{self, Allocator, Peers, Selection};
-use hz3::record::results::{Missing, Role};
-use hz3::workspace::Workspace;
+use hz3::Workspace;
+use hz3::record::{Allocator, Missing, Peers, Role, Selection, allocator};
 
 /// The candidates of a measurement.
 pub struct Field {

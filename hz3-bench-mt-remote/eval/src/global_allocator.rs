@@ -10,12 +10,9 @@
 
 use crate::field::Field;
 use anyhow::{Context, Result};
-use hz3::lane::Lane;
-use hz3::process;
-use hz3::record::allocator::{Allocator, Wanted};
-use hz3::record::machine::output_of;
-use hz3::record::results::{AllocatorRecord, Missing, Role};
-use hz3::workspace::{BUILD_TIME_LIMIT, Workspace};
+use hz3::record::{Allocator, AllocatorRecord, Missing, Role, Wanted, output_of};
+use hz3::workspace::BUILD_TIME_LIMIT;
+use hz3::{Lane, Workspace, process};
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

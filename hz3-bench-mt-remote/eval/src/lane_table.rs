@@ -1,11 +1,7 @@
 //! Lane table: the scale lane beside the fast one in each row, as docs/choosing-a-lane.md shows it.
 
-use hz3::lane::Lane;
-use hz3::record::markdown::markdown_table;
-use hz3::record::metric::Metric;
-use hz3::record::results::Results;
-use hz3::record::row::Row;
-use hz3::record::statistics::{paired_ratio, show_ratio};
+use hz3::Lane;
+use hz3::record::{Metric, Results, Row, markdown_table, paired_ratio, show_ratio};
 use std::fmt::Write;
 
 /// Scale over fast, by speed and by memory, with intervals; `–` where too little was measured.
@@ -38,7 +34,7 @@ pub fn lane_table(results: &Results) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hz3::record::results::Role;
+    use hz3::record::Role;
     use hz3::record::results::synthetic::synthetic;
 
     #[test]

@@ -37,8 +37,7 @@ mod verdict;
 
 use anyhow::Result;
 use hz3::record::launcher;
-use hz3::workspace::Workspace;
-use hz3::{advise, usage};
+use hz3::{Workspace, advise, usage};
 use std::process::ExitCode;
 
 /// Measures hz3 and other allocators and says by stated rules how they stand.

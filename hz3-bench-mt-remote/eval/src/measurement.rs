@@ -4,19 +4,11 @@ use crate::field::{Field, find};
 use crate::report;
 use crate::schedule::Schedule;
 use anyhow::{Result, bail};
-use hz3::lane::Lane;
-use hz3::process;
-use hz3::record::allocator::{Allocator, Selection, Wanted, print_missing};
-use hz3::record::journal::{Journal, load};
-use hz3::record::launcher::ENDLESS;
-use hz3::record::machine::{Machine, Source};
-use hz3::record::metric::{Bound, Metric};
-use hz3::record::results::{Header, Kind, Missing, Results, SCHEMA, shown_arguments};
-use hz3::record::row::Row;
-use hz3::record::run::Run;
-use hz3::record::statistics::median;
-use hz3::usage::UsageError;
-use hz3::workspace::Workspace;
+use hz3::record::{
+    Allocator, Bound, ENDLESS, Header, Journal, Kind, Machine, Metric, Missing, Results, Row, Run, SCHEMA, Selection,
+    Source, Wanted, load, median, print_missing, shown_arguments,
+};
+use hz3::{Lane, UsageError, Workspace, process};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -299,7 +291,7 @@ fn same_allocators(found: &[Allocator], header: &Header) -> Result<Vec<Allocator
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hz3::record::results::Role;
+    use hz3::record::Role;
     use hz3::record::results::synthetic::synthetic;
 
     /// A measurement of two rows by made-up allocators, whose runs are as fast as their number.

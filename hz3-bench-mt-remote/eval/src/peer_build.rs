@@ -14,10 +14,9 @@
 use crate::recipe::{RECIPES, Recipe};
 use anyhow::{Context, Result, bail};
 use cargo_metadata::MetadataCommand;
-use hz3::process;
-use hz3::record::results::Missing;
-use hz3::usage::UsageError;
-use hz3::workspace::{BUILD_TIME_LIMIT, Workspace};
+use hz3::record::Missing;
+use hz3::workspace::BUILD_TIME_LIMIT;
+use hz3::{UsageError, Workspace, process};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write;

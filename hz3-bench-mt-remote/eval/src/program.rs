@@ -3,9 +3,7 @@
 use crate::program_inputs::Inputs;
 use anyhow::{Context, Result};
 use hz3::process;
-use hz3::record::launcher::Launch;
-use hz3::record::results::Missing;
-use hz3::record::row::{Row, Suite};
+use hz3::record::{Launch, Missing, Row, Suite};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;

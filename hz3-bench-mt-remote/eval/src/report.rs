@@ -5,12 +5,9 @@ use crate::plot::{Plot, plots};
 use crate::table;
 use crate::verdict::judge;
 use anyhow::{Context, Result, ensure};
-use hz3::record::journal::load;
-use hz3::record::metric::{Call, Metric, Quantile};
-use hz3::record::results::{Kind, Results};
+use hz3::record::{Call, Kind, Metric, Quantile, Results, load};
 use hz3::report::statistics_file::StatisticsFile;
-use hz3::usage::UsageError;
-use hz3::workspace::Workspace;
+use hz3::{UsageError, Workspace};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -196,7 +193,7 @@ fn with_results(text: &str, results: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hz3::record::results::Role;
+    use hz3::record::Role;
     use hz3::record::results::synthetic::synthetic;
 
     fn results() -> Results {

@@ -3,8 +3,7 @@
 //! Rows run one after the other; within a row the rounds are interleaved (A B C, A B C, …), so that
 //! what slows the machine for a while slows every allocator alike.
 
-use hz3::record::row::Row;
-use hz3::record::run::Run;
+use hz3::record::{Row, Run};
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 

@@ -2,11 +2,10 @@
 
 use crate::published::PUBLISHED;
 use crate::verdict::{Origin, Verdict, judge, overall, speed_floor};
-use hz3::record::markdown::{markdown_table, with_spread};
-use hz3::record::metric::{Bound, Call, Metric, Quantile};
-use hz3::record::results::{Kind, Results, Role};
-use hz3::record::row::Row;
-use hz3::record::statistics::{median, paired_ratio, show_ratio};
+use hz3::record::{
+    Bound, Call, Kind, Metric, Quantile, Results, Role, Row, markdown_table, median, paired_ratio, show_ratio,
+    with_spread,
+};
 use std::fmt::Write;
 
 /// The row of `bench-memory` whose speed means something: the others mostly wait.
@@ -309,9 +308,8 @@ fn capital(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hz3::record::results::Missing;
     use hz3::record::results::synthetic::synthetic;
-    use hz3::record::run::BoundFigures;
+    use hz3::record::{BoundFigures, Missing};
 
     const FIELD: [(&str, Role); 4] =
         [("fast", Role::Lane), ("scale", Role::Lane), ("system", Role::System), ("tcmalloc", Role::Peer)];

@@ -4,9 +4,7 @@
 //! the bounds, fails when the whole interval lies outside, and is undecided when the interval covers
 //! a bound or the data are too few for an interval.
 
-use hz3::record::metric::Metric;
-use hz3::record::results::{Results, Role};
-use hz3::record::statistics::{Ratio, paired_ratio, show_ratio};
+use hz3::record::{Metric, Ratio, Results, Role, paired_ratio, show_ratio};
 use std::fmt;
 use std::process::ExitCode;
 

@@ -103,9 +103,9 @@ impl<L: Lane> Allocator<L> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::hot;
     use crate::lane::Fast;
     use crate::pages::bins::bin_for;
-    use crate::api::hot;
     use crate::process::lifecycle;
     use core::ptr::without_provenance_mut;
     use std::vec::Vec;

@@ -24,3 +24,7 @@ pub mod run;
 pub mod top;
 pub mod usage;
 pub mod workspace;
+
+pub use lane::Lane;
+pub use usage::UsageError;
+pub use workspace::Workspace;

@@ -1,7 +1,7 @@
 //! Faults: what each lane does about a program's faults is what is expected of it.
 
 use super::step::Step;
-use hz3::lane::Lane;
+use hz3::Lane;
 
 /// One step per lane.
 pub fn steps() -> Vec<Step> {

@@ -7,7 +7,7 @@
 use super::session::Session;
 use super::step::{Step, Stop};
 use anyhow::{Context, Result, ensure};
-use hz3::lane::Lane;
+use hz3::Lane;
 use hz3::process::{self, Captured};
 use std::process::Command;
 use std::time::Duration;

@@ -4,8 +4,7 @@ use super::package::{self, Package};
 use super::session::Session;
 use super::step::{Step, Stop};
 use anyhow::{Context, Result, ensure};
-use hz3::lane::Lane;
-use hz3::process;
+use hz3::{Lane, process};
 use std::process::Command;
 use std::time::Duration;
 

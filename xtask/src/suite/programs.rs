@@ -8,7 +8,7 @@ use super::package::{self, Package};
 use super::session::Session;
 use super::step::{Step, Stop};
 use anyhow::{Context, Result, ensure};
-use hz3::lane::Lane;
+use hz3::Lane;
 use hz3::process::{self, Captured};
 use std::cell::OnceCell;
 use std::path::Path;

@@ -2,9 +2,7 @@
 
 use crate::forward;
 use anyhow::{Context, Result, anyhow, ensure};
-use hz3::lane::Lane;
-use hz3::workspace::Workspace;
-use hz3::{preload, process};
+use hz3::{Lane, Workspace, preload, process};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -7,8 +7,7 @@
 use super::package::{self, Package};
 use super::session::Session;
 use super::step::{Step, Stop};
-use hz3::lane::Lane;
-use hz3::process;
+use hz3::{Lane, process};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;

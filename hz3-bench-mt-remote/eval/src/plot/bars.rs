@@ -1,9 +1,7 @@
 //! Bars: one panel per row, one bar per allocator, the best on top.
 
 use super::scale::{Scale, linear_ticks, tick_label};
-use hz3::record::metric::Metric;
-use hz3::record::results::{Results, Role};
-use hz3::record::statistics::{median, quantile};
+use hz3::record::{Metric, Results, Role, median, quantile};
 use hz3::report::canvas::{Anchor, Canvas, MARGIN, TOP};
 
 const COLUMNS: usize = 3;

@@ -6,8 +6,7 @@ mod scale;
 mod scaling;
 mod tails;
 
-use hz3::record::metric::{Bound, Call, Metric};
-use hz3::record::results::{Kind, Results};
+use hz3::record::{Bound, Call, Kind, Metric, Results};
 
 /// A picture and the file name it is written under.
 pub struct Plot {
@@ -68,9 +67,8 @@ pub fn plots(results: &Results) -> Vec<Plot> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hz3::record::results::Role;
     use hz3::record::results::synthetic::synthetic;
-    use hz3::record::run::LatencyFigures;
+    use hz3::record::{LatencyFigures, Role};
 
     const FIELD: [(&str, Role); 4] =
         [("fast", Role::Lane), ("scale", Role::Lane), ("system", Role::System), ("a<b&c", Role::Peer)];

@@ -3,9 +3,7 @@
 
 use super::scale::{Scale, tick_label};
 use crate::verdict::speed_floor;
-use hz3::record::metric::Metric;
-use hz3::record::results::{Results, Role};
-use hz3::record::statistics::{Ratio, paired_ratio};
+use hz3::record::{Metric, Ratio, Results, Role, paired_ratio};
 use hz3::report::canvas::{Anchor, Canvas, MARGIN, TOP};
 
 const WIDTH: f64 = 860.0;

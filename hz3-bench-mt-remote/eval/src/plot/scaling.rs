@@ -1,10 +1,8 @@
 //! Scaling: speed over the number of threads, one panel per share of remote frees.
 
 use super::scale::{Scale, linear_ticks, tick_label};
-use hz3::record::metric::Metric;
-use hz3::record::results::{Results, Role};
-use hz3::record::row::{Arguments, Pattern, Row};
-use hz3::record::statistics::median;
+use hz3::record::row::Arguments;
+use hz3::record::{Metric, Pattern, Results, Role, Row, median};
 use hz3::report::canvas::{Anchor, Canvas, MARGIN, PEER_COLOURS, TOP};
 
 const PANEL_WIDTH: f64 = 350.0;

@@ -1,9 +1,7 @@
 //! Tails: the quantiles of the time of one kind of call, one panel per row, one line per allocator.
 
 use super::scale::{Scale, decade_ticks};
-use hz3::record::metric::{Call, Metric, Quantile};
-use hz3::record::results::{Results, Role};
-use hz3::record::statistics::median;
+use hz3::record::{Call, Metric, Quantile, Results, Role, median};
 use hz3::report::canvas::{Anchor, Canvas, MARGIN, TOP};
 
 const COLUMNS: usize = 2;
