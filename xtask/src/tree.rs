@@ -12,6 +12,7 @@
 //!   share/man/man1/hz3.1                      the command's manual page
 //! ```
 
+use crate::files::files_in;
 use anyhow::{Context, Result};
 use hz3::{Lane, Workspace, preload};
 use std::io::Write;
@@ -88,18 +89,9 @@ pub fn entries(workspace: &Workspace) -> Result<Vec<Entry>> {
     for name in ["LICENSE", "README.md"] {
         entries.push(file(&workspace.root.join(name), documents.join(name))?);
     }
-    let mut folders = vec![PathBuf::from("docs")];
-    while let Some(folder) = folders.pop() {
-        let found = std::fs::read_dir(workspace.root.join(&folder)).context("docs")?;
-        for found in found {
-            let found = found?;
-            let path = folder.join(found.file_name());
-            if found.file_type()?.is_dir() {
-                folders.push(path);
-            } else {
-                entries.push(file(&found.path(), documents.join(path))?);
-            }
-        }
+    let docs = workspace.root.join("docs");
+    for path in files_in(&docs)? {
+        entries.push(file(&docs.join(&path), documents.join("docs").join(path))?);
     }
     entries.sort_by(|first, second| first.path.cmp(&second.path));
     Ok(entries)

@@ -1,13 +1,14 @@
 //! `bench-mt`: the remote-free benchmark under every allocator, row by row, in interleaved rounds.
 
-use crate::benchmark_output::BenchmarkOutput;
 use crate::extent::Extent;
 use crate::field::Field;
 use crate::measurement::{File, Measurement, Plan, Verified, find_preloaded};
-use crate::verdict::{FALLBACK_LIMIT_PERCENT, judge, overall};
+use crate::verdict::{judge, overall};
 use anyhow::Result;
 use hz3::Workspace;
-use hz3::record::{Allocator, Kind, Row, Run, SYSTEM, Selection, row, run_or_void};
+use hz3::record::{
+    Allocator, BenchmarkOutput, FALLBACK_LIMIT_PERCENT, Kind, Row, Run, SYSTEM, Selection, row, run_or_void,
+};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -151,7 +152,7 @@ pub fn judged(allocator: &Allocator, output: BenchmarkOutput, success: bool) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::benchmark_output::ServedBy;
+    use hz3::record::ServedBy;
     use hz3::record::{AllocatorRecord, BenchmarkFigures, Role};
 
     fn allocator(library: Option<&str>) -> Allocator {

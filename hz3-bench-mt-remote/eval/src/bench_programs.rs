@@ -2,7 +2,6 @@
 //! rounds.
 
 use crate::bench_mt;
-use crate::benchmark_output::BenchmarkOutput;
 use crate::extent::Extent;
 use crate::field::Field;
 use crate::measurement::{File, Measurement, Plan, find_preloaded};
@@ -10,7 +9,8 @@ use crate::program::{Drive, PROGRAMS, Ready};
 use crate::program_inputs::Inputs;
 use anyhow::{Context, Result, bail};
 use hz3::record::{
-    Allocator, ENDLESS, Kind, Launch, Missing, ProcessFigures, Row, Run, Selection, Suite, launcher, row, run_or_void,
+    Allocator, BenchmarkOutput, ENDLESS, Kind, Launch, Missing, ProcessFigures, Row, Run, Selection, Suite, launcher,
+    row, run_or_void,
 };
 use hz3::{Lane, Workspace, preload, process};
 use std::path::{Path, PathBuf};

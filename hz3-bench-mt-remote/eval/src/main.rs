@@ -14,7 +14,6 @@ mod bench_memory;
 mod bench_mt;
 mod bench_programs;
 mod bench_rust;
-mod benchmark_output;
 mod compare;
 mod extent;
 mod fault_expectations;

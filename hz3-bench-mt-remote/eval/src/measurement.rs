@@ -168,7 +168,7 @@ impl Measurement {
                 step.round,
                 header.rounds,
                 step.allocator,
-                rounded(schedule.time_left())
+                humantime::format_duration(Duration::from_secs(schedule.time_left().as_secs()))
             ));
             if is_first && step.round > 0 {
                 // A resumed round would begin on a cold machine, unlike every other counted one.
@@ -217,15 +217,6 @@ fn folder(workspace: &Workspace) -> PathBuf {
 fn progress_bar(length: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg}").expect("the template is valid");
     ProgressBar::new(length).with_style(style)
-}
-
-fn rounded(duration: Duration) -> String {
-    let minutes = duration.as_secs() / 60;
-    match minutes {
-        0 => format!("{} s", duration.as_secs()),
-        1..60 => format!("{minutes} min {} s", duration.as_secs() % 60),
-        _ => format!("{} h {} min", minutes / 60, minutes % 60),
-    }
 }
 
 /// One line that says how a row came out.
@@ -359,12 +350,5 @@ mod tests {
         drop(measurement(&path));
         assert_eq!(newest(&[Kind::Throughput]).unwrap(), path);
         assert!(newest(&[Kind::Programs]).is_err());
-    }
-
-    #[test]
-    fn time_left_is_shown_in_two_units() {
-        assert_eq!(rounded(Duration::from_secs(59)), "59 s");
-        assert_eq!(rounded(Duration::from_secs(61)), "1 min 1 s");
-        assert_eq!(rounded(Duration::from_secs(3_720)), "1 h 2 min");
     }
 }

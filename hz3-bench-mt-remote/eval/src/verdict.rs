@@ -4,12 +4,9 @@
 //! the bounds, fails when the whole interval lies outside, and is undecided when the interval covers
 //! a bound or the data are too few for an interval.
 
-use hz3::record::{Metric, Ratio, Results, Role, paired_ratio, show_ratio};
+use hz3::record::{FALLBACK_LIMIT_PERCENT, Metric, Ratio, Results, Role, paired_ratio, show_ratio};
 use std::fmt;
 use std::process::ExitCode;
-
-/// The largest share of sends into a full ring, in percent; a run that reaches it is void.
-pub const FALLBACK_LIMIT_PERCENT: f64 = 0.10;
 
 /// Resident memory a lane may use beyond that of the most frugal peer.
 const MEMORY_LIMIT: f64 = 1.10;

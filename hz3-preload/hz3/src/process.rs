@@ -134,7 +134,8 @@ fn line_of(command: &Command) -> String {
     words.join(" ")
 }
 
-fn contents(file: &mut File) -> Result<Vec<u8>> {
+/// All that was written to a file which is open for it.
+pub fn contents(file: &mut File) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.rewind()?;
     file.read_to_end(&mut bytes)?;

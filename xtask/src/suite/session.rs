@@ -2,6 +2,7 @@
 
 use crate::forward;
 use anyhow::{Context, Result, anyhow, ensure};
+use hz3::record::tuning_variables;
 use hz3::{Lane, Workspace, preload, process};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -44,10 +45,14 @@ impl Session {
             .map_err(|error| anyhow!(error))
     }
 
-    /// Builds the benchmark of memory and returns its path.
-    pub fn bench_memory(&self) -> Result<PathBuf> {
+    /// Builds the benchmark of memory; its command, on which none of hz3's options has an influence.
+    pub fn bench_memory(&self) -> Result<Command> {
         const NAME: &str = "hz3-bench-memory";
-        self.workspace.build_release("hz3-bench-mt-remote", NAME, NAME, |_| {})
+        let mut command = Command::new(self.workspace.build_release("hz3-bench-mt-remote", NAME, NAME, |_| {})?);
+        for variable in tuning_variables() {
+            command.env_remove(variable);
+        }
+        Ok(command)
     }
 
     /// A check that `hz3-eval` makes; its failure is an error that says what is wrong.

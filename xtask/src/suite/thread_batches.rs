@@ -48,13 +48,8 @@ pub fn steps() -> Vec<Step> {
 
 /// Runs a scenario, `shim` preloaded before the lane's library; returns by how much resident memory grew, too.
 fn run(session: &mut Session, lane: Lane, scenario: [&str; 3], shim: Option<&Path>) -> Result<(Captured, f64), Stop> {
-    let mut command = Command::new(session.bench_memory()?);
+    let mut command = session.bench_memory()?;
     command.args(scenario);
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("HZ3_") {
-            command.env_remove(name);
-        }
-    }
     let library = session.library(lane)?;
     let preloaded = match shim {
         Some(shim) => preload::with_preloaded(shim, Some(library.as_os_str()))?,

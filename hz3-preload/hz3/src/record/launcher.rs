@@ -207,14 +207,8 @@ pub fn serve(server: &mut Command, client: impl FnOnce() -> Result<Duration>) ->
     }
     let status = child.wait()?;
     let time = outcome?;
-    let text = |file: &mut File| -> Result<Vec<u8>> {
-        use std::io::{Read, Seek};
-        let mut bytes = Vec::new();
-        file.rewind()?;
-        file.read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let captured = process::Captured { status, stdout: text(&mut output)?, stderr: text(&mut errors)? };
+    let captured =
+        process::Captured { status, stdout: process::contents(&mut output)?, stderr: process::contents(&mut errors)? };
     Ok((time, captured))
 }
 

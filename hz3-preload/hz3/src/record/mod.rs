@@ -1,6 +1,7 @@
 //! Record: what a measurement records, in memory and in its file, and how its runs are made.
 
 pub mod allocator;
+pub mod benchmark_output;
 pub mod journal;
 pub mod launcher;
 pub mod machine;
@@ -12,6 +13,7 @@ pub mod run;
 pub mod statistics;
 
 pub use allocator::{Allocator, Peers, SYSTEM, Selection, Wanted, print_missing, tuning_variables};
+pub use benchmark_output::{BenchmarkOutput, FALLBACK_LIMIT_PERCENT, ServedBy};
 pub use journal::{Journal, load};
 pub use launcher::{ENDLESS, Launch, run_or_void};
 pub use machine::{Machine, Source, output_of};

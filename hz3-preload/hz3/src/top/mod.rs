@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use page_file::{PageFile, Process, Reading, VARIABLE};
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{ErrorKind, Read, Seek, Write, stdout};
+use std::io::{ErrorKind, Write, stdout};
 use std::process::{Child, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -162,10 +162,7 @@ impl Started {
             }
         };
         if let Some(output) = &mut self.output {
-            let mut bytes = Vec::new();
-            output.rewind()?;
-            output.read_to_end(&mut bytes)?;
-            stdout().write_all(&bytes)?;
+            stdout().write_all(&process::contents(output)?)?;
             println!("the program: {status}");
         }
         Ok(())

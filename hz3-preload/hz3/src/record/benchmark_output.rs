@@ -11,10 +11,13 @@
 //!
 //! Unknown lines and keys are skipped, so that the programs may say more.
 
+use super::run::{BenchmarkFigures, BoundFigures, LatencyFigures};
 use anyhow::{Context, Result};
-use hz3::record::{BenchmarkFigures, BoundFigures, LatencyFigures};
 use std::path::PathBuf;
 use std::str::FromStr;
+
+/// The largest share of sends into a full ring, in percent; a run that reaches it measured local frees and is void.
+pub const FALLBACK_LIMIT_PERCENT: f64 = 0.10;
 
 /// What one run said.
 #[derive(Clone, Debug, Default, PartialEq)]
