@@ -72,7 +72,9 @@ fn library_in(folders: &[PathBuf], lane: Lane) -> Result<PathBuf> {
     let found = folders.iter().filter_map(|folder| Some(folder.canonicalize().ok()?.join(lane.library())));
     found.into_iter().find(|library| library.is_file()).ok_or_else(|| {
         let looked_in: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
-        let message = format!("the library is missing: {} in {} ({VARIABLE})", lane.library(), looked_in.join(", "));
+        let looked_in = looked_in.join(", ");
+        let message =
+            format!("the library is missing: {} is not in {looked_in}; {VARIABLE} names its folder", lane.library());
         UsageError(message).into()
     })
 }
