@@ -1,88 +1,21 @@
-//! Lane: a build of the allocator as a set of constants and types, chosen here and nowhere else.
+//! Lane: the lanes, each a choice of constants and types, made here and nowhere else.
+//!
+//! To add one: write a `lane!` here, a package like `hz3-preload/scale`, and its name in `xtask`'s list of lanes.
 
-use crate::allocator::Allocator;
-use crate::hardening::quarantine::{self, Quarantine};
+use crate::allocator::{Allocator, HeapOf, Lane};
+use crate::hardening::quarantine;
 use crate::pages::bins::BINS;
-use crate::platform::os::{Fake, Linux, Os};
+use crate::pages::policy::{Policy, Shape};
+#[cfg(any(test, feature = "internals"))]
+use crate::platform::os::Fake;
+use crate::platform::os::Linux;
+use crate::process::lifecycle;
 use crate::thread::heap::Entries;
 use crate::thread::tls::thread_pointer;
-use crate::transfer::magazine::{Shape, shapes};
-use crate::transfer::remote_stash::{Dense, RemoteStash, Sparse};
+use crate::transfer::exchange::Sharded;
+use crate::transfer::magazine::shapes;
+use crate::transfer::remote_stash::{Dense, Sparse};
 use crate::transfer::shard::Shard;
-
-/// An array of shards.
-pub trait Shards<O: Os>: Sync + 'static {
-    /// Every shard.
-    fn all(&self) -> &[Shard<O>];
-}
-
-impl<O: Os, const N: usize> Shards<O> for [Shard<O>; N] {
-    #[inline]
-    fn all(&self) -> &[Shard<O>] {
-        self
-    }
-}
-
-/// A lane.
-///
-/// # Safety
-/// `allocator` always returns the same allocator, and `heap` returns what this thread last gave to
-/// `set_heap`, or a pointer to [`crate::thread::heap::NO_HEAP`]. An all-zero `Stash` is an empty one, and so is an all-zero
-/// `Quarantine`.
-pub unsafe trait Lane: Sized + Sync + 'static {
-    /// The operating system under it.
-    type Os: Os;
-    /// How slots travel home.
-    type Stash: RemoteStash + 'static;
-    /// Where a thread's freed slots wait until they may be used again.
-    type Quarantine: Quarantine + 'static;
-    /// The shards, at most 32 and a power of two.
-    type Shards: Shards<Self::Os>;
-
-    /// Name of the lane.
-    const NAME: &'static str;
-    /// Number of shards.
-    const SHARD_COUNT: usize;
-    /// Fresh shards.
-    const FRESH_SHARDS: Self::Shards;
-    /// Address space of the first arena in bytes, where the environment says nothing else.
-    const FIRST_ARENA_BYTES: usize;
-    /// Whether slots that other shards own may rest in this thread's depot ("adopted"); where not, they
-    /// go home when the magazine that they lie in spills.
-    const ADOPT: bool;
-    /// Most bytes of blocks in one depot (one shard, one bin); what is above goes home to its spans.
-    const DEPOT_BYTES: usize;
-    /// Most magazines in one depot.
-    const DEPOT_MAGAZINES: u32;
-    /// Slots that a thread's first refill of a bin carves; each further one doubles it.
-    const FIRST_BATCH: u8;
-    /// Whether a free slot carries a [`crate::hardening::free_mark`], by which a second `free` of it is told at once.
-    const MARKS: bool;
-    /// Whether, besides, a free slot reads as zero and is looked at before it is handed out, slots are handed out
-    /// in random order, blocks end in a [`crate::hardening::canary`], spans in a guard page, and what was freed waits. Every call
-    /// takes its slow path then. Needs [`Lane::MARKS`].
-    const HARDENED: bool;
-    /// Bytes of a slot beyond what was asked for, at least. Derived.
-    const TRAILER_BYTES: usize = if Self::HARDENED { crate::hardening::canary::TRAILER_BYTES } else { 0 };
-    /// Pages at the end of a span in use that are nobody's, and without access where the system grants that. Derived.
-    const GUARD_PAGES: usize = if Self::HARDENED { 1 } else { 0 };
-    /// Whether what goes one way comes back in order ([`crate::thread::one_way`]): where slots are not handed out at random. Derived.
-    const KEEPS_ORDER: bool = !Self::HARDENED;
-    /// Milliseconds after which free pages are given back, where the environment says nothing else.
-    const PURGE_DELAY_MS: u32;
-
-    /// Slots of a magazine, by bin.
-    fn shapes() -> &'static [Shape; BINS];
-    /// The lane's allocator.
-    fn allocator() -> &'static Allocator<Self>;
-    /// The calling thread's heap.
-    fn heap() -> *mut Entries;
-    /// Sets the calling thread's heap.
-    ///
-    /// # Safety
-    /// `heap` lives until it is replaced, and is no other thread's.
-    unsafe fn set_heap(heap: *mut Entries);
-}
 
 /// Writes a lane: the constants are its whole difference from the others.
 macro_rules! lane {
@@ -97,18 +30,11 @@ macro_rules! lane {
 
         thread_pointer!($name, $symbol);
 
-        // SAFETY: one static allocator; the thread pointer starts at NO_HEAP; null magazines and unused
-        // entries make an all-zero stash an empty one.
-        unsafe impl Lane for $name {
+        impl Policy for $name {
             type Os = $os;
-            type Stash = $stash;
-            type Quarantine = $quarantine;
-            type Shards = [Shard<$os>; $shards];
 
             const NAME: &'static str = $label;
             const SHARD_COUNT: usize = $shards;
-            #[allow(clippy::declare_interior_mutable_const, reason = "used once, to initialise a static")]
-            const FRESH_SHARDS: Self::Shards = [const { Shard::new() }; $shards];
             const FIRST_ARENA_BYTES: usize = $arena;
             const ADOPT: bool = $adopt;
             const DEPOT_BYTES: usize = $depot_bytes;
@@ -124,6 +50,19 @@ macro_rules! lane {
                 static SHAPES: [Shape; BINS] = shapes(LIMITS.0, LIMITS.1, LIMITS.2);
                 &SHAPES
             }
+        }
+
+        impl Sharded for $name {
+            type Shards = [Shard<$os>; $shards];
+            #[allow(clippy::declare_interior_mutable_const, reason = "used once, to initialise a static")]
+            const FRESH_SHARDS: Self::Shards = [const { Shard::new() }; $shards];
+        }
+
+        // SAFETY: one static allocator; the thread pointer starts at NO_HEAP; null magazines and unused
+        // entries make an all-zero stash an empty one.
+        unsafe impl Lane for $name {
+            type Stash = $stash;
+            type Quarantine = $quarantine;
 
             #[inline(always)]
             fn allocator() -> &'static Allocator<Self> {
@@ -139,6 +78,11 @@ macro_rules! lane {
             #[inline(always)]
             unsafe fn set_heap(heap: *mut Entries) {
                 $name::set_thread_pointer(heap);
+            }
+
+            #[inline]
+            fn start_thread() -> Option<*mut HeapOf<Self>> {
+                lifecycle::start::<Self>()
             }
         }
 
@@ -163,7 +107,7 @@ lane! {
 }
 
 lane! {
-    /// For programs that shall find their misuses of memory, at a price: as [`Scale`], with all that
+    /// For programs that shall find their misuses of memory, at a price: as [`Scale`], with all
     /// [`Lane::HARDENED`] means.
     Hardened, label: "hardened", os: Linux, shards: 32, stash: Sparse<256>, quarantine: quarantine::Ring<256, { 1 << 20 }>,
     first_arena: 16 << 30, adopt: true, magazine: (62, 32 << 10, 4),
@@ -171,6 +115,7 @@ lane! {
     marks: true, hardened: true, purge_delay_ms: 1000, thread_pointer: "hz3_heap_hardened",
 }
 
+#[cfg(any(test, feature = "internals"))]
 lane! {
     /// For tests: adopts, and overflows after two slots, four stash entries and two magazines.
     Tiny, label: "tiny", os: Fake, shards: 2, stash: Sparse<4>, quarantine: quarantine::None,
@@ -179,6 +124,7 @@ lane! {
     marks: true, hardened: false, purge_delay_ms: 0, thread_pointer: "hz3_heap_tiny",
 }
 
+#[cfg(any(test, feature = "internals"))]
 lane! {
     /// For tests: as [`Tiny`], but slots go home through a dense stash.
     TinyHome, label: "tiny-home", os: Fake, shards: 4, stash: Dense<4>, quarantine: quarantine::None,
@@ -187,6 +133,7 @@ lane! {
     marks: true, hardened: false, purge_delay_ms: 0, thread_pointer: "hz3_heap_tiny_home",
 }
 
+#[cfg(any(test, feature = "internals"))]
 lane! {
     /// For tests: as [`Tiny`], hardened, with a quarantine of four slots.
     TinyHardened, label: "tiny-hardened", os: Fake, shards: 2, stash: Sparse<4>, quarantine: quarantine::Ring<4, 4096>,

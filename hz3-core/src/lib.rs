@@ -54,6 +54,10 @@ pub mod transfer;
 pub mod upkeep;
 
 #[cfg(not(loom))]
+pub use allocator::Lane;
+#[cfg(not(loom))]
 pub use api::global_alloc::Hz3;
 #[cfg(not(loom))]
-pub use lane::{Fast, Hardened, Lane, Scale, Tiny, TinyHardened, TinyHome};
+pub use lane::{Fast, Hardened, Scale};
+#[cfg(all(not(loom), any(test, feature = "internals")))]
+pub use lane::{Tiny, TinyHardened, TinyHome};

@@ -1,6 +1,6 @@
 //! Two threads that free one large block at the same instant: one of them frees it, and the other one is told.
 
-use hz3_core::api::hot;
+use hz3_core::api::{block, large};
 use hz3_core::observe::stats::check_accounts;
 use hz3_core::platform::sync::{AtomicUsize, Ordering};
 use hz3_core::{Fast, Lane, Scale};
@@ -47,7 +47,8 @@ fn one_of_two_frees_it<L: Lane>(bytes: usize, each: u32) {
                         _ => std::hint::spin_loop(),
                     }
                 };
-                let freed = L::allocator().free_large(address);
+                // SAFETY: the block is nobody's; which of two threads frees it is what is tested.
+                let freed = unsafe { large::free(&L::allocator().pages, address) };
                 // Release: the block is done with. Pairs with the Acquire below.
                 others.store(number * 2 + usize::from(freed), Ordering::Release);
             }
@@ -58,7 +59,7 @@ fn one_of_two_frees_it<L: Lane>(bytes: usize, each: u32) {
         // How much later than it published the round the first thread frees, so that the other one has seen it.
         let mut start = 0_usize;
         for number in 1..=MOST {
-            let fresh = hot::malloc::<L>(bytes).expose_provenance();
+            let fresh = block::malloc::<L>(bytes).expose_provenance();
             assert_ne!(fresh, 0);
             // Relaxed: published by the round. Release: as above.
             block.store(fresh, Ordering::Relaxed);
@@ -66,7 +67,8 @@ fn one_of_two_frees_it<L: Lane>(bytes: usize, each: u32) {
             for step in 0..start + number % SPREAD {
                 std::hint::black_box(step);
             }
-            let mine = L::allocator().free_large(fresh);
+            // SAFETY: as above.
+            let mine = unsafe { large::free(&L::allocator().pages, fresh) };
             // Acquire: as above.
             let theirs = loop {
                 let other = others.load(Ordering::Acquire);

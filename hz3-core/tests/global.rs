@@ -3,7 +3,7 @@
 //!
 //! One test, so that no other thread of the harness is at work when the books are read.
 
-use hz3_core::api::slow::usable_bytes;
+use hz3_core::api::block::usable_bytes;
 use hz3_core::observe::stats::check_accounts;
 use hz3_core::{Fast, Hz3, Lane, Scale, Tiny, TinyHome};
 use std::alloc::{GlobalAlloc, Layout};

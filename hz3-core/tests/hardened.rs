@@ -4,8 +4,7 @@
 mod access;
 
 use access::is_readable;
-use hz3_core::api::hot;
-use hz3_core::api::slow;
+use hz3_core::api::{block, resize};
 use hz3_core::observe::stats::{check_accounts, collect};
 use hz3_core::pages::bins;
 use hz3_core::platform::units::PAGE_BYTES;
@@ -20,7 +19,7 @@ struct Alone {
 
 impl Drop for Alone {
     fn drop(&mut self) {
-        slow::trim::<Hardened>();
+        block::trim::<Hardened>();
     }
 }
 
@@ -31,14 +30,14 @@ fn alone() -> Alone {
 }
 
 fn malloc(bytes: usize) -> *mut u8 {
-    let block = hot::malloc::<Hardened>(bytes);
+    let block = block::malloc::<Hardened>(bytes);
     assert!(!block.is_null());
     block
 }
 
 fn free(block: *mut u8) {
     // SAFETY: every caller gives a live block that it does not use again.
-    unsafe { hot::free::<Hardened>(block) }
+    unsafe { block::free::<Hardened>(block) }
 }
 
 #[test]
@@ -46,7 +45,7 @@ fn a_block_that_was_freed_reads_as_zero_when_it_is_handed_out_again() {
     let _alone = alone();
     for bytes in [1, 16, 64, 500, 6000, (32 << 10) - 8] {
         for _ in 0..3 {
-            let blocks: Vec<*mut u8> = (0..100).map(|_| hot::malloc::<Hardened>(bytes)).collect();
+            let blocks: Vec<*mut u8> = (0..100).map(|_| block::malloc::<Hardened>(bytes)).collect();
             for &block in &blocks {
                 assert!(!block.is_null());
                 // SAFETY: a live block of `bytes` bytes, which the lane wiped.
@@ -57,7 +56,7 @@ fn a_block_that_was_freed_reads_as_zero_when_it_is_handed_out_again() {
             }
             for block in blocks {
                 // SAFETY: live, and not used again.
-                unsafe { hot::free::<Hardened>(block) };
+                unsafe { block::free::<Hardened>(block) };
             }
         }
     }
@@ -67,10 +66,10 @@ fn a_block_that_was_freed_reads_as_zero_when_it_is_handed_out_again() {
 fn the_order_of_reuse_is_not_that_of_the_frees() {
     let _alone = alone();
     let take = || -> Vec<usize> {
-        let blocks: Vec<*mut u8> = (0..30).map(|_| hot::malloc::<Hardened>(48)).collect();
+        let blocks: Vec<*mut u8> = (0..30).map(|_| block::malloc::<Hardened>(48)).collect();
         for &block in &blocks {
             // SAFETY: live, and not used again.
-            unsafe { hot::free::<Hardened>(block) };
+            unsafe { block::free::<Hardened>(block) };
         }
         blocks.into_iter().map(<*mut u8>::addr).collect()
     };
@@ -87,17 +86,17 @@ fn a_block_is_freed_with_the_size_that_it_was_asked_for() {
     let _alone = alone();
     for bytes in (0..600).chain((600..80_000).step_by(371)).chain([1 << 20, 40 << 20]) {
         for align in [1, 16, 32, 256, 4096, 65536] {
-            let block = slow::malloc_aligned::<Hardened>(bytes, align);
+            let block = block::malloc_aligned::<Hardened>(bytes, align);
             assert!(!block.is_null());
             // SAFETY: live, and not used again.
-            unsafe { slow::free_of_size::<Hardened>(block, bytes, align) };
+            unsafe { block::free_of_size::<Hardened>(block, bytes, align) };
         }
         for shorter in [bytes, bytes * 3 / 4, bytes / 2, bytes / 3, bytes / 10] {
-            let block = hot::malloc::<Hardened>(bytes);
+            let block = block::malloc::<Hardened>(bytes);
             // SAFETY: live; the result replaces it, and is not used again.
             unsafe {
-                let block = slow::realloc::<Hardened>(block, shorter);
-                slow::free_of_size::<Hardened>(block, shorter, 1);
+                let block = resize::realloc::<Hardened>(block, shorter);
+                block::free_of_size::<Hardened>(block, shorter, 1);
             }
         }
     }
@@ -113,7 +112,7 @@ fn a_large_block_ends_in_a_page_that_faults() {
         // It moves with the block's end.
         for new in [(bytes / 2).max(36_000), bytes, 2 * bytes] {
             // SAFETY: live, and replaced by the result.
-            let resized = unsafe { slow::realloc::<Hardened>(malloc(bytes), new) };
+            let resized = unsafe { resize::realloc::<Hardened>(malloc(bytes), new) };
             assert!(!resized.is_null());
             let end = resized.expose_provenance() + new.next_multiple_of(PAGE_BYTES);
             assert!(is_readable(end - 1) && !is_readable(end), "{bytes} to {new}");
@@ -132,7 +131,7 @@ fn a_span_ends_in_a_page_that_faults() {
         let span_pages = usize::from(bins::info(bin).span_pages);
         // More than a few spans.
         let blocks: Vec<*mut u8> = (0..2000).map(|_| malloc(bytes)).collect();
-        let runs = &Hardened::allocator().runs;
+        let runs = &Hardened::allocator().pages.runs;
         for block in blocks.iter().step_by(97) {
             let id = runs.arenas.tag_value(block.addr()).span();
             // SAFETY: the span of a live block, whose place is fixed.
@@ -175,7 +174,7 @@ fn large_blocks_that_were_freed_keep_to_a_budget_and_their_memory_goes_back() {
             assert!(held > 0 && held <= 32 << 20, "{held}");
         }
     }
-    slow::trim::<Hardened>();
+    block::trim::<Hardened>();
     let stats = collect::<Hardened>();
     assert_eq!((stats.held_bytes, stats.dirty_bytes), (0, 0), "{stats:?}");
 }
@@ -200,7 +199,7 @@ fn a_slot_that_was_freed_is_not_handed_out_soon() {
 #[test]
 fn what_is_in_quarantine_is_in_the_books_and_comes_home_with_its_thread() {
     let _alone = alone();
-    slow::trim::<Hardened>();
+    block::trim::<Hardened>();
     let before = collect::<Hardened>();
     std::thread::spawn(|| {
         let before = collect::<Hardened>().quarantine_bytes;
@@ -213,7 +212,7 @@ fn what_is_in_quarantine_is_in_the_books_and_comes_home_with_its_thread() {
     })
     .join()
     .expect("no panic");
-    slow::trim::<Hardened>();
+    block::trim::<Hardened>();
     let after = collect::<Hardened>();
     assert_eq!((after.live_bytes(), after.quarantine_bytes), (before.live_bytes(), 0), "{after:?}");
     assert_eq!(check_accounts::<Hardened>(), Ok(()));
@@ -224,16 +223,16 @@ fn what_may_be_used_of_a_block_is_what_was_asked_for() {
     let _alone = alone();
     for bytes in (0..600).chain((600..80_000).step_by(371)).chain([1 << 20, 40 << 20]) {
         for align in [16, 64, 4096, 65536] {
-            let block = slow::malloc_aligned::<Hardened>(bytes, align);
+            let block = block::malloc_aligned::<Hardened>(bytes, align);
             assert!(block.addr().is_multiple_of(align));
-            assert_eq!(slow::usable_bytes::<Hardened>(block), Some(bytes));
+            assert_eq!(block::usable_bytes::<Hardened>(block), Some(bytes));
             free(block);
         }
-        let zeroed = slow::malloc_zeroed::<Hardened>(bytes);
-        assert_eq!(slow::usable_bytes::<Hardened>(zeroed), Some(bytes));
+        let zeroed = block::malloc_zeroed::<Hardened>(bytes);
+        assert_eq!(block::usable_bytes::<Hardened>(zeroed), Some(bytes));
         // SAFETY: live; the result replaces it.
-        let resized = unsafe { slow::realloc::<Hardened>(zeroed, bytes / 2 + 7) };
-        assert_eq!(slow::usable_bytes::<Hardened>(resized), Some(bytes / 2 + 7));
+        let resized = unsafe { resize::realloc::<Hardened>(zeroed, bytes / 2 + 7) };
+        assert_eq!(block::usable_bytes::<Hardened>(resized), Some(bytes / 2 + 7));
         free(resized);
     }
 }

@@ -4,18 +4,18 @@ mod access;
 
 use access::is_readable;
 use hz3_core::Hardened;
-use hz3_core::api::hot;
-use hz3_core::api::slow::trim;
+use hz3_core::api::block;
+use hz3_core::api::block::trim;
 use hz3_core::observe::stats::collect;
 use hz3_core::platform::units::PAGE_BYTES;
 
 fn a_block_and_what_is_left_of_it_are_guarded(bytes: usize) {
-    let block = hot::malloc::<Hardened>(bytes);
+    let block = block::malloc::<Hardened>(bytes);
     assert!(!block.is_null());
     let address = block.expose_provenance();
     assert!(is_readable(address + bytes - 1) && !is_readable(address + bytes), "a guard behind a live block");
     // SAFETY: live, and not used again.
-    unsafe { hot::free::<Hardened>(block) };
+    unsafe { block::free::<Hardened>(block) };
     assert!(!is_readable(address) && !is_readable(address + bytes - 1), "a block that was freed");
 }
 
@@ -34,11 +34,11 @@ fn locked_memory_is_guarded_too() {
     assert_eq!((stats.refused_guards, stats.held_bytes), (0, 0));
     // In the pages of both, which are to be used again.
     let whole = 54 * PAGE_BYTES;
-    let block = hot::malloc::<Hardened>(whole);
+    let block = block::malloc::<Hardened>(whole);
     assert!(!block.is_null());
     // SAFETY: a live block of that many bytes, and not used afterwards.
     unsafe {
         block.write_bytes(1, whole);
-        hot::free::<Hardened>(block);
+        block::free::<Hardened>(block);
     }
 }

@@ -2,8 +2,9 @@
 //! whatever lay in the run of pages that it got.
 
 use hz3_core::Hardened;
-use hz3_core::api::hot;
-use hz3_core::api::slow::{malloc_zeroed, realloc};
+use hz3_core::api::block;
+use hz3_core::api::block::malloc_zeroed;
+use hz3_core::api::resize::realloc;
 use hz3_core::observe::sampling;
 use hz3_core::record::profile::Unwinder;
 use std::ffi::{c_int, c_void};
@@ -21,7 +22,7 @@ unsafe extern "C" fn no_address(_: *mut c_void) -> usize {
 fn a_sampled_block_of_zeros_is_one() {
     // Free runs that hold what was written to them: the ends of blocks that shrank.
     let shrunk = [(); 50].map(|()| {
-        let block = hot::malloc::<Hardened>(400_000);
+        let block = block::malloc::<Hardened>(400_000);
         assert!(!block.is_null());
         // SAFETY: a live block of that many bytes, which is given up for what it becomes.
         unsafe {
@@ -36,11 +37,11 @@ fn a_sampled_block_of_zeros_is_one() {
         // SAFETY: a live block of that many bytes, and not used again.
         unsafe {
             assert!((0..bytes).all(|index| *block.add(index) == 0), "{bytes} bytes");
-            hot::free::<Hardened>(block);
+            block::free::<Hardened>(block);
         }
     }
     for block in shrunk {
         // SAFETY: live, and not used again.
-        unsafe { hot::free::<Hardened>(block) };
+        unsafe { block::free::<Hardened>(block) };
     }
 }

@@ -2,8 +2,9 @@
 //! all memory comes back. The tiny lanes overflow at every turn; the real ones run the same. Whenever all
 //! threads rest, the books must add up, to the byte.
 
-use hz3_core::api::hot;
-use hz3_core::api::slow::{malloc_aligned, malloc_zeroed, realloc, trim, usable_bytes};
+use hz3_core::api::block;
+use hz3_core::api::block::{malloc_aligned, malloc_zeroed, trim, usable_bytes};
+use hz3_core::api::resize::realloc;
 use hz3_core::observe::stats::{block_bytes, check_accounts, collect};
 use hz3_core::pages::bins::{BINS, info};
 use hz3_core::platform::units::Bin;
@@ -50,7 +51,7 @@ impl Block {
     fn free<L: Lane>(self) {
         self.check(usize::MAX);
         // SAFETY: live, and given up here.
-        unsafe { hot::free::<L>(self.pointer()) };
+        unsafe { block::free::<L>(self.pointer()) };
     }
 }
 
@@ -77,7 +78,7 @@ fn random_block<L: Lane>(rng: &mut impl Rng) -> Block {
             assert_eq!(block.addr() % align, 0);
             Block::written(block, bytes, fill)
         }
-        _ => Block::written(hot::malloc::<L>(bytes), bytes, fill),
+        _ => Block::written(block::malloc::<L>(bytes), bytes, fill),
     }
 }
 
@@ -119,7 +120,7 @@ fn calls_against_a_model<L: Lane>(seed: u64, rounds: usize) {
             }
         }
         if round % 1024 == 0 {
-            assert_eq!(L::allocator().runs.check(), Ok(()));
+            assert_eq!(L::allocator().pages.runs.check(), Ok(()));
         }
     }
     for block in live.into_values() {
@@ -247,7 +248,7 @@ fn books_add_up_while_blocks_live<L: Lane>(rounds: usize) {
         all.extend(&direct);
         expect_books::<L>(&all);
         if round % 3 == 0 {
-            direct.push(Block::written(hot::malloc::<L>(40 << 20), 1, 7));
+            direct.push(Block::written(block::malloc::<L>(40 << 20), 1, 7));
             all.extend(direct.last());
             expect_books::<L>(&all);
         }
@@ -331,7 +332,7 @@ fn pages_around_live_blocks_go_back<L: Lane>() {
     const BLOCKS: usize = 8192;
     for bytes in [64, 256, 1000, 6000] {
         let blocks: Vec<Block> =
-            (0..BLOCKS).map(|number| Block::written(hot::malloc::<L>(bytes), bytes, number as u8)).collect();
+            (0..BLOCKS).map(|number| Block::written(block::malloc::<L>(bytes), bytes, number as u8)).collect();
         let (kept, freed): (Vec<_>, Vec<_>) = blocks.into_iter().enumerate().partition(|(number, _)| number % 256 == 0);
         freed.into_iter().for_each(|(_, block)| block.free::<L>());
         let kept: Vec<Block> = kept.into_iter().map(|(_, block)| block).collect();
@@ -342,7 +343,7 @@ fn pages_around_live_blocks_go_back<L: Lane>() {
         assert!(stats.span_purged_bytes > 0, "{bytes}: {stats:?}");
         assert!(stats.small_span_bytes - stats.span_purged_bytes <= most, "{bytes}: {stats:?}");
         // What went back serves again.
-        let again: Vec<Block> = (0..BLOCKS).map(|_| Block::written(hot::malloc::<L>(bytes), bytes, 1)).collect();
+        let again: Vec<Block> = (0..BLOCKS).map(|_| Block::written(block::malloc::<L>(bytes), bytes, 1)).collect();
         expect_books::<L>(kept.iter().chain(&again));
         kept.into_iter().chain(again).for_each(Block::free::<L>);
     }
@@ -414,11 +415,11 @@ fn scale_lane_loses_and_doubles_nothing() {
 fn sizes_that_no_object_may_have_are_refused() {
     alone(|| {
         for bytes in [isize::MAX as usize + 1, usize::MAX - 4096, usize::MAX] {
-            assert!(hot::malloc::<Scale>(bytes).is_null());
+            assert!(block::malloc::<Scale>(bytes).is_null());
             assert!(malloc_zeroed::<Scale>(bytes).is_null());
             assert!(malloc_aligned::<Scale>(bytes, 64).is_null());
         }
-        assert!(hot::malloc::<Scale>(isize::MAX as usize).is_null());
+        assert!(block::malloc::<Scale>(isize::MAX as usize).is_null());
         assert!(malloc_aligned::<Scale>(isize::MAX as usize, 1 << 30).is_null());
         expect_books::<Scale>([]);
     });
@@ -427,13 +428,13 @@ fn sizes_that_no_object_may_have_are_refused() {
 #[test]
 fn empty_blocks_are_distinct() {
     alone(|| {
-        let (a, b) = (hot::malloc::<Scale>(0), hot::malloc::<Scale>(0));
+        let (a, b) = (block::malloc::<Scale>(0), block::malloc::<Scale>(0));
         assert!(!a.is_null() && !b.is_null() && a != b);
         // SAFETY: live blocks.
         unsafe {
-            hot::free::<Scale>(a);
-            hot::free::<Scale>(b);
-            hot::free::<Scale>(std::ptr::null_mut());
+            block::free::<Scale>(a);
+            block::free::<Scale>(b);
+            block::free::<Scale>(std::ptr::null_mut());
         }
         expect_books::<Scale>([]);
     });

@@ -2,13 +2,15 @@
 //! probes for what can't be had leaves the other threads alone; and what gathers free memory comes to its end although
 //! others go on making some. One at a time, because what the fake system refuses is the process's.
 
-use hz3_core::api::hot;
-use hz3_core::api::slow::{malloc_aligned, malloc_zeroed, trim};
+use hz3_core::api::block;
+use hz3_core::api::block::{malloc_aligned, malloc_zeroed, trim};
 use hz3_core::observe::stats::{check_accounts, collect};
 use hz3_core::pages::runs::Runs;
 use hz3_core::platform::options::Options;
 use hz3_core::platform::os::{Fake, Os};
 use hz3_core::platform::sync::{AtomicU32, Ordering};
+use hz3_core::platform::units::SpanId;
+use hz3_core::transfer::homeward::empty_depots;
 use hz3_core::{Lane, Tiny};
 use std::sync::{Barrier, Mutex, PoisonError};
 use std::time::Instant;
@@ -32,7 +34,7 @@ fn write(block: *mut u8, bytes: usize) {
 
 fn free(block: *mut u8) {
     // SAFETY: a live block of the lane.
-    unsafe { hot::free::<Tiny>(block) };
+    unsafe { block::free::<Tiny>(block) };
 }
 
 /// The books hold together with that many bytes that the system did not take back.
@@ -49,13 +51,13 @@ fn expect_unreturned(bytes: usize) {
 #[test]
 fn a_mapping_that_the_system_does_not_take_back_serves_again_and_goes_later() {
     alone(|| {
-        let first = hot::malloc::<Tiny>(40 * MIB);
+        let first = block::malloc::<Tiny>(40 * MIB);
         write(first, 40 * MIB);
         Fake::refuse_after(0);
         free(first);
         expect_unreturned(40 * MIB);
         // Nothing else is to be had, and so even a wasteful fit will do.
-        let second = hot::malloc::<Tiny>(33 * MIB);
+        let second = block::malloc::<Tiny>(33 * MIB);
         assert_eq!(second, first);
         free(second);
         Fake::relent();
@@ -79,7 +81,7 @@ fn a_mapping_that_the_system_does_not_take_back_serves_again_and_goes_later() {
 fn the_ends_of_an_aligned_mapping_that_are_refused_stay_in_the_books() {
     alone(|| {
         // So that a descriptor is at hand.
-        free(hot::malloc::<Tiny>(40 * MIB));
+        free(block::malloc::<Tiny>(40 * MIB));
         Fake::refuse_after(1);
         let block = malloc_aligned::<Tiny>(40 * MIB, 64 * MIB);
         Fake::relent();
@@ -95,7 +97,7 @@ fn the_ends_of_an_aligned_mapping_that_are_refused_stay_in_the_books() {
 #[test]
 fn mappings_that_are_refused_again_wait_in_line_and_all_of_them_go_in_the_end() {
     alone(|| {
-        let blocks = [40, 50, 60, 70].map(|mib| hot::malloc::<Tiny>(mib * MIB));
+        let blocks = [40, 50, 60, 70].map(|mib| block::malloc::<Tiny>(mib * MIB));
         Fake::refuse_after(0);
         for block in blocks {
             free(block);
@@ -103,7 +105,7 @@ fn mappings_that_are_refused_again_wait_in_line_and_all_of_them_go_in_the_end() 
         trim::<Tiny>();
         expect_unreturned(220 * MIB);
         // From the middle of the line.
-        assert_eq!(hot::malloc::<Tiny>(49 * MIB), blocks[1]);
+        assert_eq!(block::malloc::<Tiny>(49 * MIB), blocks[1]);
         free(blocks[1]);
         trim::<Tiny>();
         expect_unreturned(220 * MIB);
@@ -116,13 +118,13 @@ fn mappings_that_are_refused_again_wait_in_line_and_all_of_them_go_in_the_end() 
 #[test]
 fn a_size_beyond_all_that_is_free_costs_nobody_a_cache() {
     alone(|| {
-        let blocks: Vec<_> = (0..200).map(|_| hot::malloc::<Tiny>(100)).collect();
+        let blocks: Vec<_> = (0..200).map(|_| block::malloc::<Tiny>(100)).collect();
         blocks.into_iter().for_each(free);
         assert!(collect::<Tiny>().magazine_bytes > 0);
         let trims = Tiny::allocator().trims();
         Fake::refuse_after(0);
         for _ in 0..1000 {
-            assert!(hot::malloc::<Tiny>(4 << 30).is_null());
+            assert!(block::malloc::<Tiny>(4 << 30).is_null());
         }
         Fake::relent();
         assert_eq!(Tiny::allocator().trims(), trims);
@@ -134,12 +136,13 @@ fn a_size_beyond_all_that_is_free_costs_nobody_a_cache() {
 fn a_thread_that_fails_again_and_again_asks_the_others_now_and_then() {
     alone(|| {
         // Every second one free: a lot in all, and no two together.
-        let blocks: Vec<_> = (0..64).map(|_| hot::malloc::<Tiny>(300_000)).collect();
+        let blocks: Vec<_> = (0..64).map(|_| block::malloc::<Tiny>(300_000)).collect();
         let (kept, freed): (Vec<_>, Vec<_>) = blocks.chunks(2).map(|pair| (pair[0], pair[1])).unzip();
         freed.into_iter().for_each(free);
         let (start, trims) = (Instant::now(), Tiny::allocator().trims());
         Fake::refuse_after(0);
-        let served: Vec<_> = (0..300).map(|_| hot::malloc::<Tiny>(6 * MIB)).filter(|block| !block.is_null()).collect();
+        let served: Vec<_> =
+            (0..300).map(|_| block::malloc::<Tiny>(6 * MIB)).filter(|block| !block.is_null()).collect();
         Fake::relent();
         let asked = Tiny::allocator().trims() - trims;
         assert!(served.len() < 4, "{} of 300 served", served.len());
@@ -153,10 +156,10 @@ fn a_thread_that_fails_again_and_again_asks_the_others_now_and_then() {
 fn what_is_freed_in_a_request_s_way_still_serves_it() {
     alone(|| {
         // The spans of these come together to pages again only when the caches are emptied.
-        let blocks: Vec<_> = (0..20_000).map(|_| hot::malloc::<Tiny>(1000)).collect();
+        let blocks: Vec<_> = (0..20_000).map(|_| block::malloc::<Tiny>(1000)).collect();
         Fake::refuse_after(0);
         blocks.into_iter().for_each(free);
-        let block = hot::malloc::<Tiny>(4 * MIB);
+        let block = block::malloc::<Tiny>(4 * MIB);
         Fake::relent();
         write(block, 4 * MIB);
         free(block);
@@ -172,15 +175,20 @@ fn make_a_dirty_run() {
     if MADE.fetch_add(1, Ordering::Relaxed) < 10_000
         && let Some(id) = RUNS.allocate(16, 1)
     {
-        RUNS.release(id, Fake::now_ms());
+        release(id);
     }
+}
+
+fn release(id: SpanId) {
+    // SAFETY: the test's own run, which nothing uses.
+    unsafe { RUNS.release(id, Fake::now_ms()) }
 }
 
 #[test]
 fn a_purge_does_not_pursue_what_becomes_dirty_meanwhile() {
     alone(|| {
         let taken = [(); 3].map(|()| RUNS.allocate(16, 1).expect("memory"));
-        taken.into_iter().for_each(|id| RUNS.release(id, Fake::now_ms()));
+        taken.into_iter().for_each(release);
         Fake::call_at_purges(make_a_dirty_run);
         let purged = RUNS.purge(Fake::now_ms(), 0, usize::MAX);
         Fake::call_at_purges(|| {});
@@ -200,13 +208,14 @@ fn depots_are_emptied_in_the_end_although_another_thread_fills_them() {
                 barrier.wait();
                 // Relaxed: only to end.
                 while ended.load(Ordering::Relaxed) == 0 {
-                    let blocks = [(); 64].map(|()| hot::malloc::<Tiny>(64));
+                    let blocks = [(); 64].map(|()| block::malloc::<Tiny>(64));
                     blocks.into_iter().for_each(free);
                 }
             });
             barrier.wait();
             for _ in 0..2000 {
-                Tiny::allocator().empty_depots();
+                let allocator = Tiny::allocator();
+                empty_depots(&allocator.pages, &allocator.exchange);
             }
             // Relaxed: as above.
             ended.store(1, Ordering::Relaxed);

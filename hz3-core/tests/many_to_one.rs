@@ -2,7 +2,7 @@
 //! bounded, over all sizes. Alone in its process: what is cached is theirs.
 
 use hz3_core::Scale;
-use hz3_core::api::hot;
+use hz3_core::api::block;
 use hz3_core::observe::stats::{check_accounts, collect};
 use std::sync::mpsc::sync_channel;
 
@@ -23,7 +23,7 @@ fn producers_of_many_sizes_take_little_of_their_own() {
             let send = send.clone();
             std::thread::spawn(move || {
                 for _ in 0..ROUNDS {
-                    let blocks = SIZES.flat_map(|size| (0..BLOCKS).map(move |_| hot::malloc::<Scale>(size * STEP)));
+                    let blocks = SIZES.flat_map(|size| (0..BLOCKS).map(move |_| block::malloc::<Scale>(size * STEP)));
                     send.send(blocks.map(|block| block.expose_provenance()).collect()).unwrap();
                 }
             })
@@ -33,7 +33,7 @@ fn producers_of_many_sizes_take_little_of_their_own() {
     for blocks in receive {
         for block in blocks {
             // SAFETY: live, and this thread's to free.
-            unsafe { hot::free::<Scale>(std::ptr::with_exposed_provenance_mut(block)) };
+            unsafe { block::free::<Scale>(std::ptr::with_exposed_provenance_mut(block)) };
         }
     }
     producers.into_iter().for_each(|producer| producer.join().unwrap());

@@ -2,8 +2,8 @@
 //! left, so that blocks handed out one after the other stay neighbours in memory. Alone in its process, and each test with a
 //! lane of its own: bins, depots and shards are those of the two threads.
 
-use hz3_core::api::hot;
-use hz3_core::lane::Lane;
+use hz3_core::Lane;
+use hz3_core::api::block;
 use hz3_core::observe::stats::check_accounts;
 use hz3_core::{Fast, Scale};
 use std::sync::mpsc::sync_channel;
@@ -31,7 +31,7 @@ fn blocks_that_go_round_for_long_stay_neighbours<L: Lane>() {
         for blocks in receive {
             for block in blocks {
                 // SAFETY: live, and this thread's to free.
-                unsafe { hot::free::<L>(std::ptr::with_exposed_provenance_mut(block)) };
+                unsafe { block::free::<L>(std::ptr::with_exposed_provenance_mut(block)) };
             }
             done.send(()).unwrap();
         }
@@ -41,7 +41,7 @@ fn blocks_that_go_round_for_long_stay_neighbours<L: Lane>() {
         // A number that changes: no magazine begins where one began in the round before.
         let blocks: Vec<usize> = (0..IN_FLIGHT + round % 7)
             .map(|_| {
-                let block = hot::malloc::<L>(BYTES);
+                let block = block::malloc::<L>(BYTES);
                 assert!(!block.is_null());
                 block.expose_provenance()
             })

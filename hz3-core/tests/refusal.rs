@@ -1,8 +1,8 @@
 //! The system refuses memory: null, nothing lost, and allocation works again. One test, because the fake
 //! system's allowance is the process's.
 
-use hz3_core::api::hot;
-use hz3_core::api::slow::trim;
+use hz3_core::api::block;
+use hz3_core::api::block::trim;
 use hz3_core::observe::stats::{check_accounts, collect};
 use hz3_core::platform::os::Fake;
 use hz3_core::{Lane, Tiny, TinyHardened, TinyHome};
@@ -10,7 +10,7 @@ use hz3_core::{Lane, Tiny, TinyHardened, TinyHome};
 fn allocate_until_refused<L: Lane>(bytes: usize, most: usize) -> Vec<*mut u8> {
     let mut blocks = Vec::new();
     while blocks.len() < most {
-        let block = hot::malloc::<L>(bytes);
+        let block = block::malloc::<L>(bytes);
         if block.is_null() {
             break;
         }
@@ -39,14 +39,14 @@ fn refuse_at_every_request<L: Lane>() {
             outlived += usize::from(blocks.len() < most);
             for block in blocks {
                 // SAFETY: live blocks of the lane.
-                unsafe { hot::free::<L>(std::ptr::with_exposed_provenance_mut(block)) };
+                unsafe { block::free::<L>(std::ptr::with_exposed_provenance_mut(block)) };
             }
             Fake::relent();
             let again = allocate_until_refused::<L>(bytes, most);
             assert_eq!(again.len(), most, "no recovery after {requests} requests at {bytes} bytes");
             for block in again {
                 // SAFETY: as above.
-                unsafe { hot::free::<L>(block) };
+                unsafe { block::free::<L>(block) };
             }
             assert_eq!(check_accounts::<L>(), Ok(()));
             assert_eq!(collect::<L>().live_bytes(), 0);

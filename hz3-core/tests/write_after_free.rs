@@ -1,8 +1,8 @@
 //! Writes after free, from outside: whatever a program leaves in memory that it has freed, and in the rest of the pages
 //! that its blocks lay in, the allocator reads none of it. It goes on, serves no address twice, and its books add up.
 
-use hz3_core::api::hot;
-use hz3_core::api::slow::trim;
+use hz3_core::api::block;
+use hz3_core::api::block::trim;
 use hz3_core::observe::stats::check_accounts;
 use hz3_core::pages::bins::{BINS, info};
 use hz3_core::platform::units::{Bin, PAGE_BYTES};
@@ -61,7 +61,7 @@ fn take_all<L: Lane>(rng: &mut Xoshiro256PlusPlus) -> Vec<Block> {
     }
     sizes.extend(LARGE_BYTES.iter().flat_map(|&bytes| std::iter::repeat_n(bytes, 4)));
     sizes.shuffle(rng);
-    let blocks = sizes.into_iter().map(|bytes| Block { address: hot::malloc::<L>(bytes).expose_provenance(), bytes });
+    let blocks = sizes.into_iter().map(|bytes| Block { address: block::malloc::<L>(bytes).expose_provenance(), bytes });
     let mut blocks: Vec<Block> = blocks.collect();
     blocks.sort_unstable();
     assert_ne!(blocks[0].address, 0, "out of memory");
@@ -75,7 +75,7 @@ fn take_all<L: Lane>(rng: &mut Xoshiro256PlusPlus) -> Vec<Block> {
 fn free_and_write<L: Lane>(blocks: &[Block], word: usize) {
     for block in blocks {
         // SAFETY: live, and given up here.
-        unsafe { hot::free::<L>(with_exposed_provenance_mut(block.address)) };
+        unsafe { block::free::<L>(with_exposed_provenance_mut(block.address)) };
         block.fill(word);
     }
 }

@@ -6,9 +6,9 @@
 //! `free_aligned_sized`, `aligned_alloc`; POSIX.1-2024 for `posix_memalign` and `reallocarray`.
 
 use core::ptr::null_mut;
-use hz3_core::api::hot;
-use hz3_core::api::slow;
-use hz3_core::lane::Lane;
+use hz3_core::Lane;
+use hz3_core::api::block;
+use hz3_core::api::resize;
 use hz3_core::platform::abort;
 use hz3_core::platform::os::Linux;
 use hz3_core::platform::units::{PAGE_BYTES, align_up};
@@ -31,25 +31,25 @@ pub fn panicked() -> ! {
     abort::impossible::<Linux>("internal error")
 }
 
-/// The slow path of `malloc`: [`slow::malloc`] with `errno`.
+/// The slow path of `malloc`: [`block::malloc`] with `errno`.
 #[cold]
 #[inline(never)]
 pub fn malloc_slow<L: Lane>(bytes: usize) -> *mut u8 {
-    let block = slow::malloc::<L>(bytes);
+    let block = block::malloc_miss::<L>(bytes);
     if block.is_null() { out_of_memory() } else { block }
 }
 
 /// `malloc`: null and `ENOMEM` on failure; 0 bytes are a block.
 #[inline(always)]
 pub fn malloc<L: Lane>(bytes: usize) -> *mut u8 {
-    hot::malloc_or::<L>(bytes, malloc_slow::<L>)
+    block::malloc_or::<L>(bytes, malloc_slow::<L>)
 }
 
 /// `calloc`: as `malloc`, zeroed; fails where the product overflows.
 #[inline(always)]
 pub fn calloc<L: Lane>(count: usize, bytes: usize) -> *mut u8 {
     let block = match count.checked_mul(bytes) {
-        Some(bytes) => slow::malloc_zeroed::<L>(bytes),
+        Some(bytes) => block::malloc_zeroed::<L>(bytes),
         None => null_mut(),
     };
     if block.is_null() { out_of_memory() } else { block }
@@ -64,10 +64,10 @@ pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
     // SAFETY: the caller's promise.
     unsafe {
         if bytes == 0 && !block.is_null() {
-            hot::free::<L>(block);
+            block::free::<L>(block);
             return null_mut();
         }
-        let new = slow::realloc::<L>(block, bytes);
+        let new = resize::realloc::<L>(block, bytes);
         if new.is_null() { out_of_memory() } else { new }
     }
 }
@@ -80,7 +80,7 @@ pub fn memalign<L: Lane>(align: usize, bytes: usize) -> *mut u8 {
         set_errno(libc::EINVAL);
         return null_mut();
     };
-    let block = slow::malloc_aligned::<L>(bytes, align);
+    let block = block::malloc_aligned::<L>(bytes, align);
     if block.is_null() { out_of_memory() } else { block }
 }
 
@@ -103,7 +103,7 @@ pub unsafe fn posix_memalign<L: Lane>(out: *mut *mut u8, align: usize, bytes: us
     if !align.is_power_of_two() || align < size_of::<*mut u8>() {
         return libc::EINVAL;
     }
-    let block = slow::malloc_aligned::<L>(bytes, align);
+    let block = block::malloc_aligned::<L>(bytes, align);
     if block.is_null() {
         return libc::ENOMEM;
     }
@@ -124,7 +124,7 @@ pub fn pvalloc<L: Lane>(bytes: usize) -> *mut u8 {
 /// `malloc_usable_size`: 0 for null; a pointer that is no block's stops the process.
 #[inline]
 pub fn malloc_usable_size<L: Lane>(block: *const u8) -> usize {
-    match slow::usable_bytes::<L>(block) {
+    match block::usable_bytes::<L>(block) {
         Some(bytes) => bytes,
         None => abort::misuse::<L::Os>("malloc_usable_size()", "invalid pointer", block.addr()),
     }
@@ -133,7 +133,7 @@ pub fn malloc_usable_size<L: Lane>(block: *const u8) -> usize {
 /// `malloc_trim`: 1 where memory went back to the system.
 #[inline]
 pub fn malloc_trim<L: Lane>(_pad: usize) -> i32 {
-    i32::from(slow::trim::<L>())
+    i32::from(block::trim::<L>())
 }
 
 /// `mallopt`: accepts glibc's parameters, none of which means anything here; 0 for an unknown one.
@@ -204,7 +204,7 @@ macro_rules! export_c {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn free(block: *mut c_void) {
             // SAFETY: the caller's promise.
-            unsafe { $crate::hz3_core::api::hot::free::<$lane>(block.cast()) }
+            unsafe { $crate::hz3_core::api::block::free::<$lane>(block.cast()) }
         }
 
         /// The name that free(3) had in old libraries.
@@ -214,7 +214,7 @@ macro_rules! export_c {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn cfree(block: *mut c_void) {
             // SAFETY: the caller's promise.
-            unsafe { $crate::hz3_core::api::hot::free::<$lane>(block.cast()) }
+            unsafe { $crate::hz3_core::api::block::free::<$lane>(block.cast()) }
         }
 
         /// C23 `free_sized`.
@@ -224,7 +224,7 @@ macro_rules! export_c {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn free_sized(block: *mut c_void, bytes: usize) {
             // SAFETY: the caller's promise.
-            unsafe { $crate::hz3_core::api::slow::free_of_size::<$lane>(block.cast(), bytes, 1) }
+            unsafe { $crate::hz3_core::api::block::free_of_size::<$lane>(block.cast(), bytes, 1) }
         }
 
         /// C23 `free_aligned_sized`.
@@ -234,7 +234,7 @@ macro_rules! export_c {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn free_aligned_sized(block: *mut c_void, align: usize, bytes: usize) {
             // SAFETY: the caller's promise.
-            unsafe { $crate::hz3_core::api::slow::free_of_size::<$lane>(block.cast(), bytes, align) }
+            unsafe { $crate::hz3_core::api::block::free_of_size::<$lane>(block.cast(), bytes, align) }
         }
 
         /// calloc(3).

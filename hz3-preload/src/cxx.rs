@@ -11,8 +11,8 @@
 use core::arch::naked_asm;
 use core::ffi::{CStr, c_void};
 use core::ptr::null_mut;
-use hz3_core::api::slow;
-use hz3_core::lane::Lane;
+use hz3_core::Lane;
+use hz3_core::api::block;
 use hz3_core::platform::abort;
 use hz3_core::platform::os::Linux;
 
@@ -62,7 +62,7 @@ extern "C" fn thrower() -> *mut c_void {
 }
 
 extern "C" fn allocate<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
-    slow::malloc_aligned::<L>(bytes, align)
+    block::malloc_aligned::<L>(bytes, align)
 }
 
 /// Allocates or throws: tries, calls the new-handler, tries again, and throws when there is no handler.
@@ -156,7 +156,7 @@ pub unsafe extern "C" fn new_or_throw<L: Lane>(bytes: usize, align: usize) -> *m
 #[cold]
 #[inline(never)]
 pub unsafe fn new_or_null<L: Lane>(bytes: usize, align: usize, next: &CStr) -> *mut u8 {
-    let block = slow::malloc_aligned::<L>(bytes, align);
+    let block = block::malloc_aligned::<L>(bytes, align);
     if !block.is_null() || new_handler().is_null() {
         return block;
     }
@@ -184,8 +184,7 @@ macro_rules! export_cxx {
         mod operators {
             use core::ffi::c_void;
             use $crate::cxx::{new_or_null, new_or_throw};
-            use $crate::hz3_core::api::hot;
-            use $crate::hz3_core::api::slow;
+            use $crate::hz3_core::api::block;
 
             $crate::export_cxx!(@new $lane, _Znwm _Znam);
             $crate::export_cxx!(@new_nothrow $lane, _ZnwmRKSt9nothrow_t c"_ZnwmRKSt9nothrow_t", _ZnamRKSt9nothrow_t c"_ZnamRKSt9nothrow_t");
@@ -205,20 +204,20 @@ macro_rules! export_cxx {
         pub extern "C" fn $name(bytes: usize) -> *mut c_void {
             // SAFETY: 16 is a power of two. The call is the last thing here and leaves no frame behind, so
             // that an exception passes from the naked function straight to the caller.
-            hot::malloc_or::<$lane>(bytes, |bytes| unsafe { new_or_throw::<$lane>(bytes, 16) }).cast()
+            block::malloc_or::<$lane>(bytes, |bytes| unsafe { new_or_throw::<$lane>(bytes, 16) }).cast()
         }
     )*};
     (@new_nothrow $lane:ty, $($name:ident $text:literal),*) => {$(
         #[unsafe(no_mangle)]
         pub extern "C" fn $name(bytes: usize, _: *const c_void) -> *mut c_void {
             // SAFETY: 16 is a power of two; the name is this form's.
-            hot::malloc_or::<$lane>(bytes, |bytes| unsafe { new_or_null::<$lane>(bytes, 16, $text) }).cast()
+            block::malloc_or::<$lane>(bytes, |bytes| unsafe { new_or_null::<$lane>(bytes, 16, $text) }).cast()
         }
     )*};
     (@new_aligned $lane:ty, $($name:ident)*) => {$(
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(bytes: usize, align: usize) -> *mut c_void {
-            let block = slow::malloc_aligned::<$lane>(bytes, align);
+            let block = block::malloc_aligned::<$lane>(bytes, align);
             if !block.is_null() {
                 return block.cast();
             }
@@ -239,21 +238,21 @@ macro_rules! export_cxx {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(block: *mut c_void) {
             // SAFETY: the caller gives up a live block, or null.
-            unsafe { hot::free::<$lane>(block.cast()) }
+            unsafe { block::free::<$lane>(block.cast()) }
         }
     )*};
     (@delete_sized $lane:ty, $($name:ident)*) => {$(
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(block: *mut c_void, bytes: usize) {
             // SAFETY: the caller gives up a live block, or null.
-            unsafe { slow::free_of_size::<$lane>(block.cast(), bytes, 1) }
+            unsafe { block::free_of_size::<$lane>(block.cast(), bytes, 1) }
         }
     )*};
     (@delete_sized_aligned $lane:ty, $($name:ident)*) => {$(
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(block: *mut c_void, bytes: usize, align: usize) {
             // SAFETY: the caller gives up a live block, or null.
-            unsafe { slow::free_of_size::<$lane>(block.cast(), bytes, align) }
+            unsafe { block::free_of_size::<$lane>(block.cast(), bytes, align) }
         }
     )*};
 }

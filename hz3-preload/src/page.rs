@@ -18,7 +18,7 @@ use crate::output::{Name, last_error};
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_int, c_long};
 use core::ptr::null_mut;
-use hz3_core::lane::Lane;
+use hz3_core::Lane;
 use hz3_core::observe::stats::{BinStats, collect_with_bins};
 use hz3_core::observe::stats_page::{self, BYTES, ENDED, HEAD_WORDS, Head, SEQUENCE, SNAPSHOT_WORDS, STATE, Taking};
 use hz3_core::pages::bins::BINS;
@@ -85,7 +85,7 @@ pub fn begin_if_wanted<L: Lane>() {
             // Relaxed: the process's one thread.
             PAGE.process.store(own_process(), Ordering::Relaxed);
             if publish::<L>() {
-                L::allocator().publisher.begin(on_event::<L>);
+                L::allocator().observer.begin(on_event::<L>);
             }
         });
     }
@@ -98,7 +98,7 @@ pub fn end_at_exit<L: Lane>() {
     if PAGE.words.load(Ordering::Relaxed).is_null() || PAGE.process.load(Ordering::Relaxed) != own_process() {
         return;
     }
-    L::allocator().publisher.end();
+    L::allocator().observer.end();
     keeping_errno(|| {
         // Acquire: as in `on_tick`. Not set back: another thread that still comes does nothing. One that is at work
         // leaves the last snapshot to be its own.
@@ -138,7 +138,7 @@ fn on_tick<L: Lane>(now_ms: u32) {
         return;
     }
     if !keeping_errno(publish::<L>) {
-        L::allocator().publisher.end();
+        L::allocator().observer.end();
     }
     // Release: as above.
     PAGE.busy.store(0, Ordering::Release);
@@ -154,7 +154,7 @@ fn on_fork<L: Lane>() {
         unsafe { libc::munmap(words.cast(), BYTES) };
     }
     if !L::allocator().options().stats_page().names_process() {
-        L::allocator().publisher.end();
+        L::allocator().observer.end();
         return;
     }
     PAGE.process.store(own_process(), Ordering::Relaxed);
@@ -190,7 +190,7 @@ fn publish<L: Lane>() -> bool {
     let pause_ms = u64::from(PAUSE_MS).max(took_us * SHARE / 1000).min(u64::from(u32::MAX));
     let taken_ms = now_us(libc::CLOCK_BOOTTIME) / 1000;
     let taking = Taking { number: draft.number, taken_ms, took_us, pause_ms };
-    let heat = |bin| L::allocator().heat.counts(Bin(bin as u8));
+    let heat = |bin| L::allocator().exchange.heat.counts(Bin(bin as u8));
     stats_page::write(&mut draft.words, taking, &stats, &draft.bins, heat);
     // SAFETY: the mapping has that many words, and lives as long as `words` leads to it.
     let words = unsafe { core::slice::from_raw_parts(words, WORDS) };

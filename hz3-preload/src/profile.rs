@@ -17,7 +17,7 @@
 use crate::output::{self, File};
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::fmt::Write;
-use hz3_core::lane::Lane;
+use hz3_core::Lane;
 use hz3_core::observe::sampling;
 use hz3_core::platform::abort;
 use hz3_core::platform::os::Linux;

@@ -4,7 +4,7 @@
 
 use crate::output::File;
 use core::fmt::Write;
-use hz3_core::lane::Lane;
+use hz3_core::Lane;
 use hz3_core::observe::stats::{BinStats, ROWS, Stats, collect, collect_with_bins};
 use hz3_core::pages::bins::BINS;
 use hz3_core::platform::options::{HugePages, NEVER};

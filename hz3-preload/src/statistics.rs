@@ -16,7 +16,7 @@ use crate::output::{self, File};
 use crate::report::write_counts;
 use core::ffi::c_int;
 use core::fmt::Write;
-use hz3_core::lane::Lane;
+use hz3_core::Lane;
 use hz3_core::observe::stats::{BinStats, ShardStats, Stats, Use, collect_shard, collect_with_bins};
 use hz3_core::pages::bins::BINS;
 use hz3_core::platform::options::Path;
@@ -142,7 +142,7 @@ fn write_table<L: Lane>(file: &mut File, counts: &Counts) {
 }
 
 fn write_heat<L: Lane>(file: &mut File, counts: &Counts) {
-    let heat = &L::allocator().heat;
+    let heat = &L::allocator().exchange.heat;
     let _ = writeln!(file, "\nslots that threads handed on, and of them other shards'");
     let _ = writeln!(file, "  bytes      freed    foreign      %    adopted   per batch");
     for (number, bin) in bins_in_use(counts) {
@@ -184,7 +184,7 @@ fn write_list<T>(file: &mut File, items: impl Iterator<Item = T>, mut write: imp
 
 /// One JSON object; docs/statistics.md names its members.
 fn write_json<L: Lane>(file: &mut File, counts: &Counts) {
-    let heat = &L::allocator().heat;
+    let heat = &L::allocator().exchange.heat;
     // SAFETY: takes nothing, returns a number.
     let process = unsafe { libc::getpid() };
     let version = env!("CARGO_PKG_VERSION");
@@ -242,7 +242,7 @@ fn process_resident() -> usize {
 fn arenas_resident<L: Lane>() -> usize {
     let mut pages = [0_u8; 4096];
     let mut resident = 0;
-    let _ = L::allocator().runs.arenas.each_committed(|stretch| {
+    let _ = L::allocator().pages.runs.arenas.each_committed(|stretch| {
         for first in (0..stretch.pages).step_by(pages.len()) {
             let count = pages.len().min(stretch.pages - first);
             let start = core::ptr::with_exposed_provenance_mut(stretch.start + first * PAGE_BYTES);

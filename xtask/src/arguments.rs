@@ -1,6 +1,6 @@
 //! Arguments: what the user asked for.
 
-use crate::{build_preload, forward, golden, install, public_api, soak, suite};
+use crate::{build_preload, forward, golden, install, layers, public_api, soak, suite};
 use hz3::{doctor, run, top};
 #[cfg(test)]
 use std::ffi::OsString;
@@ -35,6 +35,8 @@ pub enum Command {
     Soak(soak::Arguments),
     /// Compare the cost of the hit paths with docs/hot-path.txt
     Golden(golden::Arguments),
+    /// Show which folders and files import which, and where that breaks a rule
+    Layers(layers::Arguments),
     /// Compare hz3-core's public items with docs/public-api.txt
     PublicApi(public_api::Arguments),
     #[command(flatten)]

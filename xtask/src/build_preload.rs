@@ -41,7 +41,7 @@ impl Choice {
 pub fn command(arguments: &Arguments) -> Result<ExitCode> {
     let workspace = Workspace::locate()?;
     for &lane in arguments.lane.lanes() {
-        let library = preload::build(&workspace, lane)?;
+        let library = workspace.build_library(lane)?;
         println!("{}", library.display());
         println!("LD_PRELOAD={}", preload::with_preloaded(&library, None)?.display());
     }

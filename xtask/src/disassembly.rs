@@ -1,122 +1,192 @@
-//! Disassembly: the instructions of a library as `objdump -d --no-show-raw-insn -M intel` prints
-//! them (x86-64), and the cost of a path through a function.
+//! Disassembly: the functions of a library as instructions (x86-64), and what a path through one costs.
 //!
-//! The hit path of a function is the longest way from its entry to a `ret` that never leaves the
-//! function: a call, a jump to another function or through a pointer, and a loop all end a way
-//! without a `ret`. Where both sides of a branch are such ways, the dearer one counts.
+//! The hit path of a function is the longest way from its entry to a `ret` that never leaves the function: a call, a
+//! jump to another function or through a pointer, and a loop all end a way without a `ret`. Where both sides of a
+//! branch are such ways, the dearer one counts.
+//!
+//! What an instruction reads and writes is the decoder's knowledge, the stack slot of a `push` and a `pop` included.
+//! Not counted is the return address that a `ret` loads: every path has it.
 
-use regex_lite::Regex;
+use anyhow::{Context, Result};
+use goblin::elf::program_header::PT_LOAD;
+use goblin::elf::{Elf, Sym};
+use iced_x86::{
+    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
+};
 use std::collections::HashMap;
-use std::fmt;
+use std::ops::Range;
+use std::path::Path as File;
 
-/// One machine instruction.
-#[derive(Clone, Debug)]
-pub struct Instruction {
+/// What the stack probes of a large frame touch at a time.
+const PROBE_BYTES: u64 = 4096;
+
+/// A library's code and the names of its functions.
+pub struct Disassembly {
+    bytes: Vec<u8>,
+    symbols: Vec<Symbol>,
+}
+
+struct Symbol {
+    name: String,
     address: u64,
-    /// The number of the function it belongs to, in the order of the listing.
-    function: usize,
-    /// Whether a `lock` prefix stands before it.
-    lock: bool,
-    mnemonic: String,
-    operands: String,
+    /// Where its code lies in `bytes`.
+    code: Range<usize>,
 }
 
-/// What an instruction's place in the control flow is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Flow {
-    /// The next instruction follows.
-    Next,
-    /// A conditional jump.
-    Branch(Target),
-    /// An unconditional jump.
-    Jump(Target),
-    Call,
-    Return,
-    /// `ud2`, `hlt`, `int3`: nothing follows.
-    Trap,
+impl Disassembly {
+    /// Reads an ELF file.
+    ///
+    /// # Errors
+    /// It can't be read, or is no ELF file.
+    pub fn read(file: &File) -> Result<Disassembly> {
+        let bytes = std::fs::read(file).with_context(|| format!("{}", file.display()))?;
+        let elf = Elf::parse(&bytes).with_context(|| format!("{}", file.display()))?;
+        let names = elf.dynsyms.iter().map(|symbol| (elf.dynstrtab.get_at(symbol.st_name), symbol));
+        let names = names.chain(elf.syms.iter().map(|symbol| (elf.strtab.get_at(symbol.st_name), symbol)));
+        let symbols = names
+            .filter(|(_, symbol)| symbol.is_function() && !symbol.is_import())
+            .filter_map(|(name, symbol)| {
+                let code = code_of(&elf, &symbol).filter(|code| code.end <= bytes.len())?;
+                Some(Symbol { name: name?.to_owned(), address: symbol.st_value, code })
+            })
+            .collect();
+        Ok(Disassembly { bytes, symbols })
+    }
+
+    /// The code of a function by its symbol, exported or not; the name is as the linker has it.
+    ///
+    /// # Errors
+    /// The library has no code of that name.
+    pub fn function(&self, symbol: &str) -> Result<Function> {
+        let found = self.symbols.iter().find(|found| found.name == symbol);
+        let Symbol { address, code, .. } = found.with_context(|| format!("there is no function {symbol}"))?;
+        Ok(Function::decode(&self.bytes[code.clone()], *address))
+    }
+
+    /// How much stack a function takes at most for itself, in bytes; see [`Function::frame_bytes`].
+    ///
+    /// # Errors
+    /// As for [`Self::function`].
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the check of the frames of compiled code"))]
+    pub fn frame_bytes(&self, symbol: &str) -> Result<u64> {
+        Ok(self.function(symbol)?.frame_bytes())
+    }
 }
 
-/// Where a jump leads: an address, or a place known only at run time.
-type Target = Option<u64>;
+/// Where a symbol's code lies in the file; `None` when it has none there.
+fn code_of(elf: &Elf<'_>, symbol: &Sym) -> Option<Range<usize>> {
+    let address = usize::try_from(symbol.st_value).ok()?;
+    let mut segments = elf.program_headers.iter().filter(|header| header.p_type == PT_LOAD);
+    let segment = segments.find(|header| header.vm_range().contains(&address))?;
+    let start = symbol.st_value.checked_sub(segment.p_vaddr)?.checked_add(segment.p_offset)?;
+    let end = start.checked_add(symbol.st_size)?;
+    (start < end).then_some(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
+}
 
-impl Instruction {
-    fn flow(&self) -> Flow {
-        match self.mnemonic.as_str() {
-            "ret" | "retf" | "iret" | "iretq" => Flow::Return,
-            "call" => Flow::Call,
-            "jmp" => Flow::Jump(self.target()),
-            "ud2" | "hlt" | "int3" => Flow::Trap,
-            mnemonic if mnemonic.starts_with('j') || mnemonic.starts_with("loop") => Flow::Branch(self.target()),
-            _ => Flow::Next,
+/// The instructions of one function, in the order of their addresses.
+pub struct Function {
+    instructions: Vec<Instruction>,
+}
+
+impl Function {
+    /// Decodes the code that is loaded at `address`.
+    pub fn decode(code: &[u8], address: u64) -> Function {
+        Function { instructions: Decoder::with_ip(64, code, address, DecoderOptions::NONE).iter().collect() }
+    }
+
+    /// The hit path; `None` when no way through the function reaches a `ret` without leaving it.
+    pub fn hit_path(&self) -> Option<Path<'_>> {
+        let mut ways = Ways::new();
+        self.longest_from(0, &mut ways)?;
+        let places = std::iter::successors(Some(0), |at| ways.get(at).copied().flatten()?.next);
+        Some(Path { instructions: places.map(|at| &self.instructions[at]).collect() })
+    }
+
+    fn longest_from(&self, at: usize, ways: &mut Ways) -> Option<Way> {
+        if let Some(known) = ways.get(&at) {
+            return *known;
         }
-    }
-
-    fn target(&self) -> Target {
-        let first = self.operands.split_whitespace().next()?;
-        u64::from_str_radix(first.trim_start_matches("0x"), 16).ok()
-    }
-
-    /// Splits the operands at the commas outside brackets.
-    fn operand_list(&self) -> impl Iterator<Item = &str> {
-        self.operands.split(',').map(str::trim).filter(|operand| !operand.is_empty())
-    }
-
-    fn memory(&self) -> MemoryUse {
-        let names_memory = |operand: &str| {
-            operand.contains('[') || ["cs:", "ds:", "es:", "fs:", "gs:", "ss:"].iter().any(|s| operand.contains(s))
-        };
-        let mnemonic = self.mnemonic.as_str();
-        match mnemonic {
-            // An address that is computed, hinted at or ignored is not an access.
-            "lea" | "nop" | "endbr64" => return MemoryUse::default(),
-            mnemonic if mnemonic.starts_with("prefetch") => return MemoryUse::default(),
-            _ => {}
-        }
-        let mut memory = MemoryUse::default();
-        for (position, operand) in self.operand_list().enumerate() {
-            if !names_memory(operand) {
-                continue;
+        ways.insert(at, None);
+        let way = match self.instructions.get(at)?.flow_control() {
+            FlowControl::Return => Some(Way { length: 1, next: None }),
+            FlowControl::Call | FlowControl::IndirectCall => None,
+            _ => {
+                let followers = self.followers(at).into_iter().flatten();
+                let on = followers.filter_map(|next| Some((self.longest_from(next, ways)?.length, next)));
+                on.max_by_key(|&(length, _)| length).map(|(length, next)| Way { length: length + 1, next: Some(next) })
             }
-            let destination = position == 0;
-            let only_read = matches!(mnemonic, "cmp" | "test" | "bt" | "push" | "call" | "jmp")
-                || mnemonic.contains("comis")
-                || mnemonic == "ptest";
-            let only_written = mnemonic.starts_with("mov") || mnemonic.starts_with("set") || mnemonic == "pop";
-            memory.loads += usize::from(!destination || !only_written);
-            memory.stores += usize::from(destination && !only_read);
-            // `xchg` with memory locks the bus without a prefix.
-            memory.atomic |= mnemonic == "xchg";
+        };
+        ways.insert(at, way);
+        way
+    }
+
+    /// How far the function moves the stack down at most, in bytes: what it pushes and subtracts from the stack
+    /// pointer on the way that takes most. The return address, and what the functions that it calls take, come on top.
+    pub fn frame_bytes(&self) -> u64 {
+        let mut deepest = 0;
+        let mut seen = vec![false; self.instructions.len()];
+        let mut waiting = vec![(0, 0)];
+        while let Some((at, depth)) = waiting.pop() {
+            let Some(instruction) = self.instructions.get(at).filter(|_| !seen[at]) else { continue };
+            seen[at] = true;
+            let depth = depth + stack_taken(instruction);
+            deepest = deepest.max(depth);
+            if instruction.flow_control() == FlowControl::IndirectBranch {
+                // Perhaps a table's: the places that nothing else leads to are taken for its targets, the first first.
+                waiting.splice(..0, (0..self.instructions.len()).rev().map(|place| (place, depth)));
+            }
+            waiting.extend(self.followers(at).into_iter().flatten().map(|next| (next, depth)));
         }
-        memory.stores += usize::from(matches!(mnemonic, "push" | "pushf" | "pushfq"));
-        memory.loads += usize::from(matches!(mnemonic, "pop" | "popf" | "popfq"));
-        memory.atomic |= self.lock || mnemonic == "mfence";
-        memory
+        deepest.unsigned_abs()
     }
 
-    /// Whether it moves the stack pointer, which only a function with a stack frame does.
-    fn moves_stack(&self) -> bool {
-        matches!(self.mnemonic.as_str(), "push" | "pop" | "pushf" | "pushfq" | "popf" | "popfq" | "enter" | "leave")
-            || (self.operand_list().next() == Some("rsp") && !matches!(self.mnemonic.as_str(), "cmp" | "test"))
-    }
-}
-
-impl fmt::Display for Instruction {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let lock = if self.lock { "lock " } else { "" };
-        write!(formatter, "{:x}: {lock}{} {}", self.address, self.mnemonic, self.operands)
+    /// The places in the function that may come after an instruction; after a call the one behind it.
+    fn followers(&self, at: usize) -> [Option<usize>; 2] {
+        let behind = Some(at + 1).filter(|&next| next < self.instructions.len());
+        let target = self.instructions[at].near_branch_target();
+        let target = self.instructions.binary_search_by_key(&target, Instruction::ip).ok();
+        match self.instructions[at].flow_control() {
+            FlowControl::Next | FlowControl::Call | FlowControl::IndirectCall => [behind, None],
+            FlowControl::ConditionalBranch | FlowControl::XbeginXabortXend => [behind, target],
+            FlowControl::UnconditionalBranch => [None, target],
+            _ => [None, None],
+        }
     }
 }
 
-/// The memory accesses of one instruction.
-#[derive(Default)]
-struct MemoryUse {
-    loads: usize,
-    stores: usize,
-    atomic: bool,
+/// The longest way to a `ret` from an instruction: its length, and the place of the instruction after this one.
+#[derive(Clone, Copy)]
+struct Way {
+    length: usize,
+    next: Option<usize>,
 }
 
-/// What a path costs. The `ret` counts as an instruction, its load of the return address does not
-/// count as a load.
+/// The ways that the search has found so far. An instruction that is still being searched has none, which makes every
+/// loop a dead end.
+type Ways = HashMap<usize, Option<Way>>;
+
+/// By how many bytes an instruction moves the stack down; negative when it moves it up.
+fn stack_taken(instruction: &Instruction) -> i64 {
+    let amount = || instruction.immediate(1).cast_signed();
+    let is_of_stack_pointer =
+        || instruction.op0_register() == Register::RSP && instruction.op1_kind() != OpKind::Register;
+    match instruction.mnemonic() {
+        // The return address is the called function's, and gone when it is back.
+        Mnemonic::Call | Mnemonic::Ret => 0,
+        Mnemonic::Sub if is_of_stack_pointer() => amount(),
+        Mnemonic::Add if is_of_stack_pointer() => -amount(),
+        // At most: how far an address is from the next multiple.
+        Mnemonic::And if is_of_stack_pointer() => !amount(),
+        // Before the loop that probes a large frame a page at a time; the loop's own `sub` is seen once.
+        Mnemonic::Lea if instruction.op0_register() == Register::R11 && instruction.memory_base() == Register::RSP => {
+            let limit = instruction.memory_displacement64().wrapping_neg();
+            limit.saturating_sub(PROBE_BYTES).cast_signed()
+        }
+        _ => -i64::from(instruction.stack_pointer_increment()),
+    }
+}
+
+/// What a path costs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
     /// Instructions executed.
@@ -132,7 +202,6 @@ pub struct Cost {
 }
 
 /// A way through a function that ends in `ret`.
-#[derive(Debug)]
 pub struct Path<'a> {
     /// The instructions in the order in which they run.
     pub instructions: Vec<&'a Instruction>,
@@ -141,133 +210,28 @@ pub struct Path<'a> {
 impl Path<'_> {
     /// Sums up the path.
     pub fn cost(&self) -> Cost {
+        use OpAccess::{CondRead, CondWrite, Read, ReadCondWrite, ReadWrite, Write};
+        let mut decoder = InstructionInfoFactory::new();
         let mut cost = Cost { instructions: self.instructions.len(), ..Cost::default() };
         for instruction in &self.instructions {
-            let memory = instruction.memory();
-            cost.branches += usize::from(matches!(instruction.flow(), Flow::Branch(_)));
-            cost.loads += memory.loads;
-            cost.stores += memory.stores;
-            cost.atomics += usize::from(memory.atomic);
+            let flow = instruction.flow_control();
+            cost.branches += usize::from(flow == FlowControl::ConditionalBranch);
+            let memory = decoder.info(instruction).used_memory();
+            let memory = memory.iter().filter(|_| flow != FlowControl::Return).map(|used| used.access());
+            let accesses = |kinds: [OpAccess; 4]| memory.clone().filter(|access| kinds.contains(access)).count();
+            cost.loads += accesses([Read, CondRead, ReadWrite, ReadCondWrite]);
+            cost.stores += accesses([Write, CondWrite, ReadWrite, ReadCondWrite]);
+            // `xchg` with memory locks the bus without a prefix.
+            let is_locked_exchange = instruction.mnemonic() == Mnemonic::Xchg && memory.clone().count() > 0;
+            let is_fence = instruction.mnemonic() == Mnemonic::Mfence;
+            cost.atomics += usize::from(instruction.has_lock_prefix() || is_locked_exchange || is_fence);
         }
         cost
     }
 
-    /// Whether any instruction moves the stack pointer.
+    /// Whether any instruction takes stack.
     pub fn has_stack_frame(&self) -> bool {
-        self.instructions.iter().any(|instruction| instruction.moves_stack())
-    }
-}
-
-/// All instructions of a listing, by address.
-pub struct Disassembly {
-    instructions: Vec<Instruction>,
-    index: HashMap<u64, usize>,
-}
-
-impl Disassembly {
-    /// Reads objdump's listing; lines that are no instruction are skipped.
-    pub fn parse(listing: &str) -> Disassembly {
-        let label = Regex::new(r"^[0-9a-f]+ <.*>:$").expect("valid pattern");
-        let line_pattern = Regex::new(r"^\s*([0-9a-f]+):\s+(\S.*)$").expect("valid pattern");
-        let mut instructions = Vec::new();
-        let mut function = 0;
-        for line in listing.lines() {
-            if label.is_match(line) {
-                function += 1;
-            } else if let Some(parts) = line_pattern.captures(line)
-                && let Ok(address) = u64::from_str_radix(&parts[1], 16)
-                && let Some((lock, mnemonic, operands)) = split(&parts[2])
-            {
-                instructions.push(Instruction { address, function, lock, mnemonic, operands });
-            }
-        }
-        let index = instructions.iter().enumerate().map(|(i, instruction)| (instruction.address, i)).collect();
-        Disassembly { instructions, index }
-    }
-
-    /// The hit path of the function at `entry`; `None` when no way through it reaches a `ret`
-    /// without leaving it, or when nothing is at `entry`.
-    pub fn hit_path(&self, entry: u64) -> Option<Path<'_>> {
-        let start = *self.index.get(&entry)?;
-        let mut ways = Ways { listing: self, function: self.instructions[start].function, known: HashMap::new() };
-        ways.longest_from(start)?;
-        let mut instructions = vec![&self.instructions[start]];
-        let mut at = start;
-        while let Some(Some(Way { next: Some(next), .. })) = ways.known.get(&at) {
-            at = *next;
-            instructions.push(&self.instructions[at]);
-        }
-        Some(Path { instructions })
-    }
-}
-
-/// The longest way to a `ret` from an instruction: its length, and the instruction after this one.
-#[derive(Clone, Copy)]
-struct Way {
-    length: usize,
-    next: Option<usize>,
-}
-
-/// The search for the longest way, with what it has found so far. An instruction that is still
-/// being searched is known as a dead end, which makes every loop one.
-struct Ways<'a> {
-    listing: &'a Disassembly,
-    function: usize,
-    known: HashMap<usize, Option<Way>>,
-}
-
-impl Ways<'_> {
-    fn longest_from(&mut self, at: usize) -> Option<Way> {
-        if let Some(&known) = self.known.get(&at) {
-            return known;
-        }
-        self.known.insert(at, None);
-        let followers = match self.listing.instructions[at].flow() {
-            Flow::Return => {
-                let way = Some(Way { length: 1, next: None });
-                self.known.insert(at, way);
-                return way;
-            }
-            Flow::Call | Flow::Trap => vec![],
-            Flow::Next => vec![Some(at + 1)],
-            Flow::Jump(target) => vec![self.instruction_at(target)],
-            Flow::Branch(target) => vec![Some(at + 1), self.instruction_at(target)],
-        };
-        let mut way: Option<Way> = None;
-        for next in followers.into_iter().flatten() {
-            let same_function = self.listing.instructions.get(next).is_some_and(|next| next.function == self.function);
-            if same_function
-                && let Some(rest) = self.longest_from(next)
-                && way.is_none_or(|way| way.length <= rest.length)
-            {
-                way = Some(Way { length: rest.length + 1, next: Some(next) });
-            }
-        }
-        self.known.insert(at, way);
-        way
-    }
-
-    fn instruction_at(&self, target: Target) -> Option<usize> {
-        self.listing.index.get(&target?).copied()
-    }
-}
-
-/// Splits an instruction's text into the lock prefix, the mnemonic and the operands. Prefixes that
-/// change neither flow nor memory use are dropped.
-fn split(text: &str) -> Option<(bool, String, String)> {
-    // Comments name what an address means, angle brackets the symbol a jump leads to.
-    let text = text.split(['#', '<']).next()?.trim();
-    let mut rest = text;
-    let mut lock = false;
-    loop {
-        let (word, after) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
-        match word {
-            "lock" | "xacquire" | "xrelease" => lock = true,
-            "bnd" | "notrack" | "data16" | "rep" | "repz" | "repnz" | "cs" | "ds" | "es" | "fs" | "gs" | "ss" => {}
-            "" => return None,
-            mnemonic => return Some((lock, mnemonic.to_owned(), after.trim().to_owned())),
-        }
-        rest = after.trim_start();
+        self.instructions.iter().any(|instruction| stack_taken(instruction) > 0)
     }
 }
 
@@ -275,106 +239,127 @@ fn split(text: &str) -> Option<(bool, String, String)> {
 mod tests {
     use super::*;
 
-    const LISTING: &str = "
-library.so:     file format elf64-x86-64
+    const MALLOC: &[u8] = &[
+        0x48, 0x81, 0xff, 0x00, 0x80, 0x00, 0x00, // cmp rdi, 0x8000
+        0x77, 0x19, // ja out
+        0x64, 0x48, 0x8b, 0x00, // mov rax, fs:[rax]
+        0x48, 0x8b, 0x10, // mov rdx, [rax]
+        0x48, 0x3b, 0x50, 0x08, // cmp rdx, [rax + 8]
+        0x74, 0x0c, // je out
+        0x48, 0x8d, 0x4a, 0xf8, // lea rcx, [rdx - 8]
+        0x48, 0x89, 0x08, // mov [rax], rcx
+        0x48, 0x8b, 0x42, 0xf8, // mov rax, [rdx - 8]
+        0xc3, // ret
+        0xe9, 0x68, 0xff, 0xff, 0xff, // out: jmp to another function
+    ];
 
-Disassembly of section .text:
+    const FREE: &[u8] = &[
+        0x48, 0x85, 0xff, // test rdi, rdi
+        0x74, 0x10, // je nothing
+        0x53, // push rbx
+        0xf0, 0x0f, 0xc1, 0x47, 0x04, // lock xadd [rdi + 4], eax
+        0xff, 0x07, // inc dword ptr [rdi]
+        0x0f, 0x85, 0x55, 0xff, 0xff, 0xff, // jne to another function
+        0x5b, // pop rbx
+        0xc3, // ret
+        0xc3, // nothing: ret
+    ];
 
-0000000000001120 <malloc>:
-    1120:\tcmp    rdi,0x8000
-    1127:\tja     1150 <malloc+0x30>
-    1129:\tmov    rax,QWORD PTR [rip+0x2ea8]        # 3fd8 <_DYNAMIC+0x1a8>
-    1130:\tmov    rax,QWORD PTR fs:[rax]
-    1134:\tmov    rdx,QWORD PTR [rax]
-    1137:\tcmp    rdx,QWORD PTR [rax+0x8]
-    113b:\tje     1150 <malloc+0x30>
-    113d:\tlea    rcx,[rdx-0x8]
-    1141:\tmov    QWORD PTR [rax],rcx
-    1144:\tmov    rax,QWORD PTR [rdx-0x8]
-    1148:\tret
-    1149:\tnop    DWORD PTR [rax+0x0]
-    1150:\tjmp    1040 <fields::slow@plt>
-    1155:\tdata16 cs nop WORD PTR [rax+rax*1+0x0]
+    /// Subtracts 24 from the stack pointer, calls, adds 24, returns.
+    const CALLING: &[u8] = &[0x48, 0x83, 0xec, 0x18, 0xe8, 0x00, 0x00, 0x00, 0x00, 0x48, 0x83, 0xc4, 0x18, 0xc3];
 
-0000000000001160 <free>:
-    1160:\ttest   rdi,rdi
-    1163:\tje     11a8 <free+0x48>
-    1165:\tpush   rbx
-    1166:\tlock xadd DWORD PTR [rdi+0x4],eax
-    116b:\tinc    DWORD PTR [rdi]
-    116d:\tjne    1180 <slow_free>
-    116f:\tpop    rbx
-    1170:\tret
-    11a8:\tret
+    fn cost(code: &[u8]) -> Option<Cost> {
+        Function::decode(code, 0x1000).hit_path().map(|path| path.cost())
+    }
 
-0000000000001180 <slow_free>:
-    1180:\tsub    rsp,0x8
-    1184:\tcall   1120 <malloc>
-    1189:\tadd    rsp,0x8
-    118d:\tret
-
-0000000000001190 <looping>:
-    1190:\tdec    rdi
-    1193:\tjne    1190 <looping>
-    1195:\tjmp    QWORD PTR [rip+0x10]        # 11ab <free+0x3>
-";
-
-    fn path(entry: u64) -> Option<Cost> {
-        Disassembly::parse(LISTING).hit_path(entry).map(|path| path.cost())
+    fn frame_bytes(code: &[u8]) -> u64 {
+        Function::decode(code, 0x1000).frame_bytes()
     }
 
     #[test]
     fn the_hit_path_avoids_the_branches_that_leave_the_function() {
-        let expected = Cost { instructions: 11, branches: 2, loads: 5, stores: 1, atomics: 0 };
-        assert_eq!(path(0x1120), Some(expected));
+        let expected = Cost { instructions: 10, branches: 2, loads: 4, stores: 1, atomics: 0 };
+        assert_eq!(cost(MALLOC), Some(expected));
     }
 
     #[test]
     fn of_two_ways_to_a_return_the_dearer_one_counts() {
         let expected = Cost { instructions: 8, branches: 2, loads: 3, stores: 3, atomics: 1 };
-        assert_eq!(path(0x1160), Some(expected));
+        assert_eq!(cost(FREE), Some(expected));
+    }
+
+    #[test]
+    fn a_way_through_a_call_a_pointer_or_a_loop_is_no_hit_path() {
+        assert_eq!(cost(CALLING), None);
+        // dec rdi; jne to itself; jmp through a pointer
+        assert_eq!(cost(&[0x48, 0xff, 0xcf, 0x75, 0xfb, 0xff, 0x25, 0x10, 0x00, 0x00, 0x00]), None);
+        assert_eq!(cost(&[]), None);
     }
 
     #[test]
     fn a_push_or_a_moved_stack_pointer_is_a_stack_frame() {
-        let listing = Disassembly::parse(LISTING);
-        assert!(!listing.hit_path(0x1120).unwrap().has_stack_frame());
-        assert!(listing.hit_path(0x1160).unwrap().has_stack_frame());
-        let frame = Disassembly::parse("10 <f>:\n 10:\tsub    rsp,0x8\n 14:\tret\n");
-        assert!(frame.hit_path(0x10).unwrap().has_stack_frame());
+        let has_frame = |code| Function::decode(code, 0x1000).hit_path().unwrap().has_stack_frame();
+        assert!(!has_frame(MALLOC) && has_frame(FREE));
+        assert!(has_frame(&[0x48, 0x83, 0xec, 0x08, 0xc3]));
     }
 
     #[test]
-    fn a_way_through_a_call_a_pointer_or_another_function_is_no_hit_path() {
-        assert_eq!(path(0x1180), None);
-        assert_eq!(path(0x1190), None);
-        assert_eq!(path(0x9999), None);
+    fn a_frame_is_what_the_deepest_way_pushes_and_subtracts() {
+        assert_eq!(frame_bytes(MALLOC), 0);
+        assert_eq!(frame_bytes(FREE), 8);
+        assert_eq!(frame_bytes(CALLING), 24);
+        // push rbx; jmp rax; sub rsp, 0x20; ret
+        assert_eq!(frame_bytes(&[0x53, 0xff, 0xe0, 0x48, 0x83, 0xec, 0x20, 0xc3]), 8 + 32);
+        // test rdi, rdi; je to the ret; push rbp; push rbx; sub rsp, 0x1000; and rsp, -64; call; leave; ret
+        let late = [
+            0x48, 0x85, 0xff, 0x74, 0x13, 0x55, 0x53, 0x48, 0x81, 0xec, 0x00, 0x10, 0x00, 0x00, 0x48, 0x83, 0xe4, 0xc0,
+            0xe8, 0x00, 0x00, 0x00, 0x00, 0xc9, 0xc3,
+        ];
+        assert_eq!(frame_bytes(&late), 16 + 4096 + 63);
+        // lea r11, [rsp - 0x5000]; sub rsp, 0x1000; mov [rsp], 0; cmp rsp, r11; jne to the sub; sub rsp, 0x18; ret
+        let probed = [
+            0x4c, 0x8d, 0x9c, 0x24, 0x00, 0xb0, 0xff, 0xff, 0x48, 0x81, 0xec, 0x00, 0x10, 0x00, 0x00, 0x48, 0xc7, 0x04,
+            0x24, 0x00, 0x00, 0x00, 0x00, 0x4c, 0x39, 0xdc, 0x75, 0xec, 0x48, 0x83, 0xec, 0x18, 0xc3,
+        ];
+        assert_eq!(frame_bytes(&probed), 0x5000 + 0x18);
     }
 
     #[test]
     fn each_form_of_memory_access_is_counted() {
-        let cases = [
-            ("lea rax,[rdi+0x8]", 0, 0, 0),
-            ("prefetcht0 BYTE PTR [rdi]", 0, 0, 0),
-            ("movzx eax,BYTE PTR [rdi]", 1, 0, 0),
-            ("mov QWORD PTR fs:0x10,rax", 0, 1, 0),
-            ("movups XMMWORD PTR [rdi],xmm0", 0, 1, 0),
-            ("add rax,QWORD PTR fs:[rdx]", 1, 0, 0),
-            ("add QWORD PTR [rdi],0x1", 1, 1, 0),
-            ("cmp QWORD PTR [rdi],rax", 1, 0, 0),
-            ("test BYTE PTR [rdi],0x1", 1, 0, 0),
-            ("push QWORD PTR [rdi]", 1, 1, 0),
-            ("xchg QWORD PTR [rdi],rax", 1, 1, 1),
-            ("xchg ax,ax", 0, 0, 0),
-            ("lock cmpxchg QWORD PTR [rdi],rsi", 1, 1, 1),
-            ("mfence", 0, 0, 1),
-            ("bnd jmp 20 <fields::f>", 0, 0, 0),
+        let cases: [(&[u8], &str, usize, usize, usize); 18] = [
+            (&[0x48, 0x8d, 0x47, 0x08], "lea rax, [rdi + 8]", 0, 0, 0),
+            (&[0x0f, 0x18, 0x0f], "prefetcht0 [rdi]", 0, 0, 0),
+            (&[0x0f, 0xb6, 0x07], "movzx eax, byte ptr [rdi]", 1, 0, 0),
+            (&[0x64, 0x48, 0x89, 0x04, 0x25, 0x10, 0, 0, 0], "mov fs:0x10, rax", 0, 1, 0),
+            (&[0x0f, 0x11, 0x07], "movups [rdi], xmm0", 0, 1, 0),
+            (&[0x64, 0x48, 0x03, 0x02], "add rax, fs:[rdx]", 1, 0, 0),
+            (&[0x48, 0x83, 0x07, 0x01], "add qword ptr [rdi], 1", 1, 1, 0),
+            (&[0x48, 0x39, 0x07], "cmp [rdi], rax", 1, 0, 0),
+            (&[0xf6, 0x07, 0x01], "test byte ptr [rdi], 1", 1, 0, 0),
+            (&[0xff, 0x37], "push qword ptr [rdi]", 1, 1, 0),
+            (&[0x5b], "pop rbx", 1, 0, 0),
+            (&[0x48, 0x87, 0x07], "xchg [rdi], rax", 1, 1, 1),
+            (&[0x66, 0x90], "xchg ax, ax", 0, 0, 0),
+            (&[0xf0, 0x48, 0x0f, 0xb1, 0x37], "lock cmpxchg [rdi], rsi", 1, 1, 1),
+            (&[0x0f, 0xae, 0xf0], "mfence", 0, 0, 1),
+            (&[0x0f, 0x1f, 0x00], "nop dword ptr [rax]", 0, 0, 0),
+            (&[0xf3, 0x0f, 0x1e, 0xfa], "endbr64", 0, 0, 0),
+            (&[0xc3], "ret", 0, 0, 0),
         ];
-        for (text, loads, stores, atomics) in cases {
-            let (lock, mnemonic, operands) = split(text).unwrap();
-            let instruction = Instruction { address: 0, function: 0, lock, mnemonic, operands };
-            let cost = Path { instructions: vec![&instruction] }.cost();
+        for (code, text, loads, stores, atomics) in cases {
+            let function = Function::decode(code, 0x1000);
+            assert_eq!(function.instructions.len(), 1, "{text}");
+            let cost = Path { instructions: function.instructions.iter().collect() }.cost();
             assert_eq!((cost.loads, cost.stores, cost.atomics), (loads, stores, atomics), "{text}");
         }
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn a_real_program_s_function_is_found_by_its_symbol() {
+        let own = Disassembly::read(&std::env::current_exe().unwrap()).unwrap();
+        assert!(own.function("main").unwrap().instructions.len() > 1);
+        assert!(own.frame_bytes("main").unwrap().is_multiple_of(8));
+        assert!(own.function("hz3_no_such_function").is_err());
     }
 }

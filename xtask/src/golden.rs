@@ -1,25 +1,21 @@
 //! Golden file: docs/hot-path.txt, the cost of the hit paths of `malloc` and `free` in each lane.
 //!
-//! The costs are read off the disassembly of the release libraries. A difference from the file is an
+//! The costs are read off the code of the release libraries. A difference from the file is an
 //! error, so that no change of the hot paths goes unseen; the limits below hold whatever the file says.
 
 use crate::disassembly::{Cost, Disassembly, Path};
-use crate::library_shape::Library;
 use anyhow::{Context, Result, bail, ensure};
-use hz3::{Lane, Workspace, preload, process};
+use hz3::{Lane, Workspace};
 use std::fmt::Write;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::process::ExitCode;
 
 /// The checked functions, and how many instructions their hit paths may have.
 const LIMITS: [(&str, usize); 2] = [("malloc", 14), ("free", 16)];
 
-const DISASSEMBLY_TIME_LIMIT: Duration = Duration::from_secs(60);
-
 const HEADER: &str = "\
 # What a hit costs: the longest way from the entry of `malloc` and `free` to a `ret` without a call,
-# read off `objdump -d` of the release libraries (x86-64). The `ret` is one of the instructions;
+# read off the code of the release libraries (x86-64). The `ret` is one of the instructions;
 # its load of the return address is not one of the loads.
 # `cargo xtask golden` compares this file, `cargo xtask golden --update` rewrites it.
 ";
@@ -37,7 +33,7 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
     let workspace = Workspace::locate()?;
     let mut libraries = Vec::new();
     for lane in Lane::FOR_SPEED {
-        libraries.push((lane, preload::build(&workspace, lane)?));
+        libraries.push((lane, workspace.build_library(lane)?));
     }
     let measured = Measured::read(&libraries)?;
     print!("{}", measured.listing);
@@ -75,28 +71,22 @@ struct Row {
 }
 
 impl Measured {
-    /// Disassembles the libraries. A hit path over the limits, or with a stack frame, an atomic
+    /// Reads the libraries' code. A hit path over the limits, or with a stack frame, an atomic
     /// operation or a call, is an error.
     pub fn read(libraries: &[(Lane, PathBuf)]) -> Result<Measured> {
         let mut measured = Measured { rows: Vec::new(), listing: String::new() };
         let mut faults = Vec::new();
         for (lane, library) in libraries {
-            let exports = Library::read(library)?;
-            let mut objdump = Command::new("objdump");
-            objdump.args(["-d", "--no-show-raw-insn", "-M", "intel"]).arg(library);
-            let listing = process::expect_success(&mut objdump, DISASSEMBLY_TIME_LIMIT)?.stdout_text();
-            let disassembly = Disassembly::parse(&listing);
+            let disassembly = Disassembly::read(library)?;
             for (function, limit) in LIMITS {
-                let entry = exports
-                    .address_of(function)
-                    .with_context(|| format!("{function} is not exported by {}", library.display()))?;
-                let Some(path) = disassembly.hit_path(entry) else {
+                let code = disassembly.function(function).with_context(|| format!("{}", library.display()))?;
+                let Some(path) = code.hit_path() else {
                     faults.push(format!("{lane} {function}: no way to a `ret` without a call"));
                     continue;
                 };
                 let _ = writeln!(measured.listing, "{lane} {function}:");
                 for instruction in &path.instructions {
-                    let _ = writeln!(measured.listing, "    {instruction}");
+                    let _ = writeln!(measured.listing, "    {:x}: {instruction}", instruction.ip());
                 }
                 faults.extend(faults_of(&path, limit).map(|fault| format!("{lane} {function}: {fault}")));
                 measured.rows.push(Row { lane: *lane, function, cost: path.cost() });
@@ -164,24 +154,25 @@ fn table_of(golden: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disassembly::Function;
 
-    fn faults(listing: &str, limit: usize) -> Vec<String> {
-        let disassembly = Disassembly::parse(listing);
-        faults_of(&disassembly.hit_path(0x10).unwrap(), limit).collect()
+    fn faults(code: &[u8], limit: usize) -> Vec<String> {
+        faults_of(&Function::decode(code, 0x1000).hit_path().unwrap(), limit).collect()
     }
 
     #[test]
     fn a_short_path_with_a_store_has_no_fault() {
-        assert!(faults("10 <f>:\n 10:\tmov    QWORD PTR [rdi],rax\n 14:\tret\n", 2).is_empty());
+        // mov [rdi], rax; ret
+        assert!(faults(&[0x48, 0x89, 0x07, 0xc3], 2).is_empty());
     }
 
     #[test]
     fn length_atomics_frames_and_missing_stores_are_faults() {
-        let locked = "10 <f>:\n 10:\tlock inc DWORD PTR [rdi]\n 14:\tret\n";
-        assert_eq!(faults(locked, 1).len(), 2);
-        let frame = "10 <f>:\n 10:\tpush   rax\n 11:\tpop    rax\n 14:\tret\n";
-        assert_eq!(faults(frame, 3), ["a stack frame"]);
-        assert_eq!(faults("10 <f>:\n 10:\tret\n", 3).len(), 1);
+        // lock inc dword ptr [rdi]; ret
+        assert_eq!(faults(&[0xf0, 0xff, 0x07, 0xc3], 1).len(), 2);
+        // push rax; pop rax; ret
+        assert_eq!(faults(&[0x50, 0x58, 0xc3], 3), ["a stack frame"]);
+        assert_eq!(faults(&[0xc3], 3).len(), 1);
     }
 
     #[test]

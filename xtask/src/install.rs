@@ -1,9 +1,8 @@
 //! `install` writes the tree of what is installed under a folder, `dist` into an archive or a Debian package.
 
-use crate::debian;
-use crate::tree::{Content, Entry, VERSION, entries, put};
+use crate::debian::Packer;
+use crate::tree::{Content, Entry, VERSION, compressed, entries, put};
 use anyhow::{Context, Result};
-use flate2::{Compression, GzBuilder};
 use hz3::{UsageError, Workspace};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -43,13 +42,11 @@ pub fn install(arguments: &InstallArguments) -> Result<ExitCode> {
 
 /// `cargo xtask dist`: writes the tree into an archive or a package and prints its path.
 pub fn dist(arguments: &DistArguments) -> Result<ExitCode> {
-    if arguments.deb {
-        debian::require_tools()?;
-    }
     let workspace = Workspace::locate()?;
     let folder = arguments.output.clone().unwrap_or_else(|| workspace.target.join("dist"));
     if arguments.deb {
-        println!("{}", debian::package(&workspace, &entries(&workspace)?, &folder)?.display());
+        let packer = Packer::find(&workspace)?;
+        println!("{}", packer.package(&workspace, &entries(&workspace)?, &folder)?.display());
         return Ok(ExitCode::SUCCESS);
     }
     let name = format!("hz3-{VERSION}-{}-linux", std::env::consts::ARCH);
@@ -63,7 +60,7 @@ pub fn dist(arguments: &DistArguments) -> Result<ExitCode> {
 
 /// The tree as a compressed tar archive under one folder; the same tree gives the same bytes.
 fn archive(folder: &str, entries: &[Entry]) -> Result<Vec<u8>> {
-    let mut builder = tar::Builder::new(GzBuilder::new().mtime(0).write(Vec::new(), Compression::best()));
+    let mut builder = tar::Builder::new(Vec::new());
     for entry in entries {
         let path = Path::new(folder).join(&entry.path);
         let mut header = tar::Header::new_gnu();
@@ -81,5 +78,5 @@ fn archive(folder: &str, entries: &[Entry]) -> Result<Vec<u8>> {
             }
         }
     }
-    Ok(builder.into_inner()?.finish()?)
+    compressed(&builder.into_inner()?)
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use goblin::elf::Elf;
 use goblin::elf::dynamic::{DF_TEXTREL, DT_FLAGS, DT_TEXTREL};
 use goblin::elf::program_header::{PF_X, PT_GNU_STACK, PT_TLS};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// At most this much thread-local storage.
@@ -70,7 +70,7 @@ const ALLOWED_NEEDS: [&str; 3] = ["libc.so.6", "ld-linux-x86-64.so.2", "ld-linux
 /// What the loader sees of a shared library.
 #[derive(Debug, Default)]
 pub struct Library {
-    exports: BTreeMap<String, u64>,
+    exports: BTreeSet<String>,
     soname: Option<String>,
     needs: Vec<String>,
     tls_bytes: u64,
@@ -87,7 +87,7 @@ impl Library {
             .dynsyms
             .iter()
             .filter(|symbol| !symbol.is_import() && symbol.st_shndx != 0)
-            .filter_map(|symbol| Some((elf.dynstrtab.get_at(symbol.st_name)?.to_owned(), symbol.st_value)))
+            .filter_map(|symbol| elf.dynstrtab.get_at(symbol.st_name).map(str::to_owned))
             .collect();
         let segments = |kind| elf.program_headers.iter().filter(move |header| header.p_type == kind);
         let text_relocations = elf
@@ -105,11 +105,6 @@ impl Library {
         })
     }
 
-    /// The address of an exported symbol.
-    pub fn address_of(&self, name: &str) -> Option<u64> {
-        self.exports.get(name).copied()
-    }
-
     /// Checks everything; the error lists all that is wrong.
     pub fn check(&self, soname: &str) -> Result<()> {
         let faults = self.faults(soname);
@@ -120,10 +115,10 @@ impl Library {
     fn faults(&self, soname: &str) -> Vec<String> {
         let mut faults = Vec::new();
         let required = || C_FUNCTIONS.iter().chain(&CPP_OPERATORS);
-        for name in required().filter(|name| !self.exports.contains_key(**name)) {
+        for name in required().filter(|name| !self.exports.contains(**name)) {
             faults.push(format!("{name} is not exported"));
         }
-        for name in self.exports.keys() {
+        for name in &self.exports {
             if !name.starts_with("hz3_") && !required().any(|required| required == name) {
                 faults.push(format!("{name} is exported"));
             }
@@ -156,7 +151,7 @@ mod tests {
 
     fn sound() -> Library {
         Library {
-            exports: C_FUNCTIONS.iter().chain(&CPP_OPERATORS).map(|name| (name.to_string(), 1)).collect(),
+            exports: C_FUNCTIONS.iter().chain(&CPP_OPERATORS).map(|name| name.to_string()).collect(),
             soname: Some("libx.so".to_owned()),
             needs: vec!["libc.so.6".to_owned()],
             tls_bytes: 8,
@@ -167,7 +162,7 @@ mod tests {
     #[test]
     fn a_sound_library_has_no_faults_and_may_export_its_own_names() {
         let mut library = sound();
-        library.exports.insert("hz3_version".to_owned(), 2);
+        library.exports.insert("hz3_version".to_owned());
         assert!(library.check("libx.so").is_ok());
     }
 
@@ -175,7 +170,7 @@ mod tests {
     fn each_deviation_is_a_fault() {
         let mut library = sound();
         library.exports.remove("aligned_alloc");
-        library.exports.insert("memcpy".to_owned(), 2);
+        library.exports.insert("memcpy".to_owned());
         library.needs.push("libgcc_s.so.1".to_owned());
         library.tls_bytes = TLS_LIMIT_BYTES + 1;
         library.executable_stack = true;

@@ -40,6 +40,7 @@ fn carry_out(arguments: Arguments) -> Result<ExitCode> {
         Command::Test(arguments) => suite::command(&arguments),
         Command::Soak(arguments) => soak::command(&arguments),
         Command::Golden(arguments) => golden::command(&arguments),
+        Command::Layers(arguments) => layers::command(&arguments),
         Command::PublicApi(arguments) => public_api::command(&arguments),
         Command::Evaluation(_) => forward::command(),
     }

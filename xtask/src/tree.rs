@@ -14,7 +14,8 @@
 
 use crate::files::files_in;
 use anyhow::{Context, Result};
-use hz3::{Lane, Workspace, preload};
+use flate2::{Compression, GzBuilder};
+use hz3::{Lane, Workspace};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -71,11 +72,11 @@ pub fn entries(workspace: &Workspace) -> Result<Vec<Entry>> {
         Entry { path: "share/man/man1/hz3.1".into(), content: Content::File { bytes: manual, is_executable: false } },
     ];
     for lane in Lane::ALL {
-        let library = preload::build(workspace, lane)?;
+        let library = workspace.build_library(lane)?;
         let versioned = format!("{}.{VERSION}", lane.library());
         entries.push(file(&library, format!("lib/{versioned}").into())?);
         entries.push(Entry { path: format!("lib/{}", lane.library()).into(), content: Content::Link(versioned) });
-        let library = preload::build_static(workspace, lane)?;
+        let library = workspace.build_static_library(lane)?;
         entries.push(file(&library, format!("lib/lib{}.a", lane.target()).into())?);
         let text = PACKAGE_FILE.replace("@VERSION@", VERSION).replace("@LANE@", lane.name());
         let name = if lane == Lane::Scale { "hz3".to_owned() } else { format!("hz3-{lane}") };
@@ -115,11 +116,16 @@ pub fn put(path: &Path, content: &Content) -> Result<()> {
             draft.persist(path)?;
         }
         Content::Link(target) => {
-            let drafts = tempfile::tempdir_in(folder)?;
-            let draft = drafts.path().join("link");
-            symlink(target, &draft)?;
-            std::fs::rename(&draft, path)?;
+            let draft = tempfile::Builder::new().make_in(folder, |draft| symlink(target, draft))?;
+            draft.into_temp_path().persist(path)?;
         }
     }
     Ok(())
+}
+
+/// As `gzip -9n` does it: the same bytes give the same bytes.
+pub fn compressed(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut writer = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
+    writer.write_all(bytes)?;
+    Ok(writer.finish()?)
 }

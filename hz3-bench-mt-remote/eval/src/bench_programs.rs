@@ -12,7 +12,7 @@ use hz3::record::{
     Allocator, BenchmarkOutput, ENDLESS, Kind, Launch, Missing, ProcessFigures, Row, Run, Selection, Suite, launcher,
     row, run_or_void,
 };
-use hz3::{Lane, Workspace, preload, process};
+use hz3::{Lane, Workspace, process};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -112,7 +112,7 @@ fn build(workspace: &Workspace) -> Result<PathBuf> {
 
 /// The programs that can be measured here, and the others with the reason.
 fn prepare(workspace: &Workspace, inputs: &Inputs, wanted: &[String]) -> Result<(Vec<Ready>, Vec<Missing>)> {
-    let library = preload::build(workspace, Lane::Scale)?;
+    let library = workspace.build_library(Lane::Scale)?;
     let (mut ready, mut missing) = (Vec::new(), Vec::new());
     for program in PROGRAMS.iter().filter(|program| wanted.iter().any(|id| id == program.id)) {
         match program.prepare(inputs, &library)? {

@@ -5,7 +5,7 @@ use crate::fault_outcome::Outcome;
 use crate::field::find;
 use anyhow::{Context, Result, bail, ensure};
 use hz3::record::{Allocator, Machine, Selection, Source, print_missing, tuning_variables};
-use hz3::{Lane, Workspace, preload, process};
+use hz3::{Lane, Workspace, process};
 use std::fmt::Write as _;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -155,7 +155,7 @@ pub struct CheckArguments {
 pub fn check(arguments: &CheckArguments) -> Result<ExitCode> {
     let workspace = &Workspace::locate()?;
     let lane = arguments.lane;
-    let library = &preload::build(workspace, lane)?;
+    let library = &workspace.build_library(lane)?;
     let prepare = |command: &mut Command| {
         for variable in tuning_variables() {
             command.env_remove(variable);

@@ -91,7 +91,9 @@ fn check_documents(root: &Path) -> Result<()> {
         }
         let loaded = load(&data)?;
         let name = folder.strip_prefix(root)?.display();
-        if without_line_ends(&read(&folder.join(REPORT))?) != without_line_ends(&report_text(&loaded.results).0) {
+        let (text, plots) = report_text(&loaded.results);
+        let is_drawn = |plot: &Plot| read(&folder.join(plot_file(plot))).is_ok_and(|drawn| drawn == plot.svg);
+        if without_line_ends(&read(&folder.join(REPORT))?) != without_line_ends(&text) || !plots.iter().all(is_drawn) {
             stale.push(format!("cargo xtask report {name}/data.json --output {name}"));
         }
         if folder.ends_with("matrix") {
@@ -218,7 +220,7 @@ mod tests {
             let name = entry.unwrap().file_name().into_string().unwrap();
             assert!(name == REPORT || text.contains(&format!("({name})")), "{name}");
         }
-        assert_eq!(text.matches(".svg)").count(), 5);
+        assert_eq!(text.matches(".svg)").count(), 6);
     }
 
     #[test]
@@ -246,13 +248,16 @@ mod tests {
             assert!(check_documents(root.path()).unwrap_err().to_string().contains(page));
             renew(&path, &table(&results)).unwrap();
         }
-        check_documents(root.path()).unwrap();
-        put(&matrix.join(REPORT), "# bench-mt\n").unwrap();
-        let error = check_documents(root.path()).unwrap_err().to_string();
-        assert!(
-            error.ends_with("cargo xtask report docs/results/matrix/data.json --output docs/results/matrix"),
-            "{error}"
-        );
+        for file in [REPORT, "ratio.svg"] {
+            check_documents(root.path()).unwrap();
+            put(&matrix.join(file), "# bench-mt\n").unwrap();
+            let error = check_documents(root.path()).unwrap_err().to_string();
+            assert!(
+                error.ends_with("cargo xtask report docs/results/matrix/data.json --output docs/results/matrix"),
+                "{error}"
+            );
+            write(&results, &matrix).unwrap();
+        }
     }
 
     #[test]

@@ -12,9 +12,10 @@
 //! spaced that the smallest bin for a multiple of `align`, up to a page, has a size that is one: below eight
 //! times `align` every multiple is a class of its own, above it the step between classes is a multiple.
 
-use crate::api::hot;
-use crate::api::slow;
-use crate::lane::{Lane, Scale};
+use crate::allocator::Lane;
+use crate::api::block;
+use crate::api::resize;
+use crate::lane::Scale;
 use crate::observe::stats::{self, Stats};
 use crate::pages::bins::MAX_SMALL_BYTES;
 use crate::platform::units::{MIN_ALIGN, PAGE_BYTES};
@@ -58,7 +59,7 @@ impl<L: Lane> Hz3<L> {
     /// Gives all free memory that can be reached back to the system; whether any went. Other threads' caches are
     /// emptied when those threads next take a slow path.
     pub fn trim(&self) -> bool {
-        slow::trim::<L>()
+        block::trim::<L>()
     }
 
     /// What the allocator's memory is used for, counted now; exact while no thread allocates or frees.
@@ -107,9 +108,9 @@ unsafe impl<L: Lane> GlobalAlloc for Hz3<L> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if L::HARDENED || layout.align() > PAGE_BYTES {
-            return slow::malloc_aligned::<L>(layout.size(), layout.align());
+            return block::malloc_aligned::<L>(layout.size(), layout.align());
         }
-        hot::malloc::<L>(served_bytes(layout))
+        block::malloc::<L>(served_bytes(layout))
     }
 
     #[inline]
@@ -118,23 +119,23 @@ unsafe impl<L: Lane> GlobalAlloc for Hz3<L> {
         // `realloc` chose for it; above a page of alignment every block is large.
         unsafe {
             if L::HARDENED {
-                return slow::free_of_size::<L>(block, layout.size(), layout.align());
+                return block::free_of_size::<L>(block, layout.size(), layout.align());
             }
             if layout.align() > PAGE_BYTES {
-                return slow::free::<L>(block);
+                return block::free_miss::<L>(block);
             }
-            hot::free_sized::<L>(block, served_bytes(layout));
+            block::free_sized::<L>(block, served_bytes(layout));
         }
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         if L::HARDENED && layout.align() <= PAGE_BYTES {
-            slow::malloc_aligned_zeroed::<L>(layout.size(), layout.align())
+            block::malloc_aligned_zeroed::<L>(layout.size(), layout.align())
         } else if is_small(layout) {
-            slow::malloc_zeroed::<L>(served_bytes(layout))
+            block::malloc_zeroed::<L>(served_bytes(layout))
         } else {
-            slow::large_zeroed::<L>(layout.size().max(1), layout.align())
+            block::large_zeroed::<L>(layout.size().max(1), layout.align())
         }
     }
 
@@ -144,16 +145,16 @@ unsafe impl<L: Lane> GlobalAlloc for Hz3<L> {
         let new = unsafe { Layout::from_size_align_unchecked(bytes, layout.align()) };
         if L::HARDENED && layout.align() <= MIN_ALIGN {
             // SAFETY: the caller's promise.
-            return unsafe { slow::realloc::<L>(block, bytes) };
+            return unsafe { resize::realloc::<L>(block, bytes) };
         }
         if !L::HARDENED && share_a_bin(layout, new) {
             return block;
         }
-        // SAFETY: the caller's promises; the sizes are of one kind where `slow::realloc` is called, which keeps a
+        // SAFETY: the caller's promises; the sizes are of one kind where `resize::realloc` is called, which keeps a
         // large block large and on a page's start.
         unsafe {
             if !L::HARDENED && layout.align() <= PAGE_BYTES && !is_small(layout) && !is_small(new) {
-                slow::realloc::<L>(block, served_bytes(new))
+                resize::realloc::<L>(block, served_bytes(new))
             } else {
                 move_block(self, block, layout, new)
             }

@@ -1,4 +1,4 @@
-//! Hot: the paths of `malloc` and `free` that nearly every call takes.
+//! Hot: the paths of `malloc` and `free` that nearly every call takes in the lanes for speed.
 //!
 //! ```text
 //! malloc   size → entry of its bin in this thread's heap → pop
@@ -7,130 +7,78 @@
 //!
 //! Both are leaf functions without a stack frame, an atomic read-modify-write or an initialisation test;
 //! a thread without a heap, a size without a bin and an address that is no small block's all meet an
-//! entry that is empty and full at once, and so leave for the slow path by the one test that is there.
+//! entry that is empty and full at once, and so leave for the miss by the one test that is there.
 //! `docs/hot-path.txt` holds what they cost in instructions.
 //!
-//! A caller who knows the size that a block was asked for, as Rust's does, frees with [`free_sized`], which finds
+//! A caller who knows the size that a block was asked for, as Rust's does, frees with [`free_sized_or`], which finds
 //! the entry as `malloc` did and reads no page tag.
 
-use crate::api::slow;
-use crate::hardening::checked;
+use crate::allocator::Lane;
 use crate::hardening::free_mark;
-use crate::lane::Lane;
 use crate::pages::bins::{MAX_SMALL_BYTES, entry_offset};
-use crate::platform::sync::{AtomicUsize, Ordering, compiler_fence};
 use crate::thread::heap::Entry;
 
-/// Allocates `bytes` bytes at a multiple of 16; null when memory has run out. 0 bytes are a block too.
-#[inline(always)]
-pub fn malloc<L: Lane>(bytes: usize) -> *mut u8 {
-    malloc_or::<L>(bytes, slow::malloc::<L>)
-}
-
-/// [`malloc`], with `miss` called, as the last thing, where this thread has no slot at hand.
+/// A block of `bytes` bytes at a multiple of 16, or what `miss` returns, called as the last thing, where this thread has
+/// no slot at hand.
 #[inline(always)]
 pub fn malloc_or<L: Lane>(bytes: usize, miss: impl FnOnce(usize) -> *mut u8) -> *mut u8 {
-    if L::HARDENED {
-        return checked::malloc_or::<L>(bytes, miss);
-    }
     if bytes <= MAX_SMALL_BYTES {
-        // SAFETY: `entry_offset` is given a small size and names an entry of the heap, which is this
-        // thread's alone; between `base` and `top` the magazine's slots are initialised.
+        // SAFETY: `entry_offset` is given a small size and names an entry at this thread's pointer; the slot that is
+        // popped is the caller's.
         unsafe {
             let entry = L::heap().byte_add(entry_offset(bytes)).cast::<Entry>();
-            let top = (*entry).top;
-            if top != (*entry).base {
-                // The decrement is written as a load and a store of its own, which the compiler makes one
-                // instruction on memory. Relaxed: this thread's word.
-                let top_word = AtomicUsize::from_ptr((&raw mut (*entry).top).cast());
-                top_word.store(top_word.load(Ordering::Relaxed) - size_of::<*mut u8>(), Ordering::Relaxed);
-                let slot = *top.sub(1);
-                return if L::MARKS { free_mark::clear(slot) } else { slot };
+            if let Some(slot) = Entry::pop(entry) {
+                let block = slot.into_block();
+                return if L::MARKS { free_mark::clear(block) } else { block };
             }
         }
     }
     miss(bytes)
 }
 
-/// Frees the block at `block`; null is allowed and does nothing. A pointer that is no block's start stops
-/// the process.
+/// Frees `block`, or calls `miss`, as the last thing, where it is not a small block of the first arena, or this thread has
+/// no room at hand.
 ///
 /// # Safety
 /// `block` is null or a block of this lane's that nobody uses any more.
 #[inline(always)]
-pub unsafe fn free<L: Lane>(block: *mut u8) {
-    // SAFETY: the caller's promise.
-    let miss = || unsafe { slow::free::<L>(block) };
-    if L::HARDENED {
-        // SAFETY: the caller's promise.
-        return unsafe { checked::free::<L>(block) };
-    }
-    L::allocator().runs.arenas.first().with_tag(
+pub unsafe fn free_or<L: Lane>(block: *mut u8, miss: impl Fn(*mut u8)) {
+    L::allocator().pages.runs.arenas.first().with_tag(
         block.addr(),
         |tag| {
-            // SAFETY: the block is live, so its tag holds still; the tag's offset is that of an entry of the
-            // heap, which is this thread's alone; below `limit` the magazine has room; the block's 16 bytes are
-            // nobody's any more.
-            unsafe {
+            // SAFETY: the block is live, so its tag holds still; the tag's offset is that of an entry at this thread's
+            // pointer; the block's 16 bytes are nobody's any more.
+            let is_done = unsafe {
                 let entry = L::heap().byte_add(tag.offset()).cast::<Entry>();
-                let top = (*entry).top;
-                if top == (*entry).limit {
-                    return miss();
-                }
-                if L::MARKS {
-                    // A block that is free already: the slow path stops the process.
-                    if free_mark::is_set(block) {
-                        return miss();
-                    }
-                    free_mark::set(block);
-                }
-                push(entry, top, block);
+                Entry::push_if(entry, block, || !L::MARKS || free_mark::set_once(block))
+            };
+            if !is_done {
+                miss(block);
             }
         },
-        miss,
+        || miss(block),
     );
 }
 
-/// Puts `block` on top of the loaded magazine of `entry`, whose `top` is given.
+/// [`free_or`] of a block that was made for `bytes`, without a look at the page tag.
 ///
 /// # Safety
-/// The entry is this thread's, and `top` lies below its limit.
+/// As for [`free_or`], and the block serves `bytes`: its bin is that of `bytes`, or both are large.
 #[inline(always)]
-pub unsafe fn push(entry: *mut Entry, top: *mut *mut u8, block: *mut u8) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        *top = block;
-        // The slot is written before it counts, also in the eyes of a forked child, which sees this thread
-        // stopped between any two instructions.
-        compiler_fence(Ordering::Release);
-        // One instruction on memory, as in `malloc_or`. Relaxed: this thread's word.
-        let top_word = AtomicUsize::from_ptr((&raw mut (*entry).top).cast());
-        top_word.store(top_word.load(Ordering::Relaxed) + size_of::<*mut u8>(), Ordering::Relaxed);
-    }
-}
-
-/// [`free`] of a block that [`malloc`] made for `bytes`, without a look at the page tag.
-///
-/// # Safety
-/// As for [`free`], and the block serves `bytes`: its bin is that of `bytes`, or both are large.
-#[inline(always)]
-pub unsafe fn free_sized<L: Lane>(block: *mut u8, bytes: usize) {
+pub unsafe fn free_sized_or<L: Lane>(block: *mut u8, bytes: usize, miss: impl Fn(*mut u8)) {
     if L::MARKS {
         // SAFETY: the caller's promise.
-        return unsafe { free::<L>(block) };
+        return unsafe { free_or::<L>(block, miss) };
     }
     if bytes <= MAX_SMALL_BYTES {
-        // SAFETY: `entry_offset` is given a small size and names an entry of the heap, which is this
-        // thread's alone; below `limit` the magazine has room; the bin is the block's.
-        unsafe {
+        // SAFETY: as in `malloc_or`; the bin is the block's.
+        let is_done = unsafe {
             let entry = L::heap().byte_add(entry_offset(bytes)).cast::<Entry>();
-            let top = (*entry).top;
-            if top != (*entry).limit {
-                push(entry, top, block);
-                return;
-            }
+            Entry::push_if(entry, block, || true)
+        };
+        if is_done {
+            return;
         }
     }
-    // SAFETY: the caller's promise.
-    unsafe { slow::free::<L>(block) }
+    miss(block);
 }

@@ -1,10 +1,13 @@
 //! Api: what a caller can ask for.
 
-#[cfg(not(loom))]
+pub mod block;
+pub mod checked;
 pub mod global_alloc;
-#[cfg(not(loom))]
 pub mod hot;
-#[cfg(not(loom))]
+pub mod large;
+pub mod last_resort;
+pub mod miss;
+pub mod refill;
+pub mod resize;
 pub mod slack;
-#[cfg(not(loom))]
-pub mod slow;
+pub mod spill;

@@ -14,8 +14,8 @@ use crate::platform::os::Os;
 use crate::platform::sync::{AtomicU64, Ordering};
 use crate::platform::units::PAGE_BYTES;
 
-/// Bytes of a trailer.
-pub const TRAILER_BYTES: usize = 8;
+/// Bytes of a trailer. Derived: what [`Policy::TRAILER_BYTES`](crate::pages::policy::Policy::TRAILER_BYTES) leaves room for.
+const TRAILER_BYTES: usize = 8;
 /// Where the length of the fill stands in the trailer. Derived: a small slot is shorter than 2^16 bytes.
 const LENGTH_SHIFT: u32 = 48;
 /// Most bytes of fill behind a large block. Chosen: a linear overflow meets the first of them.
@@ -95,7 +95,7 @@ pub unsafe fn seal(key: u64, slot: *mut u8, slot_bytes: usize, bytes: usize) {
 /// # Safety
 /// The slot is readable and begins at a multiple of 16.
 #[inline]
-pub unsafe fn asked(key: u64, slot: *const u8, slot_bytes: usize) -> Option<usize> {
+pub unsafe fn requested_bytes(key: u64, slot: *const u8, slot_bytes: usize) -> Option<usize> {
     let (word, room) = (word(key, slot.addr()), slot_bytes - TRAILER_BYTES);
     // SAFETY: the caller's promise.
     let difference = unsafe { slot.add(room).cast::<u64>().read() } ^ word;
@@ -158,10 +158,10 @@ mod tests {
                 // SAFETY: 96 bytes of this function's own.
                 unsafe {
                     seal(77, start, 96, asked_for);
-                    assert_eq!(asked(77, start, 96), Some(asked_for));
+                    assert_eq!(requested_bytes(77, start, 96), Some(asked_for));
                     assert!(*start.add(asked_for) != 0, "the first byte of a canary is not 0");
                     *start.add(byte) ^= 0x10;
-                    assert_eq!(asked(77, start, 96), None, "{asked_for} bytes, byte {byte}");
+                    assert_eq!(requested_bytes(77, start, 96), None, "{asked_for} bytes, byte {byte}");
                 }
             }
         }

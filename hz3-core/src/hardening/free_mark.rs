@@ -43,6 +43,22 @@ pub unsafe fn set(slot: *mut u8) {
     unsafe { slot.add(OFFSET).cast::<usize>().write_unaligned(of(slot.addr())) }
 }
 
+/// Marks the slot as free; false where it is so already.
+///
+/// # Safety
+/// As for [`set`].
+#[inline(always)]
+pub unsafe fn set_once(slot: *mut u8) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if is_set(slot) {
+            return false;
+        }
+        set(slot);
+    }
+    true
+}
+
 /// Makes the free slot of `bytes` bytes read as zero but for its mark, which it sets.
 ///
 /// # Safety

@@ -9,17 +9,18 @@
 //! A quarantine is its thread's alone.
 
 use crate::pages::bins;
+use crate::pages::slot::Slot;
 use crate::platform::units::Bin;
 
 /// A quarantine, or none. All zeros is an empty one.
 pub trait Quarantine {
     /// A slot that has to leave, with its bin, before one of `bytes` bytes may enter; `random` is a number below 2^32
     /// that chooses it.
-    fn make_room(&mut self, bytes: usize, random: u32) -> Option<(Bin, *mut u8)>;
+    fn make_room(&mut self, bytes: usize, random: u32) -> Option<(Bin, Slot)>;
     /// Adds a slot of `bin`, for which [`Quarantine::make_room`] has nothing to say.
-    fn put(&mut self, bin: Bin, slot: *mut u8);
+    fn put(&mut self, bin: Bin, slot: Slot);
     /// Takes the oldest slot out.
-    fn take(&mut self) -> Option<(Bin, *mut u8)>;
+    fn take(&mut self) -> Option<(Bin, Slot)>;
     /// Calls `look` with each slot, for whoever does not own the quarantine: exact while its owner leaves it alone.
     ///
     /// # Safety
@@ -31,11 +32,11 @@ pub trait Quarantine {
 pub struct None;
 
 impl Quarantine for None {
-    fn make_room(&mut self, _: usize, _: u32) -> Option<(Bin, *mut u8)> {
+    fn make_room(&mut self, _: usize, _: u32) -> Option<(Bin, Slot)> {
         Option::None
     }
-    fn put(&mut self, _: Bin, _: *mut u8) {}
-    fn take(&mut self) -> Option<(Bin, *mut u8)> {
+    fn put(&mut self, _: Bin, _: Slot) {}
+    fn take(&mut self) -> Option<(Bin, Slot)> {
         Option::None
     }
     unsafe fn peek(_: *const Self, _: impl FnMut(Bin, *mut u8)) {}
@@ -58,11 +59,11 @@ const DRAWN: u32 = 4;
 /// Bits of an address: user addresses have 47 on x86-64 and 48 on AArch64.
 const ADDRESS_BITS: u32 = 48;
 
-fn entry_of(bin: Bin, slot: *mut u8) -> u64 {
-    u64::from(bin.0) << ADDRESS_BITS | slot.expose_provenance() as u64
+fn entry_of(bin: Bin, slot: Slot) -> u64 {
+    u64::from(bin.0) << ADDRESS_BITS | slot.into_block().expose_provenance() as u64
 }
 
-fn slot_of(entry: u64) -> (Bin, *mut u8) {
+fn parts_of(entry: u64) -> (Bin, *mut u8) {
     let address = entry & ((1 << ADDRESS_BITS) - 1);
     (Bin((entry >> ADDRESS_BITS) as u8), core::ptr::with_exposed_provenance_mut(address as usize))
 }
@@ -81,14 +82,15 @@ impl<const SLOTS: usize, const BYTES: usize> Ring<SLOTS, BYTES> {
         unsafe { self.slots.get_unchecked_mut(index) }
     }
 
-    fn remove(&mut self, after: u32) -> (Bin, *mut u8) {
+    fn remove(&mut self, after: u32) -> (Bin, Slot) {
         let oldest = *self.place(0);
         let entry = core::mem::replace(self.place(after), oldest);
         self.head = self.head.wrapping_add(1);
         self.used -= 1;
-        let (bin, slot) = slot_of(entry);
+        let (bin, start) = parts_of(entry);
         self.bytes = self.bytes.saturating_sub(bins::info(bin).slot_bytes as usize);
-        (bin, slot)
+        // SAFETY: an entry stands for a slot that was put in, and is taken out here.
+        (bin, unsafe { Slot::new(start) })
     }
 }
 
@@ -100,7 +102,7 @@ impl<const SLOTS: usize, const BYTES: usize> Default for Ring<SLOTS, BYTES> {
 
 impl<const SLOTS: usize, const BYTES: usize> Quarantine for Ring<SLOTS, BYTES> {
     #[inline]
-    fn make_room(&mut self, bytes: usize, random: u32) -> Option<(Bin, *mut u8)> {
+    fn make_room(&mut self, bytes: usize, random: u32) -> Option<(Bin, Slot)> {
         if self.used == 0 || (self.used as usize) < SLOTS && self.bytes + bytes <= BYTES {
             return Option::None;
         }
@@ -109,14 +111,14 @@ impl<const SLOTS: usize, const BYTES: usize> Quarantine for Ring<SLOTS, BYTES> {
     }
 
     #[inline]
-    fn put(&mut self, bin: Bin, slot: *mut u8) {
+    fn put(&mut self, bin: Bin, slot: Slot) {
         let used = self.used;
         *self.place(used) = entry_of(bin, slot);
         self.used += 1;
         self.bytes += bins::info(bin).slot_bytes as usize;
     }
 
-    fn take(&mut self) -> Option<(Bin, *mut u8)> {
+    fn take(&mut self) -> Option<(Bin, Slot)> {
         if self.used == 0 { Option::None } else { Some(self.remove(0)) }
     }
 
@@ -128,7 +130,7 @@ impl<const SLOTS: usize, const BYTES: usize> Quarantine for Ring<SLOTS, BYTES> {
         for after in 0..used.min(SLOTS as u32) {
             let index = head.wrapping_add(after) as usize & (SLOTS - 1);
             // SAFETY: as above; the mask keeps the index below SLOTS.
-            let (bin, slot) = slot_of(unsafe { (&raw const (*this).slots[index]).read_volatile() });
+            let (bin, slot) = parts_of(unsafe { (&raw const (*this).slots[index]).read_volatile() });
             look(bin, slot);
         }
     }
@@ -149,12 +151,14 @@ mod tests {
             random = random.wrapping_mul(0x915f_77f5).wrapping_add(12345);
             while let Some((left, slot)) = ring.make_room(bytes, random) {
                 assert_eq!(left, bin);
-                let at = inside.iter().position(|&(inside, _)| inside == slot).expect("a slot that is inside");
+                let at =
+                    inside.iter().position(|&(inside, _)| inside == slot.address()).expect("a slot that is inside");
                 stays.push(number - inside.remove(at).expect("it was found").1);
             }
-            let slot = core::ptr::without_provenance_mut(0x7f00_0000_0000 + number * 16);
-            ring.put(bin, slot);
-            inside.push_back((slot, number));
+            let address = 0x7f00_0000_0000 + number * 16;
+            // SAFETY: an address stands for a slot, whose memory nobody looks at.
+            ring.put(bin, unsafe { Slot::new(core::ptr::without_provenance_mut(address)) });
+            inside.push_back((address, number));
             let mut seen = Vec::new();
             // SAFETY: this thread's own.
             unsafe { Ring::peek(&raw const ring, |bin, slot| seen.push((bin, slot))) };
@@ -163,7 +167,7 @@ mod tests {
         }
         let left: Vec<_> = core::iter::from_fn(|| ring.take()).collect();
         assert_eq!(left.len(), inside.len());
-        assert!(left.iter().all(|&(_, slot)| inside.iter().any(|&(inside, _)| inside == slot)));
+        assert!(left.iter().all(|(_, slot)| inside.iter().any(|&(inside, _)| inside == slot.address())));
         assert!(ring.bytes == 0 && ring.make_room(usize::MAX, 0).is_none());
         stays
     }

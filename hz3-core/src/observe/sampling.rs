@@ -13,10 +13,9 @@
 //! A thread counts what was asked for, by its own calls; what it allocates while it has no heap (in destructors
 //! that run late) or before the profile began is not in the profile.
 
-use crate::lane::Lane;
+use crate::allocator::{HeapOf, Lane, thread_heap};
 use crate::pages::bins::{self, MAX_SMALL_BYTES, bin_for};
-use crate::platform::units::MIN_ALIGN;
-use crate::process::lifecycle;
+use crate::platform::os::Os;
 use crate::record::profile::{MAX_FRAMES, Sample, Unwinder};
 use crate::thread::heap::{self, is_static};
 use core::ffi::{c_int, c_void};
@@ -31,56 +30,52 @@ pub fn begin<L: Lane>(unwinder: Unwinder, interval_bytes: usize) {
     let mut walk = Walk::new(unwinder);
     walk.go();
     allocator.profile.begin(unwinder, interval_bytes);
-    if let Some(heap) = lifecycle::heap::<L>()
-        && heap::decoy::<L>().is_none()
-    {
-        // SAFETY: the heap is this thread's.
-        unsafe { lifecycle::disguise::<L>(heap) };
-    }
-}
-
-/// A sampled block of `bytes`, at most [`MAX_SMALL_BYTES`], if the calling thread is due for one.
-#[inline]
-pub fn small<L: Lane>(bytes: usize) -> Option<NonNull<u8>> {
-    if L::allocator().profile.is_on() { small_if_due::<L>(bytes) } else { None }
-}
-
-#[cold]
-#[inline(never)]
-fn small_if_due<L: Lane>(bytes: usize) -> Option<NonNull<u8>> {
-    sample::<L>(bytes, || {
-        let block = L::allocator().allocate_large(bytes, MIN_ALIGN)?;
-        if L::HARDENED && !block.zeroed {
-            // It stands for a slot, and those read as zero.
-            // SAFETY: the block holds `bytes` bytes, and is nobody's yet.
-            unsafe { block.start.write_bytes(0, bytes) };
+    // SAFETY: the heap, and the pointer, are this thread's.
+    unsafe {
+        if let Some(heap) = thread_heap::<L>()
+            && heap::decoy(L::heap()).is_none()
+        {
+            disguise::<L>(heap);
         }
-        NonNull::new(block.start)
-    })
-}
-
-/// Counts the large block at `address`, for which `bytes` were asked, and samples it if it is due.
-#[inline]
-pub fn large<L: Lane>(address: usize, bytes: usize) {
-    if L::allocator().profile.is_on() {
-        large_if_due::<L>(address, bytes);
     }
 }
 
+/// Puts the decoy of `heap` at the thread's pointer, so that the thread is sampled from here on. Where the system
+/// has no memory for one, the thread is not.
+///
+/// # Safety
+/// The heap is the calling thread's.
 #[cold]
-#[inline(never)]
-fn large_if_due<L: Lane>(address: usize, bytes: usize) {
-    sample::<L>(bytes, || NonNull::new(core::ptr::with_exposed_provenance_mut(address)));
+pub unsafe fn disguise<L: Lane>(heap: *mut HeapOf<L>) {
+    let allocator = L::allocator();
+    // SAFETY: the caller's promise; the decoy is the thread's with the heap.
+    unsafe {
+        if let Some(decoy) = allocator.heaps.decoy_of(heap) {
+            let seed = decoy.as_ptr().addr() as u64 ^ (u64::from(L::Os::now_ms()) << 40);
+            (*decoy.as_ptr()).pace.start(seed, allocator.profile.interval_bytes());
+            // A forked child's heap may come from a thread that was taking a sample.
+            (*decoy.as_ptr()).pace.set_busy(false);
+            L::set_heap(decoy.as_ptr().cast());
+        }
+    }
+}
+
+/// A sampled block of `bytes`, at most [`MAX_SMALL_BYTES`], which `make` makes, if the calling thread is due for one.
+#[inline]
+pub fn small<L: Lane>(bytes: usize, make: impl FnOnce() -> Option<NonNull<u8>>) -> Option<NonNull<u8>> {
+    if L::allocator().profile.is_on() { sample_if_due::<L>(bytes, make) } else { None }
 }
 
 /// Counts an allocation of `bytes` and, where it is due, has `block` make it, and takes the stack down.
-#[inline(always)]
-fn sample<L: Lane>(bytes: usize, block: impl FnOnce() -> Option<NonNull<u8>>) -> Option<NonNull<u8>> {
+#[cold]
+#[inline(never)]
+fn sample_if_due<L: Lane>(bytes: usize, block: impl FnOnce() -> Option<NonNull<u8>>) -> Option<NonNull<u8>> {
     let profile = &L::allocator().profile;
     if is_static(L::heap()) {
-        lifecycle::heap::<L>()?;
+        thread_heap::<L>()?;
     }
-    let decoy = heap::decoy::<L>()?.as_ptr();
+    // SAFETY: the thread's own pointer.
+    let decoy = unsafe { heap::decoy(L::heap()) }?.as_ptr();
     let interval_bytes = profile.interval_bytes();
     // SAFETY: the decoy is this thread's; no reference to its pace lives across the walk.
     let is_due = unsafe { (*decoy).pace.is_due(bytes, interval_bytes) };
@@ -95,6 +90,14 @@ fn sample<L: Lane>(bytes: usize, block: impl FnOnce() -> Option<NonNull<u8>>) ->
     // SAFETY: as above.
     unsafe { (*decoy).pace.set_busy(false) };
     Some(block)
+}
+
+/// Counts the large block at `address`, for which `bytes` were asked, and samples it if it is due.
+#[inline]
+pub fn large<L: Lane>(address: usize, bytes: usize) {
+    if L::allocator().profile.is_on() {
+        sample_if_due::<L>(bytes, || NonNull::new(core::ptr::with_exposed_provenance_mut(address)));
+    }
 }
 
 /// Takes the large block at `address` out of the profile, where it is in it: it is about to be freed or resized.

@@ -14,14 +14,15 @@
 //! no thread allocates or frees, and otherwise off by what moved meanwhile. A block counts with all bytes of
 //! its slot or its pages: what was asked for is not recorded, so the waste inside blocks can't be known.
 
+use crate::allocator::Lane;
 use crate::hardening::quarantine::Quarantine;
-use crate::lane::Lane;
 use crate::pages::bins::{self, BINS};
-use crate::pages::span::Kind;
+use crate::pages::page_heap::PageHeap;
+use crate::pages::page_tag::Kind;
+use crate::pages::span::{Span, at};
 use crate::platform::sync::Ordering;
 use crate::platform::units::{Bin, PAGE_BYTES};
 use crate::record::heat::SHARDS;
-use crate::thread::heap;
 use crate::transfer::magazine::Magazine;
 use crate::transfer::remote_stash::RemoteStash;
 
@@ -188,19 +189,19 @@ fn each_cached<L: Lane>(mut look: impl FnMut(Cache, Bin, *const *mut u8, usize))
         // SAFETY: heaps and magazines are never unmapped.
         unsafe {
             for bin in small_bins() {
-                heap::peek(heap, bin, |slots, count| look(Cache::Magazine, bin, slots, count));
+                (*heap).entry(bin).peek(|slots, count| look(Cache::Magazine, bin, slots.cast(), count));
             }
             L::Stash::peek(&raw const (*heap).stash, |bin, slots, count| look(Cache::Stash, bin, slots, count));
             L::Quarantine::peek(&raw const (*heap).quarantine, |bin, slot| look(Cache::Quarantine, bin, &slot, 1));
         }
     });
-    for shard in allocator.shards() {
+    for shard in allocator.exchange.shards() {
         for bin in small_bins() {
             let depot = shard.depot(bin);
             for stack in [&depot.full, &depot.inbox] {
-                stack.each(&allocator.magazines, |id| {
+                stack.each(&allocator.exchange.magazines, |id| {
                     // SAFETY: ids in stacks are magazines'.
-                    let (slots, count) = unsafe { Magazine::peek(allocator.magazines.get(id)) };
+                    let (slots, count) = unsafe { Magazine::peek(allocator.exchange.magazines.get(id)) };
                     look(Cache::Depot, bin, slots, count);
                 });
             }
@@ -218,12 +219,12 @@ pub fn collect<L: Lane>() -> Stats {
 pub fn collect_with_bins<L: Lane>(bins: &mut [BinStats; BINS]) -> Stats {
     let allocator = L::allocator();
     let mut stats = Stats::default();
-    (stats.reserved_bytes, stats.committed_bytes) = allocator.runs.arenas.reserved_and_committed();
-    (stats.dirty_bytes, stats.clean_bytes, stats.purging_bytes) = allocator.runs.free_bytes();
+    (stats.reserved_bytes, stats.committed_bytes) = allocator.pages.runs.arenas.reserved_and_committed();
+    (stats.dirty_bytes, stats.clean_bytes, stats.purging_bytes) = allocator.pages.runs.free_bytes();
     *bins = [BinStats::default(); BINS];
     for (bin, counts) in small_bins().zip(bins.iter_mut().skip(1)) {
         counts.slot_bytes = slot_bytes(bin);
-        for shard in allocator.shards() {
+        for shard in allocator.exchange.shards() {
             let (out, spans) = shard.owned().lock().counts(bin);
             counts.out += out as usize;
             counts.slots += spans as usize * usize::from(bins::info(bin).span_slots);
@@ -235,7 +236,7 @@ pub fn collect_with_bins<L: Lane>(bins: &mut [BinStats; BINS]) -> Stats {
         stats.span_free_bytes += in_slots.saturating_sub(counts.out * counts.slot_bytes);
         stats.span_waste_bytes += counts.span_bytes - in_slots;
     }
-    for shard in allocator.shards() {
+    for shard in allocator.exchange.shards() {
         stats.span_purged_bytes += shard.owned().lock().purged_pages() * PAGE_BYTES;
     }
     each_cached::<L>(|cache, bin, _, count| {
@@ -250,15 +251,18 @@ pub fn collect_with_bins<L: Lane>(bins: &mut [BinStats; BINS]) -> Stats {
         }
     });
     stats.small_live_bytes = stats.small_out_bytes.saturating_sub(stats.cached_bytes());
-    (stats.held_bytes, stats.refused_guards) = (allocator.held.bytes(), allocator.held.refused());
+    (stats.held_bytes, stats.refused_guards) =
+        (allocator.pages.guards.waiting_bytes(), allocator.pages.guards.refused());
     let free_runs = stats.dirty_bytes + stats.clean_bytes + stats.purging_bytes + stats.held_bytes;
     stats.large_bytes = stats.committed_bytes.saturating_sub(free_runs + stats.small_span_bytes);
-    (stats.direct_blocks, stats.direct_bytes) = allocator.directs.count_and_bytes();
-    stats.unreturned_bytes = allocator.directs.unreturned().1;
-    let tables = allocator.runs.spans.mapped_bytes() + allocator.magazines.bytes().0 + allocator.heaps.mapped_bytes();
-    stats.metadata_bytes = tables + allocator.runs.arenas.tag_bytes() + allocator.profile.mapped_bytes();
+    (stats.direct_blocks, stats.direct_bytes) = allocator.pages.direct.count_and_bytes();
+    stats.unreturned_bytes = allocator.pages.direct.unreturned().1;
+    let tables = allocator.pages.runs.spans.mapped_bytes()
+        + allocator.exchange.magazines.bytes().0
+        + allocator.heaps.mapped_bytes();
+    stats.metadata_bytes = tables + allocator.pages.runs.arenas.tag_bytes() + allocator.profile.mapped_bytes();
     // Relaxed, all: counts.
-    stats.purged_bytes = allocator.purged_bytes.load(Ordering::Relaxed) as usize;
+    stats.purged_bytes = allocator.pages.purged_bytes() as usize;
     stats.heaps = allocator.heaps.made() as usize;
     allocator.heaps.each(|heap| {
         // SAFETY: heaps are never unmapped and counters are atomic.
@@ -327,7 +331,7 @@ pub struct ShardStats {
 /// The counts of shard number `index` of lane `L`; `None` where there is none.
 pub fn collect_shard<L: Lane>(index: usize) -> Option<ShardStats> {
     let allocator = L::allocator();
-    let shard = allocator.shards().get(index)?;
+    let shard = allocator.exchange.shards().get(index)?;
     let mut stats = ShardStats::default();
     for bin in small_bins() {
         let (out, spans) = shard.owned().lock().counts(bin);
@@ -335,9 +339,9 @@ pub fn collect_shard<L: Lane>(index: usize) -> Option<ShardStats> {
         stats.span_bytes += span_bytes::<L>(bin, spans);
         let depot = shard.depot(bin);
         for (stack, bytes) in [(&depot.full, &mut stats.depot_bytes), (&depot.inbox, &mut stats.inbox_bytes)] {
-            stack.each(&allocator.magazines, |id| {
+            stack.each(&allocator.exchange.magazines, |id| {
                 // SAFETY: ids in stacks are magazines'.
-                *bytes += unsafe { Magazine::peek(allocator.magazines.get(id)) }.1 * slot_bytes(bin);
+                *bytes += unsafe { Magazine::peek(allocator.exchange.magazines.get(id)) }.1 * slot_bytes(bin);
             });
         }
     }
@@ -347,11 +351,22 @@ pub fn collect_shard<L: Lane>(index: usize) -> Option<ShardStats> {
 /// Bytes that the live block at `block` counts with: its slot, or its pages with their guard; `None` where no block of
 /// the lane begins there.
 pub fn block_bytes<L: Lane>(block: *const u8) -> Option<usize> {
-    let tag = L::allocator().runs.arenas.tag_value(block.addr());
+    let tag = L::allocator().pages.tag(block.addr());
     match tag.bin() {
-        bins::FOREIGN => L::allocator().large_span_bytes(block.addr()),
-        bin => L::allocator().is_slot(tag, block.addr()).then(|| slot_bytes(bin)),
+        bins::FOREIGN => large_span_bytes(&L::allocator().pages, block.addr()),
+        bin => L::allocator().pages.is_slot(tag, block.addr()).then(|| slot_bytes(bin)),
     }
+}
+
+/// Bytes that the large block at `address` counts with, its guard included; `None` where none begins there.
+fn large_span_bytes<L: Lane>(pages: &PageHeap<L>, address: usize) -> Option<usize> {
+    let tag = pages.tag(address);
+    if tag.kind() != Kind::Large {
+        return pages.direct.with(pages.spans(), address, Span::bytes);
+    }
+    // SAFETY: a live large block's descriptor is fixed; where the address is no block's, the number read is thrown away.
+    let span = unsafe { &*at(pages.spans(), tag.span()) };
+    (span.start == address).then(|| span.bytes())
 }
 
 /// What the walk over an arena's spans found of one shard and bin.
@@ -371,8 +386,8 @@ struct Found {
 /// Names the broken rule. While threads are at work, a rule may seem broken that is not.
 pub fn check_accounts<L: Lane>() -> Result<(), &'static str> {
     let allocator = L::allocator();
-    allocator.runs.check()?;
-    allocator.directs.check(&allocator.runs.spans)?;
+    allocator.pages.runs.check()?;
+    allocator.pages.direct.check(&allocator.pages.runs.spans)?;
     let large_bytes = check_spans::<L>()?;
     check_caches::<L>()?;
     let stats = collect::<L>();
@@ -387,17 +402,17 @@ pub fn check_accounts<L: Lane>() -> Result<(), &'static str> {
 fn check_spans<L: Lane>() -> Result<usize, &'static str> {
     const { assert!(L::SHARD_COUNT <= SHARDS) }
     let allocator = L::allocator();
-    let spans = &allocator.runs.spans;
+    let spans = &allocator.pages.runs.spans;
     // All at once, so that what the walk sees of spans in use is one moment's.
     let owned: [_; SHARDS] =
-        core::array::from_fn(|shard| allocator.shards().get(shard).map(|shard| shard.owned().lock()));
+        core::array::from_fn(|shard| allocator.exchange.shards().get(shard).map(|shard| shard.owned().lock()));
     let mut found = [[Found::default(); BINS]; SHARDS];
     let mut purged_pages = [0; SHARDS];
     let (mut large_bytes, mut held_bytes) = (0, 0);
-    allocator.runs.walk(|span| {
+    allocator.pages.runs.walk(|span| {
         match span.kind {
             Kind::Large => large_bytes += span.bytes(),
-            Kind::Held => held_bytes += span.bytes(),
+            Kind::Waiting => held_bytes += span.bytes(),
             Kind::Small => {
                 let info = bins::info(span.bin);
                 if !span.is_consistent() || span.pages as usize != usize::from(info.span_pages) + L::GUARD_PAGES {
@@ -424,7 +439,7 @@ fn check_spans<L: Lane>() -> Result<usize, &'static str> {
         }
         Ok(())
     })?;
-    if held_bytes != allocator.held.bytes() {
+    if held_bytes != allocator.pages.guards.waiting_bytes() {
         return Err("the bytes of runs that are held");
     }
     for ((owned, found), purged_pages) in owned.iter().zip(&found).zip(purged_pages) {
@@ -446,7 +461,7 @@ fn check_spans<L: Lane>() -> Result<usize, &'static str> {
 
 /// The part of [`check_accounts`] about slots in magazines, stashes and depots.
 fn check_caches<L: Lane>() -> Result<(), &'static str> {
-    let runs = &L::allocator().runs;
+    let runs = &L::allocator().pages.runs;
     let mut result = Ok(());
     let mut cached = [0_u64; BINS];
     each_cached::<L>(|_, bin, slots, count| {
@@ -460,9 +475,9 @@ fn check_caches<L: Lane>() -> Result<(), &'static str> {
             if tag.kind() != Kind::Small || tag.bin() != bin {
                 result = Err("a cached slot of another bin");
             } else {
-                let _owned = L::allocator().shard(tag.owner()).owned().lock();
+                let _owned = L::allocator().exchange.shard(tag.owner()).owned().lock();
                 // SAFETY: a small span's descriptor is its shard's, whose lock is held.
-                let span = unsafe { &*crate::pages::span::at(&runs.spans, tag.span()) };
+                let span = unsafe { &*at(&runs.spans, tag.span()) };
                 if !span.is_out(bins::info(bin), slot.addr()) {
                     result = Err("a cached slot that its span does not count as handed out");
                 }
@@ -470,7 +485,7 @@ fn check_caches<L: Lane>() -> Result<(), &'static str> {
         }
     });
     for bin in small_bins() {
-        let out: u64 = L::allocator().shards().iter().map(|shard| shard.owned().lock().counts(bin).0).sum();
+        let out: u64 = L::allocator().exchange.shards().iter().map(|shard| shard.owned().lock().counts(bin).0).sum();
         if cached.get(usize::from(bin.0)).is_some_and(|&cached| cached > out) {
             return Err("more slots cached than are out");
         }

@@ -13,7 +13,8 @@ use crate::pages::extent::{Extent, Extents};
 use crate::pages::page_tag::{PageTag, TagCell};
 use crate::platform::options::Options;
 use crate::platform::os::Os;
-use crate::platform::sync::Mutex;
+use crate::platform::rank::{Rank, Ranked};
+use crate::platform::sync::{ForkLock, Mutex};
 use crate::platform::units::{PAGE_BYTES, SEGMENT_BYTES, SEGMENT_PAGES};
 use core::ptr::NonNull;
 
@@ -121,11 +122,17 @@ pub enum NotGrown {
     Refused,
 }
 
+/// Held while address space is reserved or committed.
+struct Growth;
+
+impl Ranked for Growth {
+    const RANK: Rank = Rank::Growth;
+}
+
 /// All arenas of an allocator.
 pub struct Arenas<O: Os> {
     extents: Extents<TagCell, ARENAS>,
-    /// Held while address space is reserved or committed.
-    growing: Mutex<(), O>,
+    growth: Mutex<Growth, O>,
     /// What the environment says, the first arena's size among it.
     pub options: Options,
 }
@@ -133,7 +140,7 @@ pub struct Arenas<O: Os> {
 impl<O: Os> Arenas<O> {
     /// No arena yet.
     pub const fn new(options: Options) -> Self {
-        Self { extents: Extents::new(), growing: Mutex::new(()), options }
+        Self { extents: Extents::new(), growth: Mutex::new(Growth), options }
     }
 
     /// The first arena's extent, for the hot path.
@@ -163,8 +170,8 @@ impl<O: Os> Arenas<O> {
     }
 
     /// The lock that is held while arenas grow, for fork.
-    pub fn growing(&self) -> &Mutex<(), O> {
-        &self.growing
+    pub fn lock_for_fork(&self) -> &dyn ForkLock {
+        &self.growth
     }
 
     /// Commits at least `pages` adjoining pages and returns all that was committed, which the caller owns.
@@ -172,14 +179,14 @@ impl<O: Os> Arenas<O> {
     /// # Errors
     /// The system refuses, or `give_up` says, under the lock, that pages came free meanwhile.
     pub fn grow(&self, pages: usize, give_up: impl Fn() -> bool) -> Result<Stretch, NotGrown> {
-        let _growing = self.growing.lock();
+        let _growth = self.growth.lock();
         if give_up() {
             return Err(NotGrown::Needless);
         }
         self.grow_by(pages).ok_or(NotGrown::Refused)
     }
 
-    /// As [`Arenas::grow`], under the growing lock. `None` where the system refuses.
+    /// As [`Arenas::grow`], under the growth lock. `None` where the system refuses.
     fn grow_by(&self, pages: usize) -> Option<Stretch> {
         let extents = self.extents.all();
         let need = pages.checked_next_multiple_of(SEGMENT_PAGES as usize)?;

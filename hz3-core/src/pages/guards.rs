@@ -1,49 +1,50 @@
-//! Held: runs of the hardened lane that are in use no more and may not be used yet; and the guards of those in use.
+//! Guards: pages of the hardened lane that fault at any access, and runs that wait before they may be used again.
 //!
 //! ```text
-//! span in use    | pages … | guard |                       any access to the guard page faults
-//! held run       | guard, guard, guard … |                 so does any access to a large block that was freed
-//! held runs      oldest → next → … → youngest              first in, first out, bounded in number and in bytes
+//! span in use     | pages … | guard |                       any access to the guard page faults
+//! waiting run     | guard, guard, guard … |                 so does any access to a large block that was freed
+//! waiting runs    oldest → next → … → youngest              first in, first out, bounded in number and in bytes
 //! ```
 //!
-//! A held run has no memory, only address space, unless the system refused its guard. One whose guards the system
-//! refuses to remove stays until it does not, so that nobody is given a page that faults.
+//! A waiting run has no memory, only address space, unless the system refused its guard.
 
-use crate::allocator::Allocator;
-use crate::lane::Lane;
-use crate::pages::page_tag::PageTag;
-use crate::pages::span::{Guarded, Kind, Queue, at};
+use crate::pages::span::Spans;
+use crate::pages::span_queue::SpanQueue;
 use crate::platform::os::Os;
-use crate::platform::sync::{AtomicU64, Mutex, Ordering};
-use crate::platform::units::{PAGE_BYTES, SpanId};
+use crate::platform::rank::{Rank, Ranked};
+use crate::platform::sync::{AtomicU64, ForkLock, Mutex, Ordering};
+use crate::platform::units::SpanId;
 use core::ptr::NonNull;
 
-/// Most bytes of held runs, and most of them. Chosen: as much as a program goes through in a short while, and no more
-/// than the arenas grow by at once.
-const HELD_BYTES: usize = 32 << 20;
-const HELD_RUNS: usize = 64;
-
-/// The held runs.
-pub struct Held<O: Os> {
-    list: Mutex<List, O>,
+/// The guards and the waiting runs of an allocator.
+pub struct Guards<O: Os> {
+    waiting: Mutex<Waiting, O>,
     refused: AtomicU64,
 }
 
-struct List {
-    waiting: Queue,
+struct Waiting {
+    queue: SpanQueue,
     /// Runs on their way in or out, in no queue meanwhile.
     on_their_way: u32,
 }
 
-impl<O: Os> Held<O> {
+impl Ranked for Waiting {
+    const RANK: Rank = Rank::Waiting;
+
+    fn is_settled(&self) -> bool {
+        self.on_their_way == 0
+    }
+}
+
+impl<O: Os> Guards<O> {
     /// None.
     pub const fn new() -> Self {
-        Self { list: Mutex::new(List { waiting: Queue::new(), on_their_way: 0 }), refused: AtomicU64::new(0) }
+        Self { waiting: Mutex::new(Waiting { queue: SpanQueue::new(), on_their_way: 0 }), refused: AtomicU64::new(0) }
     }
 
-    /// Bytes of held runs.
-    pub fn bytes(&self) -> usize {
-        self.list.lock().waiting.bytes()
+    /// Bytes of waiting runs.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting.lock().queue.bytes()
     }
 
     /// Guards that the system refused to make or to remove so far.
@@ -64,145 +65,62 @@ impl<O: Os> Held<O> {
     ///
     /// # Safety
     /// As for [`Os::guard`].
-    unsafe fn guard(&self, start: usize, bytes: usize) -> bool {
+    pub unsafe fn guard(&self, start: usize, bytes: usize) -> bool {
         let start = NonNull::new(core::ptr::with_exposed_provenance_mut(start));
         // SAFETY: the caller's promise.
         self.note(start.is_some_and(|start| unsafe { O::guard(start, bytes) }))
     }
 
-    /// Undoes [`Held::guard`]; false where the system refuses.
+    /// Undoes [`Guards::guard`]; false where the system refuses.
     ///
     /// # Safety
     /// As for [`Os::unguard`].
-    unsafe fn unguard(&self, start: usize, bytes: usize) -> bool {
+    pub unsafe fn unguard(&self, start: usize, bytes: usize) -> bool {
         let start = NonNull::new(core::ptr::with_exposed_provenance_mut(start));
         // SAFETY: the caller's promise.
         self.note(start.is_some_and(|start| unsafe { O::unguard(start, bytes) }))
     }
 
-    /// Takes the lock, for fork, at a moment when no run is on its way, because in the child nobody would take it
-    /// there.
-    pub fn acquire_for_fork(&self) {
-        self.list.acquire_when(|list| list.on_their_way == 0);
+    /// Says that a run is on its way to [`Guards::push`].
+    pub fn note_coming(&self) {
+        self.waiting.lock().on_their_way += 1;
     }
 
-    /// Releases it, in the parent.
+    /// Puts a run that is on its way into the queue.
     ///
     /// # Safety
-    /// The calling thread took it.
-    pub unsafe fn release_after_fork(&self) {
-        // SAFETY: the caller's promise.
-        unsafe { self.list.release() }
+    /// The caller owns the span, and no longer does afterwards.
+    pub unsafe fn push(&self, spans: &Spans, id: SpanId) {
+        let mut waiting = self.waiting.lock();
+        waiting.queue.push(spans, id);
+        waiting.on_their_way -= 1;
     }
 
-    /// Frees it, in the child.
-    ///
-    /// # Safety
-    /// The calling thread is the only one and took it before the fork.
-    pub unsafe fn reset_after_fork(&self) {
-        // SAFETY: the caller's promise.
-        unsafe { self.list.reset_after_fork() }
+    /// Takes the oldest run out, if there are more than `most_runs` or `most_bytes`. It is on its way then, to
+    /// [`Guards::push`] or [`Guards::note_gone`].
+    pub fn pop_above(&self, spans: &Spans, most_runs: usize, most_bytes: usize) -> Option<SpanId> {
+        let mut waiting = self.waiting.lock();
+        if waiting.queue.count() <= most_runs && waiting.queue.bytes() <= most_bytes {
+            return None;
+        }
+        let id = waiting.queue.pop(spans)?;
+        waiting.on_their_way += 1;
+        Some(id)
+    }
+
+    /// Says that a run that was on its way is somewhere else.
+    pub fn note_gone(&self) {
+        self.waiting.lock().on_their_way -= 1;
+    }
+
+    /// The queue's lock, for fork.
+    pub fn lock_for_fork(&self) -> &dyn ForkLock {
+        &self.waiting
     }
 }
 
-impl<O: Os> Default for Held<O> {
+impl<O: Os> Default for Guards<O> {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl<L: Lane> Allocator<L> {
-    /// Guards the last page of the span `id`. Where the system refuses, the span has no guard.
-    pub fn guard_end(&self, id: SpanId) {
-        // SAFETY: the span is the caller's, and its last page nobody's.
-        unsafe {
-            let span = &mut *at(&self.runs.spans, id);
-            if span.guarded == Guarded::End {
-                // A mapping that the system did not take back kept its guard.
-                return;
-            }
-            let is_guarded = self.held.guard(span.start + span.bytes() - PAGE_BYTES, PAGE_BYTES);
-            span.guarded = if is_guarded { Guarded::End } else { Guarded::None };
-        }
-    }
-
-    /// Makes all pages of the span `id` usable; false where the system refuses.
-    pub fn unguard(&self, id: SpanId) -> bool {
-        // SAFETY: the span is the caller's.
-        unsafe {
-            let span = &mut *at(&self.runs.spans, id);
-            let (start, end) = (span.start, span.start + span.bytes());
-            let is_open = match span.guarded {
-                Guarded::None => true,
-                Guarded::End => self.held.unguard(end - PAGE_BYTES, PAGE_BYTES),
-                Guarded::All => self.held.unguard(start, end - start),
-            };
-            if is_open {
-                span.guarded = Guarded::None;
-            }
-            is_open
-        }
-    }
-
-    /// Keeps the pages of a large block that was freed from being used for a while.
-    pub fn hold(&self, id: SpanId) {
-        self.held.list.lock().on_their_way += 1;
-        // SAFETY: the span is this thread's, and its contents are nobody's.
-        unsafe {
-            let span = &mut *at(&self.runs.spans, id);
-            if self.held.guard(span.start, span.bytes()) {
-                span.guarded = Guarded::All;
-            }
-        }
-        self.keep(id);
-        self.let_go(HELD_RUNS, HELD_BYTES);
-    }
-
-    /// Keeps a small span without a slot that is out, whose guard can't be removed.
-    pub fn hold_guarded(&self, id: SpanId) {
-        self.held.list.lock().on_their_way += 1;
-        self.keep(id);
-    }
-
-    /// Puts a run that is on its way into the list.
-    fn keep(&self, id: SpanId) {
-        // SAFETY: the span is this thread's.
-        let span = unsafe { &mut *at(&self.runs.spans, id) };
-        span.kind = Kind::Held;
-        let (start, last) = (span.start, span.start + span.bytes() - PAGE_BYTES);
-        self.runs.arenas.set_tag(start, PageTag::edge(Kind::Held, id));
-        self.runs.arenas.set_tag(last, PageTag::edge(Kind::Held, id));
-        let mut list = self.held.list.lock();
-        list.waiting.push(&self.runs.spans, id);
-        list.on_their_way -= 1;
-    }
-
-    /// Lets held runs go, the oldest first, until no more than `most_runs` and `most_bytes` are left or the system
-    /// refuses to remove a guard.
-    pub fn let_go(&self, most_runs: usize, most_bytes: usize) {
-        loop {
-            let id = {
-                let mut list = self.held.list.lock();
-                if list.waiting.count() <= most_runs && list.waiting.bytes() <= most_bytes {
-                    return;
-                }
-                let Some(id) = list.waiting.pop(&self.runs.spans) else { return };
-                list.on_their_way += 1;
-                id
-            };
-            // SAFETY: the span is this thread's.
-            let is_empty = unsafe { (*at(&self.runs.spans, id)).guarded == Guarded::All };
-            if !self.unguard(id) {
-                return self.keep(id);
-            }
-            // SAFETY: as above.
-            unsafe { (*at(&self.runs.spans, id)).kind = Kind::Transit };
-            if is_empty {
-                self.runs.release_clean(id);
-            } else {
-                self.runs.release(id, L::Os::now_ms());
-            }
-            self.held.list.lock().on_their_way -= 1;
-        }
     }
 }

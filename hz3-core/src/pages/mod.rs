@@ -4,16 +4,26 @@
 pub mod arena;
 #[cfg(not(loom))]
 pub mod bins;
+#[cfg(not(loom))]
+pub mod direct;
 pub mod extent;
 #[cfg(not(loom))]
 pub mod guards;
 #[cfg(not(loom))]
-pub mod large;
+pub mod page_heap;
 #[cfg(not(loom))]
 pub mod page_tag;
+#[cfg(not(loom))]
+pub mod policy;
+#[cfg(not(loom))]
+pub(crate) mod run_index;
 #[cfg(not(loom))]
 pub mod run_lists;
 #[cfg(not(loom))]
 pub mod runs;
 #[cfg(not(loom))]
+pub mod slot;
+#[cfg(not(loom))]
 pub mod span;
+#[cfg(not(loom))]
+pub mod span_queue;

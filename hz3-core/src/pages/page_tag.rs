@@ -11,9 +11,28 @@
 //! find each other. A tag changes only while no block of its page is live, or under the run lock.
 
 use crate::pages::bins::{BIN_ENTRY_BYTES, bin_of_offset};
-use crate::pages::span::Kind;
 use crate::platform::sync::{AtomicU8, AtomicU16, AtomicU32, Ordering};
 use crate::platform::units::{Bin, ShardId, SpanId};
+
+/// What a span's pages are used for. The values are those in page tags.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// No span of ours.
+    None = 0,
+    /// Slots of one bin.
+    Small = 1,
+    /// One block.
+    Large = 2,
+    /// Free; its pages may hold memory.
+    Dirty = 3,
+    /// Free; its pages hold no memory and read as zero.
+    Clean = 4,
+    /// Between owners: taken from the index, not yet in use, or being purged.
+    Transit = 5,
+    /// A large block that was freed a short while ago, kept out of reuse.
+    Waiting = 6,
+}
 
 /// Where a page tag is kept. All zeros is [`PageTag::NONE`].
 #[repr(C, align(8))]
@@ -114,7 +133,7 @@ impl PageTag {
             3 => Kind::Dirty,
             4 => Kind::Clean,
             5 => Kind::Transit,
-            6 => Kind::Held,
+            6 => Kind::Waiting,
             _ => Kind::None,
         }
     }
@@ -139,7 +158,7 @@ mod tests {
                 (bin, ShardId(31), Kind::Small, SpanId(0xdead_beef))
             );
         }
-        for kind in [Kind::Large, Kind::Dirty, Kind::Clean, Kind::Transit, Kind::Held] {
+        for kind in [Kind::Large, Kind::Dirty, Kind::Clean, Kind::Transit, Kind::Waiting] {
             let tag = PageTag::edge(kind, SpanId(7));
             assert_eq!((tag.bin(), tag.kind(), tag.span()), (Bin(0), kind, SpanId(7)));
         }

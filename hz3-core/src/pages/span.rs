@@ -9,38 +9,16 @@
 //! For a small span: `carved = live + in magazines + in stashes + home`, and `home` is the number of
 //! ones in the bitmap. No part of a descriptor lies in or beside user memory.
 
-mod queue;
-
 use crate::pages::bins::{self, BinInfo};
+use crate::pages::page_tag::Kind;
+use crate::pages::slot::{Places, Slot};
 use crate::platform::table::{Table, typed};
 use crate::platform::units::{Bin, PAGE_BYTES, ShardId, SpanId};
-
-pub(crate) use queue::Queue;
 
 /// Bytes of a descriptor.
 pub const SPAN_BYTES: usize = 128;
 /// Words of the bitmap. Derived: 512 slots.
 const BITMAP_WORDS: usize = bins::MAX_SPAN_SLOTS / 64;
-
-/// What a span's pages are used for. The values are those in page tags.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum Kind {
-    /// No span of ours.
-    None = 0,
-    /// Slots of one bin.
-    Small = 1,
-    /// One block.
-    Large = 2,
-    /// Free; its pages may hold memory.
-    Dirty = 3,
-    /// Free; its pages hold no memory and read as zero.
-    Clean = 4,
-    /// Between owners: taken from the index, not yet in use, or being purged.
-    Transit = 5,
-    /// A large block that was freed a short while ago, kept out of reuse.
-    Held = 6,
-}
 
 /// Which pages of a run in use, or held, fault at any access.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -121,16 +99,16 @@ impl Span {
         self.purged = if self.zeroed { self.all_pages() } else { 0 };
     }
 
-    /// Bytes that were asked for, of a large span, as noted by [`Span::set_asked`].
-    pub fn asked(&self) -> usize {
-        let [asked, ..] = self.bitmap;
-        asked as usize
+    /// Bytes that were asked for, of a large span, as noted by [`Span::set_requested_bytes`].
+    pub fn requested_bytes(&self) -> usize {
+        let [requested, ..] = self.bitmap;
+        requested as usize
     }
 
     /// Notes what was asked for, of a large span.
-    pub fn set_asked(&mut self, bytes: usize) {
-        let [asked, ..] = &mut self.bitmap;
-        *asked = bytes as u64;
+    pub fn set_requested_bytes(&mut self, bytes: usize) {
+        let [requested, ..] = &mut self.bitmap;
+        *requested = bytes as u64;
     }
 
     /// A bit for each page.
@@ -200,13 +178,13 @@ impl Span {
 
     /// Takes free slots, those at home first, then fresh ones, into `out` from its end downwards, so that
     /// popping the filled part from its end gives rising addresses. Returns how many.
-    pub fn take(&mut self, info: &BinInfo, out: &mut [*mut u8]) -> usize {
+    pub fn take(&mut self, info: &BinInfo, out: &mut Places) -> usize {
         let mut taken = self.take_home(info, out);
         for place in out.iter_mut().rev().skip(taken) {
             if self.carved == info.span_slots {
                 break;
             }
-            *place = self.slot(info, usize::from(self.carved));
+            place.write(self.slot(info, usize::from(self.carved)));
             self.note_used(info, usize::from(self.carved));
             self.carved += 1;
             taken += 1;
@@ -215,7 +193,7 @@ impl Span {
     }
 
     /// As [`Span::take`], those at home alone.
-    pub fn take_home(&mut self, info: &BinInfo, out: &mut [*mut u8]) -> usize {
+    pub fn take_home(&mut self, info: &BinInfo, out: &mut Places) -> usize {
         let mut places = out.iter_mut().rev();
         let mut taken = 0;
         for index in 0..BITMAP_WORDS {
@@ -225,7 +203,7 @@ impl Span {
             {
                 let Some(place) = places.next() else { return taken };
                 let slot = index * 64 + word.trailing_zeros() as usize;
-                *place = self.slot(info, slot);
+                place.write(self.slot(info, slot));
                 self.note_used(info, slot);
                 if let Some(bits) = self.bitmap.get_mut(index) {
                     *bits = word & (word - 1);
@@ -237,8 +215,11 @@ impl Span {
         taken
     }
 
-    fn slot(&self, info: &BinInfo, number: usize) -> *mut u8 {
-        core::ptr::with_exposed_provenance_mut(self.start + number * info.slot_bytes as usize)
+    /// Slot number `number`, which is free and about to leave.
+    fn slot(&self, info: &BinInfo, number: usize) -> Slot {
+        let start = core::ptr::with_exposed_provenance_mut(self.start + number * info.slot_bytes as usize);
+        // SAFETY: a span does not begin at null, and the caller counts the slot as out from here on.
+        unsafe { Slot::new(start) }
     }
 
     /// Puts the slot at `address` back into the span.
@@ -298,6 +279,14 @@ pub unsafe fn at(spans: &Spans, id: SpanId) -> *mut Span {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pages::slot::no_slots;
+    use core::mem::MaybeUninit;
+
+    /// The address of a slot that was taken.
+    fn address_of(place: &MaybeUninit<Slot>) -> usize {
+        // SAFETY: the test looks at places that were filled.
+        unsafe { place.assume_init_ref() }.address()
+    }
 
     fn span_of(bin: Bin) -> (Span, &'static BinInfo) {
         let info = bins::info(bin);
@@ -329,11 +318,11 @@ mod tests {
     fn every_slot_is_taken_once_and_can_be_given_back_once() {
         for bin in (1..bins::BINS as u8).map(Bin) {
             let (mut span, info) = span_of(bin);
-            let mut out = [core::ptr::null_mut(); 7];
+            let mut out = no_slots::<7>();
             let mut all = std::vec::Vec::new();
             loop {
                 let taken = span.take(info, &mut out);
-                all.extend(out[7 - taken..].iter().rev().map(|slot| slot.addr()));
+                all.extend(out[7 - taken..].iter().rev().map(address_of));
                 if taken == 0 {
                     break;
                 }
@@ -355,7 +344,7 @@ mod tests {
         for bin in (1..bins::BINS as u8).map(Bin) {
             let (mut span, info) = span_of(bin);
             let (size, slots) = (info.slot_bytes as usize, usize::from(info.span_slots));
-            let mut out = std::vec![core::ptr::null_mut(); slots];
+            let mut out: std::vec::Vec<_> = (0..slots).map(|_| MaybeUninit::uninit()).collect();
             assert_eq!(span.take(info, &mut out), slots);
             assert_eq!(span.holes(info) & !(u128::MAX << (slots * size / PAGE_BYTES)), 0);
             // Home go the last three quarters of the slots.
@@ -389,7 +378,7 @@ mod tests {
         span.zeroed = true;
         span.become_small(Bin(8), ShardId(0));
         assert_eq!((span.holes(info), span.purged_pages()), (0, span.pages));
-        let mut out = [core::ptr::null_mut(); 33];
+        let mut out = no_slots::<33>();
         assert_eq!(span.take(info, &mut out), 33);
         assert_eq!((span.holes(info), span.purged_pages()), (0, span.pages - 2));
     }
@@ -397,7 +386,7 @@ mod tests {
     #[test]
     fn a_slot_that_was_never_carved_is_not_taken_back() {
         let (mut span, info) = span_of(Bin(4));
-        let mut out = [core::ptr::null_mut(); 3];
+        let mut out = no_slots::<3>();
         assert_eq!(span.take(info, &mut out), 3);
         assert_eq!(span.give(info, span.start + 3 * 64), Err(NotReturned::NotASlot));
         assert_eq!(span.give(info, span.start.wrapping_sub(64)), Err(NotReturned::NotASlot));

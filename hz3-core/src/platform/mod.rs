@@ -7,6 +7,7 @@ pub mod options;
 pub mod os;
 #[cfg(not(loom))]
 pub mod prefetch;
+pub mod rank;
 pub mod seqlock;
 pub mod sync;
 pub mod table;

@@ -14,6 +14,7 @@ pub use explored::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 #[cfg(loom)]
 pub use loom::sync::atomic::fence;
 
+use crate::platform::rank::{self, Ranked};
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 
@@ -47,6 +48,17 @@ pub unsafe trait Waiter {
     fn is_forking() -> bool;
 }
 
+/// A lock as `fork` sees it.
+pub trait ForkLock {
+    /// Takes the lock for a fork, once its value is settled.
+    fn acquire_for_fork(&self);
+    /// Releases it, in the parent or in the child.
+    ///
+    /// # Safety
+    /// The calling thread took it by [`ForkLock::acquire_for_fork`], before the fork or not, and holds no guard of it.
+    unsafe fn release_after_fork(&self);
+}
+
 const FREE: u32 = 0;
 const HELD: u32 = 1;
 const CONTENDED: u32 = 2;
@@ -66,7 +78,7 @@ const YIELDS: u32 = if cfg!(loom) { 1 } else { 4 };
 /// A release wakes all sleepers. Woken one by one, each would have to get a processor before the next one is
 /// woken, and where threads outnumber processors that is a turn of all others; the lock, free meanwhile, is held
 /// too briefly for those who come back together to meet.
-pub struct Mutex<T, W: Waiter> {
+pub struct Mutex<T: Ranked, W: Waiter> {
     word: AtomicU32,
     /// Whether it is held for a fork, by the thread that forks: 1 or 0. Nobody else's holding is to be passed through.
     by_fork: AtomicU32,
@@ -75,11 +87,11 @@ pub struct Mutex<T, W: Waiter> {
 }
 
 // SAFETY: the value is reached only through a guard, and one guard exists at a time.
-unsafe impl<T: Send, W: Waiter> Sync for Mutex<T, W> {}
+unsafe impl<T: Ranked + Send, W: Waiter> Sync for Mutex<T, W> {}
 // SAFETY: moving the lock moves the value.
-unsafe impl<T: Send, W: Waiter> Send for Mutex<T, W> {}
+unsafe impl<T: Ranked + Send, W: Waiter> Send for Mutex<T, W> {}
 
-impl<T, W: Waiter> Mutex<T, W> {
+impl<T: Ranked, W: Waiter> Mutex<T, W> {
     /// An unlocked lock around `value`.
     #[cfg(not(loom))]
     pub const fn new(value: T) -> Self {
@@ -107,7 +119,11 @@ impl<T, W: Waiter> Mutex<T, W> {
     pub fn lock(&self) -> Guard<'_, T, W> {
         // Acquire: as in `try_lock`.
         let taken = self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok();
-        Guard { mutex: self, held: taken || self.lock_slow() }
+        let held = taken || self.lock_slow();
+        if held {
+            rank::note_taken(T::RANK, W::is_forking);
+        }
+        Guard { mutex: self, held }
     }
 
     /// Waits for the lock and takes it; false where the thread holds it already, for a fork.
@@ -122,39 +138,24 @@ impl<T, W: Waiter> Mutex<T, W> {
         true
     }
 
-    /// Takes the lock if nobody holds it.
+    /// Takes the lock if it is free. Any thread may try any lock: it does not wait.
     #[inline]
     pub fn try_lock(&self) -> Option<Guard<'_, T, W>> {
-        // Acquire: sees what the last holder wrote. Pairs with the Release in `release`.
-        self.word
-            .compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed)
-            .ok()
-            .map(|_| Guard { mutex: self, held: true })
+        // Acquire: sees what the last holder wrote. Pairs with the Release in `unlock`.
+        self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).ok().map(|_| {
+            rank::note_tried(T::RANK);
+            Guard { mutex: self, held: true }
+        })
     }
 
-    /// Takes the lock without a guard, for fork, where it is released in two processes.
-    #[inline]
-    pub fn acquire(&self) {
-        // Acquire: as in `try_lock`.
-        if self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            self.acquire_slow();
-        }
-        // Relaxed: read by this thread alone, until the release.
-        self.by_fork.store(1, Ordering::Relaxed);
-    }
-
-    /// As [`Mutex::acquire`], at a moment when the value `is_fit`: what another thread has under way without the lock
-    /// would be under way in the child for ever.
-    pub fn acquire_when(&self, is_fit: impl Fn(&T) -> bool) {
-        loop {
-            self.acquire();
-            // SAFETY: the lock is held, and there is no guard of it.
-            if is_fit(unsafe { &*self.value.get() }) {
-                return;
-            }
-            self.let_go();
-            W::yield_now();
-        }
+    /// The value, in a model of a fork.
+    ///
+    /// # Safety
+    /// The calling thread holds the lock for the fork.
+    #[cfg(loom)]
+    pub unsafe fn value_while_held(&self) -> &T {
+        // SAFETY: the caller's promise.
+        unsafe { &*self.value.get() }
     }
 
     #[cold]
@@ -181,49 +182,51 @@ impl<T, W: Waiter> Mutex<T, W> {
         }
     }
 
-    /// Releases the lock that `acquire` took.
-    ///
-    /// # Safety
-    /// The caller holds the lock and no guard of it.
-    #[inline]
-    pub unsafe fn release(&self) {
-        self.let_go();
-    }
-
-    /// Undoes `acquire`.
-    fn let_go(&self) {
-        // Relaxed: as in `acquire`.
-        self.by_fork.store(0, Ordering::Relaxed);
-        self.unlock();
-    }
-
     #[inline]
     fn unlock(&self) {
+        rank::note_released(T::RANK);
         // Release: publishes the value. Pairs with every Acquire above.
         if self.word.swap(FREE, Ordering::Release) == CONTENDED {
             W::wake(&self.word);
         }
     }
+}
 
-    /// Makes the lock free in a forked child. What the word says of sleepers may be the parent's, whose
-    /// threads are gone; but a thread that another library's handler started in the child may sleep too.
-    ///
-    /// # Safety
-    /// The calling thread held the lock at the fork and holds no guard of it.
-    pub unsafe fn reset_after_fork(&self) {
-        // SAFETY: the caller's promise: the lock is held, on behalf of this thread.
-        unsafe { self.release() }
+impl<T: Ranked, W: Waiter> ForkLock for Mutex<T, W> {
+    fn acquire_for_fork(&self) {
+        loop {
+            // Acquire: as in `try_lock`.
+            if self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_err() {
+                self.acquire_slow();
+            }
+            rank::note_taken(T::RANK, W::is_forking);
+            // SAFETY: the lock is held, and there is no guard of it.
+            if unsafe { &*self.value.get() }.is_settled() {
+                // Relaxed: read by this thread alone, until the release.
+                return self.by_fork.store(1, Ordering::Relaxed);
+            }
+            self.unlock();
+            W::yield_now();
+        }
+    }
+
+    /// The word may count sleepers of the parent, whose threads are gone in the child; to wake them is harmless. A thread
+    /// that another library's handler started in the child may sleep too, and needs it.
+    unsafe fn release_after_fork(&self) {
+        // Relaxed: as in `acquire_for_fork`.
+        self.by_fork.store(0, Ordering::Relaxed);
+        self.unlock();
     }
 }
 
 /// The right to touch what a [`Mutex`] protects.
-pub struct Guard<'a, T, W: Waiter> {
+pub struct Guard<'a, T: Ranked, W: Waiter> {
     mutex: &'a Mutex<T, W>,
     /// Whether the lock is this guard's to release, and not the forking thread's as a whole.
     held: bool,
 }
 
-impl<T, W: Waiter> Deref for Guard<'_, T, W> {
+impl<T: Ranked, W: Waiter> Deref for Guard<'_, T, W> {
     type Target = T;
     fn deref(&self) -> &T {
         // SAFETY: this guard is the only one, so nobody else refers to the value.
@@ -231,14 +234,14 @@ impl<T, W: Waiter> Deref for Guard<'_, T, W> {
     }
 }
 
-impl<T, W: Waiter> DerefMut for Guard<'_, T, W> {
+impl<T: Ranked, W: Waiter> DerefMut for Guard<'_, T, W> {
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: as in `deref`, and `self` is borrowed exclusively.
         unsafe { &mut *self.mutex.value.get() }
     }
 }
 
-impl<T, W: Waiter> Drop for Guard<'_, T, W> {
+impl<T: Ranked, W: Waiter> Drop for Guard<'_, T, W> {
     fn drop(&mut self) {
         if self.held {
             self.mutex.unlock();
@@ -249,12 +252,22 @@ impl<T, W: Waiter> Drop for Guard<'_, T, W> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use crate::platform::rank::Rank;
     use std::cell::Cell;
     use std::sync::mpsc::channel;
     use std::time::Duration;
 
     std::thread_local! {
         static FORKS: Cell<bool> = const { Cell::new(false) };
+    }
+
+    struct Turns(u32);
+
+    impl Ranked for Turns {
+        const RANK: Rank = Rank::Shard;
+        fn is_settled(&self) -> bool {
+            self.0 != 1
+        }
     }
 
     /// Waits by yielding.
@@ -276,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_forking_thread_passes_through_what_it_holds_and_waits_for_what_others_hold() {
-        static LOCK: Mutex<u32, Patient> = Mutex::new(0);
+        static LOCK: Mutex<Turns, Patient> = Mutex::new(Turns(0));
         FORKS.set(true);
         for by_fork in [false, true] {
             let (held, is_held) = channel();
@@ -285,18 +298,18 @@ mod tests {
                 held.send(()).expect("somebody waits");
                 // Time for the other one to go wrong in; where it does not, this is only slow.
                 std::thread::sleep(Duration::from_millis(20));
-                *value += 1;
+                value.0 += 1;
             });
             is_held.recv().expect("a message");
             let expected = 1 + u32::from(by_fork);
             if by_fork {
-                LOCK.acquire_when(|value| *value == 2);
-                assert_eq!(*LOCK.lock(), expected);
-                assert_eq!(*LOCK.lock(), expected);
+                LOCK.acquire_for_fork();
+                assert_eq!(LOCK.lock().0, expected);
+                assert_eq!(LOCK.lock().0, expected);
                 // SAFETY: acquired above; the guards are gone.
-                unsafe { LOCK.release() };
+                unsafe { LOCK.release_after_fork() };
             } else {
-                assert_eq!(*LOCK.lock(), expected);
+                assert_eq!(LOCK.lock().0, expected);
             }
             other.join().expect("no panic");
         }

@@ -8,9 +8,10 @@
 //! Outside rules: pthread_create(3), pthread_sigmask(3); pthread_exit(3) (the end of the last thread is the
 //! process's, by `exit(0)`).
 
-use crate::lane::Lane;
+use crate::allocator::Lane;
 use crate::platform::options::NEVER;
 use crate::platform::os::Os;
+use crate::upkeep::round;
 use core::ffi::c_void;
 use core::ptr::null_mut;
 
@@ -60,12 +61,12 @@ extern "C" fn run<L: Lane>(_: *mut c_void) -> *mut c_void {
     unsafe { libc::prctl(libc::PR_SET_NAME, c"hz3-background".as_ptr()) };
     let allocator = L::allocator();
     while !L::Os::is_last_thread() {
-        let pause_ms = allocator.tick_ms().clamp(*PAUSE_MS.start(), *PAUSE_MS.end());
+        let pause_ms = round::tick_ms::<L>(allocator.options()).clamp(*PAUSE_MS.start(), *PAUSE_MS.end());
         let pause = libc::timespec { tv_sec: 0, tv_nsec: i64::from(pause_ms % 1000) * 1_000_000 };
         let pause = libc::timespec { tv_sec: i64::from(pause_ms / 1000), ..pause };
         // SAFETY: reads the time; a null remainder is not written.
         unsafe { libc::nanosleep(&pause, null_mut()) };
-        allocator.tick();
+        round::tick(&allocator.pages, &allocator.exchange, &allocator.schedule, &allocator.observer);
     }
     null_mut()
 }

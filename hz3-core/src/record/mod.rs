@@ -1,8 +1,6 @@
 //! Record: what an allocator notes about its program.
 
-#[cfg(not(loom))]
 pub mod heat;
-#[cfg(not(loom))]
 pub mod observer;
-#[cfg(not(loom))]
+pub mod pace;
 pub mod profile;

@@ -1,9 +1,10 @@
-//! Publisher: somebody outside of the allocator who is told now and then, on slow paths, that time has passed; the
+//! Observer: somebody outside of the allocator who is told now and then, on slow paths, that time has passed; the
 //! preload library's shared statistics page.
 
-use crate::platform::sync::{AtomicUsize, Ordering};
+use crate::platform::sync::{AtomicPtr, Ordering};
+use core::ptr::null_mut;
 
-/// What a publisher is told. It is called without a lock of the allocator's, must not allocate, and keeps `errno`.
+/// What a observer is told. It is called without a lock of the allocator's, must not allocate, and keeps `errno`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
     /// A slow path or the background thread looked at the clock, in milliseconds, as [`crate::platform::os::Os::now_ms`] has it.
@@ -13,33 +14,33 @@ pub enum Event {
 }
 
 /// Who is told; nobody at first.
-pub struct Publisher {
-    call: AtomicUsize,
+pub struct Observer {
+    call: AtomicPtr<()>,
 }
 
-impl Publisher {
+impl Observer {
     /// Nobody.
     pub const fn nobody() -> Self {
-        Self { call: AtomicUsize::new(0) }
+        Self { call: AtomicPtr::new(null_mut()) }
     }
 
     /// From here on `call` is told.
     pub fn begin(&self, call: fn(Event)) {
         // Release: what the caller has made ready. Pairs with the Acquire in `tell_now`.
-        self.call.store(call as usize, Ordering::Release);
+        self.call.store(call as *mut (), Ordering::Release);
     }
 
     /// From here on nobody is told; a call that has begun may go on.
     pub fn end(&self) {
         // Relaxed: publishes nothing.
-        self.call.store(0, Ordering::Relaxed);
+        self.call.store(null_mut(), Ordering::Relaxed);
     }
 
     /// Tells of `event`. While there is nobody: one load and a branch.
     #[inline]
     pub fn tell(&self, event: Event) {
         // Relaxed: `tell_now` looks again.
-        if self.call.load(Ordering::Relaxed) != 0 {
+        if !self.call.load(Ordering::Relaxed).is_null() {
             self.tell_now(event);
         }
     }
@@ -49,9 +50,9 @@ impl Publisher {
     fn tell_now(&self, event: Event) {
         // Acquire: pairs with the Release in `begin`.
         let call = self.call.load(Ordering::Acquire);
-        if call != 0 {
+        if !call.is_null() {
             // SAFETY: the word is a function that `begin` was given, of this type.
-            let call = unsafe { core::mem::transmute::<usize, fn(Event)>(call) };
+            let call = unsafe { core::mem::transmute::<*mut (), fn(Event)>(call) };
             call(event);
         }
     }
@@ -71,15 +72,15 @@ mod tests {
 
     #[test]
     fn whoever_begins_is_told_until_the_end() {
-        let publisher = Publisher::nobody();
+        let observer = Observer::nobody();
         let told = |event| {
-            publisher.tell(event);
+            observer.tell(event);
             TOLD.swap(0, Ordering::Relaxed)
         };
         assert_eq!(told(Event::Tick(5)), 0);
-        publisher.begin(note);
+        observer.begin(note);
         assert_eq!((told(Event::Tick(6)), told(Event::Forked)), (6, 1));
-        publisher.end();
+        observer.end();
         assert_eq!(told(Event::Tick(7)), 0);
     }
 }

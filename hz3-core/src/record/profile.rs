@@ -11,10 +11,9 @@
 //! lock, which is taken per sampled block and per free of a block that may be one. It is asked for more memory
 //! while the lock is free.
 
-pub mod pace;
-
 use crate::platform::os::Os;
-use crate::platform::sync::{AtomicU32, AtomicUsize, Mutex, Ordering};
+use crate::platform::rank::{Rank, Ranked};
+use crate::platform::sync::{AtomicPtr, AtomicU32, AtomicUsize, ForkLock, Mutex, Ordering};
 use crate::platform::table::Table;
 use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;
@@ -106,6 +105,10 @@ struct Samples {
     totals: Counts,
 }
 
+impl Ranked for Samples {
+    const RANK: Rank = Rank::Profile;
+}
+
 // SAFETY: the memory behind the pointer belongs to whoever has the structure.
 unsafe impl Send for Samples {}
 
@@ -176,8 +179,8 @@ pub struct Profile<O: Os> {
     /// Mean bytes between two samples; 0 while there is no profile.
     interval_bytes: AtomicUsize,
     /// The unwinder's parts. Written before `interval_bytes`.
-    backtrace: AtomicUsize,
-    get_ip: AtomicUsize,
+    backtrace: AtomicPtr<()>,
+    get_ip: AtomicPtr<()>,
     own_start: AtomicUsize,
     own_end: AtomicUsize,
     stacks: Table<UNIT_BYTES>,
@@ -191,8 +194,8 @@ impl<O: Os> Profile<O> {
     pub const fn new() -> Self {
         Self {
             interval_bytes: AtomicUsize::new(0),
-            backtrace: AtomicUsize::new(0),
-            get_ip: AtomicUsize::new(0),
+            backtrace: AtomicPtr::new(null_mut()),
+            get_ip: AtomicPtr::new(null_mut()),
             own_start: AtomicUsize::new(0),
             own_end: AtomicUsize::new(0),
             stacks: Table::new(),
@@ -223,8 +226,8 @@ impl<O: Os> Profile<O> {
     /// Begins the profile. Call it once.
     pub fn begin(&self, unwinder: Unwinder, interval_bytes: usize) {
         // Relaxed, the first four: the last store publishes them.
-        self.backtrace.store(unwinder.backtrace as usize, Ordering::Relaxed);
-        self.get_ip.store(unwinder.get_ip as usize, Ordering::Relaxed);
+        self.backtrace.store(unwinder.backtrace as *mut (), Ordering::Relaxed);
+        self.get_ip.store(unwinder.get_ip as *mut (), Ordering::Relaxed);
         self.own_start.store(unwinder.own_start, Ordering::Relaxed);
         self.own_end.store(unwinder.own_end, Ordering::Relaxed);
         // Release: pairs with the Acquire in `unwinder`.
@@ -240,8 +243,8 @@ impl<O: Os> Profile<O> {
         // Relaxed, all: published by the above. SAFETY: the words are `begin`'s function pointers.
         unsafe {
             Some(Unwinder {
-                backtrace: core::mem::transmute::<usize, Backtrace>(self.backtrace.load(Ordering::Relaxed)),
-                get_ip: core::mem::transmute::<usize, GetIp>(self.get_ip.load(Ordering::Relaxed)),
+                backtrace: core::mem::transmute::<*mut (), Backtrace>(self.backtrace.load(Ordering::Relaxed)),
+                get_ip: core::mem::transmute::<*mut (), GetIp>(self.get_ip.load(Ordering::Relaxed)),
                 own_start: self.own_start.load(Ordering::Relaxed),
                 own_end: self.own_end.load(Ordering::Relaxed),
             })
@@ -432,27 +435,9 @@ impl<O: Os> Profile<O> {
         self.stacks.mapped_bytes() + self.samples.lock().room * size_of::<Sample>()
     }
 
-    /// The profile's lock, for fork. It nests in no other, and none in it.
-    pub fn acquire_for_fork(&self) {
-        self.samples.acquire();
-    }
-
-    /// Releases it, in the parent.
-    ///
-    /// # Safety
-    /// The calling thread took it.
-    pub unsafe fn release_after_fork(&self) {
-        // SAFETY: the caller's promise.
-        unsafe { self.samples.release() }
-    }
-
-    /// Frees it, in the child.
-    ///
-    /// # Safety
-    /// The calling thread is the only one and took it before the fork.
-    pub unsafe fn reset_after_fork(&self) {
-        // SAFETY: the caller's promise.
-        unsafe { self.samples.reset_after_fork() }
+    /// The profile's lock, for fork.
+    pub fn lock_for_fork(&self) -> &dyn ForkLock {
+        &self.samples
     }
 }
 

@@ -5,10 +5,10 @@ pub mod cold_bins;
 #[cfg(not(loom))]
 pub mod flow;
 #[cfg(not(loom))]
+pub mod flush;
+#[cfg(not(loom))]
 pub mod heap;
 pub mod hooks;
-#[cfg(not(loom))]
-pub mod one_way;
 pub mod registry;
 #[cfg(not(loom))]
-pub mod tls;
+pub(crate) mod tls;

@@ -11,7 +11,8 @@
 //! left, for good. After a fork the child counts a further *generation*. A heap in use whose generation is not the
 //! process's belonged to a thread that is not there. What a heap holds is none of this module's business.
 
-use crate::platform::sync::{AtomicU32, Mutex, Ordering, Waiter};
+use crate::platform::rank::{Rank, Ranked};
+use crate::platform::sync::{AtomicU32, ForkLock, Mutex, Ordering, Waiter};
 use core::sync::atomic::compiler_fence;
 
 const UNUSED: u32 = 0;
@@ -63,10 +64,16 @@ pub trait Members {
     fn end(&self) -> u32;
 }
 
+/// The first id of the list of unused heaps; 0 where it is empty.
+struct Unused(u32);
+
+impl Ranked for Unused {
+    const RANK: Rank = Rank::Heaps;
+}
+
 /// Which heaps no thread uses, and the process's generation.
 pub struct HeapStates<W: Waiter> {
-    /// The list's first id; 0 where it is empty.
-    unused: Mutex<u32, W>,
+    unused: Mutex<Unused, W>,
     /// Sync: the lock.
     generation: AtomicU32,
     /// Whether heaps of threads that did not survive a fork may be waiting.
@@ -77,19 +84,19 @@ impl<W: Waiter> HeapStates<W> {
     /// No heap yet.
     #[cfg(not(loom))]
     pub const fn new() -> Self {
-        Self { unused: Mutex::new(0), generation: AtomicU32::new(0), orphans: AtomicU32::new(0) }
+        Self { unused: Mutex::new(Unused(0)), generation: AtomicU32::new(0), orphans: AtomicU32::new(0) }
     }
 
     /// No heap yet.
     #[cfg(loom)]
     pub fn new() -> Self {
-        Self { unused: Mutex::new(0), generation: AtomicU32::new(0), orphans: AtomicU32::new(0) }
+        Self { unused: Mutex::new(Unused(0)), generation: AtomicU32::new(0), orphans: AtomicU32::new(0) }
     }
 
     /// The id of a heap that is the calling thread's from here on. `None` where there is none and none can be made.
     pub fn take(&self, members: &impl Members) -> Option<u32> {
         let mut unused = self.unused.lock();
-        let mut id = *unused;
+        let mut id = unused.0;
         if id == 0 {
             // The system is asked without the lock. A fork meanwhile leaves the child one heap that was never used.
             drop(unused);
@@ -99,7 +106,7 @@ impl<W: Waiter> HeapStates<W> {
             unused = self.unused.lock();
         } else {
             // Relaxed: under the lock.
-            *unused = members.state(id).next_unused.load(Ordering::Relaxed);
+            unused.0 = members.state(id).next_unused.load(Ordering::Relaxed);
         }
         let heap = members.state(id);
         // Relaxed, all: read under the lock.
@@ -114,12 +121,12 @@ impl<W: Waiter> HeapStates<W> {
         let mut first = self.unused.lock();
         // Relaxed, all: under the lock.
         heap.state.store(UNUSED, Ordering::Relaxed);
-        heap.next_unused.store(*first, Ordering::Relaxed);
-        *first = heap.id.load(Ordering::Relaxed);
+        heap.next_unused.store(first.0, Ordering::Relaxed);
+        first.0 = heap.id.load(Ordering::Relaxed);
     }
 
     /// The lock over the unused heaps, for fork.
-    pub fn lock_for_fork(&self) -> &Mutex<u32, W> {
+    pub fn lock_for_fork(&self) -> &dyn ForkLock {
         &self.unused
     }
 
@@ -250,15 +257,17 @@ mod forked {
     }
 
     impl<W: Waiter> HeapStates<W> {
-        /// A copy whose lock is held, as `unused` says of the original's.
-        pub fn forked(&self, unused: u32) -> Self {
+        /// A copy whose lock is held for the fork, as the caller holds the original's.
+        pub fn forked(&self) -> Self {
+            // SAFETY: the lock is held.
+            let unused = unsafe { self.unused.value_while_held() }.0;
             let copy = Self {
-                unused: Mutex::new(unused),
+                unused: Mutex::new(Unused(unused)),
                 // Relaxed, both: as above.
                 generation: AtomicU32::new(self.generation.load(Ordering::Relaxed)),
                 orphans: AtomicU32::new(self.orphans.load(Ordering::Relaxed)),
             };
-            copy.unused.acquire();
+            copy.unused.acquire_for_fork();
             copy
         }
     }

@@ -149,6 +149,73 @@ impl Default for Stack {
     }
 }
 
+/// The full magazines of one shard and bin.
+#[cfg(not(loom))]
+pub struct Depot {
+    /// Spilled by this shard's threads.
+    pub full: Stack,
+    /// Sent home by other shards' threads.
+    pub inbox: Stack,
+    /// Fewest magazines that lay in both since the last [`Depot::make_surplus_due`]: nobody needed those.
+    low: AtomicU32,
+    /// Magazines that are to be unpacked.
+    due: AtomicU32,
+}
+
+#[cfg(not(loom))]
+impl Depot {
+    /// Empty.
+    pub const fn new() -> Self {
+        Self { full: Stack::new(), inbox: Stack::new(), low: AtomicU32::new(0), due: AtomicU32::new(0) }
+    }
+
+    /// Magazines in both stacks.
+    #[inline]
+    pub fn count(&self) -> u32 {
+        self.full.count() + self.inbox.count()
+    }
+
+    /// Notes that a magazine was taken.
+    #[inline]
+    pub fn note_taken(&self) {
+        let count = self.count();
+        // Relaxed, here and below: a gauge; a lost update makes the surplus a little larger or smaller.
+        if count < self.low.load(Ordering::Relaxed) {
+            self.low.store(count, Ordering::Relaxed);
+        }
+    }
+
+    /// Makes magazines due to be unpacked that were not needed since the last call: half of them, so that a swing of
+    /// demand finds some; all of them where nobody touched the depot.
+    pub fn make_surplus_due(&self) {
+        let (low, count) = (self.low.load(Ordering::Relaxed), self.count());
+        if count > 0 || low > 0 {
+            self.low.store(count, Ordering::Relaxed);
+        }
+        let due = if low == count { count } else { low.min(count).div_ceil(2) };
+        // Relaxed, here and below: a gauge, as above. Tested first, so that an idle depot costs no write.
+        if due != self.due.load(Ordering::Relaxed) {
+            self.due.store(due, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes up to `most` of the magazines that are due to be unpacked; returns how many.
+    pub fn take_due(&self, most: u32) -> u32 {
+        let due = self.due.load(Ordering::Relaxed);
+        if due > 0 {
+            self.due.store(due - due.min(most), Ordering::Relaxed);
+        }
+        due.min(most)
+    }
+}
+
+#[cfg(not(loom))]
+impl Default for Depot {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Which shards may have full magazines of a bin, a bit for each. A bit may be there in vain; it is never
 /// missing for longer than a call of [`Stocked::note_pushed`] or [`Stocked::note_taken`] by the thread that
 /// pushed or took takes.

@@ -1,62 +1,221 @@
-//! Courier: what a stash calls to take slots to where they belong.
+//! Homeward: the one way home, from magazines to the spans that slots belong to.
+//!
+//! ```text
+//! magazine → stash → batch of one owner and bin → its spans → an empty span → runs
+//!                  → magazine of one owner and bin → its inbox          (dense stash)
+//! ```
 
-use crate::allocator::Allocator;
-use crate::lane::Lane;
-use crate::platform::units::{Bin, ShardId};
+use crate::pages::bins::{self, BINS};
+use crate::pages::page_heap::PageHeap;
+use crate::pages::page_tag::Kind;
+use crate::pages::slot::{Batch, Slot};
+use crate::pages::span::{NotReturned, at};
+use crate::platform::abort;
+use crate::platform::sync::Ordering;
+use crate::platform::units::{Bin, ShardId, SpanId};
+use crate::transfer::depot::{Depot, Links};
+use crate::transfer::exchange::{Exchange, Sharded};
 use crate::transfer::magazine::Magazine;
-use crate::transfer::remote_stash::{Carrier, RemoteStash};
+use crate::transfer::remote_stash::{Carrier, RemoteStash, Sparse};
+use core::mem::MaybeUninit;
 
-/// Takes slots from a stash to where they belong, on behalf of a thread of `shard`.
-pub struct Courier<'a, L: Lane> {
-    /// The allocator.
-    pub allocator: &'a Allocator<L>,
+/// Takes slots home on behalf of a thread of one shard.
+pub struct Homeward<'a, P: Sharded> {
+    pages: &'a PageHeap<P>,
+    exchange: &'a Exchange<P>,
     /// The sender's shard, whose empty magazines are used.
-    pub shard: ShardId,
+    shard: ShardId,
     /// Whether nobody needed the slots for a while.
-    pub idle: bool,
+    idle: bool,
 }
 
-impl<L: Lane> Courier<'_, L> {
-    /// Sends the slots of `magazine`, of `bin`, home through `stash`, and the empty magazine back.
+impl<'a, P: Sharded> Homeward<'a, P> {
+    /// The way home for slots that were just freed.
+    pub const fn new(pages: &'a PageHeap<P>, exchange: &'a Exchange<P>, shard: ShardId) -> Self {
+        Self { pages, exchange, shard, idle: false }
+    }
+
+    /// The way home for slots that nobody needed for a while: they make no span young.
+    pub const fn idle(pages: &'a PageHeap<P>, exchange: &'a Exchange<P>, shard: ShardId) -> Self {
+        Self { pages, exchange, shard, idle: true }
+    }
+
+    /// Sends one slot home through `stash`.
+    #[inline]
+    pub fn send_slot(&mut self, bin: Bin, slot: Slot, stash: &mut impl RemoteStash) {
+        let owner = self.pages.owner(slot.address());
+        stash.put(owner, bin, slot, self);
+    }
+
+    /// Sends the slots of `magazine`, of `bin`, home through `stash`; the magazine is empty afterwards.
+    ///
+    /// # Safety
+    /// The caller owns the magazine, which is not loaded.
+    pub unsafe fn send_slots(&mut self, bin: Bin, magazine: *mut Magazine, stash: &mut impl RemoteStash) {
+        // SAFETY: the caller's promise.
+        for slot in unsafe { Magazine::drain(magazine) } {
+            self.send_slot(bin, slot, stash);
+        }
+    }
+
+    /// As [`Homeward::send_slots`], and gives the empty magazine back.
     ///
     /// # Safety
     /// The caller owns the magazine, and no longer does afterwards.
-    pub unsafe fn unpack(&mut self, bin: Bin, magazine: *mut Magazine, stash: &mut impl RemoteStash) {
+    pub unsafe fn send_magazine(&mut self, bin: Bin, magazine: *mut Magazine, stash: &mut impl RemoteStash) {
         // SAFETY: the caller's promise.
         unsafe {
-            for &mut slot in Magazine::held(magazine) {
-                let owner = self.allocator.runs.arenas.tag_value(slot.addr()).owner();
-                stash.put(owner, bin, slot, self);
-            }
-            self.allocator.return_empty(magazine);
+            self.send_slots(bin, magazine, stash);
+            self.exchange.return_empty(magazine);
         }
     }
 
+    /// Sends the magazines of `bin` home to which the links lead from `first` on.
+    ///
+    /// # Safety
+    /// The caller owns the magazines, and no longer does afterwards.
+    // A function of its own: the stash would be on the stack of every refill, and stacks may have 16 KiB.
+    #[cold]
+    #[inline(never)]
+    pub unsafe fn send_chain(&mut self, bin: Bin, first: u32) {
+        let mut stash = Sparse::<256>::new();
+        let mut next = first;
+        while next != 0 {
+            let id = next;
+            // Relaxed: this thread's own.
+            next = self.exchange.magazines.next(id).load(Ordering::Relaxed);
+            // SAFETY: ids in stacks are magazines', and this one is this thread's.
+            unsafe { self.send_magazine(bin, self.exchange.magazines.get(id), &mut stash) };
+        }
+        stash.flush(self);
+    }
+
     fn note_batch(&self, bin: Bin, slots: usize) {
-        if self.allocator.options().counts_heat() {
-            self.allocator.heat.note_batch(bin, slots);
+        if self.pages.options().counts_heat() {
+            self.exchange.heat.note_batch(bin, slots);
         }
     }
 }
 
-impl<L: Lane> Carrier for Courier<'_, L> {
-    fn deliver(&mut self, owner: ShardId, bin: Bin, slots: &[*mut u8]) {
+impl<P: Sharded> Carrier for Homeward<'_, P> {
+    fn deliver(&mut self, owner: ShardId, bin: Bin, slots: Batch<'_>) {
         self.note_batch(bin, slots.len());
-        self.allocator.deliver(owner, bin, slots, self.idle);
+        deliver(self.pages, self.exchange, owner, bin, slots, self.idle);
     }
 
-    fn empty_magazine(&mut self, bin: Bin) -> *mut Magazine {
-        self.allocator.empty_magazine(self.shard, bin)
+    fn empty_magazine(&mut self, bin: Bin) -> Option<*mut Magazine> {
+        self.exchange.empty_magazine(self.shard, bin)
     }
 
     unsafe fn post(&mut self, owner: ShardId, bin: Bin, magazine: *mut Magazine) {
         // SAFETY: the stash hands its magazine over.
         unsafe {
             self.note_batch(bin, usize::from((*magazine).count));
-            if !(*magazine).is_worthwhile() || !self.allocator.put_full(owner, bin, magazine, true) {
-                self.allocator.deliver(owner, bin, Magazine::held(magazine), self.idle);
-                self.allocator.return_empty(magazine);
+            if !(*magazine).is_worthwhile() || !self.exchange.put_full(owner, bin, magazine, true) {
+                deliver(self.pages, self.exchange, owner, bin, Magazine::drain(magazine), self.idle);
+                self.exchange.return_empty(magazine);
             }
         }
     }
+}
+
+/// Puts one slot into its span.
+pub fn deliver_one<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, slot: Slot) {
+    let tag = pages.tag(slot.address());
+    let mut one = [MaybeUninit::new(slot)];
+    // SAFETY: the place holds the slot.
+    deliver(pages, exchange, tag.owner(), tag.bin(), unsafe { Batch::of(&mut one, 1) }, false);
+}
+
+/// Puts `slots`, all of `bin` and owned by `owner`, into their spans, and gives up spans that are empty then. A slot that
+/// is at home already, or none, stops the process in the name of `free`. Slots that were not `idle` until now make their
+/// spans young. Takes the owner's lock.
+fn deliver<P: Sharded>(
+    pages: &PageHeap<P>,
+    exchange: &Exchange<P>,
+    owner: ShardId,
+    bin: Bin,
+    slots: Batch<'_>,
+    idle: bool,
+) {
+    let mut emptied = SpanId::NONE;
+    let mut refused = None;
+    {
+        let mut owned = exchange.shard(owner).owned().lock();
+        for slot in slots {
+            let address = slot.address();
+            let tag = pages.tag(address);
+            if tag.kind() != Kind::Small || tag.bin() != bin || tag.owner() != owner {
+                refused = Some((NotReturned::NotASlot, address));
+                break;
+            }
+            // SAFETY: the tag is a small page's of this owner, whose lock is held.
+            match unsafe { owned.restore(pages.spans(), tag.span(), slot, idle) } {
+                Ok(false) => {}
+                Ok(true) => {
+                    // SAFETY: the span has left the lists and is this thread's alone.
+                    unsafe { (*at(pages.spans(), tag.span())).next = emptied };
+                    emptied = tag.span();
+                }
+                Err(reason) => {
+                    refused = Some((reason, address));
+                    break;
+                }
+            }
+        }
+        if owned.has_home(pages.spans(), bin) {
+            exchange.set_roomy(bin, owner, true);
+        }
+    }
+    // Not before the lock is free: a handler of the program's for SIGABRT may allocate.
+    if let Some((reason, address)) = refused {
+        let fault = match reason {
+            NotReturned::AlreadyFree => "double free of",
+            NotReturned::NotASlot => "invalid pointer",
+        };
+        abort::misuse_in_bin::<P::Os>("free()", fault, address, bins::info(bin).slot_bytes as usize);
+    }
+    while !emptied.is_none() {
+        // SAFETY: chained above; this thread's alone.
+        unsafe {
+            let next = (*at(pages.spans(), emptied)).next;
+            pages.release_small(emptied, idle);
+            emptied = next;
+        }
+    }
+}
+
+/// Sends magazines of every depot and inbox home: as many as `share` says of each, given how many it may be, and `most` in
+/// all. Returns how many that were to be.
+pub fn send_depots<P: Sharded>(
+    pages: &PageHeap<P>,
+    exchange: &Exchange<P>,
+    most: u32,
+    share: impl Fn(&Depot, u32) -> u32,
+) -> u32 {
+    let mut stash = Sparse::<256>::new();
+    let mut left = most;
+    for shard in exchange.used_shards() {
+        let mut homeward = Homeward::idle(pages, exchange, shard);
+        for bin in (1..BINS as u8).map(Bin) {
+            if left == 0 {
+                break;
+            }
+            let due = share(exchange.shard(shard).depot(bin), left);
+            left -= due;
+            for _ in 0..due {
+                let Some(magazine) = exchange.take_full_of(shard, bin) else { break };
+                // SAFETY: the magazine is this thread's.
+                unsafe { homeward.send_magazine(bin, magazine, &mut stash) };
+            }
+        }
+    }
+    stash.flush(&mut Homeward::idle(pages, exchange, ShardId(0)));
+    most - left
+}
+
+/// Sends every depot and inbox home: of each, as many magazines as it holds when its turn comes, so that the end comes
+/// however fast other threads fill them again.
+pub fn empty_depots<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) {
+    send_depots(pages, exchange, u32::MAX, |depot, most| depot.count().min(most));
 }

@@ -9,11 +9,13 @@
 //! belongs to whoever took it: a thread, or the stack that it lies in.
 
 use crate::pages::bins;
+use crate::pages::policy::Shape;
+use crate::pages::slot::{Batch, Slot};
 use crate::platform::os::Os;
 use crate::platform::prefetch;
 use crate::platform::sync::AtomicU32;
 use crate::platform::table::{Table, typed};
-use crate::platform::units::{Bin, ShardId};
+use crate::platform::units::ShardId;
 use crate::transfer::depot::{ID_BITS, Links};
 
 /// Bytes of one unit of magazine memory.
@@ -28,15 +30,6 @@ const _: () = assert!(MAX_SLOTS == 62 && size_of::<Magazine>() == HEADER_BYTES);
 
 const fn capacity_of(class: usize) -> usize {
     ((UNIT_BYTES << class) - HEADER_BYTES) / size_of::<*mut u8>()
-}
-
-/// How many slots a magazine of each bin holds, and its class.
-#[derive(Clone, Copy)]
-pub struct Shape {
-    /// Slots, at most the class's room.
-    pub capacity: u16,
-    /// Class of capacity.
-    pub class: u8,
 }
 
 /// The shapes for a lane that allows `most_slots` slots and `most_bytes` of blocks per magazine, but
@@ -94,7 +87,7 @@ impl Magazine {
     /// # Safety
     /// `this` is a magazine.
     #[inline]
-    pub unsafe fn slots(this: *mut Magazine) -> *mut *mut u8 {
+    pub unsafe fn slots(this: *mut Magazine) -> *mut Slot {
         // SAFETY: the slots follow the header in the same unit.
         unsafe { this.add(1).cast() }
     }
@@ -117,7 +110,7 @@ impl Magazine {
     /// # Safety
     /// `base` is a result of [`Magazine::slots`].
     #[inline]
-    pub unsafe fn of_slots(base: *mut *mut u8) -> *mut Magazine {
+    pub unsafe fn of_slots(base: *mut Slot) -> *mut Magazine {
         // SAFETY: the header lies before the slots.
         unsafe { base.cast::<Magazine>().sub(1) }
     }
@@ -135,12 +128,25 @@ impl Magazine {
         (unsafe { this.add(1).cast() }, usize::from(count).min(MAX_SLOTS))
     }
 
+    /// Takes all slots out of a magazine that is not loaded.
+    ///
+    /// # Safety
+    /// The caller owns the magazine at `this`, and nothing else refers to its slots.
+    #[inline]
+    pub unsafe fn drain<'a>(this: *mut Magazine) -> Batch<'a> {
+        // SAFETY: the caller's promise; `count` slots are initialised and lie in the unit.
+        unsafe {
+            let count = usize::from(core::mem::replace(&mut (*this).count, 0));
+            Batch::of(core::slice::from_raw_parts_mut(Self::slots(this).cast(), count), count)
+        }
+    }
+
     /// The slots held, of a magazine that is not loaded.
     ///
     /// # Safety
     /// The caller owns the magazine at `this`, and nothing else refers to its slots.
     #[inline]
-    pub unsafe fn held<'a>(this: *mut Magazine) -> &'a mut [*mut u8] {
+    pub unsafe fn held<'a>(this: *mut Magazine) -> &'a mut [Slot] {
         // SAFETY: `count` slots are initialised and lie in the unit.
         unsafe { core::slice::from_raw_parts_mut(Self::slots(this), usize::from((*this).count)) }
     }
@@ -203,23 +209,16 @@ impl Links for Magazines {
     }
 }
 
-/// Slots of a magazine of `bin` under `shapes`.
-#[inline]
-pub fn shape(shapes: &'static [Shape; bins::BINS], bin: Bin) -> Shape {
-    let index = usize::from(bin.0);
-    // A clamp instead of a bounds check: nothing in the allocator may panic.
-    shapes[if index < bins::BINS { index } else { 0 }]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::platform::units::Bin;
 
     #[test]
     fn a_magazine_keeps_to_its_byte_budget_and_its_room() {
         static SHAPES: [Shape; bins::BINS] = shapes(62, 32 << 10, 2);
         for bin in (1..bins::BINS as u8).map(Bin) {
-            let shape = shape(&SHAPES, bin);
+            let shape = SHAPES[usize::from(bin.0)];
             let capacity = usize::from(shape.capacity);
             assert!(capacity >= 2 && capacity <= capacity_of(usize::from(shape.class)));
             assert!(capacity == 2 || capacity * bins::info(bin).slot_bytes as usize <= 32 << 10);

@@ -1,6 +1,10 @@
 //! Transfer: how free slots change hands.
 
+#[cfg(not(loom))]
+pub mod carve;
 pub mod depot;
+#[cfg(not(loom))]
+pub mod exchange;
 #[cfg(not(loom))]
 pub mod homeward;
 #[cfg(not(loom))]

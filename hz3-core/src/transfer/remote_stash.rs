@@ -9,16 +9,18 @@
 //! touched once per batch. A stash is its thread's alone.
 
 use crate::pages::bins::{BINS, FOREIGN};
+use crate::pages::slot::{Batch, Slot, no_slots};
 use crate::platform::units::{Bin, ShardId};
 use crate::transfer::magazine::Magazine;
+use core::mem::MaybeUninit;
 use core::ptr::null_mut;
 
 /// Where batches go, and where a dense bank gets its magazines.
 pub trait Carrier {
-    /// Takes the batch home. `slots` all belong to spans of `bin` owned by `owner`.
-    fn deliver(&mut self, owner: ShardId, bin: Bin, slots: &[*mut u8]);
-    /// An empty magazine for `bin`; null where memory has run out.
-    fn empty_magazine(&mut self, bin: Bin) -> *mut Magazine;
+    /// Takes the batch home. The slots all belong to spans of `bin` owned by `owner`.
+    fn deliver(&mut self, owner: ShardId, bin: Bin, slots: Batch<'_>);
+    /// An empty magazine for `bin`. `None` when memory has run out.
+    fn empty_magazine(&mut self, bin: Bin) -> Option<*mut Magazine>;
     /// Takes a magazine of slots of `bin` to `owner`'s inbox.
     ///
     /// # Safety
@@ -26,10 +28,17 @@ pub trait Carrier {
     unsafe fn post(&mut self, owner: ShardId, bin: Bin, magazine: *mut Magazine);
 }
 
+/// Delivers a single slot.
+fn deliver_one(carrier: &mut impl Carrier, owner: ShardId, bin: Bin, slot: Slot) {
+    let mut one = [MaybeUninit::new(slot)];
+    // SAFETY: the place holds the slot.
+    carrier.deliver(owner, bin, unsafe { Batch::of(&mut one, 1) });
+}
+
 /// A remote stash of either kind.
 pub trait RemoteStash {
     /// Adds a free slot of `bin` that belongs to `owner`; may send batches off through `carrier`.
-    fn put(&mut self, owner: ShardId, bin: Bin, slot: *mut u8, carrier: &mut impl Carrier);
+    fn put(&mut self, owner: ShardId, bin: Bin, slot: Slot, carrier: &mut impl Carrier);
     /// Sends everything off.
     fn flush(&mut self, carrier: &mut impl Carrier);
     /// Slots in the stash.
@@ -48,25 +57,23 @@ pub struct Dense<const SHARDS: usize> {
 }
 
 impl<const SHARDS: usize> RemoteStash for Dense<SHARDS> {
-    fn put(&mut self, owner: ShardId, bin: Bin, slot: *mut u8, carrier: &mut impl Carrier) {
+    fn put(&mut self, owner: ShardId, bin: Bin, slot: Slot, carrier: &mut impl Carrier) {
         let Some(place) = self.bank.get_mut(usize::from(owner.0)).and_then(|bins| bins.get_mut(usize::from(bin.0)))
         else {
             return;
         };
         if bin == FOREIGN {
             // No slot at all: whoever takes it home stops the process.
-            return carrier.deliver(owner, bin, &[slot]);
+            return deliver_one(carrier, owner, bin, slot);
         }
         if place.is_null() {
-            *place = carrier.empty_magazine(bin);
-            if place.is_null() {
-                return carrier.deliver(owner, bin, &[slot]);
-            }
+            let Some(magazine) = carrier.empty_magazine(bin) else { return deliver_one(carrier, owner, bin, slot) };
+            *place = magazine;
         }
         let magazine = *place;
         // SAFETY: the bank owns its magazines, and this one has room: it leaves as soon as it is full.
         unsafe {
-            *Magazine::slots(magazine).add(usize::from((*magazine).count)) = slot;
+            Magazine::slots(magazine).add(usize::from((*magazine).count)).write(slot);
             (*magazine).count += 1;
             if (*magazine).count == (*magazine).capacity {
                 *place = null_mut();
@@ -132,18 +139,18 @@ impl<const ENTRIES: usize> Default for Sparse<ENTRIES> {
 /// Bits of an address that an entry keeps: user addresses have 47 on x86-64 and 48 on AArch64.
 const ADDRESS_BITS: u32 = 48;
 
-fn slot_of(entry: u64) -> *mut u8 {
+fn start_of(entry: u64) -> *mut u8 {
     core::ptr::with_exposed_provenance_mut((entry & ((1 << ADDRESS_BITS) - 1)) as usize)
 }
 
 impl<const ENTRIES: usize> RemoteStash for Sparse<ENTRIES> {
-    fn put(&mut self, owner: ShardId, bin: Bin, slot: *mut u8, carrier: &mut impl Carrier) {
+    fn put(&mut self, owner: ShardId, bin: Bin, slot: Slot, carrier: &mut impl Carrier) {
         if self.used == ENTRIES {
             self.flush(carrier);
         }
         if let Some(entry) = self.entries.get_mut(self.used) {
             let key = u64::from(owner.0) << 8 | u64::from(bin.0);
-            *entry = key << ADDRESS_BITS | slot.expose_provenance() as u64;
+            *entry = key << ADDRESS_BITS | slot.into_block().expose_provenance() as u64;
             self.used += 1;
         }
     }
@@ -152,13 +159,16 @@ impl<const ENTRIES: usize> RemoteStash for Sparse<ENTRIES> {
         let used = core::mem::replace(&mut self.used, 0);
         let Some(entries) = self.entries.get_mut(..used) else { return };
         entries.sort_unstable();
-        let mut batch = [null_mut(); ENTRIES];
+        let mut batch = no_slots::<ENTRIES>();
         for group in entries.chunk_by(|a, b| a >> ADDRESS_BITS == b >> ADDRESS_BITS) {
             for (place, entry) in batch.iter_mut().zip(group) {
-                *place = slot_of(*entry);
+                // SAFETY: an entry stands for a slot that was put in, and is taken out here.
+                place.write(unsafe { Slot::new(start_of(*entry)) });
             }
-            if let (Some(first), Some(slots)) = (group.first(), batch.get(..group.len())) {
+            if let Some(first) = group.first() {
                 let key = first >> ADDRESS_BITS;
+                // SAFETY: the first places were just filled.
+                let slots = unsafe { Batch::of(&mut batch, group.len()) };
                 carrier.deliver(ShardId((key >> 8) as u8), Bin(key as u8), slots);
             }
         }
@@ -174,7 +184,7 @@ impl<const ENTRIES: usize> RemoteStash for Sparse<ENTRIES> {
         for index in 0..used.min(ENTRIES) {
             // SAFETY: below ENTRIES.
             let entry = unsafe { (&raw const (*this).entries[index]).read_volatile() };
-            let slot = slot_of(entry);
+            let slot = start_of(entry);
             look(Bin((entry >> ADDRESS_BITS) as u8), &slot, 1);
         }
     }
@@ -186,7 +196,6 @@ mod tests {
     use crate::platform::os::Linux;
     use crate::transfer::magazine::Magazines;
     use std::collections::BTreeSet;
-    use std::vec::Vec;
 
     static MAGAZINES: Magazines = Magazines::new();
 
@@ -197,22 +206,22 @@ mod tests {
     }
 
     impl Carrier for Post {
-        fn deliver(&mut self, owner: ShardId, bin: Bin, slots: &[*mut u8]) {
+        fn deliver(&mut self, owner: ShardId, bin: Bin, slots: Batch<'_>) {
             self.batches += 1;
             for slot in slots {
-                assert!(self.delivered.insert((owner.0, bin.0, slot.addr())), "delivered twice");
+                assert!(self.delivered.insert((owner.0, bin.0, slot.address())), "delivered twice");
             }
         }
-        fn empty_magazine(&mut self, _: Bin) -> *mut Magazine {
+        fn empty_magazine(&mut self, _: Bin) -> Option<*mut Magazine> {
             let magazine = MAGAZINES.create::<Linux>(0).expect("memory");
             // SAFETY: just made, this thread's alone.
             unsafe { (*magazine).capacity = 6 };
-            magazine
+            Some(magazine)
         }
         unsafe fn post(&mut self, owner: ShardId, bin: Bin, magazine: *mut Magazine) {
             // SAFETY: handed over by the bank.
-            let slots: Vec<*mut u8> = unsafe { Magazine::held(magazine) }.to_vec();
-            self.deliver(owner, bin, &slots);
+            let slots = unsafe { Magazine::drain(magazine) };
+            self.deliver(owner, bin, slots);
         }
     }
 
@@ -222,7 +231,9 @@ mod tests {
         for turn in 0..3000_usize {
             let (owner, bin, address) = (turn % 7, turn % 31 + 1, 0x7f00_0000_0000 + turn * 16);
             sent.insert((owner as u8, bin as u8, address));
-            stash.put(ShardId(owner as u8), Bin(bin as u8), core::ptr::without_provenance_mut(address), &mut post);
+            // SAFETY: an address stands for a slot, whose memory nobody looks at.
+            let slot = unsafe { Slot::new(core::ptr::without_provenance_mut(address)) };
+            stash.put(ShardId(owner as u8), Bin(bin as u8), slot, &mut post);
             assert_eq!(stash.held() + post.delivered.len(), sent.len());
             let mut seen = 0;
             // SAFETY: this thread's own stash.

@@ -11,74 +11,20 @@
 //! across a system call or another lock.
 
 use crate::pages::bins::{self, BINS};
-use crate::pages::span::{Kind, NotReturned, Span, Spans, at};
+use crate::pages::page_tag::Kind;
+use crate::pages::slot::{Places, Slot};
+use crate::pages::span::{NotReturned, Span, Spans, at};
 use crate::platform::os::Os;
-use crate::platform::sync::{AtomicU32, Mutex, Ordering};
+use crate::platform::rank::{Rank, Ranked};
+use crate::platform::sync::Mutex;
 use crate::platform::units::{Bin, SpanId, elapsed_ms};
-use crate::transfer::depot::Stack;
+use crate::transfer::depot::{Depot, Stack};
 use crate::transfer::magazine::CLASSES;
-
-/// Full magazines of one bin.
-pub struct BinDepot {
-    /// Spilled by this shard's threads.
-    pub full: Stack,
-    /// Sent home by other shards' threads.
-    pub inbox: Stack,
-    /// Fewest magazines that lay in both since the last [`BinDepot::make_surplus_due`]: nobody needed those.
-    low: AtomicU32,
-    /// Magazines that are to be unpacked.
-    due: AtomicU32,
-}
-
-impl BinDepot {
-    const fn new() -> Self {
-        Self { full: Stack::new(), inbox: Stack::new(), low: AtomicU32::new(0), due: AtomicU32::new(0) }
-    }
-
-    /// Magazines in both stacks.
-    #[inline]
-    pub fn count(&self) -> u32 {
-        self.full.count() + self.inbox.count()
-    }
-
-    /// Notes that a magazine was taken.
-    #[inline]
-    pub fn note_taken(&self) {
-        let count = self.count();
-        // Relaxed, here and below: a gauge; a lost update makes the surplus a little larger or smaller.
-        if count < self.low.load(Ordering::Relaxed) {
-            self.low.store(count, Ordering::Relaxed);
-        }
-    }
-
-    /// Makes magazines due to be unpacked that were not needed since the last call: half of them, so that a swing of
-    /// demand finds some; all of them where nobody touched the depot.
-    pub fn make_surplus_due(&self) {
-        let (low, count) = (self.low.load(Ordering::Relaxed), self.count());
-        if count > 0 || low > 0 {
-            self.low.store(count, Ordering::Relaxed);
-        }
-        let due = if low == count { count } else { low.min(count).div_ceil(2) };
-        // Relaxed, here and below: a gauge, as above. Tested first, so that an idle depot costs no write.
-        if due != self.due.load(Ordering::Relaxed) {
-            self.due.store(due, Ordering::Relaxed);
-        }
-    }
-
-    /// Takes up to `most` of the magazines that are due to be unpacked; returns how many.
-    pub fn take_due(&self, most: u32) -> u32 {
-        let due = self.due.load(Ordering::Relaxed);
-        if due > 0 {
-            self.due.store(due - due.min(most), Ordering::Relaxed);
-        }
-        due.min(most)
-    }
-}
 
 /// An owner heap.
 #[repr(C, align(128))]
 pub struct Shard<O: Os> {
-    depots: [BinDepot; BINS],
+    depots: [Depot; BINS],
     empty: [Stack; CLASSES],
     owned: Mutex<Owned, O>,
 }
@@ -99,6 +45,14 @@ pub struct Owned {
     clock: u32,
     /// Where the next look for holes goes on: the bin, and the span in its list, if there is one.
     next_look: (u8, SpanId),
+}
+
+impl Ranked for Owned {
+    const RANK: Rank = Rank::Shard;
+
+    fn is_settled(&self) -> bool {
+        self.aside == 0
+    }
 }
 
 /// What a look for holes comes to.
@@ -122,7 +76,7 @@ impl<O: Os> Shard<O> {
     /// A shard without spans.
     pub const fn new() -> Self {
         Self {
-            depots: [const { BinDepot::new() }; BINS],
+            depots: [const { Depot::new() }; BINS],
             empty: [const { Stack::new() }; CLASSES],
             owned: Mutex::new(Owned {
                 heads: [SpanId::NONE; BINS],
@@ -139,7 +93,7 @@ impl<O: Os> Shard<O> {
 
     /// The stacks of full magazines of `bin`.
     #[inline]
-    pub fn depot(&self, bin: Bin) -> &BinDepot {
+    pub fn depot(&self, bin: Bin) -> &Depot {
         let index = usize::from(bin.0);
         // A clamp instead of a bounds check: nothing in the allocator may panic.
         &self.depots[if index < BINS { index } else { 0 }]
@@ -149,12 +103,6 @@ impl<O: Os> Shard<O> {
     #[inline]
     pub fn empty(&self, class: u8) -> &Stack {
         &self.empty[usize::from(class) % CLASSES]
-    }
-
-    /// Takes the lock over the spans, for fork, at a moment when no span is set aside, because in the child nobody
-    /// would put it back.
-    pub fn acquire_for_fork(&self) {
-        self.owned.acquire_when(|owned| !owned.has_aside());
     }
 
     /// The spans, and the lock over them.
@@ -253,7 +201,10 @@ impl Owned {
     /// Adds a fresh span of `bin` and takes slots of it into the front of `out`, to be popped from its end;
     /// returns how many. A span is listed only once a slot of it is out, so that the last slot to return
     /// always finds it.
-    pub fn add(&mut self, spans: &Spans, bin: Bin, id: SpanId, now: u32, out: &mut [*mut u8]) -> usize {
+    ///
+    /// # Safety
+    /// The caller owns the span, which `become_small` was called on, and no longer does afterwards.
+    pub unsafe fn add(&mut self, spans: &Spans, bin: Bin, id: SpanId, now: u32, out: &mut Places) -> usize {
         if let Some(count) = self.spans.get_mut(usize::from(bin.0)) {
             *count += 1;
         }
@@ -270,7 +221,7 @@ impl Owned {
     }
 
     /// Takes slots of `bin` into the front of `out`, to be popped from its end; returns how many.
-    pub fn carve(&mut self, spans: &Spans, bin: Bin, out: &mut [*mut u8]) -> usize {
+    pub fn carve(&mut self, spans: &Spans, bin: Bin, out: &mut Places) -> usize {
         let info = bins::info(bin);
         let mut free = out.len();
         while free > 0 {
@@ -297,7 +248,7 @@ impl Owned {
     }
 
     /// As [`Owned::carve`], slots at home alone: no fresh page is touched.
-    pub fn carve_home(&mut self, spans: &Spans, bin: Bin, out: &mut [*mut u8]) -> usize {
+    pub fn carve_home(&mut self, spans: &Spans, bin: Bin, out: &mut Places) -> usize {
         let info = bins::info(bin);
         let mut free = out.len();
         while free > 0 && self.has_home(spans, bin) {
@@ -336,9 +287,11 @@ impl Owned {
     }
 
     /// Moves the slots behind the first `free` places to the front of `out` and counts them as out.
-    fn taken(&mut self, bin: Bin, out: &mut [*mut u8], free: usize) -> usize {
-        out.copy_within(free.., 0);
+    fn taken(&mut self, bin: Bin, out: &mut Places, free: usize) -> usize {
         let taken = out.len() - free;
+        // SAFETY: both ranges lie in `out`; what lies in the first one is no slot, and what lies there afterwards counts
+        // in the places from which it came no more.
+        unsafe { out.as_mut_ptr().copy_from(out.as_ptr().add(free), taken) };
         if let Some(count) = self.out.get_mut(usize::from(bin.0)) {
             *count += taken as u64;
         }
@@ -350,10 +303,13 @@ impl Owned {
     ///
     /// # Errors
     /// The slot is none, or free already; nothing changes.
-    pub fn restore(&mut self, spans: &Spans, id: SpanId, slot: *mut u8, idle: bool) -> Result<bool, NotReturned> {
+    ///
+    /// # Safety
+    /// `id` is that of a small span of this shard.
+    pub unsafe fn restore(&mut self, spans: &Spans, id: SpanId, slot: Slot, idle: bool) -> Result<bool, NotReturned> {
         let span = Self::span(spans, id);
         let bin = span.bin;
-        span.give(bins::info(bin), slot.addr())?;
+        span.give(bins::info(bin), slot.address())?;
         if !idle {
             span.stamp = self.clock;
         }
@@ -431,7 +387,10 @@ impl Owned {
 
     /// Puts a span back that [`Owned::set_aside`] took out; `purged` of its pages hold no memory now. Returns
     /// whether it has become empty meanwhile, so that the caller must release it.
-    pub fn put_back(&mut self, spans: &Spans, id: SpanId, purged: u128) -> bool {
+    ///
+    /// # Safety
+    /// `id` is the result of [`Owned::set_aside`] for this shard, and is put back once.
+    pub unsafe fn put_back(&mut self, spans: &Spans, id: SpanId, purged: u128) -> bool {
         self.aside -= 1;
         let span = Self::span(spans, id);
         span.aside = false;

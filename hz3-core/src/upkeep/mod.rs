@@ -1,4 +1,5 @@
 //! Upkeep: what happens with time.
 
-#[cfg(not(loom))]
+pub mod holes;
 pub mod round;
+pub mod schedule;

@@ -8,8 +8,9 @@
 //! One step at a time, each in the thread it names, so that a string always means the same.
 
 use hz3_core::Lane;
-use hz3_core::api::hot;
-use hz3_core::api::slow::{malloc_aligned, malloc_zeroed, realloc, trim, usable_bytes};
+use hz3_core::api::block;
+use hz3_core::api::block::{malloc_aligned, malloc_zeroed, trim, usable_bytes};
+use hz3_core::api::resize::realloc;
 use hz3_core::observe::stats::collect;
 use std::collections::BTreeMap;
 use std::ptr::with_exposed_provenance_mut;
@@ -43,7 +44,7 @@ impl Call {
     /// Makes the call in the calling thread; the resulting address or number.
     fn make<L: Lane>(self) -> usize {
         match self {
-            Call::Malloc(bytes) => hot::malloc::<L>(bytes).expose_provenance(),
+            Call::Malloc(bytes) => block::malloc::<L>(bytes).expose_provenance(),
             Call::Aligned(bytes, align) => malloc_aligned::<L>(bytes, align).expose_provenance(),
             Call::Zeroed(bytes) => malloc_zeroed::<L>(bytes).expose_provenance(),
             // SAFETY: the model says that the block is live, and takes the result in its place.
@@ -52,7 +53,7 @@ impl Call {
             },
             Call::Free(block) => {
                 // SAFETY: the model says that the block is live, and forgets it.
-                unsafe { hot::free::<L>(with_exposed_provenance_mut(block)) };
+                unsafe { block::free::<L>(with_exposed_provenance_mut(block)) };
                 0
             }
             Call::Usable(block) => usable_bytes::<L>(with_exposed_provenance_mut::<u8>(block)).expect("a live block"),
@@ -224,7 +225,7 @@ impl Model {
     }
 
     fn look<L: Lane>(&self) {
-        assert_eq!(L::allocator().runs.check(), Ok(()));
+        assert_eq!(L::allocator().pages.runs.check(), Ok(()));
         self.live.iter().for_each(|(&address, block)| check(address, block.usable, block.fill));
     }
 }
@@ -259,7 +260,7 @@ pub fn run<L: Lane>(string: &[u8]) {
     }
     trim::<L>();
     let stats = collect::<L>();
-    assert_eq!(L::allocator().runs.check(), Ok(()));
+    assert_eq!(L::allocator().pages.runs.check(), Ok(()));
     assert_eq!((stats.small_out_bytes, stats.small_span_bytes), (0, 0), "{stats:?}");
     assert_eq!((stats.large_bytes, stats.direct_blocks), (0, 0), "{stats:?}");
     assert_eq!((stats.dirty_bytes, stats.clean_bytes), (0, stats.committed_bytes), "{stats:?}");

@@ -3,8 +3,8 @@
 //! ```text
 //!   run, doctor, top, advise, report     the commands
 //!   record                               what a measurement records, and how runs are made and read
-//!   preload, workspace                   the libraries, built from the sources
-//!   home                                 where the libraries lie: beside the installed program or in the sources' build
+//!   workspace                            the sources, and cargo, which builds from them
+//!   home, preload                        where the libraries lie: beside the installed program or in the sources' build
 //!   process, lane, usage                 children, hz3's builds, command lines
 //! ```
 //!

@@ -1,31 +1,10 @@
-//! Preload library: a lane as a shared object for `LD_PRELOAD`.
+//! Preload: the value of `LD_PRELOAD` that loads a library.
 
-use crate::home::Home;
-use crate::lane::Lane;
-use crate::record::machine::Source;
 use crate::usage::UsageError;
-use crate::workspace::{Workspace, variables_of_cargo_run, with_spinner};
 use anyhow::Result;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-/// Builds the lane's library if it is missing or outdated and returns its path. Quiet; a build that
-/// takes long shows a spinner on a terminal.
-pub fn build(workspace: &Workspace, lane: Lane) -> Result<PathBuf> {
-    with_spinner(&lane.library(), |waiting| build_while(workspace, lane, waiting))
-}
-
-/// As [`build`], but shows nothing: `waiting` is told now and then how long it has taken so far.
-pub fn build_while(workspace: &Workspace, lane: Lane, waiting: impl FnMut(Duration)) -> Result<PathBuf> {
-    workspace.build_release(&lane.package(), &lane.target(), ".so", waiting)
-}
-
-/// Builds the lane's static library, which comes of the same build, and returns its path.
-pub fn build_static(workspace: &Workspace, lane: Lane) -> Result<PathBuf> {
-    workspace.build_release(&lane.package(), &lane.target(), ".a", |_| {})
-}
+use std::path::Path;
 
 /// The value of `LD_PRELOAD` that loads `library` first and `existing` (an earlier value) after it.
 /// A path that such a value can't express is a usage error: the loader splits at spaces and colons.
@@ -43,28 +22,6 @@ pub fn with_preloaded(library: &Path, existing: Option<&OsStr>) -> Result<OsStri
         value.push(existing);
     }
     Ok(value)
-}
-
-impl Home for Workspace {
-    fn caller(&self) -> &str {
-        "cargo xtask"
-    }
-
-    fn library(&self, lane: Lane) -> Result<PathBuf> {
-        build(self, lane)
-    }
-
-    fn library_path(&self) -> Option<OsString> {
-        self.library_path_of_the_user()
-    }
-
-    fn own_variables(&self) -> Vec<OsString> {
-        variables_of_cargo_run()
-    }
-
-    fn source(&self) -> Source {
-        Source::describe(&self.root)
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! Workspace: where the sources and the build results lie, and the cargo that builds them.
 
+use crate::home::Home;
+use crate::lane::Lane;
 use crate::process;
+use crate::record::machine::Source;
 use anyhow::{Context, Result, bail};
 use cargo_metadata::{Message, MetadataCommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -58,14 +61,6 @@ impl Workspace {
         self.cargo.ancestors().nth(2).unwrap_or(Path::new("/")).join("lib")
     }
 
-    /// `LD_LIBRARY_PATH` without the entries that `cargo run` has added: the build folder's and the
-    /// toolchain's. `None` when nothing is left.
-    pub fn library_path_of_the_user(&self) -> Option<OsString> {
-        let value = std::env::var_os("LD_LIBRARY_PATH")?;
-        let kept = entries_of_the_user(&value, &self.target, &self.toolchain_libraries());
-        if kept.is_empty() { None } else { std::env::join_paths(kept).ok() }
-    }
-
     /// Builds one target of one package in the release profile, in a cargo invocation of its own so
     /// that no other package's features reach it, and returns the path of the result whose name
     /// ends with `suffix`. `waiting` is told now and then how long it has taken so far.
@@ -83,6 +78,22 @@ impl Workspace {
     /// long shows a spinner on a terminal.
     pub fn build_program(&self, profile: &str, package: &str) -> Result<PathBuf> {
         with_spinner(package, |waiting| self.build(profile, package, package, package, waiting))
+    }
+
+    /// Builds the lane's library if it is missing or outdated and returns its path. Quiet; a build that
+    /// takes long shows a spinner on a terminal.
+    pub fn build_library(&self, lane: Lane) -> Result<PathBuf> {
+        with_spinner(&lane.library(), |waiting| self.build_release(&lane.package(), &lane.target(), ".so", waiting))
+    }
+
+    /// As [`Workspace::build_library`], but shows nothing.
+    pub fn build_library_quietly(&self, lane: Lane) -> Result<PathBuf> {
+        self.build_release(&lane.package(), &lane.target(), ".so", |_| {})
+    }
+
+    /// Builds the lane's static library, which comes of the same build, and returns its path.
+    pub fn build_static_library(&self, lane: Lane) -> Result<PathBuf> {
+        self.build_release(&lane.package(), &lane.target(), ".a", |_| {})
     }
 
     fn build(
@@ -114,9 +125,34 @@ impl Workspace {
     }
 }
 
+impl Home for Workspace {
+    fn caller(&self) -> &str {
+        "cargo xtask"
+    }
+
+    fn library(&self, lane: Lane) -> Result<PathBuf> {
+        self.build_library(lane)
+    }
+
+    /// Without the entries that `cargo run` has added: the build folder's and the toolchain's. `None` when nothing is left.
+    fn library_path(&self) -> Option<OsString> {
+        let value = std::env::var_os("LD_LIBRARY_PATH")?;
+        let kept = entries_of_the_user(&value, &self.target, &self.toolchain_libraries());
+        if kept.is_empty() { None } else { std::env::join_paths(kept).ok() }
+    }
+
+    fn own_variables(&self) -> Vec<OsString> {
+        variables_of_cargo_run()
+    }
+
+    fn source(&self) -> Source {
+        Source::describe(&self.root)
+    }
+}
+
 /// Lets `build` work, which tells the function that it is given how long it has taken so far: a build that takes long
 /// shows a spinner on a terminal.
-pub fn with_spinner<T>(name: &str, build: impl FnOnce(&mut dyn FnMut(Duration)) -> Result<T>) -> Result<T> {
+fn with_spinner<T>(name: &str, build: impl FnOnce(&mut dyn FnMut(Duration)) -> Result<T>) -> Result<T> {
     let mut spinner = None;
     let outcome = build(&mut |elapsed| {
         if elapsed >= QUIET_TIME {

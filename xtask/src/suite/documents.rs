@@ -127,10 +127,10 @@ fn check_links(root: &Path) -> Result<()> {
 }
 
 fn check_options(root: &Path) -> Result<()> {
-    let source = read(&root.join("hz3-core/src/options.rs"))?;
+    let source = read(&root.join("hz3-core/src/platform/options.rs"))?;
     let known: BTreeSet<String> =
         pattern(r#"name: b"([A-Z_]+)""#).captures_iter(&source).map(|name| format!("HZ3_{}", &name[1])).collect();
-    ensure!(known.len() > 5, "hz3-core/src/options.rs names no options as this check expects them");
+    ensure!(known.len() > 5, "hz3-core/src/platform/options.rs names no options as this check expects them");
     let option = pattern("HZ3_[A-Z][A-Z_]*[A-Z]");
     let named =
         |text: &str| -> BTreeSet<String> { option.captures_iter(text).map(|name| name[0].to_owned()).collect() };
@@ -242,7 +242,12 @@ mod tests {
         let source = names.map(|name| format!("name: b\"{name}\"")).join(",");
         let all = names.map(|name| format!("HZ3_{name}")).join(" ");
         let book_of = |tuning: &str| {
-            book(&[README, ("hz3-core/src/options.rs", &source), ("docs/options.md", &all), ("docs/tuning.md", tuning)])
+            book(&[
+                README,
+                ("hz3-core/src/platform/options.rs", &source),
+                ("docs/options.md", &all),
+                ("docs/tuning.md", tuning),
+            ])
         };
         check_options(book_of(&all).path()).unwrap();
         let error = check_options(book_of(&all.replace("HZ3_TWO", "")).path()).unwrap_err().to_string();

@@ -1,11 +1,13 @@
 //! Suite: every check that CI makes, as named steps that go on after a failure.
 
 mod benchmark;
+mod claims;
 mod debian;
 mod documents;
 mod embedding;
 mod faults;
 mod global_allocators;
+mod layers;
 mod memory;
 mod mutants;
 mod package;
@@ -21,7 +23,7 @@ mod top;
 mod valgrind;
 
 use crate::library_shape::Library;
-use crate::{golden, layers, public_api, soak};
+use crate::{golden, public_api, soak};
 use anyhow::Result;
 use hz3::{Lane, UsageError, preload, process};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -67,11 +69,10 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
 /// Cheap checks of the sources first, then tests, then what needs the libraries.
 fn all_steps() -> Vec<Step> {
     let mut steps = rust_checks::source_steps();
-    steps.push(Step::new("layers", |session| {
-        Ok(layers::check(&session.workspace.root.join("hz3-core/src"), layers::HZ3_CORE)?)
-    }));
+    steps.extend(layers::steps());
     steps.push(Step::new("public-api", |session| Ok(public_api::check(&session.workspace.root)?)));
     steps.extend(documents::steps());
+    steps.extend(claims::steps());
     steps.extend(rust_checks::test_steps());
     steps.extend(publish::steps());
     steps.extend(mutants::steps());
@@ -114,7 +115,6 @@ fn golden_step(session: &mut Session) -> Result<(), Stop> {
     if !golden::applies_here() {
         return Err(Stop::Skipped("docs/hot-path.txt describes x86-64 instructions".to_owned()));
     }
-    package::require(&[package::OBJDUMP])?;
     let libraries = session.libraries(&Lane::FOR_SPEED)?;
     Ok(golden::Measured::read(&libraries)?.compare(&session.workspace)?)
 }

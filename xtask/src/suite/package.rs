@@ -18,9 +18,6 @@ pub struct Package {
     pub name: &'static str,
 }
 
-/// The disassembler.
-pub const OBJDUMP: Package = Package { command: "objdump", name: "binutils" };
-
 const INSTALL_TIME_LIMIT: Duration = Duration::from_secs(300);
 
 /// Makes sure that all the commands exist; skips the step when one can't be had.

@@ -3,7 +3,7 @@
 use crate::forward;
 use anyhow::{Context, Result, anyhow, ensure};
 use hz3::record::tuning_variables;
-use hz3::{Lane, Workspace, preload, process};
+use hz3::{Lane, Workspace, process};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -40,7 +40,7 @@ impl Session {
         let workspace = &self.workspace;
         self.libraries
             .entry(lane)
-            .or_insert_with(|| preload::build_while(workspace, lane, |_| {}).map_err(|error| format!("{error:#}")))
+            .or_insert_with(|| workspace.build_library_quietly(lane).map_err(|error| format!("{error:#}")))
             .clone()
             .map_err(|error| anyhow!(error))
     }

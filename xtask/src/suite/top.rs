@@ -5,7 +5,6 @@ use super::package::{self, Package};
 use super::session::Session;
 use super::step::{Step, Stop};
 use anyhow::{Context, Result, ensure};
-use hz3::top::{ALTERNATE_SCREEN, USUAL_SCREEN};
 use hz3::{Lane, process};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -18,6 +17,11 @@ const TIME_LIMIT: Duration = Duration::from_secs(60);
 /// As the benchmark's steps, but for minutes: half of the blocks are freed by another thread. It is ended when it has
 /// been looked at.
 const ARGUMENTS: [&str; 7] = ["4", "1000000000", "400", "16", "2048", "50", "65536"];
+/// What gives a terminal a screen of its own, and what gives it back the usual one.
+const ALTERNATE_SCREEN: &str = "\x1b[?1049h";
+const USUAL_SCREEN: &str = "\x1b[?1049l";
+/// What ends each view: a screen without a cursor.
+const NO_CURSOR: &str = "\x1b[?25l";
 /// Gives a program a terminal.
 const TERMINAL: [Package; 1] = [Package { command: "script", name: "bsdutils" }];
 const SHELL: [Package; 1] = [Package { command: "bash", name: "bash" }];
@@ -150,17 +154,25 @@ fn watch(session: &Session, lane: Lane, running: &mut Running) -> Result<()> {
     Ok(())
 }
 
-/// On a terminal the view has a screen of its own, which shows one view after another until it is interrupted, and then
-/// gives way to the usual one.
+/// On a terminal the view has a screen of its own, which shows one view after another until a signal or a key ends it,
+/// and then gives way to the usual one.
 fn on_a_terminal(session: &Session, id: u32) -> Result<()> {
     let view = format!("'{}' top --interval 0.2 {id}", session.own_program.display());
-    let mut command = Command::new("script");
-    command.args(["--quiet", "--command", &format!("timeout --foreground --signal INT 2 {view}"), "/dev/null"]);
-    let shown = process::capture(command.env_remove("LD_PRELOAD").stdin(Stdio::null()), TIME_LIMIT)?.stdout_text();
-    let after = shown.split_once(ALTERNATE_SCREEN).map(|(_, after)| after);
-    let (views, end) = after.and_then(|after| after.split_once(USUAL_SCREEN)).with_context(|| format!("{shown:?}"))?;
-    ensure!(views.matches("live_small").count() > 1 && views.contains('█'), "no views: {views:?}");
-    ensure!(!end.contains("live_small"), "a view after the end: {end:?}");
+    for (view, keys) in [(format!("timeout --foreground --signal INT 2 {view}"), ":"), (view, "sleep 2; printf q")] {
+        // The terminal takes what it gets from the pipe for keys.
+        let line = format!("({keys}) | script --quiet --command \"stty rows 40 columns 120; {view}\" /dev/null");
+        let mut command = Command::new("bash");
+        command.args(["-c", &line]).env_remove("LD_PRELOAD").stdin(Stdio::null());
+        let shown = process::capture(&mut command, TIME_LIMIT)?.stdout_text();
+        let after = shown.split_once(ALTERNATE_SCREEN).map(|(_, after)| after);
+        let (views, end) =
+            after.and_then(|after| after.split_once(USUAL_SCREEN)).with_context(|| format!("{shown:?}"))?;
+        ensure!(views.contains("live_small") && views.contains('█'), "no view: {views:?}");
+        // Later views move the cursor to what has changed, and write that alone.
+        let later = views.split(NO_CURSOR).skip(1).filter(|view| view.contains('H')).count();
+        ensure!(later > 1, "{later} more views: {views:?}");
+        ensure!(!end.contains("live_small"), "a view after the end: {end:?}");
+    }
     Ok(())
 }
 

@@ -1,14 +1,15 @@
 //! Bars: one panel per row, one bar per allocator, the best on top.
 
-use super::scale::{Scale, linear_ticks, tick_label};
+use super::scale::{Scale, TICK_FONT, labelled, linear_ticks, tick_label};
 use hz3::record::{Metric, Results, Role, median, quantile};
 use hz3::report::canvas::{Anchor, Canvas, MARGIN, TOP};
+use hz3::report::text::{widest, width};
 
 const COLUMNS: usize = 3;
-const PANEL_WIDTH: f64 = 316.0;
+const BAR_WIDTH: f64 = 176.0;
 const PANEL_GAP: f64 = 16.0;
-const NAME_WIDTH: f64 = 98.0;
-const VALUE_WIDTH: f64 = 42.0;
+const NAME_GAP: f64 = 6.0;
+const VALUE_GAP: f64 = 5.0;
 const LINE_HEIGHT: f64 = 15.0;
 const HEADING_HEIGHT: f64 = 20.0;
 const AXIS_HEIGHT: f64 = 34.0;
@@ -32,11 +33,15 @@ pub fn draw(results: &Results, metric: Metric, subject: &str) -> Option<String> 
     let tallest = panels.iter().map(|panel| panel.bars.len()).max()?;
     let height = HEADING_HEIGHT + tallest as f64 * LINE_HEIGHT + AXIS_HEIGHT;
     let lines = panels.len().div_ceil(COLUMNS);
-    let columns = panels.len().clamp(2, COLUMNS) as f64;
-    let width = 2.0 * MARGIN + columns * PANEL_WIDTH + (columns - 1.0) * PANEL_GAP;
+    let columns = panels.len().min(COLUMNS) as f64;
+    let bars = || panels.iter().flat_map(|panel| &panel.bars);
+    let name_width = widest("strong", bars().map(|bar| bar.name)) + NAME_GAP;
+    let value_width = bars().map(|bar| width("strong", &shown(metric, bar.median))).fold(0.0, f64::max);
+    let heading_width = widest("heading", panels.iter().map(|panel| panel.label));
+    let panel_width = heading_width.max(name_width + BAR_WIDTH + VALUE_GAP + value_width);
     let direction = if metric.higher_is_better() { "longer is better" } else { "shorter is better" };
     let mut canvas = Canvas::new(
-        width,
+        2.0 * MARGIN + columns * panel_width + (columns - 1.0) * PANEL_GAP,
         TOP + 12.0 + lines as f64 * height,
         &format!("{subject}: {}", metric.label()),
         [
@@ -45,9 +50,9 @@ pub fn draw(results: &Results, metric: Metric, subject: &str) -> Option<String> 
         ],
     );
     for (index, panel) in panels.iter().enumerate() {
-        let x = MARGIN + (index % COLUMNS) as f64 * (PANEL_WIDTH + PANEL_GAP);
+        let x = MARGIN + (index % COLUMNS) as f64 * (panel_width + PANEL_GAP);
         let y = TOP + 12.0 + (index / COLUMNS) as f64 * height;
-        draw_panel(&mut canvas, panel, metric, x, y);
+        draw_panel(&mut canvas, panel, metric, (x, x + name_width), y);
     }
     Some(canvas.finish())
 }
@@ -75,17 +80,16 @@ fn panels(results: &Results, metric: Metric) -> Vec<Panel<'_>> {
     rows.filter(|panel| !panel.bars.is_empty()).collect()
 }
 
-fn draw_panel(canvas: &mut Canvas, panel: &Panel<'_>, metric: Metric, x: f64, y: f64) {
-    let start = x + NAME_WIDTH;
-    let length = PANEL_WIDTH - NAME_WIDTH - VALUE_WIDTH;
+/// A panel whose names begin at `left` and whose bars begin at `start`.
+fn draw_panel(canvas: &mut Canvas, panel: &Panel<'_>, metric: Metric, (left, start): (f64, f64), y: f64) {
     let highest = panel.bars.iter().map(|bar| bar.high).fold(f64::MIN_POSITIVE, f64::max);
-    let scale = Scale::linear(0.0, highest, start, length);
+    let scale = Scale::linear(0.0, highest, start, BAR_WIDTH);
     let top = y + HEADING_HEIGHT;
     let bottom = top + panel.bars.len() as f64 * LINE_HEIGHT;
-    canvas.text(start, y + 12.0, Anchor::Start, "ink heading", panel.label);
-    for tick in linear_ticks(highest, 3) {
-        canvas.line((scale.at(tick), top), (scale.at(tick), bottom + 3.0), "grid");
-        canvas.text(scale.at(tick), bottom + 14.0, Anchor::Middle, "faint small", &tick_label(tick));
+    canvas.text(left, y + 12.0, Anchor::Start, "ink heading", panel.label);
+    for (x, label) in labelled(&scale, linear_ticks(highest, 3), tick_label) {
+        canvas.line((x, top), (x, bottom + 3.0), "grid");
+        canvas.text(x, bottom + 14.0, Anchor::Middle, TICK_FONT, &label);
     }
     for (index, bar) in panel.bars.iter().enumerate() {
         let line = top + index as f64 * LINE_HEIGHT;
@@ -94,12 +98,12 @@ fn draw_panel(canvas: &mut Canvas, panel: &Panel<'_>, metric: Metric, x: f64, y:
             Role::System | Role::Peer => ("neutral".to_owned(), "ink"),
         };
         let baseline = line + LINE_HEIGHT - 4.0;
-        canvas.text(start - 6.0, baseline, Anchor::End, ink, bar.name);
+        canvas.text(start - NAME_GAP, baseline, Anchor::End, ink, bar.name);
         canvas.rectangle(start, line + 2.0, scale.at(bar.median) - start, LINE_HEIGHT - 4.0, &fill);
         let middle = line + LINE_HEIGHT / 2.0;
         canvas.line((scale.at(bar.low), middle), (scale.at(bar.high), middle), "whisker");
         let value = shown(metric, bar.median);
-        canvas.text(scale.at(bar.high.max(bar.median)) + 5.0, baseline, Anchor::Start, ink, &value);
+        canvas.text(scale.at(bar.high.max(bar.median)) + VALUE_GAP, baseline, Anchor::Start, ink, &value);
     }
     canvas.line((start, top), (start, bottom + 3.0), "axis");
 }

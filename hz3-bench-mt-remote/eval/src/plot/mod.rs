@@ -1,6 +1,10 @@
 //! Plot: results as SVG pictures that are legible in a browser, on a light and on a dark page.
 
 mod bars;
+mod colour;
+mod headline;
+#[cfg(test)]
+mod layout;
 mod ratios;
 mod scale;
 mod scaling;
@@ -28,6 +32,7 @@ pub fn plots(results: &Results) -> Vec<Plot> {
     };
     match results.header.kind {
         Kind::Throughput => {
+            add("headline", "Speed of all, in short", headline::draw(results));
             add("speed", "Speed", bars::draw(results, Metric::OpsPerSecond, "Speed"));
             add("ratio", "Speed against the fastest peer", ratios::draw(results, Metric::OpsPerSecond, "Speed"));
             add("memory", "Memory", bars::draw(results, Metric::RssOverLive, "Memory"));
@@ -82,9 +87,9 @@ mod tests {
     }
 
     #[test]
-    fn a_full_measurement_has_five_plots_each_a_well_formed_document() {
+    fn a_full_measurement_has_six_plots_each_a_well_formed_document() {
         let results = results();
-        assert_eq!(names(&results), ["speed", "ratio", "memory", "memory-ratio", "scaling"]);
+        assert_eq!(names(&results), ["headline", "speed", "ratio", "memory", "memory-ratio", "scaling"]);
         for plot in plots(&results) {
             let mut depth = 0;
             for event in svg::read(&plot.svg).unwrap() {
@@ -107,7 +112,7 @@ mod tests {
     #[test]
     fn the_bars_name_their_unit_and_every_row_and_allocator() {
         let results = results();
-        let svg = &plots(&results)[0].svg;
+        let svg = &plots(&results)[1].svg;
         assert!(svg.contains("million ops/s"));
         for row in &results.header.rows {
             assert!(svg.contains(&row.label), "{}", row.label);

@@ -1,5 +1,10 @@
 //! Scale: maps values to positions along an axis and chooses round tick marks.
 
+use hz3::report::text::width;
+
+/// The class of a tick's label.
+pub const TICK_FONT: &str = "faint small";
+
 /// An axis from `low` to `high`, drawn from `start` over `length` pixels.
 #[derive(Clone, Copy, Debug)]
 pub struct Scale {
@@ -31,6 +36,19 @@ impl Scale {
         };
         self.start + share * self.length
     }
+}
+
+/// Of some ticks, earlier ones first, those whose labels stand apart along a horizontal axis, with where they stand.
+pub fn labelled(scale: &Scale, ticks: Vec<f64>, label: impl Fn(f64) -> String) -> Vec<(f64, String)> {
+    let mut kept: Vec<(f64, String)> = Vec::new();
+    for tick in ticks {
+        let (x, label) = (scale.at(tick), label(tick));
+        let room = |label: &str| width(TICK_FONT, label) / 2.0 + 6.0;
+        if kept.iter().all(|(other, text)| (other - x).abs() >= room(text) + room(&label)) {
+            kept.push((x, label));
+        }
+    }
+    kept
 }
 
 /// Round values from 0 up to at most `high`, at most `count` steps apart.
@@ -72,6 +90,13 @@ mod tests {
         assert_eq!(linear_ticks(1.7, 3), [0.0, 1.0]);
         assert_eq!(linear_ticks(0.9, 3), [0.0, 0.5]);
         assert_eq!(decade_ticks(15.0, 2e4), [100.0, 1000.0, 10000.0]);
+    }
+
+    #[test]
+    fn labels_of_ticks_stand_apart_and_the_first_one_stays() {
+        let scale = Scale::linear(0.0, 100.0, 0.0, 100.0);
+        let labels = labelled(&scale, vec![50.0, 40.0, 52.0, 95.0], tick_label);
+        assert_eq!(labels, [(50.0, "50".to_owned()), (95.0, "95".to_owned())]);
     }
 
     #[test]

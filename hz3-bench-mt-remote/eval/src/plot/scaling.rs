@@ -1,17 +1,22 @@
 //! Scaling: speed over the number of threads, one panel per share of remote frees.
 
-use super::scale::{Scale, linear_ticks, tick_label};
+use super::colour::colour;
+use super::scale::{Scale, TICK_FONT, linear_ticks, tick_label};
 use hz3::record::row::Arguments;
 use hz3::record::{Metric, Pattern, Results, Role, Row, median};
-use hz3::report::canvas::{Anchor, Canvas, MARGIN, PEER_COLOURS, TOP};
+use hz3::report::canvas::{Anchor, Canvas, MARGIN, TOP};
+use hz3::report::text::{widest, width};
 
-const PANEL_WIDTH: f64 = 350.0;
 const PLOT_WIDTH: f64 = 216.0;
-const PLOT_HEIGHT: f64 = 250.0;
-const PANEL_HEIGHT: f64 = PLOT_HEIGHT + 84.0;
-const AXIS_WIDTH: f64 = 36.0;
+const MIN_PLOT_HEIGHT: f64 = 250.0;
+/// Above a plot and below it.
+const HEADS_HEIGHT: f64 = 84.0;
+const PANEL_GAP: f64 = 24.0;
+const TICK_GAP: f64 = 6.0;
+const NAME_GAP: f64 = 9.0;
 const LABEL_HEIGHT: f64 = 12.0;
 const COLUMNS: usize = 2;
+const TICKS: usize = 5;
 
 struct Curve<'a> {
     name: &'a str,
@@ -33,9 +38,19 @@ pub fn draw(results: &Results) -> Option<String> {
         return None;
     }
     let lines = panels.len().div_ceil(COLUMNS) as f64;
+    let columns = panels.len().min(COLUMNS) as f64;
+    let curves = || panels.iter().flat_map(|panel| &panel.curves);
+    let ticks = panels.iter().flat_map(|panel| linear_ticks(highest(panel), TICKS)).map(tick_label);
+    let axis_width = ticks.map(|tick| width(TICK_FONT, &tick)).fold(0.0, f64::max) + TICK_GAP;
+    let name_width = widest("strong", curves().map(|curve| curve.name)) + NAME_GAP;
+    let panel_width = widest("heading", panels.iter().map(|panel| panel.title.as_str())).max(PLOT_WIDTH + name_width)
+        + axis_width
+        + PANEL_GAP;
+    let most = panels.iter().map(|panel| panel.curves.len()).max().unwrap_or(0) as f64;
+    let plot_height = MIN_PLOT_HEIGHT.max(most * LABEL_HEIGHT);
     let mut canvas = Canvas::new(
-        2.0 * MARGIN + COLUMNS as f64 * PANEL_WIDTH,
-        TOP + lines * PANEL_HEIGHT,
+        2.0 * MARGIN + columns * panel_width,
+        TOP + lines * (plot_height + HEADS_HEIGHT),
         "Scaling: million ops/s over threads",
         [
             &format!("Medians of {} interleaved runs; higher is better.", results.header.rounds),
@@ -46,9 +61,9 @@ pub fn draw(results: &Results) -> Option<String> {
         ],
     );
     for (index, panel) in panels.iter().enumerate() {
-        let left = MARGIN + (index % COLUMNS) as f64 * PANEL_WIDTH;
-        let top = TOP + 34.0 + (index / COLUMNS) as f64 * PANEL_HEIGHT;
-        draw_panel(&mut canvas, results, panel, left, top);
+        let start = MARGIN + (index % COLUMNS) as f64 * panel_width + axis_width;
+        let top = TOP + 34.0 + (index / COLUMNS) as f64 * (plot_height + HEADS_HEIGHT);
+        draw_panel(&mut canvas, results, panel, start, (top, plot_height));
     }
     Some(canvas.finish())
 }
@@ -92,25 +107,29 @@ fn panels(results: &Results) -> Vec<Panel<'_>> {
     keys.into_iter().map(panel).filter(|panel| panel.threads.len() > 1 && !panel.curves.is_empty()).collect()
 }
 
-fn draw_panel(canvas: &mut Canvas, results: &Results, panel: &Panel<'_>, left: f64, top: f64) {
-    let start = left + AXIS_WIDTH;
-    let bottom = top + PLOT_HEIGHT;
+/// The end of a panel's axis.
+fn highest(panel: &Panel<'_>) -> f64 {
     let speeds = panel.curves.iter().flat_map(|curve| &curve.points).map(|point| point.1);
-    let highest = speeds.fold(f64::MIN_POSITIVE, f64::max) * 1.04;
-    let height = Scale::linear(0.0, highest, 0.0, PLOT_HEIGHT);
+    speeds.fold(f64::MIN_POSITIVE, f64::max) * 1.04
+}
+
+fn draw_panel(canvas: &mut Canvas, results: &Results, panel: &Panel<'_>, start: f64, (top, plot_height): (f64, f64)) {
+    let bottom = top + plot_height;
+    let highest = highest(panel);
+    let height = Scale::linear(0.0, highest, 0.0, plot_height);
     let y_of = |speed: f64| bottom - height.at(speed);
     let across = Scale::linear(0.0, (panel.threads.len() - 1) as f64, start + 12.0, PLOT_WIDTH - 24.0);
     let x_of = |index: usize| across.at(index as f64);
     canvas.text(start, top - 12.0, Anchor::Start, "ink heading", &panel.title);
-    for tick in linear_ticks(highest, 5) {
+    for tick in linear_ticks(highest, TICKS) {
         canvas.line((start, y_of(tick)), (start + PLOT_WIDTH, y_of(tick)), "grid");
-        canvas.text(start - 6.0, y_of(tick) + 4.0, Anchor::End, "faint small", &tick_label(tick));
+        canvas.text(start - TICK_GAP, y_of(tick) + 4.0, Anchor::End, TICK_FONT, &tick_label(tick));
     }
     canvas.line((start, bottom), (start + PLOT_WIDTH, bottom), "axis");
     for (index, threads) in panel.threads.iter().enumerate() {
         canvas.text(x_of(index), bottom + 16.0, Anchor::Middle, "faint", &threads.to_string());
     }
-    canvas.text(start + PLOT_WIDTH / 2.0, bottom + 32.0, Anchor::Middle, "faint small", "threads");
+    canvas.text(start + PLOT_WIDTH / 2.0, bottom + 32.0, Anchor::Middle, TICK_FONT, "threads");
     // Lanes are drawn last, so that they lie on top.
     let mut order: Vec<&Curve<'_>> = panel.curves.iter().collect();
     order.sort_by_key(|curve| curve.role == Role::Lane);
@@ -133,7 +152,7 @@ fn draw_panel(canvas: &mut Canvas, results: &Results, panel: &Panel<'_>, left: f
         let x = start + PLOT_WIDTH;
         canvas.line((x_of(curve.points.last().map_or(0, |point| point.0)) + 5.0, *from), (x + 6.0, y), "link");
         let weight = if curve.role == Role::Lane { "strong" } else { "small" };
-        canvas.text(x + 9.0, y + 4.0, Anchor::Start, &format!("fill-{class} {weight}"), curve.name);
+        canvas.text(x + NAME_GAP, y + 4.0, Anchor::Start, &format!("fill-{class} {weight}"), curve.name);
     }
 }
 
@@ -150,15 +169,6 @@ fn spread_out(heights: &[f64], top: f64, bottom: f64) -> Vec<f64> {
         limit = *height - LABEL_HEIGHT;
     }
     moved
-}
-
-/// The style class of an allocator's colour: lanes have their own, peers follow their order.
-fn colour(results: &Results, allocator: &str) -> String {
-    let peers: Vec<&str> = results.names(Role::Peer).collect();
-    match peers.iter().position(|name| *name == allocator) {
-        Some(index) => format!("peer{}", index % PEER_COLOURS),
-        None => allocator.to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! Tails: the quantiles of the time of one kind of call, one panel per row, one line per allocator.
 
-use super::scale::{Scale, decade_ticks};
+use super::scale::{Scale, TICK_FONT, decade_ticks, labelled};
 use hz3::record::{Call, Metric, Quantile, Results, Role, median};
 use hz3::report::canvas::{Anchor, Canvas, MARGIN, TOP};
+use hz3::report::text::widest;
 
 const COLUMNS: usize = 2;
-const PANEL_WIDTH: f64 = 470.0;
-const PANEL_GAP: f64 = 16.0;
-const NAME_WIDTH: f64 = 98.0;
+const LINE_WIDTH: f64 = 352.0;
+const PANEL_GAP: f64 = 36.0;
+const NAME_GAP: f64 = 8.0;
 const LINE_HEIGHT: f64 = 17.0;
 const HEADING_HEIGHT: f64 = 20.0;
 const AXIS_HEIGHT: f64 = 36.0;
@@ -33,8 +34,12 @@ pub fn draw(results: &Results, call: Call) -> Option<String> {
     let low = all().fold(f64::INFINITY, f64::min).max(1.0) * 0.8;
     let high = all().fold(low * 10.0, f64::max) * 1.2;
     let lines = panels.len().div_ceil(COLUMNS);
+    let columns = panels.len().min(COLUMNS) as f64;
+    let names = panels.iter().flat_map(|(_, tails)| tails).map(|tail| tail.name);
+    let name_width = widest("strong", names) + NAME_GAP;
+    let panel_width = widest("heading", panels.iter().map(|(label, _)| *label)).max(name_width + LINE_WIDTH);
     let mut canvas = Canvas::new(
-        2.0 * MARGIN + COLUMNS as f64 * PANEL_WIDTH + PANEL_GAP,
+        2.0 * MARGIN + columns * (panel_width + PANEL_GAP),
         TOP + 12.0 + lines as f64 * height,
         &format!("Time of {}", call.label()),
         [
@@ -46,17 +51,24 @@ pub fn draw(results: &Results, call: Call) -> Option<String> {
         ],
     );
     for (index, (label, tails)) in panels.iter().enumerate() {
-        let x = MARGIN + (index % COLUMNS) as f64 * (PANEL_WIDTH + PANEL_GAP);
+        let x = MARGIN + (index % COLUMNS) as f64 * (panel_width + PANEL_GAP);
         let y = TOP + 12.0 + (index / COLUMNS) as f64 * height;
-        let scale = Scale::logarithmic(low, high, x + NAME_WIDTH, PANEL_WIDTH - NAME_WIDTH - 20.0);
+        let start = x + name_width;
+        let scale = Scale::logarithmic(low, high, start, LINE_WIDTH);
         let bottom = y + HEADING_HEIGHT + tails.len() as f64 * LINE_HEIGHT;
-        canvas.text(x + NAME_WIDTH, y + 12.0, Anchor::Start, "ink heading", label);
-        for tick in decade_ticks(low, high) {
-            canvas.line((scale.at(tick), y + HEADING_HEIGHT), (scale.at(tick), bottom), "grid");
-            canvas.text(scale.at(tick), bottom + 13.0, Anchor::Middle, "faint small", &duration(tick));
+        canvas.text(x, y + 12.0, Anchor::Start, "ink heading", label);
+        for (x, label) in labelled(&scale, decade_ticks(low, high), duration) {
+            canvas.line((x, y + HEADING_HEIGHT), (x, bottom), "grid");
+            canvas.text(x, bottom + 13.0, Anchor::Middle, TICK_FONT, &label);
         }
         for (index, tail) in tails.iter().enumerate() {
-            draw_tail(&mut canvas, tail, &scale, x, y + HEADING_HEIGHT + (index as f64 + 0.5) * LINE_HEIGHT);
+            draw_tail(
+                &mut canvas,
+                tail,
+                &scale,
+                start - NAME_GAP,
+                y + HEADING_HEIGHT + (index as f64 + 0.5) * LINE_HEIGHT,
+            );
         }
     }
     Some(canvas.finish())
@@ -74,12 +86,12 @@ fn tails<'a>(results: &'a Results, row: &str, call: Call) -> Vec<Tail<'a>> {
     tails
 }
 
-fn draw_tail(canvas: &mut Canvas, tail: &Tail<'_>, scale: &Scale, x: f64, y: f64) {
+fn draw_tail(canvas: &mut Canvas, tail: &Tail<'_>, scale: &Scale, name_end: f64, y: f64) {
     let (fill, ink) = match tail.role {
         Role::Lane => (format!("fill-{}", tail.name), "ink strong"),
         Role::System | Role::Peer => ("faint".to_owned(), "ink"),
     };
-    canvas.text(x + NAME_WIDTH - 8.0, y + 4.0, Anchor::End, ink, tail.name);
+    canvas.text(name_end, y + 4.0, Anchor::End, ink, tail.name);
     let [first, .., last] = tail.nanoseconds;
     canvas.line((scale.at(first), y), (scale.at(last), y), "link");
     canvas.dot((scale.at(last), y), 3.0, "hollow rim");

@@ -107,7 +107,7 @@ pub fn of_format(program: &Object, library: &Object) -> Vec<Finding> {
         return vec![Finding::stops(
             "the program is statically linked",
             format!("There is no loader that reads LD_PRELOAD; the program runs on the malloc it was linked with.{go}"),
-            "link it dynamically.",
+            "link it dynamically, or link hz3 into it (docs/c.md).",
         )];
     };
     let name = Path::new(interpreter).file_name().unwrap_or(OsStr::new(interpreter)).to_string_lossy();

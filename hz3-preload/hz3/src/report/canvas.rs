@@ -3,6 +3,7 @@
 //! Colours are set by class, once for light pages and once, in a media query, for dark ones; nothing
 //! carries a colour of its own.
 
+use super::text::{self, FONTS, PLAIN, widest};
 use std::fmt::Write;
 use svg::Document;
 use svg::node::element::{Circle, Line, Polyline, Rectangle, Style, Text, Title};
@@ -11,9 +12,10 @@ use svg::node::element::{Circle, Line, Polyline, Rectangle, Style, Text, Title};
 pub const PEER_COLOURS: usize = 8;
 
 /// (class, light, dark) of everything that has a series colour.
-const SERIES: [(&str, &str, &str); 3 + PEER_COLOURS] = [
+const SERIES: [(&str, &str, &str); 4 + PEER_COLOURS] = [
     ("fast", "#0b57d0", "#7cacf8"),
     ("scale", "#c2410c", "#ff9d5c"),
+    ("hardened", "#a21caf", "#e879f9"),
     ("system", "#6b7280", "#9ca3af"),
     ("peer0", "#15803d", "#4ade80"),
     ("peer1", "#7e22ce", "#c084fc"),
@@ -26,7 +28,7 @@ const SERIES: [(&str, &str, &str); 3 + PEER_COLOURS] = [
 ];
 
 /// (class, property, light, dark) of everything else.
-const INK: [(&str, &str, &str, &str); 11] = [
+const INK: [(&str, &str, &str, &str); 10] = [
     ("page", "fill", "#ffffff", "#0d1117"),
     ("ink", "fill", "#1f2328", "#e6edf3"),
     ("faint", "fill", "#59636e", "#9198a1"),
@@ -36,14 +38,12 @@ const INK: [(&str, &str, &str, &str); 11] = [
     ("whisker", "stroke", "#1f2328", "#e6edf3"),
     ("link", "stroke", "#b6bec8", "#505a66"),
     ("hollow", "fill", "#ffffff", "#0d1117"),
-    ("halo", "stroke", "#ffffff", "#0d1117"),
     ("rim", "stroke", "#59636e", "#9198a1"),
 ];
 
-const FONT: &str = "text{font-family:system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;font-size:11px;\
-    font-variant-numeric:tabular-nums}.title{font-size:17px;font-weight:600}.heading{font-size:12px;font-weight:600}\
-    .small{font-size:10px}.strong{font-weight:600}line,polyline{fill:none;stroke-width:1}\
-    .thick{stroke-width:2.5}.thin{stroke-width:1.3}.halo{paint-order:stroke;stroke-width:3px}";
+const FAMILY: &str = "font-family:system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;\
+    font-variant-numeric:tabular-nums";
+const LINES: &str = "line,polyline{fill:none;stroke-width:1}.thick{stroke-width:2.5}.thin{stroke-width:1.3}";
 
 /// Distance of everything from the edge.
 pub const MARGIN: f64 = 24.0;
@@ -68,12 +68,14 @@ pub struct Canvas {
 }
 
 impl Canvas {
-    /// An empty canvas with its title and two lines that explain it.
+    /// An empty canvas with its title and two lines that explain it, for which it is wider where they need it.
     pub fn new(width: f64, height: f64, title: &str, explanation: [&str; 2]) -> Canvas {
+        let head = widest("faint", explanation).max(text::width("title", title));
+        let (width, height) = (width.max(head + 2.0 * MARGIN).ceil(), height.ceil());
         let document = Document::new()
-            .set("viewBox", (0, 0, width.ceil() as i32, height.ceil() as i32))
-            .set("width", width.ceil())
-            .set("height", height.ceil())
+            .set("viewBox", (0, 0, width, height))
+            .set("width", width)
+            .set("height", height)
             .set("role", "img")
             .add(Title::new(title))
             .add(Style::new(style()));
@@ -142,7 +144,11 @@ fn tenth(value: f64) -> f64 {
 }
 
 fn style() -> String {
-    let rules = |dark: bool| {
+    let mut style = format!("text{{{FAMILY};font-size:{PLAIN}px}}{LINES}");
+    for (class, size, bold) in FONTS {
+        let _ = write!(style, ".{class}{{font-size:{size}px;font-weight:{}}}", if bold { 600 } else { 400 });
+    }
+    let colours = |dark: bool| {
         let mut rules = String::new();
         for (class, light_colour, dark_colour) in SERIES {
             let colour = if dark { dark_colour } else { light_colour };
@@ -154,5 +160,20 @@ fn style() -> String {
         }
         rules
     };
-    format!("{FONT}{}@media (prefers-color-scheme: dark){{{}}}", rules(false), rules(true))
+    format!("{style}{}@media (prefers-color-scheme: dark){{{}}}", colours(false), colours(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lane::Lane;
+
+    #[test]
+    fn every_lane_has_a_colour_of_its_own() {
+        for lane in Lane::ALL {
+            let own = SERIES.iter().find(|colours| colours.0 == lane.name()).expect("a colour");
+            let same = SERIES.iter().filter(|other| other.1 == own.1 || other.2 == own.2).count();
+            assert_eq!(same, 1, "{lane}");
+        }
+    }
 }

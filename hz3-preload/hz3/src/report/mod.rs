@@ -1,8 +1,9 @@
 //! `report`: the picture of what a process wrote where `HZ3_STATS_JSON` said.
 
 pub mod canvas;
-mod heat;
+pub mod heat;
 pub mod statistics_file;
+pub mod text;
 
 use crate::usage::UsageError;
 use anyhow::{Context, Result};

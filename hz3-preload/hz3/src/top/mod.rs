@@ -8,14 +8,16 @@ use crate::lane::Lane;
 use crate::usage::UsageError;
 use crate::{process, run};
 use anyhow::{Context, Result, bail};
-use console::Term;
 use hz3_core::observe::stats_page::Snapshot;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use page_file::{PageFile, Process, Reading, VARIABLE};
+use ratatui::DefaultTerminal;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
+use ratatui::crossterm::terminal;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{ErrorKind, Write, stdout};
+use std::io::{ErrorKind, IsTerminal, Write, stdout};
 use std::process::{Child, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -28,12 +30,6 @@ const TICK: Duration = Duration::from_millis(50);
 const START_LIMIT: Duration = Duration::from_secs(10);
 /// How long a program may take to end when it is asked to.
 const END_LIMIT: Duration = Duration::from_secs(5);
-/// Lines of the view that are no size class's.
-const OTHER_LINES: usize = 22;
-/// What gives a terminal a screen of its own.
-pub const ALTERNATE_SCREEN: &str = "\x1b[?1049h";
-/// What gives it back the usual one.
-pub const USUAL_SCREEN: &str = "\x1b[?1049l";
 
 /// Arguments of `top`.
 #[derive(clap::Args, Debug)]
@@ -68,12 +64,13 @@ fn interval(text: &str) -> Result<f64, String> {
 
 /// `top`.
 pub fn command(arguments: &Arguments, home: &dyn Home) -> Result<ExitCode> {
-    let terminal = Term::stdout();
-    let is_live = terminal.is_term() && !arguments.once && !arguments.json;
+    // A terminal without a size, as some containers have, shows nothing.
+    let has_screen = stdout().is_terminal() && terminal::size().is_ok_and(|(columns, rows)| columns > 0 && rows > 0);
+    let is_live = has_screen && !arguments.once && !arguments.json;
     process::catch_interrupts()?;
     let mut started = if arguments.run { Some(Started::new(arguments, is_live, home)?) } else { None };
     let id = started.as_ref().map_or(arguments.process, |started| Some(started.child.id()));
-    let outcome = look(arguments, id.context("a process")?, started.as_mut(), is_live.then_some(&terminal));
+    let outcome = look(arguments, id.context("a process")?, started.as_mut(), is_live);
     // The program ends with the view, whatever became of that.
     let ended = started.map_or(Ok(()), Started::end);
     outcome?;
@@ -81,7 +78,7 @@ pub fn command(arguments: &Arguments, home: &dyn Home) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn look(arguments: &Arguments, id: u32, started: Option<&mut Started>, terminal: Option<&Term>) -> Result<()> {
+fn look(arguments: &Arguments, id: u32, started: Option<&mut Started>, is_live: bool) -> Result<()> {
     let (process, page) = match started {
         Some(started) => started.wait_for_page()?,
         None => {
@@ -92,10 +89,7 @@ fn look(arguments: &Arguments, id: u32, started: Option<&mut Started>, terminal:
     };
     let mut watch = Watch { process, page, before: None, rates: None };
     let interval = Duration::from_secs_f64(arguments.interval);
-    match terminal {
-        Some(terminal) => watch.live(terminal, interval),
-        None => watch.once(interval, arguments.json),
-    }
+    if is_live { watch.live(interval) } else { watch.once(interval, arguments.json) }
 }
 
 /// A program of ours.
@@ -205,25 +199,19 @@ impl Watch {
         }
     }
 
-    /// Waits for `time`, less where the process ends or the user interrupts; whether neither has come.
-    fn wait(&self, time: Duration) -> bool {
-        let begin = Instant::now();
-        while begin.elapsed() < time && self.process.lives() && !process::interrupted() {
-            std::thread::sleep(TICK.min(time.saturating_sub(begin.elapsed())));
-        }
-        self.process.lives() && !process::interrupted()
-    }
-
-    /// One view, at the end of an interval, for the rates in it.
+    /// One view, at the end of an interval, for the rates in it; sooner where the process ends or the user interrupts.
     fn once(&mut self, interval: Duration, as_json: bool) -> Result<()> {
         self.read()?;
-        self.wait(interval);
+        let begin = Instant::now();
+        while begin.elapsed() < interval && self.process.lives() && !process::interrupted() {
+            std::thread::sleep(TICK.min(interval.saturating_sub(begin.elapsed())));
+        }
         let reading = self.read()?;
         let (subject, rates) = (self.subject(), self.rates.as_ref());
         let text = if as_json {
             format!("{}\n", view::json(&subject, &reading, rates))
         } else {
-            view::text(&subject, &reading, rates, usize::MAX)
+            format!("{}\n", view::text(&subject, &reading, rates, usize::MAX))
         };
         match stdout().write_all(text.as_bytes()) {
             // Whoever reads it has seen enough.
@@ -233,59 +221,60 @@ impl Watch {
     }
 
     /// One view after the other, until the process ends or the user has seen enough.
-    fn live(&mut self, terminal: &Term, interval: Duration) -> Result<()> {
-        let screen = Screen::enter(terminal)?;
-        let mut last;
-        loop {
-            let reading = self.read()?;
-            let (rows, columns) = terminal.size();
-            let bins = usize::from(rows).saturating_sub(OTHER_LINES).max(1);
-            last = view::text(&self.subject(), &reading, self.rates.as_ref(), bins);
-            screen.draw(&last, usize::from(columns))?;
-            if !self.wait(interval) {
-                break;
-            }
-        }
-        drop(screen);
+    fn live(&mut self, interval: Duration) -> Result<()> {
+        let mut terminal = ratatui::try_init().context("the terminal")?;
+        let outcome = self.views(&mut terminal, interval);
+        ratatui::restore();
+        let mut last = outcome?;
         // The last view stays on the usual screen.
         if !self.process.lives() {
             if let Ok(reading) = self.read() {
-                last = view::text(&self.subject(), &reading, self.rates.as_ref(), usize::MAX);
+                last = reading;
             }
-            println!("{last}");
+            println!("{}\n", view::text(&self.subject(), &last, self.rates.as_ref(), usize::MAX));
             println!("process {} has ended", self.process.id);
         }
         Ok(())
     }
-}
 
-/// The terminal's other screen, without a cursor; the usual one comes back at the end, however that comes.
-struct Screen<'a>(&'a Term);
-
-impl<'a> Screen<'a> {
-    fn enter(terminal: &'a Term) -> Result<Screen<'a>> {
-        terminal.write_str(ALTERNATE_SCREEN)?;
-        terminal.hide_cursor()?;
-        Ok(Screen(terminal))
-    }
-
-    /// Shows `text`, its lines cut to the screen's width.
-    fn draw(&self, text: &str, columns: usize) -> Result<()> {
-        let mut frame = String::from("\x1b[H");
-        for line in text.lines() {
-            frame.extend(line.chars().take(columns));
-            frame.push_str("\x1b[K\r\n");
+    /// Draws views; the last one's reading.
+    fn views(&mut self, terminal: &mut DefaultTerminal, interval: Duration) -> Result<Reading> {
+        loop {
+            let reading = self.read()?;
+            terminal.draw(|frame| view::draw(frame, &self.subject(), &reading, self.rates.as_ref()))?;
+            let begin = Instant::now();
+            while let Some(left) = interval.checked_sub(begin.elapsed()) {
+                let event = if event::poll(TICK.min(left))? { Some(event::read()?) } else { None };
+                if event.as_ref().is_some_and(ends) || !self.process.lives() || process::interrupted() {
+                    return Ok(reading);
+                }
+                if matches!(event, Some(Event::Resize(..))) {
+                    break;
+                }
+            }
         }
-        frame.push_str("Ctrl-C ends\x1b[J");
-        self.0.write_str(&frame)?;
-        Ok(self.0.flush()?)
     }
 }
 
-impl Drop for Screen<'_> {
-    fn drop(&mut self) {
-        // A terminal that is gone needs nothing.
-        let _ = self.0.show_cursor();
-        let _ = self.0.write_str(USUAL_SCREEN);
+/// Whether the user has seen enough: a terminal that shows single keys sends no signal.
+fn ends(event: &Event) -> bool {
+    event.as_key_press_event().is_some_and(|key| match key.code {
+        KeyCode::Char('c') => key.modifiers.contains(KeyModifiers::CONTROL),
+        code => code == KeyCode::Char('q'),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ratatui::crossterm::event::KeyEvent;
+
+    #[test]
+    fn q_and_control_c_end_the_view_and_nothing_else_does() {
+        let pressed = |code, modifiers| ends(&Event::Key(KeyEvent::new(code, modifiers)));
+        assert!(pressed(KeyCode::Char('q'), KeyModifiers::NONE));
+        assert!(pressed(KeyCode::Char('c'), KeyModifiers::CONTROL));
+        assert!(!pressed(KeyCode::Char('c'), KeyModifiers::NONE));
+        assert!(!pressed(KeyCode::Enter, KeyModifiers::NONE) && !ends(&Event::Resize(80, 24)));
     }
 }

@@ -2,10 +2,18 @@
 
 use super::page_file::Reading;
 use hz3_core::observe::stats_page::{BIN_NAMES, Snapshot};
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout};
+use ratatui::style::{Color, Stylize};
+use ratatui::text::{Line, Span, Text};
 use serde_json::{Map, Value, json};
-use std::fmt::Write;
+use std::iter::repeat_n;
 
+/// Characters of a full bar.
 const BAR: usize = 24;
+const LIVE: Color = Color::Green;
+const CACHED: Color = Color::Yellow;
+const FREE: Color = Color::DarkGray;
 
 /// What a view is of.
 pub struct Subject {
@@ -70,19 +78,20 @@ fn short(value: f64) -> String {
     format!("{scaled:.*}{unit}", if scaled < 10.0 { 2 } else { 1 })
 }
 
-/// A bar of parts, each with its own character, of a whole.
-fn bar(parts: &[(u64, char)], whole: u64) -> String {
-    let mut text = String::new();
+/// A bar of parts, each with its own character and colour, of a whole, and blanks to `width` of them.
+fn bar(parts: &[(u64, char, Color)], whole: u64, width: usize) -> Vec<Span<'static>> {
+    let mut spans = Vec::new();
     let (mut sum, mut drawn) = (0, 0);
-    for &(part, character) in parts {
+    for &(part, character, colour) in parts {
         sum += part;
         let end = (sum as f64 / whole.max(1) as f64 * BAR as f64).round() as usize;
         // A part that is there is seen.
         let end = if part > 0 { end.max(drawn + 1) } else { end }.min(BAR);
-        text.extend(std::iter::repeat_n(character, end.saturating_sub(drawn)));
+        spans.push(Span::styled(String::from_iter(repeat_n(character, end.saturating_sub(drawn))), colour));
         drawn = drawn.max(end);
     }
-    text
+    spans.push(Span::raw(" ".repeat(width.saturating_sub(drawn))));
+    spans
 }
 
 /// How old the snapshot is, and what that means.
@@ -97,67 +106,76 @@ fn age(reading: &Reading) -> String {
     format!("snapshot {}, {seconds:.1} s old, counted in {} µs{state}", taking.number, taking.took_us)
 }
 
+/// A line whose middle is a bar.
+fn with_bar(before: String, bar: Vec<Span<'static>>, after: String) -> Line<'static> {
+    std::iter::once(Span::raw(before)).chain(bar).chain([Span::raw(after)]).collect()
+}
+
 /// The view as text, with at most `bins` size classes: those with most memory.
-pub fn text(subject: &Subject, reading: &Reading, rates: Option<&Rates>, bins: usize) -> String {
+pub fn text(subject: &Subject, reading: &Reading, rates: Option<&Rates>, bins: usize) -> Text<'static> {
     let stats = &reading.snapshot.stats;
-    let mut text = String::new();
-    // Writing to a String can't fail.
-    let _ = writeln!(text, "{} ({}), lane {}; {}", subject.id, subject.name, subject.lane, age(reading));
+    let title = format!("{} ({}), lane {}", subject.id, subject.name, subject.lane).bold();
     let uses = stats.uses();
     let held: u64 = uses.iter().map(|one| one.held_bytes as u64).sum();
     let resident = subject.resident_bytes.map_or("unknown".to_owned(), |bytes| format!("{:.1} MiB", mib(bytes)));
-    let _ = writeln!(text, "resident {resident}, the whole process, now; of hz3's memory at most {:.1} MiB", mib(held));
-    let _ = writeln!(text, "\nuse                  MiB  holds ≤ MiB");
+    let mut lines = vec![
+        Line::from(vec![title, format!("; {}", age(reading)).into()]),
+        format!("resident {resident}, the whole process, now; of hz3's memory at most {:.1} MiB", mib(held)).into(),
+        Line::default(),
+        Line::from("use                  MiB  holds ≤ MiB".bold()),
+    ];
+    let of_use = |name: &str, bytes, held| format!("{name:<14}{:>10.1}{:>13.1}", mib(bytes), mib(held));
     for one in uses.iter().filter(|one| one.bytes > 0) {
-        let bar = bar(&[(one.held_bytes as u64, '█')], held);
-        let _ = writeln!(
-            text,
-            "{:<14}{:>10.1}{:>13.1}  {bar}",
-            one.name,
-            mib(one.bytes as u64),
-            mib(one.held_bytes as u64)
-        );
+        let bar = bar(&[(one.held_bytes as u64, '█', LIVE)], held, 0);
+        let before = of_use(one.name, one.bytes as u64, one.held_bytes as u64);
+        lines.push(with_bar(before + "  ", bar, String::new()));
     }
-    let _ = writeln!(text, "{:<14}{:>10.1}{:>13.1}", "mapped", mib(stats.mapped_bytes() as u64), mib(held));
-    match rates {
+    lines.push(of_use("mapped", stats.mapped_bytes() as u64, held).into());
+    lines.push(Line::default());
+    lines.push(Line::from(match rates {
         Some(rates) => {
             let [malloc, free, remote] = rates.sums().map(short);
             let [refills, spills] = rates.magazines.map(short);
-            let _ = writeln!(
-                text,
-                "\nper second, in the last {:.1} s, small slots that moved in magazines: malloc ≥ {malloc}, free ≥ {free}, \
+            format!(
+                "per second, in the last {:.1} s, small slots that moved in magazines: malloc ≥ {malloc}, free ≥ {free}, \
                  of them remote {remote}; {refills} refills, {spills} spills",
                 rates.seconds
-            );
+            )
         }
-        None => {
-            let _ = writeln!(text, "\nper second: known from the second snapshot on");
-        }
-    }
+        None => "per second: known from the second snapshot on".to_owned(),
+    }));
     let mut shown: Vec<usize> =
         (1..reading.snapshot.bins.len()).filter(|&at| count(&reading.snapshot.bins[at], "span_bytes") > 0).collect();
     let all = shown.len();
     shown.sort_by_key(|&at| std::cmp::Reverse(count(&reading.snapshot.bins[at], "span_bytes")));
     shown.truncate(bins);
     shown.sort_unstable();
-    let _ = writeln!(text, "\n bytes      live    cached       MiB  █ live ▒ cached ░ free     in/s   out/s  remote/s");
+    lines.push(Line::default());
+    let heading = " bytes      live    cached       MiB  █ live ▒ cached ░ free     in/s   out/s  remote/s";
+    lines.push(Line::from(heading.bold()));
     for &at in &shown {
         let bin = &reading.snapshot.bins[at];
         let (live, slots) = (count(bin, "live"), count(bin, "slots"));
         let cached = count(bin, "in_threads") + count(bin, "in_depots");
-        let bar = bar(&[(live, '█'), (cached, '▒'), (slots.saturating_sub(live + cached), '░')], slots);
+        let free = slots.saturating_sub(live + cached);
+        let bar = bar(&[(live, '█', LIVE), (cached, '▒', CACHED), (free, '░', FREE)], slots, BAR);
         let [entered, left, remote] = rates.map_or_else(Default::default, |rates| rates.bins[at].map(short));
-        let _ = writeln!(
-            text,
-            "{:>6}{live:>10}{cached:>10}{:>10.1}  {bar:<BAR$}{entered:>9}{left:>8}{remote:>10}",
-            count(bin, "slot_bytes"),
-            mib(count(bin, "span_bytes"))
-        );
+        let (bytes, spans) = (count(bin, "slot_bytes"), mib(count(bin, "span_bytes")));
+        let before = format!("{bytes:>6}{live:>10}{cached:>10}{spans:>10.1}  ");
+        lines.push(with_bar(before, bar, format!("{entered:>9}{left:>8}{remote:>10}")));
     }
     if all > shown.len() {
-        let _ = writeln!(text, "and {} size classes with less memory", all - shown.len());
+        lines.push(format!("and {} size classes with less memory", all - shown.len()).into());
     }
-    text
+    Text::from(lines)
+}
+
+/// Draws the view on a screen, with as many size classes as it has lines for.
+pub fn draw(frame: &mut Frame, subject: &Subject, reading: &Reading, rates: Option<&Rates>) {
+    let [view, foot] = Layout::vertical([Constraint::Fill(1), Constraint::Length(1)]).areas(frame.area());
+    let others = text(subject, reading, rates, 0).height();
+    frame.render_widget(text(subject, reading, rates, usize::from(view.height).saturating_sub(others).max(1)), view);
+    frame.render_widget("q or Ctrl-C ends".dim(), foot);
 }
 
 /// The view as one JSON object; docs/top.md names its members.
@@ -196,6 +214,8 @@ mod tests {
     use super::*;
     use hz3_core::observe::stats::Stats;
     use hz3_core::observe::stats_page::Taking;
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
 
     fn snapshot(number: u64, taken_ms: u64, moved: u64) -> Snapshot {
         let mut bins = [[0; BIN_NAMES.len()]; hz3_core::pages::bins::BINS];
@@ -225,7 +245,7 @@ mod tests {
     fn the_text_has_the_sums_the_bars_and_the_age() {
         let (before, after) = (snapshot(1, 1000, 0), snapshot(5, 2000, 1000));
         let rates = Rates::between(&before, &after);
-        let text = text(&subject(), &reading(after, 100), rates.as_ref(), 10);
+        let text = text(&subject(), &reading(after, 100), rates.as_ref(), 10).to_string();
         let line = |start: &str| text.lines().find(|line| line.starts_with(start)).expect(start).to_owned();
         assert!(line("42 (redis), lane scale").ends_with("snapshot 5, 0.1 s old, counted in 80 µs"));
         assert_eq!(line("resident"), "resident 5.0 MiB, the whole process, now; of hz3's memory at most 2.0 MiB");
@@ -238,16 +258,39 @@ mod tests {
 
     #[test]
     fn an_old_snapshot_is_said_to_be_old_and_classes_that_do_not_fit_are_counted() {
-        let text = text(&subject(), &reading(snapshot(1, 1000, 0), 60_000), None, 0);
+        let text = text(&subject(), &reading(snapshot(1, 1000, 0), 60_000), None, 0).to_string();
         assert!(text.contains("60.0 s old") && text.contains("too few slow paths"), "{text}");
         assert!(text.contains("and 1 size classes with less memory") && text.contains("second snapshot"), "{text}");
     }
 
     #[test]
     fn a_part_that_is_there_is_seen_in_the_bar() {
-        assert_eq!(bar(&[(1, 'a'), (999_998, 'b'), (1, 'c')], 1_000_000), format!("a{}", "b".repeat(BAR - 1)));
-        assert_eq!(bar(&[(0, 'a')], 0), "");
-        assert_eq!(bar(&[(5, 'a')], 5), "a".repeat(BAR));
+        let bar = |parts: &[(u64, char)], whole, width| -> String {
+            let parts: Vec<_> = parts.iter().map(|&(part, character)| (part, character, LIVE)).collect();
+            bar(&parts, whole, width).iter().map(|span| span.content.as_ref()).collect()
+        };
+        assert_eq!(bar(&[(1, 'a'), (999_998, 'b'), (1, 'c')], 1_000_000, BAR), format!("a{}", "b".repeat(BAR - 1)));
+        assert_eq!(bar(&[(0, 'a')], 0, 0), "");
+        assert_eq!(bar(&[(0, 'a')], 0, BAR), " ".repeat(BAR));
+        assert_eq!(bar(&[(5, 'a')], 5, BAR), "a".repeat(BAR));
+    }
+
+    #[test]
+    fn a_screen_shows_the_classes_that_it_has_lines_for_and_how_to_leave() {
+        let mut before = snapshot(1, 1000, 0);
+        before.bins[5] = before.bins[4];
+        before.bins[6] = before.bins[4];
+        let drawn = |height| {
+            let mut terminal = Terminal::new(TestBackend::new(60, height)).unwrap();
+            let reading = reading(before, 7);
+            terminal.draw(|frame| draw(frame, &subject(), &reading, None)).unwrap();
+            terminal.backend().to_string()
+        };
+        let classes = |screen: &str| screen.lines().filter(|line| line.contains("8192")).count();
+        let others = text(&subject(), &reading(before, 7), None, 0).height() as u16;
+        assert_eq!([others + 2, others + 3, others + 9].map(|height| classes(&drawn(height))), [1, 2, 3]);
+        assert!(drawn(others + 2).contains("Ctrl-C ends") && drawn(2).contains("redis"));
+        assert!(!drawn(0).contains("redis"), "no lines");
     }
 
     #[test]

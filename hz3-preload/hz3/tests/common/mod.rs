@@ -3,7 +3,6 @@
 #![allow(dead_code)]
 
 use hz3::lane::Lane;
-use hz3::preload;
 use hz3::workspace::Workspace;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -53,7 +52,7 @@ fn libraries() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let workspace = Workspace::locate().expect("there are sources");
-        let build = |lane| preload::build_while(&workspace, lane, |_| {}).expect("the library is built");
+        let build = |lane| workspace.build_library_quietly(lane).expect("the library is built");
         Lane::ALL.map(build)[0].parent().expect("a library lies in a folder").to_owned()
     })
 }

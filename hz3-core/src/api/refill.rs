@@ -1,0 +1,191 @@
+//! Refill: what fills a thread's empty entry.
+//!
+//! ```text
+//! spare magazine → own depot → own inbox → other shards' → slots at home, own and others' → fresh slots → new span
+//! ```
+//!
+//! A producer has a way of its own: [`crate::thread::flow`]. Policy acts here, once per magazine, never on a hit.
+
+use crate::allocator::{HeapOf, Lane};
+use crate::pages::bins;
+use crate::pages::policy::shape;
+use crate::pages::slot::Places;
+use crate::platform::prefetch;
+use crate::platform::units::Bin;
+use crate::thread::flow;
+use crate::thread::flush::flush;
+use crate::thread::heap::count;
+use crate::transfer::carve::{carve, carve_own};
+use crate::transfer::homeward::Homeward;
+use crate::transfer::magazine::Magazine;
+use core::ptr::null_mut;
+
+/// Most bytes that a thread's first refill of a bin carves, unless one slot is larger. Chosen: a page, so that
+/// short-lived threads which need a block or two of a size do not spread over fresh pages.
+const FIRST_BATCH_BYTES: u32 = 4096;
+
+/// Fills the empty entry of `bin`; false when memory has run out.
+///
+/// # Safety
+/// The heap is the calling thread's, and the entry is empty.
+pub unsafe fn refill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
+    heap.mark_active(bin);
+    // SAFETY: the heap is this thread's and its magazines with it; the loaded one is empty.
+    unsafe {
+        load_spare::<L>(heap, bin)
+            || refill_in_order::<L>(heap, bin)
+            || take_full::<L>(heap, bin)
+            || refill_from_spans::<L>(heap, bin)
+    }
+}
+
+/// Loads the spare magazine, if it has slots.
+///
+/// # Safety
+/// As for [`refill`].
+unsafe fn load_spare<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
+    let entry = heap.entry(bin);
+    let spare = entry.spare();
+    // SAFETY: the caller's promise.
+    unsafe {
+        if spare.is_null() || (*spare).count == 0 {
+            return false;
+        }
+        if entry.is_loaded() {
+            entry.swap();
+        } else {
+            // A spill could not get an empty magazine for the full one that it gave away.
+            entry.set_spare(null_mut());
+            entry.load(spare);
+        }
+    }
+    true
+}
+
+/// Loads a full magazine of any shard's, if there is one.
+///
+/// # Safety
+/// As for [`refill`].
+unsafe fn take_full<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
+    let Some((full, is_stolen)) = L::allocator().exchange.take_full(heap.shard, bin) else { return false };
+    // SAFETY: the caller's promise; what was taken is this thread's.
+    unsafe { exchange::<L>(heap, bin, full, is_stolen) };
+    true
+}
+
+/// Loads `full` in place of the empty magazine of `bin`, if there is one.
+///
+/// # Safety
+/// As for [`refill`]; the caller owns `full`.
+unsafe fn exchange<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, full: *mut Magazine, is_stolen: bool) {
+    let allocator = L::allocator();
+    let entry = heap.entry(bin);
+    // SAFETY: the caller's promise.
+    unsafe {
+        let spent = entry.unload();
+        entry.load(full);
+        if let Some(spent) = spent {
+            // The empty goes where the full one came from, so that empties don't pile up with those
+            // who only allocate.
+            (*spent).origin = (*full).origin;
+            allocator.exchange.return_empty(spent);
+        }
+        count(if is_stolen { &heap.counters.steals } else { &heap.counters.refills }, 1);
+        note_refill::<L>(heap, bin, usize::from((*full).count));
+    }
+}
+
+fn note_refill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, slots: usize) {
+    heap.balances.note_refill(bin, shape::<L>(bin).capacity, slots);
+    let allocator = L::allocator();
+    if allocator.options().counts_heat() {
+        allocator.exchange.heat.note_refill(bin, slots);
+    }
+}
+
+/// The refill of a producer's bin, as [`flow`] says; false where the thread is none, or its shard has nothing for it.
+///
+/// # Safety
+/// As for [`refill`].
+unsafe fn refill_in_order<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
+    let capacity = shape::<L>(bin).capacity;
+    if !L::KEEPS_ORDER || !heap.balances.is_producer(bin, capacity) {
+        return false;
+    }
+    let allocator = L::allocator();
+    let (shard, slot_bytes) = (heap.shard, bins::info(bin).slot_bytes as usize);
+    // SAFETY: the caller's promise; what was taken is this thread's.
+    unsafe {
+        let homeless = allocator.exchange.turn_inbox_over(shard, bin);
+        if homeless != 0 {
+            Homeward::new(&allocator.pages, &allocator.exchange, shard).send_chain(bin, homeless);
+        }
+        if let Some(full) = allocator.exchange.take_full_of(shard, bin) {
+            // Slots leave at the end; the first to have come leaves first.
+            let slots = Magazine::held(full);
+            slots.reverse();
+            slots.iter().for_each(|slot| prefetch::to_write(slot.as_ptr()));
+            let has_order = flow::has_order(slots, slot_bytes);
+            exchange::<L>(heap, bin, full, false);
+            if !has_order {
+                heap.balances.forget(bin);
+            }
+            return true;
+        }
+        if !heap.entry(bin).is_loaded() || !heap.balances.may_take_own() {
+            return false;
+        }
+        heap.balances.note_own(usize::from(capacity) * slot_bytes);
+        fill::<L>(heap, bin, capacity, |places| carve_own(&allocator.pages, &allocator.exchange, shard, bin, places))
+    }
+}
+
+/// Fills an empty magazine with slots from spans; false when memory has run out.
+///
+/// # Safety
+/// As for [`refill`].
+unsafe fn refill_from_spans<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
+    let allocator = L::allocator();
+    let shard = heap.shard;
+    // SAFETY: the caller's promise; an orphan is this thread's while it is adopted.
+    unsafe {
+        if !heap.entry(bin).is_loaded() {
+            let Some(magazine) = allocator.exchange.empty_magazine(shard, bin) else { return false };
+            heap.entry(bin).load(magazine);
+        }
+        allocator.heaps.adopt_orphans(|orphan| {
+            flush(&allocator.pages, &allocator.exchange, orphan);
+            allocator.heaps.give(orphan);
+        });
+        let batch = next_batch::<L>(heap, bin);
+        fill::<L>(heap, bin, batch, |places| carve(&allocator.pages, &allocator.exchange, shard, bin, places))
+    }
+}
+
+/// Fills the loaded, empty magazine of `bin` with what `carve` takes into `batch` places; false where that is nothing.
+///
+/// # Safety
+/// As for [`refill`]; `batch` is at most the magazine's capacity.
+unsafe fn fill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, batch: u16, carve: impl FnOnce(&mut Places) -> usize) -> bool {
+    let entry = heap.entry(bin);
+    // SAFETY: the caller's promise.
+    let taken = unsafe {
+        let taken = carve(entry.places(batch));
+        entry.set_count(taken);
+        taken
+    };
+    count(&heap.counters.carves, 1);
+    note_refill::<L>(heap, bin, taken);
+    taken > 0
+}
+
+/// How many slots to carve: few at first, so that a thread which needs one block of a size does not
+/// spread over many pages, then twice as many each time.
+fn next_batch<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> u16 {
+    let capacity = shape::<L>(bin).capacity;
+    let Some(batch) = heap.batches.get_mut(usize::from(bin.0)) else { return 1 };
+    let first = (FIRST_BATCH_BYTES / bins::info(bin).slot_bytes.max(1)).clamp(1, u32::from(L::FIRST_BATCH)) as u16;
+    let now = u16::from(*batch).max(first).min(capacity);
+    *batch = (now * 2).min(capacity) as u8;
+    now
+}
