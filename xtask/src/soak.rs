@@ -60,7 +60,7 @@ struct Shared {
 }
 
 fn storm(workspace: &Workspace, lanes: &[Lane], seed: u64, time: Duration, path: &Path) -> Result<()> {
-    let program = workspace.build_release("hz3-bench-mt-remote", NAME, NAME, |_| {})?;
+    let program = workspace.build_benchmark(NAME)?;
     let libraries = lanes.iter().map(|&lane| Ok((lane, workspace.build_library(lane)?))).collect::<Result<Vec<_>>>()?;
     let file = OpenOptions::new().create(true).append(true).open(path);
     let file = file.map_err(|error| hz3::usage::UsageError(format!("can't write {}: {error}", path.display())))?;

@@ -9,7 +9,6 @@ use crate::table::ONE_REAPER;
 use anyhow::Result;
 use hz3::Workspace;
 use hz3::record::{Allocator, Kind, Row, Selection, Suite, row};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Memory varies little from run to run, and a round takes more than a minute per allocator.
@@ -105,7 +104,7 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
         row::select(offered.map(|scenario| scenario.row(arguments.extent.quick)).collect(), &arguments.extent.rows)?;
     let workspace = Workspace::locate()?;
     let benchmark = bench_mt::build(&workspace)?;
-    let program = build(&workspace)?;
+    let program = workspace.build_benchmark(NAME)?;
     let measurement = if arguments.file.resume {
         let find_again = |wanted| find_preloaded(&workspace, &arguments.selection.given, wanted);
         Measurement::resume(&workspace, &arguments.file, &[Kind::Memory], find_again)?
@@ -118,11 +117,6 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
     };
     measurement.carry_out_and_report(|row, allocator| run_workload(&program, row, allocator))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Builds the program and returns its path.
-pub fn build(workspace: &Workspace) -> Result<PathBuf> {
-    workspace.build_release("hz3-bench-mt-remote", NAME, NAME, |_| {})
 }
 
 #[cfg(test)]

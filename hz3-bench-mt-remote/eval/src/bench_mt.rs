@@ -74,8 +74,7 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Builds the benchmark and returns its path.
 pub fn build(workspace: &Workspace) -> Result<PathBuf> {
-    const NAME: &str = "hz3-bench-mt-remote";
-    workspace.build_release(NAME, NAME, NAME, |_| {})
+    workspace.build_benchmark("hz3-bench-mt-remote")
 }
 
 /// Whether the allocator serves a run: a preload library that can't be loaded is skipped by the

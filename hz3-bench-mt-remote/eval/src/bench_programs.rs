@@ -13,7 +13,7 @@ use hz3::record::{
     row, run_or_void,
 };
 use hz3::{Lane, Workspace, process};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -77,7 +77,7 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
         row::select(all.collect(), &arguments.extent.rows)?.into_iter().map(|row| row.id).collect();
     let workspace = Workspace::locate()?;
     let benchmark = bench_mt::build(&workspace)?;
-    let workload = build(&workspace)?;
+    let workload = workspace.build_benchmark("hz3-bench-workload")?;
     let inputs = Inputs::write(&workspace.target.join("results/inputs"))?;
     let (programs, missing_rows) = prepare(&workspace, &inputs, &wanted)?;
     let measurement = if arguments.file.resume {
@@ -103,11 +103,6 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
         }
     })?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn build(workspace: &Workspace) -> Result<PathBuf> {
-    const NAME: &str = "hz3-bench-workload";
-    workspace.build_release("hz3-bench-mt-remote", NAME, NAME, |_| {})
 }
 
 /// The programs that can be measured here, and the others with the reason.

@@ -15,6 +15,9 @@ use std::time::Duration;
 /// A build from scratch on a slow machine stays far below this.
 pub const BUILD_TIME_LIMIT: Duration = Duration::from_secs(900);
 
+/// The package of the programs that measure.
+const BENCHMARKS: &str = "hz3-bench-mt-remote";
+
 /// A build that takes longer than this is shown on the terminal.
 const QUIET_TIME: Duration = Duration::from_millis(700);
 
@@ -61,17 +64,9 @@ impl Workspace {
         self.cargo.ancestors().nth(2).unwrap_or(Path::new("/")).join("lib")
     }
 
-    /// Builds one target of one package in the release profile, in a cargo invocation of its own so
-    /// that no other package's features reach it, and returns the path of the result whose name
-    /// ends with `suffix`. `waiting` is told now and then how long it has taken so far.
-    pub fn build_release(
-        &self,
-        package: &str,
-        target: &str,
-        suffix: &str,
-        waiting: impl FnMut(Duration),
-    ) -> Result<PathBuf> {
-        self.build("release", package, target, suffix, waiting)
+    /// Builds one of the programs that measure, and returns its path.
+    pub fn build_benchmark(&self, name: &str) -> Result<PathBuf> {
+        self.build("release", BENCHMARKS, name, name, &mut |_| {})
     }
 
     /// Builds the program of a package that has its name, in a profile, and returns its path. Quiet; a build that takes
@@ -83,26 +78,29 @@ impl Workspace {
     /// Builds the lane's library if it is missing or outdated and returns its path. Quiet; a build that
     /// takes long shows a spinner on a terminal.
     pub fn build_library(&self, lane: Lane) -> Result<PathBuf> {
-        with_spinner(&lane.library(), |waiting| self.build_release(&lane.package(), &lane.target(), ".so", waiting))
+        with_spinner(&lane.library(), |waiting| self.build("release", &lane.package(), &lane.target(), ".so", waiting))
     }
 
     /// As [`Workspace::build_library`], but shows nothing.
     pub fn build_library_quietly(&self, lane: Lane) -> Result<PathBuf> {
-        self.build_release(&lane.package(), &lane.target(), ".so", |_| {})
+        self.build("release", &lane.package(), &lane.target(), ".so", &mut |_| {})
     }
 
     /// Builds the lane's static library, which comes of the same build, and returns its path.
     pub fn build_static_library(&self, lane: Lane) -> Result<PathBuf> {
-        self.build_release(&lane.package(), &lane.target(), ".a", |_| {})
+        self.build("release", &lane.package(), &lane.target(), ".a", &mut |_| {})
     }
 
+    /// Builds one target of one package, in a cargo invocation of its own so that no other package's features reach it,
+    /// and returns the path of the result whose name ends with `suffix`. `waiting` is told now and then how long it has
+    /// taken so far.
     fn build(
         &self,
         profile: &str,
         package: &str,
         target: &str,
         suffix: &str,
-        waiting: impl FnMut(Duration),
+        waiting: &mut dyn FnMut(Duration),
     ) -> Result<PathBuf> {
         let mut command = self.cargo();
         command.args(["build", "--profile", profile, "--package", package]);

@@ -27,8 +27,7 @@ pub fn steps() -> Vec<Step> {
 }
 
 fn run(session: &mut Session, lane: Option<Lane>) -> Result<(), Stop> {
-    let package = "hz3-bench-mt-remote";
-    let program = session.workspace.build_release(package, package, package, |_| {})?;
+    let program = session.workspace.build_benchmark("hz3-bench-mt-remote")?;
     let mut command = Command::new(program);
     command.args(ARGUMENTS).env_remove("LD_PRELOAD");
     if let Some(lane) = lane {

@@ -47,8 +47,7 @@ impl Session {
 
     /// Builds the benchmark of memory; its command, on which none of hz3's options has an influence.
     pub fn bench_memory(&self) -> Result<Command> {
-        const NAME: &str = "hz3-bench-memory";
-        let mut command = Command::new(self.workspace.build_release("hz3-bench-mt-remote", NAME, NAME, |_| {})?);
+        let mut command = Command::new(self.workspace.build_benchmark("hz3-bench-memory")?);
         for variable in tuning_variables() {
             command.env_remove(variable);
         }

@@ -30,8 +30,7 @@ pub fn steps() -> Vec<Step> {
 }
 
 fn benchmark(session: &mut Session, lane: Lane) -> Result<(), Stop> {
-    let package = "hz3-bench-mt-remote";
-    let program = session.workspace.build_release(package, package, package, |_| {})?;
+    let program = session.workspace.build_benchmark("hz3-bench-mt-remote")?;
     let json = session.empty_folder("statistics")?.join("statistics.json");
     let mut command = Command::new(program);
     command.args(ARGUMENTS).env("LD_PRELOAD", session.library(lane)?).env("HZ3_STATS_JSON", &json);

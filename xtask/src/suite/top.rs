@@ -118,9 +118,8 @@ fn adds_up(view: &Value, lane: Lane) -> Result<()> {
 }
 
 fn benchmark(session: &mut Session, lane: Lane) -> Result<(), Stop> {
-    let name = "hz3-bench-mt-remote";
     package::require(&TERMINAL)?;
-    let program = session.workspace.build_release(name, name, name, |_| {})?;
+    let program = session.workspace.build_benchmark("hz3-bench-mt-remote")?;
     let place = session.empty_folder("top")?.join("%p.page");
     let mut command = Command::new(program);
     command.args(ARGUMENTS).env("LD_PRELOAD", session.library(lane)?).env("HZ3_STATS_PAGE", &place);
