@@ -8,9 +8,10 @@
 
 use crate::hardening::quarantine::Quarantine;
 use crate::pages::page_heap::PageHeap;
+use crate::platform::abort;
+use crate::platform::atomic::{AtomicU32, Ordering};
 use crate::platform::options::Options;
 use crate::platform::os::Os;
-use crate::platform::sync::{AtomicU32, Ordering};
 use crate::record::observer::Observer;
 use crate::record::profile::Profile;
 use crate::thread::heap::{Entries, Heap, Heaps, behind, is_static};
@@ -74,6 +75,8 @@ pub struct Allocator<L: Lane> {
     pub profile: Profile<L::Os>,
     /// Who is told that time passes.
     pub observer: Observer,
+    /// Who starts the background thread in a forked child.
+    pub in_child: Observer,
     /// Trims asked for so far. Threads see it at their next slow path, and empty their caches.
     trims: AtomicU32,
 }
@@ -90,6 +93,7 @@ impl<L: Lane> Allocator<L> {
             hooks: Hooks::new(),
             profile: Profile::new(),
             observer: Observer::nobody(),
+            in_child: Observer::nobody(),
             trims: AtomicU32::new(0),
         }
     }
@@ -98,6 +102,13 @@ impl<L: Lane> Allocator<L> {
     #[inline]
     pub fn options(&self) -> &Options {
         self.pages.options()
+    }
+
+    /// Reads the environment, the first time that it is called, and returns what it says.
+    #[inline]
+    pub fn read_options(&self) -> &Options {
+        self.options().read::<L::Os>(abort::warning::<L::Os>);
+        self.options()
     }
 
     /// Trims asked for so far.

@@ -5,15 +5,15 @@
 use crate::allocator::{Allocator, HeapOf, Lane};
 use crate::hardening::quarantine;
 use crate::pages::bins::BINS;
+use crate::pages::policy::shapes;
 use crate::pages::policy::{Policy, Shape};
 #[cfg(any(test, feature = "internals"))]
-use crate::platform::os::Fake;
-use crate::platform::os::Linux;
+use crate::platform::fake::Fake;
+use crate::platform::linux::Linux;
 use crate::process::lifecycle;
 use crate::thread::heap::Entries;
 use crate::thread::tls::thread_pointer;
 use crate::transfer::exchange::Sharded;
-use crate::transfer::magazine::shapes;
 use crate::transfer::remote_stash::{Dense, Sparse};
 use crate::transfer::shard::Shard;
 

@@ -1,8 +1,8 @@
 //! Two threads that free one large block at the same instant: one of them frees it, and the other one is told.
 
 use hz3_core::api::{block, large};
-use hz3_core::observe::stats::check_accounts;
-use hz3_core::platform::sync::{AtomicUsize, Ordering};
+use hz3_core::observe::books::check_accounts;
+use hz3_core::platform::atomic::{AtomicUsize, Ordering};
 use hz3_core::{Fast, Lane, Scale};
 use std::sync::Mutex;
 

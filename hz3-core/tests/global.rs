@@ -3,8 +3,8 @@
 //!
 //! One test, so that no other thread of the harness is at work when the books are read.
 
-use hz3_core::api::block::usable_bytes;
-use hz3_core::observe::stats::check_accounts;
+use hz3_core::api::size::usable_bytes;
+use hz3_core::observe::books::check_accounts;
 use hz3_core::{Fast, Hz3, Lane, Scale, Tiny, TinyHome};
 use std::alloc::{GlobalAlloc, Layout};
 use std::collections::{BTreeMap, HashMap};

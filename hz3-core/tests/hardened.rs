@@ -4,8 +4,9 @@
 mod access;
 
 use access::is_readable;
-use hz3_core::api::{block, resize};
-use hz3_core::observe::stats::{check_accounts, collect};
+use hz3_core::api::{block, size};
+use hz3_core::observe::books::check_accounts;
+use hz3_core::observe::stats::collect;
 use hz3_core::pages::bins;
 use hz3_core::platform::units::PAGE_BYTES;
 use hz3_core::{Hardened, Lane};
@@ -95,7 +96,7 @@ fn a_block_is_freed_with_the_size_that_it_was_asked_for() {
             let block = block::malloc::<Hardened>(bytes);
             // SAFETY: live; the result replaces it, and is not used again.
             unsafe {
-                let block = resize::realloc::<Hardened>(block, shorter);
+                let block = block::realloc::<Hardened>(block, shorter);
                 block::free_of_size::<Hardened>(block, shorter, 1);
             }
         }
@@ -112,7 +113,7 @@ fn a_large_block_ends_in_a_page_that_faults() {
         // It moves with the block's end.
         for new in [(bytes / 2).max(36_000), bytes, 2 * bytes] {
             // SAFETY: live, and replaced by the result.
-            let resized = unsafe { resize::realloc::<Hardened>(malloc(bytes), new) };
+            let resized = unsafe { block::realloc::<Hardened>(malloc(bytes), new) };
             assert!(!resized.is_null());
             let end = resized.expose_provenance() + new.next_multiple_of(PAGE_BYTES);
             assert!(is_readable(end - 1) && !is_readable(end), "{bytes} to {new}");
@@ -225,14 +226,14 @@ fn what_may_be_used_of_a_block_is_what_was_asked_for() {
         for align in [16, 64, 4096, 65536] {
             let block = block::malloc_aligned::<Hardened>(bytes, align);
             assert!(block.addr().is_multiple_of(align));
-            assert_eq!(block::usable_bytes::<Hardened>(block), Some(bytes));
+            assert_eq!(size::usable_bytes::<Hardened>(block), Some(bytes));
             free(block);
         }
         let zeroed = block::malloc_zeroed::<Hardened>(bytes);
-        assert_eq!(block::usable_bytes::<Hardened>(zeroed), Some(bytes));
+        assert_eq!(size::usable_bytes::<Hardened>(zeroed), Some(bytes));
         // SAFETY: live; the result replaces it.
-        let resized = unsafe { resize::realloc::<Hardened>(zeroed, bytes / 2 + 7) };
-        assert_eq!(block::usable_bytes::<Hardened>(resized), Some(bytes / 2 + 7));
+        let resized = unsafe { block::realloc::<Hardened>(zeroed, bytes / 2 + 7) };
+        assert_eq!(size::usable_bytes::<Hardened>(resized), Some(bytes / 2 + 7));
         free(resized);
     }
 }

@@ -4,7 +4,7 @@
 use hz3_core::Hardened;
 use hz3_core::api::block;
 use hz3_core::api::block::malloc_zeroed;
-use hz3_core::api::resize::realloc;
+use hz3_core::api::block::realloc;
 use hz3_core::observe::sampling;
 use hz3_core::record::profile::Unwinder;
 use std::ffi::{c_int, c_void};

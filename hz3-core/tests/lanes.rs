@@ -3,12 +3,14 @@
 //! threads rest, the books must add up, to the byte.
 
 use hz3_core::api::block;
-use hz3_core::api::block::{malloc_aligned, malloc_zeroed, trim, usable_bytes};
-use hz3_core::api::resize::realloc;
-use hz3_core::observe::stats::{block_bytes, check_accounts, collect};
+use hz3_core::api::block::realloc;
+use hz3_core::api::block::{malloc_aligned, malloc_zeroed, trim};
+use hz3_core::api::size::usable_bytes;
+use hz3_core::observe::books::{check_accounts, check_runs};
+use hz3_core::observe::stats::{block_bytes, collect};
 use hz3_core::pages::bins::{BINS, info};
+use hz3_core::pages::shape::MAX_SLOTS;
 use hz3_core::platform::units::Bin;
-use hz3_core::transfer::magazine::MAX_SLOTS;
 use hz3_core::{Fast, Hardened, Lane, Scale, Tiny, TinyHardened, TinyHome};
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -120,7 +122,7 @@ fn calls_against_a_model<L: Lane>(seed: u64, rounds: usize) {
             }
         }
         if round % 1024 == 0 {
-            assert_eq!(L::allocator().pages.runs.check(), Ok(()));
+            assert_eq!(check_runs(&L::allocator().pages.runs), Ok(()));
         }
     }
     for block in live.into_values() {

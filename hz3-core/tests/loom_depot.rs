@@ -1,7 +1,7 @@
 //! Models of the depot's stacks and of the hint that finds them, explored exhaustively by loom.
 #![cfg(loom)]
 
-use hz3_core::platform::sync::AtomicU32;
+use hz3_core::platform::atomic::AtomicU32;
 use hz3_core::transfer::depot::{Links, Stack, Stocked};
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;

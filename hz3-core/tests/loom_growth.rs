@@ -5,7 +5,7 @@
 mod loom_system;
 
 use hz3_core::pages::extent::Extents;
-use hz3_core::platform::sync::AtomicU32;
+use hz3_core::platform::atomic::AtomicU32;
 use hz3_core::platform::units::PAGE_BYTES;
 use hz3_core::transfer::depot::{Links, Stack};
 use loom::cell::UnsafeCell;

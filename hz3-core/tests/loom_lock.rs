@@ -1,7 +1,10 @@
 //! Models of the lock, with sleepers that only a wake-up wakes, explored exhaustively by loom.
 #![cfg(loom)]
 
-use hz3_core::platform::sync::{AtomicU32, Mutex, Ordering, Waiter};
+use hz3_core::platform::atomic::{AtomicU32, Ordering};
+use hz3_core::platform::lock::{ForkLock, Mutex};
+use hz3_core::platform::os::Waiter;
+use hz3_core::platform::rank::{Rank, Ranked};
 use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Condvar};
 use loom::thread;
@@ -20,14 +23,16 @@ unsafe impl Waiter for Futex {
     fn yield_now() {
         thread::yield_now();
     }
-    fn wait(word: &AtomicU32, expected: u32) {
+    fn wait(word: *const u32, expected: u32) {
+        // SAFETY: the address is that of a lock's word, which outlives the call.
+        let word = unsafe { &*word.cast::<AtomicU32>() };
         let queue = QUEUE.0.lock().unwrap();
         // A read-modify-write sees the newest value, as the kernel does.
         if word.fetch_add(0, Ordering::Relaxed) == expected {
             drop(QUEUE.1.wait(queue).unwrap());
         }
     }
-    fn wake(_: &AtomicU32) {
+    fn wake(_: *const u32) {
         let _queue = QUEUE.0.lock().unwrap();
         QUEUE.1.notify_all();
     }
@@ -36,14 +41,21 @@ unsafe impl Waiter for Futex {
     }
 }
 
+/// What the lock protects lies beside it, where loom watches.
+struct Beside;
+
+impl Ranked for Beside {
+    const RANK: Rank = Rank::Shard;
+}
+
 struct Shared {
-    lock: Mutex<(), Futex>,
+    lock: Mutex<Beside, Futex>,
     value: UnsafeCell<u32>,
 }
 
 impl Shared {
     fn new() -> Arc<Self> {
-        Arc::new(Self { lock: Mutex::new(()), value: UnsafeCell::new(0) })
+        Arc::new(Self { lock: Mutex::new(Beside), value: UnsafeCell::new(0) })
     }
 
     fn add(&self) {
@@ -95,14 +107,14 @@ fn no_sleeper_of_two_is_forgotten() {
 fn a_lock_freed_after_a_fork_wakes_a_thread_that_a_handler_started() {
     loom::model(|| {
         let shared = Shared::new();
-        shared.lock.acquire();
+        shared.lock.acquire_for_fork();
         shared.add_unlocked();
         let started = {
             let shared = shared.clone();
             thread::spawn(move || shared.add())
         };
         // SAFETY: acquired above, and no guard of it is left.
-        unsafe { shared.lock.reset_after_fork() };
+        unsafe { shared.lock.release_after_fork() };
         started.join().unwrap();
         shared.add();
         // SAFETY: the other thread has ended.

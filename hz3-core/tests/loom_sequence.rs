@@ -1,8 +1,8 @@
 //! A model of the sequence lock: a writer that writes over zeros and a reader, explored exhaustively by loom.
 #![cfg(loom)]
 
+use hz3_core::platform::atomic::AtomicU64;
 use hz3_core::platform::seqlock;
-use hz3_core::platform::sync::AtomicU64;
 use loom::sync::Arc;
 use loom::thread;
 

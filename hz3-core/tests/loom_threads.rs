@@ -256,7 +256,7 @@ impl Process {
 
     /// The child: a copy of all memory, in which the calling thread, whose heap is `own`, holds the heaps' lock.
     fn fork(&self, own: Option<u32>) -> Arc<Process> {
-        let unused = self.states.lock_for_fork().lock();
+        self.states.lock_for_fork().acquire_for_fork();
         let now = self.contents.lock().unwrap();
         let mut contents = now.clone();
         contents.lost = now.busy;
@@ -268,14 +268,18 @@ impl Process {
             }
         }
         let heaps = std::array::from_fn(|id| self.heaps[id].forked());
-        Arc::new(Process { states: self.states.forked(*unused), heaps, contents: Mutex::new(contents) })
+        let child = Process { states: self.states.forked(), heaps, contents: Mutex::new(contents) };
+        drop(now);
+        // SAFETY: acquired above, and there is no guard of it.
+        unsafe { self.states.lock_for_fork().release_after_fork() };
+        Arc::new(child)
     }
 
     /// What the handler does in the child: see `thread.rs`.
     fn after_fork_in_child(&self, own: Option<u32>) {
         self.states.orphan_all_but(own.map(|own| self.state(own)));
         // SAFETY: `fork` left the lock to this thread, and no guard of it.
-        unsafe { self.states.lock_for_fork().reset_after_fork() };
+        unsafe { self.states.lock_for_fork().release_after_fork() };
     }
 
     fn take(&self) -> Option<u32> {

@@ -3,7 +3,8 @@
 
 use hz3_core::Scale;
 use hz3_core::api::block;
-use hz3_core::observe::stats::{check_accounts, collect};
+use hz3_core::observe::books::check_accounts;
+use hz3_core::observe::stats::collect;
 use std::sync::mpsc::sync_channel;
 
 const PRODUCERS: usize = 4;

@@ -4,7 +4,7 @@
 
 use hz3_core::Lane;
 use hz3_core::api::block;
-use hz3_core::observe::stats::check_accounts;
+use hz3_core::observe::books::check_accounts;
 use hz3_core::{Fast, Scale};
 use std::sync::mpsc::sync_channel;
 

@@ -3,8 +3,9 @@
 
 use hz3_core::api::block;
 use hz3_core::api::block::trim;
-use hz3_core::observe::stats::{check_accounts, collect};
-use hz3_core::platform::os::Fake;
+use hz3_core::observe::books::check_accounts;
+use hz3_core::observe::stats::collect;
+use hz3_core::platform::fake::Fake;
 use hz3_core::{Lane, Tiny, TinyHardened, TinyHome};
 
 fn allocate_until_refused<L: Lane>(bytes: usize, most: usize) -> Vec<*mut u8> {

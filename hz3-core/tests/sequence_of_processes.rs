@@ -3,8 +3,8 @@
 //! the test would find a lock that does not work.
 #![cfg(not(loom))]
 
+use hz3_core::platform::atomic::AtomicU64;
 use hz3_core::platform::seqlock;
-use hz3_core::platform::sync::AtomicU64;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;

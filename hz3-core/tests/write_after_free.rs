@@ -3,7 +3,7 @@
 
 use hz3_core::api::block;
 use hz3_core::api::block::trim;
-use hz3_core::observe::stats::check_accounts;
+use hz3_core::observe::books::check_accounts;
 use hz3_core::pages::bins::{BINS, info};
 use hz3_core::platform::units::{Bin, PAGE_BYTES};
 use hz3_core::{Fast, Lane, Scale};

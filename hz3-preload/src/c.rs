@@ -7,10 +7,9 @@
 
 use core::ptr::null_mut;
 use hz3_core::Lane;
-use hz3_core::api::block;
-use hz3_core::api::resize;
+use hz3_core::api::{block, size};
 use hz3_core::platform::abort;
-use hz3_core::platform::os::Linux;
+use hz3_core::platform::linux::Linux;
 use hz3_core::platform::units::{PAGE_BYTES, align_up};
 
 /// Sets `errno` to `ENOMEM` and returns null.
@@ -67,7 +66,7 @@ pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
             block::free::<L>(block);
             return null_mut();
         }
-        let new = resize::realloc::<L>(block, bytes);
+        let new = block::realloc::<L>(block, bytes);
         if new.is_null() { out_of_memory() } else { new }
     }
 }
@@ -124,7 +123,7 @@ pub fn pvalloc<L: Lane>(bytes: usize) -> *mut u8 {
 /// `malloc_usable_size`: 0 for null; a pointer that is no block's stops the process.
 #[inline]
 pub fn malloc_usable_size<L: Lane>(block: *const u8) -> usize {
-    match block::usable_bytes::<L>(block) {
+    match size::usable_bytes::<L>(block) {
         Some(bytes) => bytes,
         None => abort::misuse::<L::Os>("malloc_usable_size()", "invalid pointer", block.addr()),
     }

@@ -14,7 +14,7 @@ use core::ptr::null_mut;
 use hz3_core::Lane;
 use hz3_core::api::block;
 use hz3_core::platform::abort;
-use hz3_core::platform::os::Linux;
+use hz3_core::platform::linux::Linux;
 
 const GET_NEW_HANDLER: &CStr = c"_ZSt15get_new_handlerv";
 const THROW_BAD_ALLOC: &CStr = c"_ZSt17__throw_bad_allocv";

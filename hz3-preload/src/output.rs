@@ -3,8 +3,8 @@
 use core::ffi::{CStr, c_int};
 use core::fmt::Write;
 use hz3_core::platform::abort;
+use hz3_core::platform::linux::Linux;
 use hz3_core::platform::options::{Options, Path};
-use hz3_core::platform::os::Linux;
 
 /// Reports, where the environment does not forbid it, that the file of `option` can't be written.
 pub fn cannot_write(options: &Options, option: &str) {

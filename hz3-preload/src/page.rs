@@ -23,9 +23,9 @@ use hz3_core::observe::stats::{BinStats, collect_with_bins};
 use hz3_core::observe::stats_page::{self, BYTES, ENDED, HEAD_WORDS, Head, SEQUENCE, SNAPSHOT_WORDS, STATE, Taking};
 use hz3_core::pages::bins::BINS;
 use hz3_core::platform::abort;
-use hz3_core::platform::os::Linux;
+use hz3_core::platform::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use hz3_core::platform::linux::Linux;
 use hz3_core::platform::seqlock;
-use hz3_core::platform::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use hz3_core::platform::units::{Bin, elapsed_ms};
 use hz3_core::record::observer::Event;
 
@@ -78,8 +78,7 @@ static PAGE: Page = Page {
 
 /// Makes the page where the environment asks for one. Called by the library's constructor, in the process's one thread.
 pub fn begin_if_wanted<L: Lane>() {
-    let options = L::allocator().options();
-    options.read::<L::Os>();
+    let options = L::allocator().read_options();
     if !options.stats_page().is_none() {
         keeping_errno(|| {
             // Relaxed: the process's one thread.

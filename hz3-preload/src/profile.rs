@@ -20,8 +20,8 @@ use core::fmt::Write;
 use hz3_core::Lane;
 use hz3_core::observe::sampling;
 use hz3_core::platform::abort;
-use hz3_core::platform::os::Linux;
-use hz3_core::platform::sync::{AtomicU32, Ordering};
+use hz3_core::platform::atomic::{AtomicU32, Ordering};
+use hz3_core::platform::linux::Linux;
 use hz3_core::record::profile::{Backtrace, Counts, GetIp, Unwinder};
 
 const UNWINDER: &CStr = c"libgcc_s.so.1";
@@ -32,8 +32,7 @@ static PROCESS: AtomicU32 = AtomicU32::new(0);
 /// Begins the profile where the environment asks for one. Called by the library's constructor, in the process's one
 /// thread.
 pub fn begin_if_wanted<L: Lane>() {
-    let options = L::allocator().options();
-    options.read::<L::Os>();
+    let options = L::allocator().read_options();
     if options.profile().is_none() {
         return;
     }

@@ -5,10 +5,12 @@
 use crate::output::File;
 use core::fmt::Write;
 use hz3_core::Lane;
-use hz3_core::observe::stats::{BinStats, ROWS, Stats, collect, collect_with_bins};
+use hz3_core::observe::counts::{ROWS, Stats};
+use hz3_core::observe::stats::{BinStats, collect, collect_with_bins};
 use hz3_core::pages::bins::BINS;
+use hz3_core::platform::linux::Linux;
 use hz3_core::platform::options::{HugePages, NEVER};
-use hz3_core::platform::os::{Linux, Os};
+use hz3_core::platform::os::Os;
 
 /// Bytes of the longest report: a line of a row, with room to spare, for each and for the head and the foot.
 const TEXT_BYTES: usize = (ROWS + 3) * 80;
@@ -188,8 +190,7 @@ fn write_xml<L: Lane>(out: &mut impl Write, stats: &Stats, bins: &[BinStats]) ->
 
 /// At start: version, lane and options, where `HZ3_VERBOSE` asks for them.
 pub fn banner<L: Lane>() {
-    let options = L::allocator().options();
-    options.read::<L::Os>();
+    let options = L::allocator().read_options();
     if !options.is_verbose() {
         return;
     }

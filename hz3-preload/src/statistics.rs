@@ -17,7 +17,8 @@ use crate::report::write_counts;
 use core::ffi::c_int;
 use core::fmt::Write;
 use hz3_core::Lane;
-use hz3_core::observe::stats::{BinStats, ShardStats, Stats, Use, collect_shard, collect_with_bins};
+use hz3_core::observe::counts::{Stats, Use};
+use hz3_core::observe::stats::{BinStats, ShardStats, collect_shard, collect_with_bins};
 use hz3_core::pages::bins::BINS;
 use hz3_core::platform::options::Path;
 use hz3_core::platform::units::{Bin, PAGE_BYTES};
@@ -48,8 +49,7 @@ impl Counts {
 
 /// At exit: the statistics that the options ask for. Not reached by `_exit`, `quick_exit`, exec or a signal.
 pub fn at_exit<L: Lane>() {
-    let options = L::allocator().options();
-    options.read::<L::Os>();
+    let options = L::allocator().read_options();
     if !options.reports_at_exit() {
         return;
     }

@@ -4,12 +4,9 @@
 //! behind them. Locks are taken in misses only; no call blocks without bound. `errno` is the caller's business.
 
 use crate::allocator::Lane;
-use crate::api::last_resort;
-use crate::api::{checked, hot, large, miss};
-use crate::hardening::free_mark;
-use crate::hardening::validation::usable;
-use crate::observe::sampling;
-use crate::pages::bins::{self, FOREIGN, MAX_SMALL_BYTES, bin_for_aligned};
+use crate::api::size::{self, usable_bytes_for};
+use crate::api::{checked, hot, miss};
+use crate::pages::bins::{self, MAX_SMALL_BYTES, bin_for_aligned};
 use crate::platform::abort;
 use crate::platform::units::MIN_ALIGN;
 use core::ptr::null_mut;
@@ -121,37 +118,6 @@ pub fn large_zeroed<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
     block.start
 }
 
-/// Bytes that may be used of the live block at `block`; `None` where none begins there. Null has 0.
-#[allow(clippy::not_unsafe_ptr_arg_deref, reason = "read only where it is the start of a slot")]
-pub fn usable_bytes<L: Lane>(block: *const u8) -> Option<usize> {
-    usable_bytes_for::<L>("malloc_usable_size()", block)
-}
-
-/// [`usable_bytes`] in the name of `entry`.
-#[inline]
-fn usable_bytes_for<L: Lane>(entry: &str, block: *const u8) -> Option<usize> {
-    if block.is_null() {
-        return Some(0);
-    }
-    let pages = &L::allocator().pages;
-    let tag = pages.tag(block.addr());
-    match tag.bin() {
-        FOREIGN => large_usable::<L>(entry, block.addr()),
-        bin => {
-            // SAFETY: a slot of 16 bytes or more begins at the block where the first test says so.
-            let is_live = pages.is_slot(tag, block.addr()) && !(L::MARKS && unsafe { free_mark::is_set(block) });
-            // SAFETY: as above, and it is not free.
-            is_live.then(|| unsafe { usable::<L>(entry, bin, block) })
-        }
-    }
-}
-
-/// Bytes that may be used of the large block at `address`; `None` where none begins there.
-pub fn large_usable<L: Lane>(entry: &str, address: usize) -> Option<usize> {
-    let bytes = large::usable_bytes(&L::allocator().pages, entry, address)?;
-    Some(if L::HARDENED { bytes } else { sampling::usable_bytes::<L>(address, bytes) })
-}
-
 /// Frees the block at `block`, which the program says it requested `bytes` at a multiple of `align` for; a hardened lane
 /// stops the process where that can't be.
 ///
@@ -170,8 +136,22 @@ pub unsafe fn free_of_size<L: Lane>(block: *mut u8, bytes: usize, align: usize) 
     unsafe { free::<L>(block) }
 }
 
+/// Resizes the block at `block`, which moves where it must; contents are kept up to the smaller size.
+/// Null, and the block as it was, when memory has run out or the size is above [`MAX_BYTES`]. A null
+/// block is allocated. `bytes` of 0 makes the smallest block.
+///
+/// # Safety
+/// `block` is null or a live block of this lane's; the caller uses the result in its place.
+pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
+    if bytes > MAX_BYTES {
+        return null_mut();
+    }
+    // SAFETY: the caller's promise.
+    unsafe { size::realloc::<L>(block, bytes, malloc::<L>, |block| free::<L>(block)) }
+}
+
 /// Gives all free memory that can be reached back to the system; whether any went. Other threads' caches are emptied when
 /// those threads next take a slow path.
 pub fn trim<L: Lane>() -> bool {
-    last_resort::trim::<L>()
+    miss::trim::<L>()
 }

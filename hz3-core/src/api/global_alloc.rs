@@ -14,9 +14,9 @@
 
 use crate::allocator::Lane;
 use crate::api::block;
-use crate::api::resize;
 use crate::lane::Scale;
-use crate::observe::stats::{self, Stats};
+use crate::observe::counts::Stats;
+use crate::observe::stats;
 use crate::pages::bins::MAX_SMALL_BYTES;
 use crate::platform::units::{MIN_ALIGN, PAGE_BYTES};
 use crate::process::background;
@@ -145,16 +145,16 @@ unsafe impl<L: Lane> GlobalAlloc for Hz3<L> {
         let new = unsafe { Layout::from_size_align_unchecked(bytes, layout.align()) };
         if L::HARDENED && layout.align() <= MIN_ALIGN {
             // SAFETY: the caller's promise.
-            return unsafe { resize::realloc::<L>(block, bytes) };
+            return unsafe { block::realloc::<L>(block, bytes) };
         }
         if !L::HARDENED && share_a_bin(layout, new) {
             return block;
         }
-        // SAFETY: the caller's promises; the sizes are of one kind where `resize::realloc` is called, which keeps a
+        // SAFETY: the caller's promises; the sizes are of one kind where `block::realloc` is called, which keeps a
         // large block large and on a page's start.
         unsafe {
             if !L::HARDENED && layout.align() <= PAGE_BYTES && !is_small(layout) && !is_small(new) {
-                resize::realloc::<L>(block, served_bytes(new))
+                block::realloc::<L>(block, served_bytes(new))
             } else {
                 move_block(self, block, layout, new)
             }

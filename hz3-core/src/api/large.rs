@@ -4,7 +4,6 @@
 //! page heap → span → | requested size … | canary | guard page |      canary and guard in the hardened lane alone
 //! ```
 
-use crate::allocator::Lane;
 use crate::hardening::canary;
 use crate::pages::page_heap::{DIRECT_BYTES, PageHeap};
 use crate::pages::page_tag::Kind;
@@ -60,9 +59,9 @@ pub fn allocate<P: Policy>(pages: &PageHeap<P>, bytes: usize, align: usize) -> O
 }
 
 /// A block of pages in place of a small one of `bytes`, which is to be sampled.
-pub fn allocate_for_sample<L: Lane>(bytes: usize) -> Option<NonNull<u8>> {
-    let block = allocate(&L::allocator().pages, bytes, MIN_ALIGN)?;
-    if L::HARDENED && !block.zeroed {
+pub fn allocate_for_sample<P: Policy>(pages: &PageHeap<P>, bytes: usize) -> Option<NonNull<u8>> {
+    let block = allocate(pages, bytes, MIN_ALIGN)?;
+    if P::HARDENED && !block.zeroed {
         // It stands for a slot, and those read as zero.
         // SAFETY: the block holds `bytes` bytes, and is nobody's yet.
         unsafe { block.start.write_bytes(0, bytes) };
@@ -82,7 +81,7 @@ unsafe fn seal<P: Policy>(pages: &PageHeap<P>, id: SpanId, bytes: usize) {
             span.set_requested_bytes(bytes);
             let place = Place::of::<P>(span);
             let start = core::ptr::with_exposed_provenance_mut(place.start);
-            canary::seal_large(canary::key::<P::Os>(), start, place.room, bytes);
+            canary::seal_large(canary::process_key::<P::Os>(), start, place.room, bytes);
         }
     }
 }
@@ -120,7 +119,8 @@ pub fn usable_bytes<P: Policy>(pages: &PageHeap<P>, entry: &str, address: usize)
         let start = core::ptr::with_exposed_provenance(address);
         // SAFETY: a large block begins here, which is the caller's; where another thread frees it at this moment,
         // the look may be a fault, which ends the process as well.
-        let is_whole = unsafe { canary::is_large_sealed(canary::key::<P::Os>(), start, place.room, place.usable) };
+        let is_whole =
+            unsafe { canary::is_large_sealed(canary::process_key::<P::Os>(), start, place.room, place.usable) };
         if !is_whole {
             abort::misuse::<P::Os>(entry, "overflow past", address);
         }

@@ -10,7 +10,6 @@
 use crate::allocator::{HeapOf, Lane, thread_heap};
 use crate::api::checked;
 use crate::api::large::{self, Block};
-use crate::api::last_resort::or_after_trim;
 use crate::api::refill::refill;
 use crate::api::spill::{send_neighbour_home, spill};
 use crate::hardening::free_mark;
@@ -21,11 +20,11 @@ use crate::pages::slot::{Slot, no_slots};
 use crate::platform::os::Os;
 use crate::platform::units::{Bin, MIN_ALIGN, PAGE_BYTES, ShardId};
 use crate::thread::cold_bins::drop_cold_bins;
-use crate::thread::flush::flush;
-use crate::thread::heap::{Entry, TICKS};
+use crate::thread::heap::{Entry, TICKS, behind, is_static};
 use crate::transfer::carve::carve;
 use crate::transfer::homeward::deliver_one;
 use crate::upkeep::round;
+use crate::upkeep::trim::{flush, gather, may_be_met};
 use core::ptr::{NonNull, null_mut};
 
 /// Largest request in bytes. Outside rule: C23 7.24.3 with POSIX: no object is larger than `PTRDIFF_MAX`.
@@ -43,15 +42,16 @@ pub fn malloc<L: Lane>(bytes: usize) -> *mut u8 {
 
 /// A block of `bin`, or a sampled one, for `bytes`; null when memory has run out.
 pub fn small<L: Lane>(bin: Bin, bytes: usize) -> *mut u8 {
-    let block = sampling::small::<L>(bytes, || large::allocate_for_sample::<L>(bytes)).or_else(|| {
-        or_after_trim::<L, _>(0, || {
-            NonNull::new(match thread_heap::<L>() {
-                // SAFETY: the heap is this thread's.
-                Some(heap) => unsafe { pop_or_refill::<L>(&mut *heap, bin, bytes) },
-                None => uncached::<L>(bin, bytes),
+    let block =
+        sampling::small::<L>(bytes, || large::allocate_for_sample(&L::allocator().pages, bytes)).or_else(|| {
+            or_after_trim::<L, _>(0, || {
+                NonNull::new(match thread_heap::<L>() {
+                    // SAFETY: the heap is this thread's.
+                    Some(heap) => unsafe { pop_or_refill::<L>(&mut *heap, bin, bytes) },
+                    None => uncached::<L>(bin, bytes),
+                })
             })
-        })
-    });
+        });
     block.map_or(null_mut(), NonNull::as_ptr)
 }
 
@@ -85,7 +85,7 @@ fn pop_or_refill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, bytes: usize) -> *mut 
         tick::<L>(heap);
         heap.unsettled();
         // SAFETY: the heap is this thread's, and the entry empty.
-        let filled = unsafe { refill::<L>(heap, bin) };
+        let filled = unsafe { refill::<L>(heap, bin, empty::<L>) };
         heap.settled();
         if !filled {
             return uncached::<L>(bin, bytes);
@@ -178,6 +178,16 @@ pub fn push_or_spill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, slot: Slot) {
     unsafe { Entry::push(heap.entry_mut(bin), slot) }
 }
 
+/// Empties `heap`.
+///
+/// # Safety
+/// The caller owns the heap.
+unsafe fn empty<L: Lane>(heap: *mut HeapOf<L>) {
+    let allocator = L::allocator();
+    // SAFETY: the caller's promise.
+    unsafe { flush(&allocator.pages, &allocator.exchange, heap) };
+}
+
 /// Counts a miss of this thread and, now and then, looks at the clock for what is due. May empty any entry of the heap.
 #[inline]
 fn tick<L: Lane>(heap: &mut HeapOf<L>) {
@@ -197,7 +207,7 @@ fn look_at_the_clock<L: Lane>(heap: &mut HeapOf<L>) {
         if core::mem::replace(&mut heap.trims, trims) == trims {
             drop_cold_bins(&allocator.pages, &allocator.exchange, heap, L::Os::now_ms());
         } else {
-            flush(&allocator.pages, &allocator.exchange, heap);
+            empty::<L>(heap);
         }
     }
     round::tick(&allocator.pages, &allocator.exchange, &allocator.schedule, &allocator.observer);
@@ -208,4 +218,43 @@ fn tick_of<L: Lane>() {
         // SAFETY: the heap is this thread's.
         tick::<L>(unsafe { &mut *heap });
     }
+}
+
+/// The attempt's result, or, where the system has no more memory for `bytes`, that of a second one after everything
+/// that lies free in caches has come together. A program may probe for sizes that can't be had as often as it likes: that
+/// does not cost its other threads their caches, nor itself more than a look at the books.
+#[inline]
+fn or_after_trim<L: Lane, T>(bytes: usize, attempt: impl Fn() -> Option<T>) -> Option<T> {
+    attempt().or_else(|| {
+        let allocator = L::allocator();
+        if !may_be_met(&allocator.pages, &allocator.exchange, bytes) {
+            return None;
+        }
+        allocator.ask_for_trim_now_and_then();
+        trim_own::<L>();
+        attempt()
+    })
+}
+
+/// Gives all free memory that can be reached back to the system; whether any went. The calling thread's
+/// cache is emptied too; other threads' caches are theirs alone, and each empties its own at its next slow
+/// path.
+pub fn trim<L: Lane>() -> bool {
+    L::allocator().ask_for_trim();
+    trim_own::<L>()
+}
+
+/// As [`trim`], without asking the other threads.
+fn trim_own<L: Lane>() -> bool {
+    let allocator = L::allocator();
+    let entries = L::heap();
+    if !is_static(entries) {
+        // SAFETY: the heap is this thread's, and stays in use, empty.
+        unsafe {
+            let heap = behind::<L::Stash, L::Quarantine>(entries);
+            (*heap).trims = allocator.trims();
+            empty::<L>(heap);
+        }
+    }
+    gather(&allocator.pages, &allocator.exchange)
 }

@@ -13,7 +13,6 @@ use crate::pages::slot::Places;
 use crate::platform::prefetch;
 use crate::platform::units::Bin;
 use crate::thread::flow;
-use crate::thread::flush::flush;
 use crate::thread::heap::count;
 use crate::transfer::carve::{carve, carve_own};
 use crate::transfer::homeward::Homeward;
@@ -24,18 +23,19 @@ use core::ptr::null_mut;
 /// short-lived threads which need a block or two of a size do not spread over fresh pages.
 const FIRST_BATCH_BYTES: u32 = 4096;
 
-/// Fills the empty entry of `bin`; false when memory has run out.
+/// Fills the empty entry of `bin`; false when memory has run out. `adopt` empties the heap of a thread that a fork left
+/// behind.
 ///
 /// # Safety
 /// The heap is the calling thread's, and the entry is empty.
-pub unsafe fn refill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
+pub unsafe fn refill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, adopt: unsafe fn(*mut HeapOf<L>)) -> bool {
     heap.mark_active(bin);
     // SAFETY: the heap is this thread's and its magazines with it; the loaded one is empty.
     unsafe {
         load_spare::<L>(heap, bin)
             || refill_in_order::<L>(heap, bin)
             || take_full::<L>(heap, bin)
-            || refill_from_spans::<L>(heap, bin)
+            || refill_from_spans::<L>(heap, bin, adopt)
     }
 }
 
@@ -144,7 +144,7 @@ unsafe fn refill_in_order<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
 ///
 /// # Safety
 /// As for [`refill`].
-unsafe fn refill_from_spans<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
+unsafe fn refill_from_spans<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, adopt: unsafe fn(*mut HeapOf<L>)) -> bool {
     let allocator = L::allocator();
     let shard = heap.shard;
     // SAFETY: the caller's promise; an orphan is this thread's while it is adopted.
@@ -154,7 +154,7 @@ unsafe fn refill_from_spans<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
             heap.entry(bin).load(magazine);
         }
         allocator.heaps.adopt_orphans(|orphan| {
-            flush(&allocator.pages, &allocator.exchange, orphan);
+            adopt(orphan);
             allocator.heaps.give(orphan);
         });
         let batch = next_batch::<L>(heap, bin);

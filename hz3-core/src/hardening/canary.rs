@@ -10,8 +10,8 @@
 //! never 0, because a program that writes one byte too much most often writes the 0 at the end of a string.
 //! The word depends on the address and on a key of the process, so that it can be neither guessed nor copied.
 
+use crate::platform::atomic::{AtomicU64, Ordering};
 use crate::platform::os::Os;
-use crate::platform::sync::{AtomicU64, Ordering};
 use crate::platform::units::PAGE_BYTES;
 
 /// Bytes of a trailer. Derived: what [`Policy::TRAILER_BYTES`](crate::pages::policy::Policy::TRAILER_BYTES) leaves room for.
@@ -28,7 +28,7 @@ static KEY: AtomicU64 = AtomicU64::new(0);
 
 /// The key, drawn at the first call.
 #[inline]
-pub fn key<O: Os>() -> u64 {
+pub fn process_key<O: Os>() -> u64 {
     // Relaxed, here and below: every thread that draws it draws the same, and nothing else is published.
     match KEY.load(Ordering::Relaxed) {
         0 => draw::<O>(),

@@ -52,7 +52,7 @@ pub unsafe fn hand_out<P: Policy>(slot: Slot, bin: Bin, bytes: usize) -> *mut u8
             misuse_of::<P>("malloc()", "write after free to", bin, slot.addr());
         }
         free_mark::clear(slot);
-        canary::seal(canary::key::<P::Os>(), slot, slot_bytes, bytes);
+        canary::seal(canary::process_key::<P::Os>(), slot, slot_bytes, bytes);
     }
     slot
 }
@@ -85,7 +85,7 @@ pub unsafe fn usable<P: Policy>(entry: &str, bin: Bin, block: *const u8) -> usiz
         return slot_bytes;
     }
     // SAFETY: the caller's promise.
-    match unsafe { canary::requested_bytes(canary::key::<P::Os>(), block, slot_bytes) } {
+    match unsafe { canary::requested_bytes(canary::process_key::<P::Os>(), block, slot_bytes) } {
         Some(bytes) => bytes,
         None => misuse_of::<P>(entry, "overflow past", bin, block.addr()),
     }

@@ -1,8 +1,7 @@
 //! Observe: counts, checks and samples of an allocator.
 
-#[cfg(not(loom))]
+pub mod books;
+pub mod counts;
 pub mod sampling;
-#[cfg(not(loom))]
 pub mod stats;
-#[cfg(not(loom))]
 pub mod stats_page;

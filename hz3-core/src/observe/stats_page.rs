@@ -13,7 +13,8 @@
 //! A word has 64 bits, in the machine's order; times are those of the clock that goes on while the system sleeps
 //! (`CLOCK_BOOTTIME`). Words 0 to 5 never change. From word 8 on they change under the [`crate::platform::seqlock`] in word 7.
 
-use crate::observe::stats::{BinStats, ROWS, Stats};
+use crate::observe::counts::{ROWS, Stats};
+use crate::observe::stats::BinStats;
 use crate::pages::bins::BINS;
 use crate::platform::units::PAGE_BYTES;
 use crate::record::heat::BinCounts;

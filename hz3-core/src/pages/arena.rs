@@ -11,10 +11,10 @@
 
 use crate::pages::extent::{Extent, Extents};
 use crate::pages::page_tag::{PageTag, TagCell};
+use crate::platform::lock::{ForkLock, Mutex};
 use crate::platform::options::Options;
 use crate::platform::os::Os;
 use crate::platform::rank::{Rank, Ranked};
-use crate::platform::sync::{ForkLock, Mutex};
 use crate::platform::units::{PAGE_BYTES, SEGMENT_BYTES, SEGMENT_PAGES};
 use core::ptr::NonNull;
 

@@ -20,8 +20,6 @@ pub const BINS: usize = 73;
 pub const MAX_SMALL_BYTES: usize = 32 * 1024;
 /// The bin of everything that is not a small block.
 pub const FOREIGN: Bin = Bin(0);
-/// Bytes of one entry in a heap's bin array; page tags and the size table hold multiples of it.
-pub const BIN_ENTRY_BYTES: usize = 32;
 /// Most slots in a span. Chosen: the span's bitmap then fills one cache line.
 pub const MAX_SPAN_SLOTS: usize = 512;
 
@@ -110,7 +108,7 @@ const fn offset_table() -> [u16; GRANULES] {
         while slot_bytes_of(bin) < granule * MIN_ALIGN {
             bin += 1;
         }
-        table[granule] = (bin * BIN_ENTRY_BYTES) as u16;
+        table[granule] = Bin(bin as u8).entry_offset() as u16;
         granule += 1;
     }
     table
@@ -139,7 +137,7 @@ pub fn bin_for(bytes: usize) -> Option<Bin> {
         return None;
     }
     // SAFETY: checked above.
-    Some(bin_of_offset(unsafe { entry_offset(bytes) }))
+    Some(Bin::of_entry_offset(unsafe { entry_offset(bytes) }))
 }
 
 /// The smallest bin for `bytes` whose slots all lie at multiples of `align`, a power of two of at most
@@ -156,12 +154,6 @@ pub fn bin_for_aligned(bytes: usize, align: usize) -> Option<Bin> {
         bin = Bin(bin.0 + 1);
     }
     None
-}
-
-/// The bin whose entry lies at `offset` in a heap.
-#[inline]
-pub const fn bin_of_offset(offset: usize) -> Bin {
-    Bin((offset / BIN_ENTRY_BYTES) as u8)
 }
 
 /// What is known of `bin`.

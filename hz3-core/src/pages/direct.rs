@@ -10,11 +10,10 @@
 //! new block may take it.
 
 use crate::pages::page_tag::Kind;
-use crate::pages::span::{Span, Spans, at};
-use crate::pages::span_queue::SpanQueue;
+use crate::pages::span::{Span, SpanQueue, Spans, at};
+use crate::platform::lock::{ForkLock, Mutex};
 use crate::platform::os::Os;
 use crate::platform::rank::{Rank, Ranked};
-use crate::platform::sync::{ForkLock, Mutex};
 use crate::platform::units::{PAGE_BYTES, SpanId};
 
 const BUCKETS: usize = 256;

@@ -7,7 +7,7 @@
 //! One thread at a time adds extents and pages (it holds the arenas' growing lock); any thread looks up any
 //! address meanwhile. Tags below `pages` are readable for good.
 
-use crate::platform::sync::{AtomicPtr, AtomicUsize, Ordering};
+use crate::platform::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::platform::units::{PAGE_BYTES, PAGE_SHIFT};
 use core::ptr::null_mut;
 

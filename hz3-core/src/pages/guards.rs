@@ -8,11 +8,11 @@
 //!
 //! A waiting run has no memory, only address space, unless the system refused its guard.
 
-use crate::pages::span::Spans;
-use crate::pages::span_queue::SpanQueue;
+use crate::pages::span::{SpanQueue, Spans};
+use crate::platform::atomic::{AtomicU64, Ordering};
+use crate::platform::lock::{ForkLock, Mutex};
 use crate::platform::os::Os;
 use crate::platform::rank::{Rank, Ranked};
-use crate::platform::sync::{AtomicU64, ForkLock, Mutex, Ordering};
 use crate::platform::units::SpanId;
 use core::ptr::NonNull;
 

@@ -16,14 +16,12 @@ pub mod page_tag;
 #[cfg(not(loom))]
 pub mod policy;
 #[cfg(not(loom))]
-pub(crate) mod run_index;
-#[cfg(not(loom))]
 pub mod run_lists;
 #[cfg(not(loom))]
 pub mod runs;
 #[cfg(not(loom))]
+pub mod shape;
+#[cfg(not(loom))]
 pub mod slot;
 #[cfg(not(loom))]
 pub mod span;
-#[cfg(not(loom))]
-pub mod span_queue;

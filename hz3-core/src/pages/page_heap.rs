@@ -17,9 +17,9 @@ use crate::pages::page_tag::{Kind, PageTag, TagCell};
 use crate::pages::policy::Policy;
 use crate::pages::runs::Runs;
 use crate::pages::span::{Guarded, Span, Spans, at};
+use crate::platform::atomic::{AtomicU64, Ordering};
 use crate::platform::options::Options;
 use crate::platform::os::Os;
-use crate::platform::sync::{AtomicU64, Ordering};
 use crate::platform::units::{Bin, PAGE_BYTES, ShardId, SpanId, elapsed_ms};
 use core::ptr::NonNull;
 

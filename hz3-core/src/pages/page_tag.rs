@@ -10,8 +10,7 @@
 //! Every page of a small span is tagged; of other spans the first and the last one, so that neighbours
 //! find each other. A tag changes only while no block of its page is live, or under the run lock.
 
-use crate::pages::bins::{BIN_ENTRY_BYTES, bin_of_offset};
-use crate::platform::sync::{AtomicU8, AtomicU16, AtomicU32, Ordering};
+use crate::platform::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
 use crate::platform::units::{Bin, ShardId, SpanId};
 
 /// What a span's pages are used for. The values are those in page tags.
@@ -100,10 +99,7 @@ impl PageTag {
     /// The tag of a small span's pages.
     pub const fn small(bin: Bin, owner: ShardId, span: SpanId) -> Self {
         PageTag(
-            (bin.0 as u64 * BIN_ENTRY_BYTES as u64)
-                | ((owner.0 as u64) << 16)
-                | (Kind::Small as u64) << 24
-                | (span.0 as u64) << 32,
+            (bin.entry_offset() as u64) | ((owner.0 as u64) << 16) | (Kind::Small as u64) << 24 | (span.0 as u64) << 32,
         )
     }
 
@@ -115,7 +111,7 @@ impl PageTag {
     /// Bin of a small span's page; the foreign bin for all others.
     #[inline]
     pub const fn bin(self) -> Bin {
-        bin_of_offset((self.0 & 0xffff) as usize)
+        Bin::of_entry_offset((self.0 & 0xffff) as usize)
     }
 
     /// Owner of a small span's page.

@@ -1,6 +1,7 @@
 //! Policy: the numbers and choices of a lane, as plain constants that every lower part takes as a type argument.
 
-use crate::pages::bins::BINS;
+use crate::pages::bins::{self, BINS};
+use crate::pages::shape::{MAX_SLOTS, capacity_of};
 use crate::platform::os::Os;
 use crate::platform::units::Bin;
 
@@ -11,6 +12,30 @@ pub struct Shape {
     pub capacity: u16,
     /// Class of capacity: a magazine of class `c` has 64 · 2^c bytes.
     pub class: u8,
+}
+
+/// The shapes for a lane that allows `most_slots` slots and `most_bytes` of blocks per magazine, but
+/// never fewer than `fewest_slots`.
+pub const fn shapes(most_slots: usize, most_bytes: usize, fewest_slots: usize) -> [Shape; BINS] {
+    let mut shapes = [Shape { capacity: 0, class: 0 }; BINS];
+    let mut bin = 1;
+    while bin < BINS {
+        let by_bytes = most_bytes / bins::slot_bytes_of(bin);
+        let mut capacity = if by_bytes < most_slots { by_bytes } else { most_slots };
+        if capacity < fewest_slots {
+            capacity = fewest_slots;
+        }
+        if capacity > MAX_SLOTS {
+            capacity = MAX_SLOTS;
+        }
+        let mut class = 0;
+        while capacity_of(class) < capacity {
+            class += 1;
+        }
+        shapes[bin] = Shape { capacity: capacity as u16, class: class as u8 };
+        bin += 1;
+    }
+    shapes
 }
 
 /// The choices of a lane.
@@ -58,4 +83,20 @@ pub fn shape<P: Policy>(bin: Bin) -> Shape {
     let index = usize::from(bin.0);
     // A clamp instead of a bounds check: nothing in the allocator may panic.
     P::shapes()[if index < BINS { index } else { 0 }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_magazine_keeps_to_its_byte_budget_and_its_room() {
+        static SHAPES: [Shape; BINS] = shapes(62, 32 << 10, 2);
+        for bin in (1..BINS as u8).map(Bin) {
+            let shape = SHAPES[usize::from(bin.0)];
+            let capacity = usize::from(shape.capacity);
+            assert!(capacity >= 2 && capacity <= capacity_of(usize::from(shape.class)));
+            assert!(capacity == 2 || capacity * bins::info(bin).slot_bytes as usize <= 32 << 10);
+        }
+    }
 }

@@ -2,6 +2,12 @@
 
 #[cfg(not(loom))]
 pub mod abort;
+pub mod atomic;
+#[cfg(all(not(loom), any(test, feature = "internals")))]
+pub mod fake;
+#[cfg(not(loom))]
+pub mod linux;
+pub mod lock;
 #[cfg(not(loom))]
 pub mod options;
 pub mod os;
@@ -9,6 +15,5 @@ pub mod os;
 pub mod prefetch;
 pub mod rank;
 pub mod seqlock;
-pub mod sync;
 pub mod table;
 pub mod units;

@@ -6,9 +6,8 @@
 //!
 //! Outside rules: environ(7), getauxval(3).
 
-use crate::platform::abort;
+use crate::platform::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use crate::platform::os::Os;
-use crate::platform::sync::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use core::ptr::NonNull;
 
 /// Value of the purge delay that means "never".
@@ -247,18 +246,19 @@ impl Options {
         }
     }
 
-    /// Reads the environment, the first time that it is called.
+    /// Reads the environment, the first time that it is called. `warn` shows the parts of a line about an option that is
+    /// not taken.
     #[inline]
-    pub fn read<O: Os>(&self) {
+    pub fn read<O: Os>(&self, warn: fn(&[&[u8]])) {
         // Acquire: pairs with the Release in `read_now`.
         if self.is_read.load(Ordering::Acquire) == 0 {
-            self.read_now::<O>();
+            self.read_now::<O>(warn);
         }
     }
 
     /// Threads that come here at the same time all read, and store the same; none waits for another.
     #[cold]
-    fn read_now<O: Os>(&self) {
+    fn read_now<O: Os>(&self, warn: fn(&[&[u8]])) {
         // First, because it decides what is said about the others.
         O::each_environment(|variable| {
             if variable == b"HZ3_SHOW_ERRORS=0" {
@@ -274,11 +274,11 @@ impl Options {
                     Ok(()) => {}
                     Err(_) if !self.shows_errors() => {}
                     Err(Refused::Unknown) => {
-                        abort::warning::<O>(&[PREFIX, name, b" is no option of this version; ignored"]);
+                        warn(&[PREFIX, name, b" is no option of this version; ignored"]);
                     }
                     Err(Refused::Malformed { expected }) => {
                         let parts: [&[u8]; 7] = [PREFIX, name, b"=", value, b": expected ", expected, b"; ignored"];
-                        abort::warning::<O>(&parts);
+                        warn(&parts);
                     }
                 }
             }

@@ -3,18 +3,25 @@
 //! Nothing above this module makes a system call. Every function here keeps `errno`, never allocates,
 //! and may be called from any thread at any time, before libc's own start-up included.
 
-use crate::platform::sync::Waiter;
 use core::ptr::NonNull;
 
-#[cfg(not(loom))]
-pub mod fake;
-#[cfg(not(loom))]
-pub mod linux;
-
-#[cfg(not(loom))]
-pub use fake::Fake;
-#[cfg(not(loom))]
-pub use linux::Linux;
+/// How a thread waits for a lock word; the operating system's part of a [lock](crate::platform::lock::Mutex).
+///
+/// # Safety
+/// Implementations must not allocate, must not change `errno`, and `wait` must return whenever the
+/// word no longer holds `expected` and someone calls `wake` after that. A word is given by its address: under loom what
+/// lies there is larger.
+pub unsafe trait Waiter {
+    /// Gives the processor to another thread once.
+    fn yield_now();
+    /// Sleeps while `word` holds `expected`. May return early.
+    fn wait(word: *const u32, expected: u32);
+    /// Wakes every thread that sleeps on `word`.
+    fn wake(word: *const u32);
+    /// Whether the calling thread is forking. Other libraries' fork handlers may then allocate in it, and pass
+    /// through the locks that it holds for the fork.
+    fn is_forking() -> bool;
+}
 
 /// The operating system under an allocator.
 ///

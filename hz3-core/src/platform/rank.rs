@@ -43,7 +43,7 @@ impl Rank {
     ];
 }
 
-/// What a [`Mutex`](crate::platform::sync::Mutex) protects.
+/// What a [`Mutex`](crate::platform::lock::Mutex) protects.
 pub trait Ranked {
     /// The lock's rank.
     const RANK: Rank;
@@ -57,23 +57,23 @@ pub trait Ranked {
 
 /// Notes that the calling thread has taken a lock of `rank`, for which it may have waited.
 #[inline]
-pub fn note_taken(rank: Rank, is_forking: impl FnOnce() -> bool) {
+pub fn note_lock(rank: Rank, is_forking: impl FnOnce() -> bool) {
     // A forking thread holds every lock of its lane; what it takes meanwhile are its own, or another lane's.
     if word::IS_COUNTED && !is_forking() {
         assert!(word::get() >> (8 * rank as u32) < 1 << 8, "a lock of rank {rank:?} is taken below {:#x}", word::get());
     }
-    note_tried(rank);
+    note_try(rank);
 }
 
 /// Notes that the calling thread has taken a lock of `rank` without waiting.
 #[inline]
-pub fn note_tried(rank: Rank) {
+pub fn note_try(rank: Rank) {
     word::set(word::get().wrapping_add(1 << (8 * rank as u32)));
 }
 
 /// Notes that the calling thread has released a lock of `rank`.
 #[inline]
-pub fn note_released(rank: Rank) {
+pub fn note_unlock(rank: Rank) {
     word::set(word::get().wrapping_sub(1 << (8 * rank as u32)));
 }
 

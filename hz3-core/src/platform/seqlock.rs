@@ -13,7 +13,7 @@
 //!
 //! Outside rule: the fences are those of the C++20 memory model (`[atomics.fences]`), which Rust has.
 
-use crate::platform::sync::{AtomicU64, Ordering, fence};
+use crate::platform::atomic::{AtomicU64, Ordering, fence};
 
 /// Writes `values` into `words`, as far as both go. One thread writes at a time, which the caller sees to.
 pub fn write(count: &AtomicU64, words: &[AtomicU64], values: &[u64]) {

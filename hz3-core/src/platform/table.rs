@@ -16,8 +16,8 @@
 //! atomic word. A chunk is mapped before an id in it is handed out and stays for good, so that reading
 //! through a stale id is harmless. Id 0 is never handed out.
 
+use crate::platform::atomic::{AtomicPtr, AtomicU32, Ordering};
 use crate::platform::os::Os;
-use crate::platform::sync::{AtomicPtr, AtomicU32, Ordering};
 use crate::platform::units::PAGE_BYTES;
 use core::ptr::{NonNull, null_mut};
 
@@ -210,7 +210,7 @@ pub unsafe fn typed<T, const UNIT_BYTES: usize>(table: &Table<UNIT_BYTES>, id: u
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::platform::os::Linux;
+    use crate::platform::linux::Linux;
 
     /// Units of 1,024 bytes in one group.
     const TABLE_UNITS: usize = GROUP_BYTES / 1024;

@@ -22,6 +22,23 @@ const _: () = assert!(PAGE_BYTES == 4096 && SEGMENT_PAGES == 512);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Bin(pub u8);
 
+/// Bytes of one bin's entry in a heap. Page tags and the size table hold multiples of it.
+pub const BIN_ENTRY_BYTES: usize = 32;
+
+impl Bin {
+    /// Where the bin's entry lies in a heap, in bytes.
+    #[inline(always)]
+    pub const fn entry_offset(self) -> usize {
+        self.0 as usize * BIN_ENTRY_BYTES
+    }
+
+    /// The bin whose entry lies at `offset` in a heap.
+    #[inline(always)]
+    pub const fn of_entry_offset(offset: usize) -> Bin {
+        Bin((offset / BIN_ENTRY_BYTES) as u8)
+    }
+}
+
 /// An owner heap's number, below the lane's shard count.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct ShardId(pub u8);

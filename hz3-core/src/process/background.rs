@@ -11,6 +11,7 @@
 use crate::allocator::Lane;
 use crate::platform::options::NEVER;
 use crate::platform::os::Os;
+use crate::record::observer::Event;
 use crate::upkeep::round;
 use core::ffi::c_void;
 use core::ptr::null_mut;
@@ -24,11 +25,15 @@ const PAUSE_MS: core::ops::RangeInclusive<u32> = 20..=1000;
 /// Starts the thread if the environment asks for one and free memory is to be given back at all. The caller
 /// holds no lock of the allocator's, and its process has no such thread.
 pub fn start_if_wanted<L: Lane>() {
-    let options = L::allocator().options();
-    options.read::<L::Os>();
+    let options = L::allocator().read_options();
+    L::allocator().in_child.begin(start_in_child::<L>);
     if options.background_thread() && options.purge_delay_ms() != NEVER {
         start::<L>();
     }
+}
+
+fn start_in_child<L: Lane>(_: Event) {
+    start_if_wanted::<L>();
 }
 
 /// A refusal leaves the process without the thread, and its memory to the slow paths.

@@ -12,10 +12,9 @@
 //! that other libraries' handlers may allocate).
 
 use crate::allocator::{Allocator, Lane};
+use crate::platform::lock::ForkLock;
 use crate::platform::os::Os;
 use crate::platform::rank::Rank;
-use crate::platform::sync::ForkLock;
-use crate::process::background;
 use crate::record::observer::Event;
 use crate::thread::heap::{behind, is_static};
 use core::ptr::null_mut;
@@ -73,5 +72,5 @@ pub unsafe extern "C" fn after_in_child<L: Lane>() {
         release_all(allocator);
     }
     allocator.observer.tell(Event::Forked);
-    background::start_if_wanted::<L>();
+    allocator.in_child.tell(Event::Forked);
 }

@@ -13,9 +13,9 @@
 use crate::allocator::{HeapOf, Lane};
 use crate::observe::sampling;
 use crate::process::fork;
-use crate::thread::flush::flush;
 use crate::thread::heap::{LEFT_HEAP, NO_HEAP, TICKS, behind, has_left, is_static};
 use crate::thread::registry::{self, Pointer, Stage};
+use crate::upkeep::trim::flush;
 use core::marker::PhantomData;
 
 /// The calling thread's pointer.
@@ -54,7 +54,7 @@ impl<L: Lane> Pointer for OfThread<L> {
 pub fn start<L: Lane>() -> Option<*mut HeapOf<L>> {
     let allocator = L::allocator();
     let heap = registry::begin(&OfThread::<L>(PhantomData), || {
-        allocator.options().read::<L::Os>();
+        allocator.read_options();
         let heap = allocator.heaps.take()?;
         // SAFETY: the heap is this thread's from here on.
         unsafe {

@@ -10,7 +10,7 @@
 //! Slots that circulate in a thread's own two magazines are in no count: nothing moves for them.
 
 use crate::pages::bins::BINS;
-use crate::platform::sync::{AtomicU64, Ordering};
+use crate::platform::atomic::{AtomicU64, Ordering};
 use crate::platform::units::{Bin, ShardId};
 
 /// Most shards of a lane.

@@ -1,7 +1,7 @@
 //! Observer: somebody outside of the allocator who is told now and then, on slow paths, that time has passed; the
 //! preload library's shared statistics page.
 
-use crate::platform::sync::{AtomicPtr, Ordering};
+use crate::platform::atomic::{AtomicPtr, Ordering};
 use core::ptr::null_mut;
 
 /// What a observer is told. It is called without a lock of the allocator's, must not allocate, and keeps `errno`.
@@ -61,7 +61,7 @@ impl Observer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::platform::sync::AtomicU32;
+    use crate::platform::atomic::AtomicU32;
 
     static TOLD: AtomicU32 = AtomicU32::new(0);
 

@@ -11,9 +11,10 @@
 //! lock, which is taken per sampled block and per free of a block that may be one. It is asked for more memory
 //! while the lock is free.
 
+use crate::platform::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use crate::platform::lock::{ForkLock, Mutex};
 use crate::platform::os::Os;
 use crate::platform::rank::{Rank, Ranked};
-use crate::platform::sync::{AtomicPtr, AtomicU32, AtomicUsize, ForkLock, Mutex, Ordering};
 use crate::platform::table::Table;
 use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;

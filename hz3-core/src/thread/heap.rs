@@ -11,16 +11,18 @@
 //! belong to threads that have no heap yet and to threads that gave theirs back. Only its own thread
 //! touches a heap, except in a forked child, where the threads of the others' are gone.
 
-use crate::pages::bins::{BIN_ENTRY_BYTES, BINS};
+use crate::pages::bins::BINS;
+use crate::pages::shape::MAX_SLOTS;
 use crate::pages::slot::{Places, Slot};
+use crate::platform::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, compiler_fence};
+use crate::platform::lock::ForkLock;
 use crate::platform::os::Os;
-use crate::platform::sync::{AtomicPtr, AtomicU64, AtomicUsize, ForkLock, Ordering, compiler_fence};
 use crate::platform::table::{Table, typed};
-use crate::platform::units::{Bin, ShardId};
+use crate::platform::units::{BIN_ENTRY_BYTES, Bin, ShardId};
 use crate::record::pace::Pace;
 use crate::thread::flow::Balances;
 use crate::thread::registry::{HeapState, HeapStates, Members};
-use crate::transfer::magazine::{MAX_SLOTS, Magazine};
+use crate::transfer::magazine::Magazine;
 use core::marker::PhantomData;
 use core::ptr::{NonNull, null_mut};
 
@@ -344,7 +346,7 @@ pub unsafe fn decoy(entries: *mut Entries) -> Option<NonNull<Decoy>> {
 #[inline(always)]
 pub unsafe fn entry_at(entries: *mut Entries, bin: Bin) -> *mut Entry {
     // SAFETY: the caller's promise; every bin has an entry.
-    unsafe { entries.byte_add(usize::from(bin.0) * BIN_ENTRY_BYTES).cast() }
+    unsafe { entries.byte_add(bin.entry_offset()).cast() }
 }
 
 /// What a heap's events amount to. Plain counts of its own thread, read by anyone.

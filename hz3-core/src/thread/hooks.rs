@@ -9,7 +9,8 @@
 //! The state is one word, so that a thread that comes later pays one load. The key is there before fork
 //! handlers are asked for, because to register those may allocate, which must not wait for the word.
 
-use crate::platform::sync::{AtomicU32, Ordering, Waiter};
+use crate::platform::atomic::{AtomicU32, Ordering};
+use crate::platform::os::Waiter;
 use core::marker::PhantomData;
 
 const UNHOOKED: u32 = 0;

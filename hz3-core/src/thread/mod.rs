@@ -5,8 +5,6 @@ pub mod cold_bins;
 #[cfg(not(loom))]
 pub mod flow;
 #[cfg(not(loom))]
-pub mod flush;
-#[cfg(not(loom))]
 pub mod heap;
 pub mod hooks;
 pub mod registry;

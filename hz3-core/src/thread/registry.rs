@@ -11,8 +11,10 @@
 //! left, for good. After a fork the child counts a further *generation*. A heap in use whose generation is not the
 //! process's belonged to a thread that is not there. What a heap holds is none of this module's business.
 
+use crate::platform::atomic::{AtomicU32, Ordering};
+use crate::platform::lock::{ForkLock, Mutex};
+use crate::platform::os::Waiter;
 use crate::platform::rank::{Rank, Ranked};
-use crate::platform::sync::{AtomicU32, ForkLock, Mutex, Ordering, Waiter};
 use core::sync::atomic::compiler_fence;
 
 const UNUSED: u32 = 0;

@@ -10,7 +10,7 @@
 //! A magazine's memory is never unmapped, so reading the link of one that was just taken away is safe;
 //! the value read is then thrown away with the failed exchange.
 
-use crate::platform::sync::{AtomicU32, AtomicU64, Ordering, fence_after_exchange};
+use crate::platform::atomic::{AtomicU32, AtomicU64, Ordering, fence_after_exchange};
 
 /// Bits of a magazine id.
 pub const ID_BITS: u32 = 26;

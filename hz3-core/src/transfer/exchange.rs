@@ -9,13 +9,15 @@
 
 use crate::pages::bins::{self, BINS};
 use crate::pages::policy::{Policy, shape};
+use crate::pages::shape::CLASSES;
+use crate::platform::atomic::{AtomicU32, Ordering};
+use crate::platform::lock::{ForkLock, Mutex};
 use crate::platform::os::Os;
 use crate::platform::rank::{Rank, Ranked};
-use crate::platform::sync::{AtomicU32, ForkLock, Mutex, Ordering};
 use crate::platform::units::{Bin, ShardId};
 use crate::record::heat::Heat;
 use crate::transfer::depot::{Links, MAX_COUNT, Stocked};
-use crate::transfer::magazine::{CLASSES, Magazine, Magazines};
+use crate::transfer::magazine::{Magazine, Magazines};
 use crate::transfer::shard::Shard;
 
 /// An array of shards.

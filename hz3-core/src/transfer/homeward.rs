@@ -11,7 +11,7 @@ use crate::pages::page_tag::Kind;
 use crate::pages::slot::{Batch, Slot};
 use crate::pages::span::{NotReturned, at};
 use crate::platform::abort;
-use crate::platform::sync::Ordering;
+use crate::platform::atomic::Ordering;
 use crate::platform::units::{Bin, ShardId, SpanId};
 use crate::transfer::depot::{Depot, Links};
 use crate::transfer::exchange::{Exchange, Sharded};

@@ -8,53 +8,16 @@
 //! While it is loaded in a heap, the heap's entry says how full it is; otherwise `count` does. A magazine
 //! belongs to whoever took it: a thread, or the stack that it lies in.
 
-use crate::pages::bins;
-use crate::pages::policy::Shape;
+use crate::pages::shape::{HEADER_BYTES, MAX_SLOTS, UNIT_BYTES};
 use crate::pages::slot::{Batch, Slot};
+use crate::platform::atomic::AtomicU32;
 use crate::platform::os::Os;
 use crate::platform::prefetch;
-use crate::platform::sync::AtomicU32;
 use crate::platform::table::{Table, typed};
 use crate::platform::units::ShardId;
 use crate::transfer::depot::{ID_BITS, Links};
 
-/// Bytes of one unit of magazine memory.
-const UNIT_BYTES: usize = 64;
-const HEADER_BYTES: usize = 16;
-/// Classes of capacity.
-pub const CLASSES: usize = 4;
-/// Most slots of a magazine. Derived: 512 bytes less the header.
-pub const MAX_SLOTS: usize = capacity_of(CLASSES - 1);
-
-const _: () = assert!(MAX_SLOTS == 62 && size_of::<Magazine>() == HEADER_BYTES);
-
-const fn capacity_of(class: usize) -> usize {
-    ((UNIT_BYTES << class) - HEADER_BYTES) / size_of::<*mut u8>()
-}
-
-/// The shapes for a lane that allows `most_slots` slots and `most_bytes` of blocks per magazine, but
-/// never fewer than `fewest_slots`.
-pub const fn shapes(most_slots: usize, most_bytes: usize, fewest_slots: usize) -> [Shape; bins::BINS] {
-    let mut shapes = [Shape { capacity: 0, class: 0 }; bins::BINS];
-    let mut bin = 1;
-    while bin < bins::BINS {
-        let by_bytes = most_bytes / bins::slot_bytes_of(bin);
-        let mut capacity = if by_bytes < most_slots { by_bytes } else { most_slots };
-        if capacity < fewest_slots {
-            capacity = fewest_slots;
-        }
-        if capacity > MAX_SLOTS {
-            capacity = MAX_SLOTS;
-        }
-        let mut class = 0;
-        while capacity_of(class) < capacity {
-            class += 1;
-        }
-        shapes[bin] = Shape { capacity: capacity as u16, class: class as u8 };
-        bin += 1;
-    }
-    shapes
-}
+const _: () = assert!(size_of::<Magazine>() == HEADER_BYTES);
 
 /// A magazine's header; its slots follow it.
 #[repr(C)]
@@ -206,22 +169,5 @@ impl Links for Magazines {
     fn next(&self, id: u32) -> &AtomicU32 {
         // SAFETY: ids in stacks are magazines'; the memory is never unmapped.
         unsafe { &(*self.get(id)).next }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::platform::units::Bin;
-
-    #[test]
-    fn a_magazine_keeps_to_its_byte_budget_and_its_room() {
-        static SHAPES: [Shape; bins::BINS] = shapes(62, 32 << 10, 2);
-        for bin in (1..bins::BINS as u8).map(Bin) {
-            let shape = SHAPES[usize::from(bin.0)];
-            let capacity = usize::from(shape.capacity);
-            assert!(capacity >= 2 && capacity <= capacity_of(usize::from(shape.class)));
-            assert!(capacity == 2 || capacity * bins::info(bin).slot_bytes as usize <= 32 << 10);
-        }
     }
 }

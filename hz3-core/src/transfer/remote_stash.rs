@@ -193,7 +193,7 @@ impl<const ENTRIES: usize> RemoteStash for Sparse<ENTRIES> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::platform::os::Linux;
+    use crate::platform::linux::Linux;
     use crate::transfer::magazine::Magazines;
     use std::collections::BTreeSet;
 

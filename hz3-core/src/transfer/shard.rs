@@ -12,14 +12,14 @@
 
 use crate::pages::bins::{self, BINS};
 use crate::pages::page_tag::Kind;
+use crate::pages::shape::CLASSES;
 use crate::pages::slot::{Places, Slot};
 use crate::pages::span::{NotReturned, Span, Spans, at};
+use crate::platform::lock::Mutex;
 use crate::platform::os::Os;
 use crate::platform::rank::{Rank, Ranked};
-use crate::platform::sync::Mutex;
 use crate::platform::units::{Bin, SpanId, elapsed_ms};
 use crate::transfer::depot::{Depot, Stack};
-use crate::transfer::magazine::CLASSES;
 
 /// An owner heap.
 #[repr(C, align(128))]

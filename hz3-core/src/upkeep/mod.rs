@@ -3,3 +3,4 @@
 pub mod holes;
 pub mod round;
 pub mod schedule;
+pub mod trim;

@@ -1,6 +1,6 @@
 //! Schedule: when upkeep is due, and how far it has come.
 
-use crate::platform::sync::{AtomicU32, Ordering};
+use crate::platform::atomic::{AtomicU32, Ordering};
 use crate::platform::units::elapsed_ms;
 
 /// How much sooner the next time is due where work was left over.

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each model uses its part")]
 
 use hz3_core::platform::os::Os;
-use hz3_core::platform::sync::{AtomicU32, Waiter};
+use hz3_core::platform::os::Waiter;
 use hz3_core::platform::table::{CHUNK_BYTES, Table};
 use loom::thread;
 use std::marker::PhantomData;
@@ -30,10 +30,10 @@ unsafe impl<U> Waiter for System<U> {
     fn yield_now() {
         thread::yield_now();
     }
-    fn wait(_: &AtomicU32, _: u32) {
+    fn wait(_: *const u32, _: u32) {
         thread::yield_now();
     }
-    fn wake(_: &AtomicU32) {}
+    fn wake(_: *const u32) {}
     fn is_forking() -> bool {
         false
     }

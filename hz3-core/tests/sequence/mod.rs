@@ -9,8 +9,10 @@
 
 use hz3_core::Lane;
 use hz3_core::api::block;
-use hz3_core::api::block::{malloc_aligned, malloc_zeroed, trim, usable_bytes};
-use hz3_core::api::resize::realloc;
+use hz3_core::api::block::realloc;
+use hz3_core::api::block::{malloc_aligned, malloc_zeroed, trim};
+use hz3_core::api::size::usable_bytes;
+use hz3_core::observe::books::check_runs;
 use hz3_core::observe::stats::collect;
 use std::collections::BTreeMap;
 use std::ptr::with_exposed_provenance_mut;
@@ -225,7 +227,7 @@ impl Model {
     }
 
     fn look<L: Lane>(&self) {
-        assert_eq!(L::allocator().pages.runs.check(), Ok(()));
+        assert_eq!(check_runs(&L::allocator().pages.runs), Ok(()));
         self.live.iter().for_each(|(&address, block)| check(address, block.usable, block.fill));
     }
 }
@@ -260,7 +262,7 @@ pub fn run<L: Lane>(string: &[u8]) {
     }
     trim::<L>();
     let stats = collect::<L>();
-    assert_eq!(L::allocator().pages.runs.check(), Ok(()));
+    assert_eq!(check_runs(&L::allocator().pages.runs), Ok(()));
     assert_eq!((stats.small_out_bytes, stats.small_span_bytes), (0, 0), "{stats:?}");
     assert_eq!((stats.large_bytes, stats.direct_blocks), (0, 0), "{stats:?}");
     assert_eq!((stats.dirty_bytes, stats.clean_bytes), (0, stats.committed_bytes), "{stats:?}");

@@ -247,6 +247,10 @@ fn impl_head(tokens: &[TokenTree]) -> Option<Impl> {
         Some(at) => (Some(&head[..at]), &head[at + 1..]),
         None => (None, head),
     };
+    // A macro's variable: the type stands where the macro is used.
+    if is_punct(of.first(), '$') {
+        return None;
+    }
     let arguments = |tokens: &[TokenTree]| {
         let from = tokens.iter().position(|token| is_punct(Some(token), '<'));
         from.map_or_else(Vec::new, |from| all_paths(&tokens[from..]))

@@ -1,7 +1,7 @@
 //! The table of sampled blocks: growth when it is half full, collisions, and removal from the middle of a search.
 
 use super::*;
-use crate::platform::os::Linux;
+use crate::platform::linux::Linux;
 use std::collections::HashMap;
 use std::vec::Vec;
 

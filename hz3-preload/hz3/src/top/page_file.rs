@@ -264,7 +264,8 @@ pub fn value_for(folder: &Path) -> std::ffi::OsString {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hz3_core::observe::stats::{BinStats, Stats};
+    use hz3_core::observe::counts::Stats;
+    use hz3_core::observe::stats::BinStats;
     use hz3_core::observe::stats_page::{Taking, write};
     use hz3_core::pages::bins::BINS;
     use hz3_core::record::heat::BinCounts;

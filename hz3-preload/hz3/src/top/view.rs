@@ -212,7 +212,7 @@ pub fn json(subject: &Subject, reading: &Reading, rates: Option<&Rates>) -> Valu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hz3_core::observe::stats::Stats;
+    use hz3_core::observe::counts::Stats;
     use hz3_core::observe::stats_page::Taking;
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
@@ -220,7 +220,8 @@ mod tests {
     fn snapshot(number: u64, taken_ms: u64, moved: u64) -> Snapshot {
         let mut bins = [[0; BIN_NAMES.len()]; hz3_core::pages::bins::BINS];
         bins[4] = [64, 1 << 20, 16384, 8192, 4096, 0, moved, moved * 60, moved, moved * 50, moved * 20, 0, 0, 0];
-        let mut stats = Stats { committed_bytes: 3 << 20, small_live_bytes: 1 << 20, ..Stats::default() };
+        let mut stats = Stats::default();
+        (stats.committed_bytes, stats.small_live_bytes) = (3 << 20, 1 << 20);
         (stats.clean_bytes, stats.dirty_bytes) = (1 << 20, 1 << 20);
         Snapshot { taking: Taking { number, taken_ms, took_us: 80, pause_ms: 250 }, stats, bins }
     }

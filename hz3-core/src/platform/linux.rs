@@ -2,8 +2,8 @@
 //!
 //! Outside rules: mmap(2), mprotect(2), madvise(2), mremap(2), futex(2), getrlimit(2), proc(5), getauxval(3).
 
-use super::Os;
-use crate::platform::sync::{AtomicU32, AtomicUsize, Ordering, Waiter};
+use crate::platform::atomic::{AtomicU32, AtomicUsize, Ordering};
+use crate::platform::os::{Os, Waiter};
 use crate::platform::units::PAGE_BYTES;
 use core::ffi::{CStr, c_char};
 use core::ptr::{NonNull, null_mut};
@@ -79,18 +79,18 @@ unsafe impl Waiter for Linux {
         keeping_errno(|| unsafe { libc::sched_yield() });
     }
 
-    fn wait(word: &AtomicU32, expected: u32) {
+    fn wait(word: *const u32, expected: u32) {
         let flags = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
         // SAFETY: the word outlives the call; a null time-out waits without limit.
         keeping_errno(|| unsafe {
-            libc::syscall(libc::SYS_futex, word.as_ptr(), flags, expected, null_mut::<libc::timespec>())
+            libc::syscall(libc::SYS_futex, word, flags, expected, null_mut::<libc::timespec>())
         });
     }
 
-    fn wake(word: &AtomicU32) {
+    fn wake(word: *const u32) {
         let flags = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
         // SAFETY: the kernel uses the word's address only as a key.
-        keeping_errno(|| unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), flags, i32::MAX) });
+        keeping_errno(|| unsafe { libc::syscall(libc::SYS_futex, word, flags, i32::MAX) });
     }
 
     fn is_forking() -> bool {

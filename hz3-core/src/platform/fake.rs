@@ -3,8 +3,9 @@
 //! [`Fake::refuse_after`] lets a number of requests through and refuses every later one until
 //! [`Fake::relent`]. The counters are the process's, so tests that use them must not run side by side.
 
-use super::{Linux, Os};
-use crate::platform::sync::{AtomicPtr, AtomicU32, AtomicUsize, Ordering, Waiter};
+use crate::platform::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use crate::platform::linux::Linux;
+use crate::platform::os::{Os, Waiter};
 use core::ptr::{NonNull, null_mut};
 
 /// The fake.
@@ -64,10 +65,10 @@ unsafe impl Waiter for Fake {
     fn yield_now() {
         Linux::yield_now();
     }
-    fn wait(word: &AtomicU32, expected: u32) {
+    fn wait(word: *const u32, expected: u32) {
         Linux::wait(word, expected);
     }
-    fn wake(word: &AtomicU32) {
+    fn wake(word: *const u32) {
         Linux::wake(word);
     }
     fn is_forking() -> bool {

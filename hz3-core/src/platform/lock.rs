@@ -1,52 +1,12 @@
-//! Sync: the atomics and the lock that the rest is built on, and their switch to the model checker.
+//! Lock: the mutual exclusion lock that everything shared is under.
 //!
-//! Under `--cfg loom` the atomics are loom's, so that what is built on this module can be explored
-//! exhaustively; everything else sees `core`'s.
+//! Under `--cfg loom` its word is one of loom's, so that what is built on it can be explored exhaustively.
 
-#[cfg(not(loom))]
-pub use core::sync::atomic::{
-    AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence, fence,
-};
-#[cfg(loom)]
-mod explored;
-#[cfg(loom)]
-pub use explored::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-#[cfg(loom)]
-pub use loom::sync::atomic::fence;
-
+use crate::platform::atomic::{AtomicU32, Ordering};
+use crate::platform::os::Waiter;
 use crate::platform::rank::{self, Ranked};
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
-
-/// A full fence, for a thread whose last step in memory was a read-modify-write: of two threads that each
-/// change one word, pass this, and look at the other's word, one sees the other's change. The one place in
-/// which release and acquire do not do; on x86-64 the read-modify-write is such a fence already.
-#[inline]
-pub fn fence_after_exchange() {
-    #[cfg(loom)]
-    loom::sync::atomic::fence(Ordering::SeqCst);
-    #[cfg(all(not(loom), target_arch = "x86_64"))]
-    compiler_fence(Ordering::SeqCst);
-    #[cfg(all(not(loom), not(target_arch = "x86_64")))]
-    core::sync::atomic::fence(Ordering::SeqCst);
-}
-
-/// How a thread waits for a lock word; the operating system's part of [`Mutex`].
-///
-/// # Safety
-/// Implementations must not allocate, must not change `errno`, and `wait` must return whenever the
-/// word no longer holds `expected` and someone calls `wake` after that.
-pub unsafe trait Waiter {
-    /// Gives the processor to another thread once.
-    fn yield_now();
-    /// Sleeps while `word` holds `expected`. May return early.
-    fn wait(word: &AtomicU32, expected: u32);
-    /// Wakes every thread that sleeps on `word`.
-    fn wake(word: &AtomicU32);
-    /// Whether the calling thread is forking. Other libraries' fork handlers may then allocate in it, and pass
-    /// through the locks that it holds for the fork.
-    fn is_forking() -> bool;
-}
 
 /// A lock as `fork` sees it.
 pub trait ForkLock {
@@ -121,7 +81,7 @@ impl<T: Ranked, W: Waiter> Mutex<T, W> {
         let taken = self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok();
         let held = taken || self.lock_slow();
         if held {
-            rank::note_taken(T::RANK, W::is_forking);
+            rank::note_lock(T::RANK, W::is_forking);
         }
         Guard { mutex: self, held }
     }
@@ -143,7 +103,7 @@ impl<T: Ranked, W: Waiter> Mutex<T, W> {
     pub fn try_lock(&self) -> Option<Guard<'_, T, W>> {
         // Acquire: sees what the last holder wrote. Pairs with the Release in `unlock`.
         self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).ok().map(|_| {
-            rank::note_tried(T::RANK);
+            rank::note_try(T::RANK);
             Guard { mutex: self, held: true }
         })
     }
@@ -178,16 +138,16 @@ impl<T: Ranked, W: Waiter> Mutex<T, W> {
         // From here on this thread may sleep, so the word says so for as long as it holds the lock:
         // whoever releases it wakes the others. Acquire: as in `try_lock`.
         while self.word.swap(CONTENDED, Ordering::Acquire) != FREE {
-            W::wait(&self.word, CONTENDED);
+            W::wait((&raw const self.word).cast(), CONTENDED);
         }
     }
 
     #[inline]
     fn unlock(&self) {
-        rank::note_released(T::RANK);
+        rank::note_unlock(T::RANK);
         // Release: publishes the value. Pairs with every Acquire above.
         if self.word.swap(FREE, Ordering::Release) == CONTENDED {
-            W::wake(&self.word);
+            W::wake((&raw const self.word).cast());
         }
     }
 }
@@ -199,7 +159,7 @@ impl<T: Ranked, W: Waiter> ForkLock for Mutex<T, W> {
             if self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_err() {
                 self.acquire_slow();
             }
-            rank::note_taken(T::RANK, W::is_forking);
+            rank::note_lock(T::RANK, W::is_forking);
             // SAFETY: the lock is held, and there is no guard of it.
             if unsafe { &*self.value.get() }.is_settled() {
                 // Relaxed: read by this thread alone, until the release.
@@ -278,10 +238,10 @@ mod tests {
         fn yield_now() {
             std::thread::yield_now();
         }
-        fn wait(_: &AtomicU32, _: u32) {
+        fn wait(_: *const u32, _: u32) {
             std::thread::yield_now();
         }
-        fn wake(_: &AtomicU32) {}
+        fn wake(_: *const u32) {}
         fn is_forking() -> bool {
             FORKS.get()
         }

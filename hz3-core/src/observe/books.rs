@@ -1,0 +1,220 @@
+//! Books: the walker that checks an allocator's counts, lists and tags against each other. For tests and debug builds.
+
+use crate::allocator::Lane;
+use crate::observe::stats::{collect, each_cached, small_bins};
+use crate::pages::arena::Stretch;
+use crate::pages::bins::{self, BINS};
+use crate::pages::page_tag::{Kind, PageTag};
+use crate::pages::run_lists::{CLASSES, class_of};
+use crate::pages::runs::Runs;
+use crate::pages::span::{Span, at};
+use crate::platform::os::Os;
+use crate::platform::units::PAGE_BYTES;
+use crate::record::heat::SHARDS;
+
+/// What the walk over an arena's spans found of one shard and bin.
+#[derive(Clone, Copy, Default)]
+struct Found {
+    spans: u32,
+    with_room: u32,
+    out: u64,
+}
+
+/// Checks lane `L`'s books, for tests and debug builds, at a moment when no thread allocates or frees: every
+/// committed page belongs to exactly one span or run, each shard's and bin's counts are those of its spans'
+/// bitmaps, the lists hold the spans with room and no others, every cached slot is one that its span counts
+/// as handed out, and the parts add up to what is committed. Takes every shard's lock, then the run lock.
+///
+/// # Errors
+/// Names the broken rule. While threads are at work, a rule may seem broken that is not.
+pub fn check_accounts<L: Lane>() -> Result<(), &'static str> {
+    let allocator = L::allocator();
+    check_runs(&allocator.pages.runs)?;
+    allocator.pages.direct.check(&allocator.pages.runs.spans)?;
+    let large_bytes = check_spans::<L>()?;
+    check_caches::<L>()?;
+    let stats = collect::<L>();
+    if stats.large_bytes != large_bytes {
+        return Err("pages of large blocks");
+    }
+    let sum = stats.arena_live_bytes() + stats.cached_bytes() + stats.uncached_bytes();
+    if sum == stats.committed_bytes { Ok(()) } else { Err("the parts do not add up to what is committed") }
+}
+
+/// The part of [`check_accounts`] about spans; returns the bytes of large blocks in arenas.
+fn check_spans<L: Lane>() -> Result<usize, &'static str> {
+    const { assert!(L::SHARD_COUNT <= SHARDS) }
+    let allocator = L::allocator();
+    let spans = &allocator.pages.runs.spans;
+    // All at once, so that what the walk sees of spans in use is one moment's.
+    let owned: [_; SHARDS] =
+        core::array::from_fn(|shard| allocator.exchange.shards().get(shard).map(|shard| shard.owned().lock()));
+    let mut found = [[Found::default(); BINS]; SHARDS];
+    let mut purged_pages = [0; SHARDS];
+    let (mut large_bytes, mut held_bytes) = (0, 0);
+    walk_runs(&allocator.pages.runs, |span| {
+        match span.kind {
+            Kind::Large => large_bytes += span.bytes(),
+            Kind::Waiting => held_bytes += span.bytes(),
+            Kind::Small => {
+                let info = bins::info(span.bin);
+                if !span.is_consistent() || span.pages as usize != usize::from(info.span_pages) + L::GUARD_PAGES {
+                    return Err("a span that disagrees with itself");
+                }
+                if span.is_empty() {
+                    return Err("an empty span that was kept");
+                }
+                let found = found
+                    .get_mut(usize::from(span.owner.0))
+                    .and_then(|bins| bins.get_mut(usize::from(span.bin.0)))
+                    .ok_or("a span without an owner")?;
+                if span.listed != span.has_room(info) {
+                    return Err("a span with room that is not listed, or one without that is");
+                }
+                if let Some(purged) = purged_pages.get_mut(usize::from(span.owner.0)) {
+                    *purged += span.purged_pages() as usize;
+                }
+                found.spans += 1;
+                found.with_room += u32::from(span.listed);
+                found.out += u64::from(span.carved - span.home);
+            }
+            _ => {}
+        }
+        Ok(())
+    })?;
+    if held_bytes != allocator.pages.guards.waiting_bytes() {
+        return Err("the bytes of runs that are held");
+    }
+    for ((owned, found), purged_pages) in owned.iter().zip(&found).zip(purged_pages) {
+        let Some(owned) = owned else { continue };
+        if owned.has_aside() || owned.purged_pages() != purged_pages {
+            return Err("a shard's count of pages without memory");
+        }
+        for (bin, found) in small_bins().zip(found.iter().skip(1)) {
+            if owned.counts(bin) != (found.out, found.spans) {
+                return Err("a shard's count of spans or of slots that are out");
+            }
+            if owned.check_list(spans, bin)? != found.with_room {
+                return Err("a list that lacks a span with room");
+            }
+        }
+    }
+    Ok(large_bytes)
+}
+
+/// The part of [`check_accounts`] about slots in magazines, stashes and depots.
+fn check_caches<L: Lane>() -> Result<(), &'static str> {
+    let runs = &L::allocator().pages.runs;
+    let mut result = Ok(());
+    let mut cached = [0_u64; BINS];
+    each_cached::<L>(|_, bin, slots, count| {
+        if let Some(cached) = cached.get_mut(usize::from(bin.0)) {
+            *cached += count as u64;
+        }
+        for index in 0..count {
+            // SAFETY: `count` slots lie there; volatile, as in `Magazine::peek`.
+            let slot = unsafe { slots.add(index).read_volatile() };
+            let tag = runs.arenas.tag_value(slot.addr());
+            if tag.kind() != Kind::Small || tag.bin() != bin {
+                result = Err("a cached slot of another bin");
+            } else {
+                let _owned = L::allocator().exchange.shard(tag.owner()).owned().lock();
+                // SAFETY: a small span's descriptor is its shard's, whose lock is held.
+                let span = unsafe { &*at(&runs.spans, tag.span()) };
+                if !span.is_out(bins::info(bin), slot.addr()) {
+                    result = Err("a cached slot that its span does not count as handed out");
+                }
+            }
+        }
+    });
+    for bin in small_bins() {
+        let out: u64 = L::allocator().exchange.shards().iter().map(|shard| shard.owned().lock().counts(bin).0).sum();
+        if cached.get(usize::from(bin.0)).is_some_and(|&cached| cached > out) {
+            return Err("more slots cached than are out");
+        }
+    }
+    result
+}
+
+/// Calls `look` with each span and free run of every arena, by address, under the run lock; checks on the
+/// way that they cover every committed page once and that the page tags say so. For tests and debug builds,
+/// at a moment when no span is in transit.
+///
+/// # Errors
+/// Names the broken rule, or hands on the first error of `look`.
+pub fn walk_runs<O: Os>(
+    runs: &Runs<O>,
+    mut look: impl FnMut(&Span) -> Result<(), &'static str>,
+) -> Result<(), &'static str> {
+    let free = runs.lock();
+    runs.arenas.each_committed(|Stretch { start, pages }| {
+        let (mut address, end) = (start, start + pages * PAGE_BYTES);
+        while address < end {
+            let tag = runs.arenas.tag_value(address);
+            if tag.span().is_none() {
+                return Err("a page that belongs to nothing");
+            }
+            let span = &*free.span(tag.span());
+            if span.start != address || span.pages == 0 || span.bytes() > end - address {
+                return Err("a page whose descriptor is another's");
+            }
+            let last = span.pages as usize - 1;
+            for page in 0..=last {
+                let expected = match span.kind {
+                    Kind::Small => PageTag::small(span.bin, span.owner, tag.span()),
+                    Kind::Large | Kind::Dirty | Kind::Clean | Kind::Waiting if page == 0 || page == last => {
+                        PageTag::edge(span.kind, tag.span())
+                    }
+                    Kind::Large | Kind::Dirty | Kind::Clean | Kind::Waiting => PageTag::NONE,
+                    Kind::Transit | Kind::None => return Err("a span that is in use by nobody"),
+                };
+                if runs.arenas.tag_value(address + page * PAGE_BYTES) != expected {
+                    return Err("a page with a wrong tag");
+                }
+            }
+            look(span)?;
+            address += span.bytes();
+        }
+        Ok(())
+    })
+}
+
+/// Checks every list against the descriptors and the tags; for tests and debug builds.
+///
+/// # Errors
+/// Names the broken rule.
+pub fn check_runs<O: Os>(runs: &Runs<O>) -> Result<(), &'static str> {
+    let mut free = runs.lock();
+    for kind in [Kind::Dirty, Kind::Clean] {
+        let mut pages = 0;
+        for class in 0..CLASSES {
+            let mut id = free.index.lists(kind).head(class);
+            while !id.is_none() {
+                let span = free.span(id);
+                if span.kind != kind || class_of(span.pages as usize) != class {
+                    return Err("run in the wrong list");
+                }
+                for edge in [span.start, span.start + span.bytes() - PAGE_BYTES] {
+                    if runs.arenas.tag_value(edge) != PageTag::edge(kind, id) {
+                        return Err("run without its tag");
+                    }
+                }
+                if runs.arenas.tag_value(span.start + span.bytes()).kind() == kind {
+                    return Err("neighbours that did not merge");
+                }
+                pages += span.pages as usize;
+                id = span.next;
+            }
+        }
+        if pages != free.index.lists(kind).pages {
+            return Err("page count of the lists");
+        }
+    }
+    let mut aged = 0;
+    let mut id = free.index.oldest;
+    while !id.is_none() {
+        aged += free.span(id).pages as usize;
+        id = free.span(id).younger;
+    }
+    if aged == free.index.dirty.pages { Ok(()) } else { Err("dirty runs and their ages") }
+}

@@ -1,0 +1,235 @@
+//! Counts: what an allocator's memory is used for, as numbers with names. Each count is declared once, here.
+//!
+//! ```text
+//! mapped     = committed + direct + unreturned + metadata
+//! committed  = live small + live large
+//!            + in magazines + in stashes + in depots             free slots, cached
+//!            + in quarantine + waiting runs                      freed a short while ago (hardened lane)
+//!            + free in spans + waste of spans                    free slots at home or never handed out; rests
+//!            + dirty + clean + purging                           free runs
+//! ```
+
+/// A count's name, and how it is read and written.
+struct Row {
+    name: &'static str,
+    get: fn(&Stats) -> usize,
+    /// Does nothing for a sum of other counts.
+    set: fn(&mut Stats, usize),
+}
+
+/// Declares the counts, in the order of [`Stats::rows`]: `count` is a field, `sum` a method of [`Stats`].
+macro_rules! counts {
+    (@ [$($field:tt)*] [$($row:tt)*] $(#[$doc:meta])* count $name:ident as $label:literal; $($rest:tt)*) => {
+        counts! {
+            @ [$($field)* $(#[$doc])* pub $name: usize,]
+            [$($row)* Row { name: $label, get: |stats| stats.$name, set: |stats, value| stats.$name = value },]
+            $($rest)*
+        }
+    };
+    (@ [$($field:tt)*] [$($row:tt)*] sum $name:ident as $label:literal; $($rest:tt)*) => {
+        counts! { @ [$($field)*] [$($row)* Row { name: $label, get: |stats| stats.$name(), set: |_, _| {} },] $($rest)* }
+    };
+    (@ [$($field:tt)*] [$($row:tt)*]) => {
+        /// Counts of one allocator. Bytes unless said otherwise.
+        #[derive(Clone, Copy, Default, Debug)]
+        #[non_exhaustive]
+        pub struct Stats { $($field)* }
+
+        static ROW_LIST: &[Row] = &[$($row)*];
+        /// Number of [`Stats::rows`].
+        pub const ROWS: usize = [$($row)*].len();
+    };
+    ($($all:tt)*) => { counts! { @ [] [] $($all)* } };
+}
+
+counts! {
+    /// Address space reserved for arenas.
+    count reserved_bytes as "reserved_bytes";
+    sum mapped_bytes as "mapped_bytes";
+    /// Descriptors, magazines, heaps and page tags, as far as their address space has been made usable.
+    count metadata_bytes as "metadata_bytes";
+    /// Of it, made usable so far.
+    count committed_bytes as "committed_bytes";
+    sum live_bytes as "live_bytes";
+    /// Slots that the program holds.
+    count small_live_bytes as "small_live_bytes";
+    /// Large blocks in arenas.
+    count large_bytes as "large_bytes";
+    /// Blocks that are mappings of their own.
+    count direct_bytes as "direct_bytes";
+    /// Their number.
+    count direct_blocks as "direct_blocks";
+    /// Free slots in the loaded and spare magazines of all heaps.
+    count magazine_bytes as "magazine_bytes";
+    /// Free slots in the remote stashes of all heaps.
+    count stash_bytes as "stash_bytes";
+    /// Free slots in depots and inboxes.
+    count depot_bytes as "depot_bytes";
+    /// Free slots in spans: at home, or never handed out.
+    count span_free_bytes as "span_free_bytes";
+    /// What spans hold beyond their last slot.
+    count span_waste_bytes as "span_waste_bytes";
+    /// Of `span_free_bytes` and `span_waste_bytes`, pages that hold no memory.
+    count span_purged_bytes as "span_purged_bytes";
+    /// Free runs that may hold memory.
+    count dirty_bytes as "dirty_bytes";
+    /// Free runs that hold none.
+    count clean_bytes as "clean_bytes";
+    /// Free runs whose memory is being given back at this moment.
+    count purging_bytes as "purging_bytes";
+    /// Pages of small spans.
+    count small_span_bytes as "small_span_bytes";
+    /// Slots that are live, in a magazine or in a stash; what the shards count.
+    count small_out_bytes as "small_out_bytes";
+    /// Memory given back to the system so far.
+    count purged_bytes as "purged_bytes";
+    /// Heaps ever made, a number.
+    count heaps as "heaps";
+    /// Refills from the own shard's depots, a number.
+    count refills as "refills";
+    /// Refills from other shards, a number.
+    count steals as "steals";
+    /// Refills from spans, a number.
+    count carves as "carves";
+    /// Magazines handed to depots, a number.
+    count spills as "spills";
+    /// Slots that went home, a number.
+    count homeward as "homeward_slots";
+    /// Mappings that are nobody's any more and that the system did not take back.
+    count unreturned_bytes as "unreturned_bytes";
+    /// Free slots that the hardened lane keeps out of reuse for a while.
+    count quarantine_bytes as "quarantine_bytes";
+    /// Free runs that it keeps out of reuse.
+    count held_bytes as "held_bytes";
+    /// Guards that the system refused to make or to remove, a number.
+    count refused_guards as "refused_guards";
+}
+
+impl Stats {
+    /// Blocks in arenas that the program holds.
+    pub fn arena_live_bytes(&self) -> usize {
+        self.small_live_bytes + self.large_bytes
+    }
+
+    /// Every block that the program holds.
+    pub fn live_bytes(&self) -> usize {
+        self.arena_live_bytes() + self.direct_bytes
+    }
+
+    /// Free slots in threads' caches and in those that threads share.
+    pub fn cached_bytes(&self) -> usize {
+        self.magazine_bytes + self.stash_bytes + self.depot_bytes + self.quarantine_bytes
+    }
+
+    /// What is free in spans and in runs, or lost to the rests of spans.
+    pub fn uncached_bytes(&self) -> usize {
+        let in_runs = self.dirty_bytes + self.clean_bytes + self.purging_bytes + self.held_bytes;
+        self.span_free_bytes + self.span_waste_bytes + in_runs
+    }
+
+    /// Address space that the allocator can use.
+    pub fn mapped_bytes(&self) -> usize {
+        self.committed_bytes + self.direct_bytes + self.unreturned_bytes + self.metadata_bytes
+    }
+
+    /// Every count with its name.
+    pub fn rows(&self) -> [(&'static str, usize); ROWS] {
+        let mut rows = [("", 0); ROWS];
+        for (place, row) in rows.iter_mut().zip(ROW_LIST) {
+            *place = (row.name, (row.get)(self));
+        }
+        rows
+    }
+
+    /// Counts from their [`Stats::rows`].
+    pub fn from_rows(rows: &[u64; ROWS]) -> Stats {
+        let mut stats = Stats::default();
+        for (row, &value) in ROW_LIST.iter().zip(rows) {
+            (row.set)(&mut stats, value as usize);
+        }
+        stats
+    }
+
+    /// What the address space is used for; the bytes add up to [`Stats::mapped_bytes`].
+    pub fn uses(&self) -> [Use; USES] {
+        let held = |name, bytes, held_bytes, knob| Use { name, bytes, held_bytes, knob };
+        let all = |name, bytes, knob| held(name, bytes, bytes, knob);
+        // Purged pages are of free slots, and of rests only where no slot reaches into their page.
+        let free_held = self.span_free_bytes.saturating_sub(self.span_purged_bytes);
+        [
+            all("live_small", self.small_live_bytes, "the program's own blocks up to 32 KiB"),
+            all("live_large", self.large_bytes, "the program's own blocks above"),
+            all("live_direct", self.direct_bytes, "the program's own blocks from 32 MiB up"),
+            all(
+                "magazines",
+                self.magazine_bytes,
+                "threads' caches: idle bins empty themselves; malloc_trim(0); fewer threads",
+            ),
+            all("stashes", self.stash_bytes, "slots on their way home: as above"),
+            all("depots", self.depot_bytes, "shared caches: HZ3_PURGE_DELAY_MS"),
+            all("quarantine", self.quarantine_bytes, "freed a short while ago, in the hardened lane: malloc_trim(0)"),
+            held("free_in_spans", self.span_free_bytes, free_held, "kept by neighbours that live on"),
+            all("rests_of_spans", self.span_waste_bytes, "none: lost to whole slots"),
+            all(
+                "dirty_runs",
+                self.dirty_bytes,
+                "free pages: HZ3_PURGE_DELAY_MS, HZ3_BACKGROUND_THREAD=1, malloc_trim(0)",
+            ),
+            all("purging_runs", self.purging_bytes, "free pages on their way to the system"),
+            held("held_runs", self.held_bytes, 0, "as quarantine, of large blocks: address space only"),
+            held("clean_runs", self.clean_bytes, 0, "free pages without memory: address space only"),
+            all("unreturned", self.unreturned_bytes, "refused by the system: malloc_trim(0) asks again"),
+            all("metadata", self.metadata_bytes, "hz3's own, resident where used"),
+        ]
+    }
+}
+
+/// Number of [`Stats::uses`].
+pub const USES: usize = 15;
+
+/// One use of address space.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Use {
+    /// Its name, as in the statistics' JSON.
+    pub name: &'static str,
+    /// Bytes of address space.
+    pub bytes: usize,
+    /// Of them, those that may hold memory, as far as hz3 knows: it has not given them back. What the program never
+    /// wrote to holds none, which hz3 can't know.
+    pub held_bytes: usize,
+    /// What changes it.
+    pub knob: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counts of which no two are the same.
+    fn distinct() -> Stats {
+        let mut rows = [0; ROWS];
+        for (index, row) in rows.iter_mut().enumerate() {
+            *row = 1 << index;
+        }
+        Stats::from_rows(&rows)
+    }
+
+    #[test]
+    fn rows_lead_back_to_the_counts() {
+        let stats = distinct();
+        let rows = stats.rows().map(|(_, value)| value as u64);
+        assert_eq!(Stats::from_rows(&rows).rows(), stats.rows());
+        // All but the two sums are as they were given.
+        let changed = rows.iter().enumerate().filter(|&(index, &row)| row != 1 << index).count();
+        assert_eq!(changed, 2);
+    }
+
+    #[test]
+    fn uses_add_up_to_what_is_mapped_where_the_parts_add_up_to_what_is_committed() {
+        let mut stats = distinct();
+        stats.committed_bytes = stats.arena_live_bytes() + stats.cached_bytes() + stats.uncached_bytes();
+        let sum: usize = stats.uses().iter().map(|one| one.bytes).sum();
+        assert_eq!(sum, stats.mapped_bytes());
+        assert!(stats.uses().iter().all(|one| one.held_bytes <= one.bytes));
+    }
+}

@@ -1,0 +1,126 @@
+//! Atomic: the atomics that everything else is built on, and their switch to the model checker.
+//!
+//! Under `--cfg loom` they are loom's; everything else sees `core`'s.
+
+#[cfg(not(loom))]
+pub use core::sync::atomic::{
+    AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, compiler_fence, fence,
+};
+#[cfg(loom)]
+pub use explored::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+#[cfg(loom)]
+pub use loom::sync::atomic::fence;
+
+/// A full fence, for a thread whose last step in memory was a read-modify-write: of two threads that each
+/// change one word, pass this, and look at the other's word, one sees the other's change. The one place in
+/// which release and acquire do not do; on x86-64 the read-modify-write is such a fence already.
+#[inline]
+pub fn fence_after_exchange() {
+    #[cfg(loom)]
+    loom::sync::atomic::fence(Ordering::SeqCst);
+    #[cfg(all(not(loom), target_arch = "x86_64"))]
+    compiler_fence(Ordering::SeqCst);
+    #[cfg(all(not(loom), not(target_arch = "x86_64")))]
+    core::sync::atomic::fence(Ordering::SeqCst);
+}
+
+/// loom's atomics, with a turn before each access, so that loom tries every order of them.
+///
+/// loom 0.7 looks for another order of two accesses only where the second one conflicts with the very last access
+/// to the same word. A thread that loads a word and then exchanges it conflicts with its own load, which hides
+/// the others': most interleavings of a lock-free stack were never tried, and mutants of it went unnoticed.
+/// A turn is a relaxed read-modify-write of a word that belongs to the atomic. It conflicts with every other
+/// turn there, and orders nothing, so that loads may still be as stale as they may be.
+#[cfg(loom)]
+mod explored {
+    pub use loom::sync::atomic::Ordering;
+    use loom::sync::atomic::{self, AtomicUsize as Turn};
+
+    macro_rules! explored {
+        ($name:ident $(<$parameter:ident>)?, $inner:ty, $value:ty) => {
+            /// An atomic whose accesses loom tries in every order.
+            pub struct $name $(<$parameter>)? {
+                turn: Turn,
+                inner: $inner,
+            }
+
+            #[allow(missing_docs, reason = "named as core's")]
+            impl $(<$parameter>)? $name $(<$parameter>)? {
+                pub fn new(value: $value) -> Self {
+                    Self { turn: Turn::new(0), inner: <$inner>::new(value) }
+                }
+
+                fn turn(&self) -> &$inner {
+                    // Relaxed: orders nothing.
+                    self.turn.fetch_add(0, Ordering::Relaxed);
+                    &self.inner
+                }
+
+                pub fn load(&self, order: Ordering) -> $value {
+                    self.turn().load(order)
+                }
+
+                pub fn store(&self, value: $value, order: Ordering) {
+                    self.turn().store(value, order);
+                }
+
+                pub fn swap(&self, value: $value, order: Ordering) -> $value {
+                    self.turn().swap(value, order)
+                }
+
+                #[allow(clippy::missing_errors_doc, reason = "as core's")]
+                pub fn compare_exchange(
+                    &self,
+                    current: $value,
+                    new: $value,
+                    success: Ordering,
+                    failure: Ordering,
+                ) -> Result<$value, $value> {
+                    self.turn().compare_exchange(current, new, success, failure)
+                }
+
+                #[allow(clippy::missing_errors_doc, reason = "as core's")]
+                pub fn compare_exchange_weak(
+                    &self,
+                    current: $value,
+                    new: $value,
+                    success: Ordering,
+                    failure: Ordering,
+                ) -> Result<$value, $value> {
+                    // A weak one that fails in vain only tries again.
+                    self.turn().compare_exchange(current, new, success, failure)
+                }
+            }
+        };
+    }
+
+    macro_rules! explored_number {
+        ($name:ident, $inner:ty, $value:ty) => {
+            explored!($name, $inner, $value);
+
+            #[allow(missing_docs, reason = "named as core's")]
+            impl $name {
+                pub fn fetch_add(&self, value: $value, order: Ordering) -> $value {
+                    self.turn().fetch_add(value, order)
+                }
+
+                pub fn fetch_and(&self, value: $value, order: Ordering) -> $value {
+                    self.turn().fetch_and(value, order)
+                }
+
+                pub fn fetch_or(&self, value: $value, order: Ordering) -> $value {
+                    self.turn().fetch_or(value, order)
+                }
+
+                pub fn fetch_max(&self, value: $value, order: Ordering) -> $value {
+                    self.turn().fetch_max(value, order)
+                }
+            }
+        };
+    }
+
+    explored_number!(AtomicU32, atomic::AtomicU32, u32);
+    explored_number!(AtomicU64, atomic::AtomicU64, u64);
+    explored_number!(AtomicUsize, atomic::AtomicUsize, usize);
+    explored!(AtomicPtr<T>, atomic::AtomicPtr<T>, *mut T);
+}

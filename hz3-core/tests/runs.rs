@@ -1,0 +1,101 @@
+//! Runs never overlap, merge again, grow where they lie, and are found where they fit.
+
+use hz3_core::observe::books::check_runs;
+use hz3_core::pages::run_lists::class_of;
+use hz3_core::pages::runs::Runs;
+use hz3_core::pages::span::at;
+use hz3_core::platform::linux::Linux;
+use hz3_core::platform::options::Options;
+use hz3_core::platform::units::{PAGE_BYTES, SpanId};
+use rand::{Rng, SeedableRng};
+
+/// Where the run `id` begins, and its pages.
+fn place(runs: &Runs<Linux>, id: SpanId) -> (usize, usize) {
+    // SAFETY: the test's own run.
+    let span = unsafe { &*at(&runs.spans, id) };
+    (span.start, span.pages as usize)
+}
+
+fn release(runs: &Runs<Linux>, id: SpanId, now: u32) {
+    // SAFETY: the test's own run, which nothing uses.
+    unsafe { runs.release(id, now) }
+}
+
+#[test]
+fn random_runs_never_overlap_and_all_merge_again() {
+    static RUNS: Runs<Linux> = Runs::new(Options::new(1000, 256 << 20));
+    let mut rng = rand_xoshiro::Xoshiro256PlusPlus::seed_from_u64(7);
+    let mut live: std::vec::Vec<(SpanId, usize, usize)> = std::vec::Vec::new();
+    for round in 0..20_000_u32 {
+        if live.is_empty() || rng.random_range(0..100) < 52 {
+            let pages = 1 << rng.random_range(0..8);
+            let pages = rng.random_range(1..=pages);
+            let align = if rng.random_range(0..8) == 0 { 1 << rng.random_range(0..6) } else { 1 };
+            let id = RUNS.allocate(pages, align).expect("memory");
+            let (start, taken) = place(&RUNS, id);
+            assert_eq!(taken, pages);
+            assert_eq!(start % (align * PAGE_BYTES), 0);
+            assert!(
+                live.iter()
+                    .all(|&(_, other, size)| start + pages * PAGE_BYTES <= other || other + size * PAGE_BYTES <= start)
+            );
+            live.push((id, start, pages));
+        } else {
+            let (id, ..) = live.swap_remove(rng.random_range(0..live.len()));
+            release(&RUNS, id, round);
+        }
+        if round % 64 == 0 {
+            RUNS.purge(round, 500, 1 << 20);
+            assert_eq!(check_runs(&RUNS), Ok(()));
+        }
+    }
+    for (id, ..) in live.drain(..) {
+        release(&RUNS, id, 20_000);
+    }
+    RUNS.purge(40_000, 0, usize::MAX);
+    assert_eq!(check_runs(&RUNS), Ok(()));
+    assert_eq!(RUNS.free_bytes(), (0, RUNS.arenas.reserved_and_committed().1, 0));
+}
+
+#[test]
+fn a_run_grows_into_the_free_pages_behind_it_and_shrinks_again() {
+    static RUNS: Runs<Linux> = Runs::new(Options::new(1000, 64 << 20));
+    let id = RUNS.allocate(10, 1).expect("memory");
+    // SAFETY: the test's own run, here and below.
+    let extend = |pages| unsafe { RUNS.extend(id, pages) };
+    assert!(extend(30));
+    assert_eq!(place(&RUNS, id).1, 30);
+    // SAFETY: as above.
+    unsafe { RUNS.shrink(id, 5, 0) };
+    assert_eq!(check_runs(&RUNS), Ok(()));
+    let wall = RUNS.allocate(25, 1).expect("memory");
+    assert!(!extend(6) || place(&RUNS, wall).0 != place(&RUNS, id).0 + 6 * PAGE_BYTES);
+    release(&RUNS, id, 0);
+    release(&RUNS, wall, 0);
+    assert_eq!(check_runs(&RUNS), Ok(()));
+}
+
+#[test]
+fn one_run_that_fits_is_found_behind_many_that_do_not() {
+    const SHORT: usize = 65;
+    const LONG: usize = 67;
+    assert_eq!(class_of(SHORT), class_of(LONG + 1), "lengths of one class");
+    static RUNS: Runs<Linux> = Runs::new(Options::new(1000, 64 << 20));
+    let run = |pages| {
+        let id = RUNS.allocate(pages, 1).expect("memory");
+        // What keeps it from growing together with the next one.
+        RUNS.allocate(1, 1).expect("memory");
+        id
+    };
+    let long = run(LONG);
+    let short = [(); 40].map(|()| run(SHORT));
+    let start = place(&RUNS, long).0;
+    release(&RUNS, long, 0);
+    short.into_iter().for_each(|id| release(&RUNS, id, 0));
+    assert_eq!(RUNS.take_any(LONG + 1, 1), None);
+    let found = RUNS.take_any(LONG, 1).expect("the long one");
+    assert_eq!(place(&RUNS, found).0, start);
+    assert_eq!(RUNS.take_any(LONG, 1), None);
+    assert!(RUNS.take_any(SHORT, 1).is_some());
+    assert_eq!(check_runs(&RUNS), Ok(()));
+}
