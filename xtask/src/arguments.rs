@@ -1,7 +1,7 @@
 //! Arguments: what the user asked for.
 
 use crate::{build_preload, forward, golden, install, layers, public_api, soak, suite};
-use hz3::{doctor, run, top};
+use hz3::{doctor, run};
 #[cfg(test)]
 use std::ffi::OsString;
 
@@ -21,8 +21,6 @@ pub enum Command {
     BuildPreload(build_preload::Arguments),
     /// Run a program on hz3
     Run(run::Arguments),
-    /// Show live what a process's memory is used for
-    Top(top::Arguments),
     /// Say what would stop or bend LD_PRELOAD for a program
     Doctor(doctor::Arguments),
     /// Install the libraries, the command hz3 and the documents

@@ -1,6 +1,6 @@
 //! Forward: the commands that `hz3-eval` carries out, which is built when one is asked for.
 //!
-//! What only runs or builds hz3 need not wait until everything that measures it is compiled.
+//! What only runs or builds hz3 need not wait until everything that measures and draws is compiled.
 
 use anyhow::Result;
 use hz3::Workspace;
@@ -25,6 +25,8 @@ pub enum Command {
     BenchRust(Arguments),
     /// Run a program of your own under every allocator and say which is best for it
     Advise(Arguments),
+    /// Show live what a process's memory is used for
+    Top(Arguments),
     /// Measure whether memory comes back on both lanes and the field
     BenchMemory(Arguments),
     /// Commit faults of memory under every allocator and say what each does about them

@@ -22,7 +22,7 @@ mod tree;
 
 use anyhow::Result;
 use arguments::{Arguments, Command};
-use hz3::{Workspace, doctor, run, top, usage};
+use hz3::{Workspace, doctor, run, usage};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -33,7 +33,6 @@ fn carry_out(arguments: Arguments) -> Result<ExitCode> {
     match arguments.command {
         Command::BuildPreload(arguments) => build_preload::command(&arguments),
         Command::Run(arguments) => run::command(&arguments, &Workspace::locate()?),
-        Command::Top(arguments) => top::command(&arguments, &Workspace::locate()?),
         Command::Doctor(arguments) => doctor::command(&arguments, &Workspace::locate()?),
         Command::Install(arguments) => install::install(&arguments),
         Command::Dist(arguments) => install::dist(&arguments),

@@ -36,7 +36,7 @@ mod verdict;
 
 use anyhow::Result;
 use hz3::record::launcher;
-use hz3::{Workspace, advise, usage};
+use hz3::{Workspace, advise, top, usage};
 use std::process::ExitCode;
 
 /// Measures hz3 and other allocators and says by stated rules how they stand.
@@ -63,6 +63,8 @@ enum Command {
     BenchMemory(Box<bench_memory::Arguments>),
     /// Commit faults of memory under every allocator and say what each does about them
     Faults(faults::Arguments),
+    /// Show live what a process's memory is used for
+    Top(top::Arguments),
     /// Make tables and plots from a results file
     Report(report::Arguments),
     /// Show what changed between two results files
@@ -94,6 +96,7 @@ fn carry_out(arguments: Arguments) -> Result<ExitCode> {
         }
         Command::BenchMemory(arguments) => bench_memory::command(arguments),
         Command::Faults(arguments) => faults::command(arguments),
+        Command::Top(arguments) => top::command(arguments, &Workspace::locate()?),
         Command::Report(arguments) => report::command(arguments),
         Command::Compare(arguments) => compare::command(arguments),
         Command::CheckDocuments => report::check(),

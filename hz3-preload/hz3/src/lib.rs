@@ -21,6 +21,7 @@ pub mod process;
 pub mod record;
 pub mod report;
 pub mod run;
+#[cfg(feature = "top")]
 pub mod top;
 pub mod usage;
 pub mod workspace;

@@ -54,9 +54,14 @@ impl Session {
         Ok(command)
     }
 
+    /// Builds `hz3-eval`, so that no later command which is handed on to it waits for that.
+    pub fn build_evaluation(&self) -> Result<PathBuf> {
+        forward::build(&self.workspace)
+    }
+
     /// A check that `hz3-eval` makes; its failure is an error that says what is wrong.
     pub fn evaluate(&self, arguments: &[&str]) -> Result<()> {
-        let captured = process::capture(Command::new(forward::build(&self.workspace)?).args(arguments), TIME_LIMIT)?;
+        let captured = process::capture(Command::new(self.build_evaluation()?).args(arguments), TIME_LIMIT)?;
         ensure!(captured.status.success(), "{}", captured.text().trim_start_matches("error: "));
         Ok(())
     }

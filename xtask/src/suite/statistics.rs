@@ -30,6 +30,7 @@ pub fn steps() -> Vec<Step> {
 }
 
 fn benchmark(session: &mut Session, lane: Lane) -> Result<(), Stop> {
+    session.build_evaluation()?;
     let program = session.workspace.build_benchmark("hz3-bench-mt-remote")?;
     let json = session.empty_folder("statistics")?.join("statistics.json");
     let mut command = Command::new(program);

@@ -119,6 +119,7 @@ fn adds_up(view: &Value, lane: Lane) -> Result<()> {
 
 fn benchmark(session: &mut Session, lane: Lane) -> Result<(), Stop> {
     package::require(&TERMINAL)?;
+    session.build_evaluation()?;
     let program = session.workspace.build_benchmark("hz3-bench-mt-remote")?;
     let place = session.empty_folder("top")?.join("%p.page");
     let mut command = Command::new(program);
@@ -187,6 +188,7 @@ fn shell(session: &mut Session, lane: Lane, folder: &Path, page: &str, script: &
 
 fn page(session: &mut Session, lane: Lane) -> Result<(), Stop> {
     package::require(&SHELL)?;
+    session.build_evaluation()?;
     let folder = session.empty_folder("top-page")?;
     let pages = |folder: &Path| -> Result<Vec<String>> {
         let names = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
