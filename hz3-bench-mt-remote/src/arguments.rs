@@ -4,6 +4,9 @@
 use std::ffi::OsString;
 use std::fmt;
 
+/// The name under which the program introduces itself, in its output and its error messages.
+pub const NAME: &str = "bench_random_mixed_mt_remote_malloc";
+
 use clap::error::ErrorKind;
 use clap::{Parser, ValueEnum};
 
@@ -33,7 +36,7 @@ pub enum Pattern {
 /// The command line.
 #[derive(Clone, Debug, PartialEq, Eq, Parser)]
 #[command(
-    name = crate::NAME,
+    name = NAME,
     version,
     about = "Measures the malloc and free that serve this process, under cross-thread frees",
     after_help = "Measure another allocator by running the program with LD_PRELOAD=<its library>."
@@ -231,7 +234,7 @@ mod tests {
     fn help_and_version_are_no_errors() {
         for option in ["--help", "--version"] {
             let Err(Refusal::Shown(text)) = read(option) else { panic!("{option} was not shown") };
-            assert!(text.contains(crate::NAME) || text.contains("Usage"), "{text}");
+            assert!(text.contains(NAME) || text.contains("Usage"), "{text}");
         }
     }
 

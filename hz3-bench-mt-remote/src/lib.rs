@@ -37,10 +37,7 @@ pub mod ring;
 pub mod start_line;
 pub mod worker;
 
-use arguments::{Arguments, Refusal};
-
-/// The name under which the program introduces itself, in its output and its error messages.
-pub const NAME: &str = "bench_random_mixed_mt_remote_malloc";
+use arguments::{Arguments, NAME, Refusal};
 
 /// Runs the command with the command line `arguments` (the first is the program's own name), prints the
 /// report to standard output and returns the exit status.

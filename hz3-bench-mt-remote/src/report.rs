@@ -18,7 +18,7 @@
 use std::fmt;
 
 use crate::allocator::Allocator;
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, NAME};
 use crate::bench::RunResult;
 
 /// The first line: what is run.
@@ -33,7 +33,7 @@ impl fmt::Display for ArgumentsLine<'_> {
             out,
             "{} threads={threads} iters={iters} ws={ws} min={min} max={max} remote_pct={remote_pct} \
              ring_slots={ring_slots} seed={seed} touch={touch} pattern={pattern} latency={latency}",
-            crate::NAME
+            NAME
         )
     }
 }

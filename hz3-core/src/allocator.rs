@@ -20,30 +20,36 @@ use crate::transfer::exchange::{Exchange, Sharded};
 use crate::transfer::remote_stash::RemoteStash;
 use crate::upkeep::schedule::Schedule;
 
-/// A lane: a choice of constants and types ([`crate::pages::policy::Policy`]), and the one allocator that is made of
-/// them.
+/// A lane: a choice of constants and types, and the one allocator that is made of them. The lanes are
+/// [`Fast`](crate::Fast), [`Scale`](crate::Scale) and [`Hardened`](crate::Hardened); there can be no others.
 ///
 /// # Safety
 /// `allocator` always returns the same allocator, and `heap` returns what this thread last gave to `set_heap`, or a
-/// pointer to [`crate::thread::heap::NO_HEAP`]. An all-zero `Stash` is an empty one, and so is an all-zero
+/// pointer to `NO_HEAP`. An all-zero `Stash` is an empty one, and so is an all-zero
 /// `Quarantine`. What `start_thread` returns is the calling thread's.
 pub unsafe trait Lane: Sharded {
     /// How slots travel home.
+    #[doc(hidden)]
     type Stash: RemoteStash + 'static;
     /// Where a thread's freed slots wait until they may be used again.
+    #[doc(hidden)]
     type Quarantine: Quarantine + 'static;
 
     /// The lane's allocator.
+    #[doc(hidden)]
     fn allocator() -> &'static Allocator<Self>;
     /// The calling thread's pointer: where its entries are.
+    #[doc(hidden)]
     fn heap() -> *mut Entries;
     /// Sets the calling thread's pointer.
     ///
     /// # Safety
     /// `heap` lives until it is replaced, and is no other thread's.
+    #[doc(hidden)]
     unsafe fn set_heap(heap: *mut Entries);
     /// Gives the calling thread, whose pointer leads to a static heap, its heap. `None` for a thread that is ending, or
     /// when memory has run out.
+    #[doc(hidden)]
     fn start_thread() -> Option<*mut HeapOf<Self>>;
 }
 

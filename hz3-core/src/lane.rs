@@ -7,7 +7,7 @@ use crate::hardening::quarantine;
 use crate::pages::bins::BINS;
 use crate::pages::policy::shapes;
 use crate::pages::policy::{Policy, Shape};
-#[cfg(any(test, feature = "internals"))]
+#[cfg(feature = "internals")]
 use crate::platform::fake::Fake;
 use crate::platform::linux::Linux;
 use crate::process::lifecycle;
@@ -108,14 +108,14 @@ lane! {
 
 lane! {
     /// For programs that shall find their misuses of memory, at a price: as [`Scale`], with all
-    /// [`Lane::HARDENED`] means.
+    /// `Policy::HARDENED` means.
     Hardened, label: "hardened", os: Linux, shards: 32, stash: Sparse<256>, quarantine: quarantine::Ring<256, { 1 << 20 }>,
     first_arena: 16 << 30, adopt: true, magazine: (62, 32 << 10, 4),
     depot_bytes: 8 << 20, depot_magazines: 255, first_batch: 4,
     marks: true, hardened: true, purge_delay_ms: 1000, thread_pointer: "hz3_heap_hardened",
 }
 
-#[cfg(any(test, feature = "internals"))]
+#[cfg(feature = "internals")]
 lane! {
     /// For tests: adopts, and overflows after two slots, four stash entries and two magazines.
     Tiny, label: "tiny", os: Fake, shards: 2, stash: Sparse<4>, quarantine: quarantine::None,
@@ -124,7 +124,7 @@ lane! {
     marks: true, hardened: false, purge_delay_ms: 0, thread_pointer: "hz3_heap_tiny",
 }
 
-#[cfg(any(test, feature = "internals"))]
+#[cfg(feature = "internals")]
 lane! {
     /// For tests: as [`Tiny`], but slots go home through a dense stash.
     TinyHome, label: "tiny-home", os: Fake, shards: 4, stash: Dense<4>, quarantine: quarantine::None,
@@ -133,7 +133,7 @@ lane! {
     marks: true, hardened: false, purge_delay_ms: 0, thread_pointer: "hz3_heap_tiny_home",
 }
 
-#[cfg(any(test, feature = "internals"))]
+#[cfg(feature = "internals")]
 lane! {
     /// For tests: as [`Tiny`], hardened, with a quarantine of four slots.
     TinyHardened, label: "tiny-hardened", os: Fake, shards: 2, stash: Sparse<4>, quarantine: quarantine::Ring<4, 4096>,

@@ -14,44 +14,89 @@
 //! assert!(GLOBAL.stats().live_bytes() > 0);
 //! ```
 //!
-//! [`Hz3`] is the scale lane; `Hz3<Fast>` is the other one. `malloc` of the C library stays what it is. The crate
-//! needs Linux, stable Rust and `libc`, not `std`. The options of the environment (`HZ3_PURGE_DELAY_MS` and so on)
-//! hold here too.
+//! [`Hz3`] is the scale lane; `Hz3<Fast>` and `Hz3<Hardened>` are the others. `malloc` of the C library stays what it is.
+//! The crate needs Linux, stable Rust and `libc`, not `std`. These options of the environment hold here too:
+//! `HZ3_ARENA_SIZE`, `HZ3_PURGE_DELAY_MS`, `HZ3_SHOW_ERRORS`, `HZ3_THP`, and `HZ3_BACKGROUND_THREAD` after
+//! [`Hz3::start_background_thread`].
 //!
 //! # Inside
 //!
-//! A *lane* ([`Fast`], [`Scale`]) is the allocator under one choice of constants and policy; each has one
-//! static [`allocator::Allocator`]. The interface is [`hot`] and [`slow`]; `hz3-preload` dresses it as C's
-//! and C++'s. Modules are layers, from [`sync`] and [`units`] up to [`global`]; `cargo xtask test` checks that none
-//! uses a higher one.
+//! Folders are layers. Each imports only those below it:
+//!
+//! ```text
+//! api         what a caller can ask for
+//! lane        the lanes: each a choice of constants and types
+//! process     threads that start and end, forks, the background thread
+//! observe     counts, checks and samples of an allocator
+//! allocator   the parts of one lane, put together
+//! upkeep      what happens with time
+//! thread      one thread's share of the memory
+//! transfer    how free slots change hands
+//! record      what an allocator notes about its program
+//! hardening   the means of the hardened lane
+//! pages       where memory comes from
+//! platform    what lies outside, and the tools that everything else is made with
+//! ```
+//!
+//! All of it is private. The feature `internals` opens it to `hz3-preload`, `xtask` and the tests; what it opens may change
+//! with any version.
 //!
 //! Nothing here allocates from elsewhere, blocks without bound, formats text or panics.
 
 #![no_std]
+#![cfg_attr(not(feature = "internals"), allow(dead_code, reason = "hz3-preload uses the rest"))]
 
 #[cfg(test)]
 extern crate std;
 
-#[cfg(not(loom))]
+#[cfg(all(feature = "internals", not(loom)))]
 pub mod allocator;
-#[cfg(not(loom))]
+#[cfg(all(not(feature = "internals"), not(loom)))]
+mod allocator;
+#[cfg(all(feature = "internals", not(loom)))]
 pub mod api;
-#[cfg(not(loom))]
+#[cfg(all(not(feature = "internals"), not(loom)))]
+mod api;
+#[cfg(all(feature = "internals", not(loom)))]
 pub mod hardening;
-#[cfg(not(loom))]
+#[cfg(all(not(feature = "internals"), not(loom)))]
+mod hardening;
+#[cfg(all(feature = "internals", not(loom)))]
 pub mod lane;
-#[cfg(not(loom))]
+#[cfg(all(not(feature = "internals"), not(loom)))]
+mod lane;
+#[cfg(all(feature = "internals", not(loom)))]
 pub mod observe;
+#[cfg(all(not(feature = "internals"), not(loom)))]
+mod observe;
+#[cfg(feature = "internals")]
 pub mod pages;
+#[cfg(not(feature = "internals"))]
+mod pages;
+#[cfg(feature = "internals")]
 pub mod platform;
-#[cfg(not(loom))]
+#[cfg(not(feature = "internals"))]
+mod platform;
+#[cfg(all(feature = "internals", not(loom)))]
 pub mod process;
-#[cfg(not(loom))]
+#[cfg(all(not(feature = "internals"), not(loom)))]
+mod process;
+#[cfg(all(feature = "internals", not(loom)))]
 pub mod record;
+#[cfg(all(not(feature = "internals"), not(loom)))]
+mod record;
+#[cfg(feature = "internals")]
 pub mod thread;
+#[cfg(not(feature = "internals"))]
+mod thread;
+#[cfg(feature = "internals")]
 pub mod transfer;
-#[cfg(not(loom))]
+#[cfg(not(feature = "internals"))]
+mod transfer;
+#[cfg(all(feature = "internals", not(loom)))]
 pub mod upkeep;
+#[cfg(all(not(feature = "internals"), not(loom)))]
+mod upkeep;
 
 #[cfg(not(loom))]
 pub use allocator::Lane;
@@ -59,5 +104,7 @@ pub use allocator::Lane;
 pub use api::global_alloc::Hz3;
 #[cfg(not(loom))]
 pub use lane::{Fast, Hardened, Scale};
-#[cfg(all(not(loom), any(test, feature = "internals")))]
+#[cfg(all(not(loom), feature = "internals"))]
 pub use lane::{Tiny, TinyHardened, TinyHome};
+#[cfg(not(loom))]
+pub use observe::counts::Stats;

@@ -19,6 +19,7 @@ pub fn usable_bytes<L: Lane>(block: *const u8) -> Option<usize> {
 }
 
 /// [`usable_bytes`] in the name of `entry`.
+#[allow(clippy::not_unsafe_ptr_arg_deref, reason = "as above")]
 #[inline]
 pub fn usable_bytes_for<L: Lane>(entry: &str, block: *const u8) -> Option<usize> {
     if block.is_null() {

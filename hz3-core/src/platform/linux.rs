@@ -79,6 +79,7 @@ unsafe impl Waiter for Linux {
         keeping_errno(|| unsafe { libc::sched_yield() });
     }
 
+    #[allow(clippy::not_unsafe_ptr_arg_deref, reason = "the kernel looks at it, and says where it faults")]
     fn wait(word: *const u32, expected: u32) {
         let flags = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
         // SAFETY: the word outlives the call; a null time-out waits without limit.
@@ -87,6 +88,7 @@ unsafe impl Waiter for Linux {
         });
     }
 
+    #[allow(clippy::not_unsafe_ptr_arg_deref, reason = "an address, not read")]
     fn wake(word: *const u32) {
         let flags = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
         // SAFETY: the kernel uses the word's address only as a key.

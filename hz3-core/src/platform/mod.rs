@@ -3,7 +3,7 @@
 #[cfg(not(loom))]
 pub mod abort;
 pub mod atomic;
-#[cfg(all(not(loom), any(test, feature = "internals")))]
+#[cfg(all(not(loom), feature = "internals"))]
 pub mod fake;
 #[cfg(not(loom))]
 pub mod linux;

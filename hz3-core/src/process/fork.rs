@@ -52,17 +52,26 @@ unsafe fn release_all<L: Lane>(allocator: &Allocator<L>) {
 }
 
 /// The handler before a fork.
+///
+/// # Safety
+/// For `pthread_atfork` alone.
 pub unsafe extern "C" fn before<L: Lane>() {
     acquire_all(L::allocator());
 }
 
 /// The handler after a fork in the parent.
+///
+/// # Safety
+/// As for [`before`], which was called in this thread.
 pub unsafe extern "C" fn after_in_parent<L: Lane>() {
     // SAFETY: `before` took the locks in this thread.
     unsafe { release_all(L::allocator()) }
 }
 
 /// The handler after a fork in the child.
+///
+/// # Safety
+/// As for [`after_in_parent`].
 pub unsafe extern "C" fn after_in_child<L: Lane>() {
     let (allocator, entries) = (L::allocator(), L::heap());
     // SAFETY: this thread took the locks before the fork. Until they are free no other thread that an earlier

@@ -3,7 +3,7 @@
 //! `realloc` and `alloc_zeroed`: what readers, encoders and growing results do. Several buffers grow in turn, so that
 //! none finds free memory behind it by luck alone.
 
-use super::{Random, in_threads, mix, mix_bytes};
+use super::work::{Random, in_threads, mix, mix_bytes};
 
 /// Buffers that grow beside each other.
 const BUFFERS: usize = 24; // chosen

@@ -4,7 +4,7 @@
 //! What most Rust programs do most of the time: many small blocks of few sizes, freed by the thread that made them,
 //! some soon, some with everything else.
 
-use super::{Random, in_threads, mix, mix_bytes};
+use super::work::{Random, in_threads, mix, mix_bytes};
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasherDefault;

@@ -3,7 +3,7 @@
 //! Every block is made by one thread and freed by another, which allocates nothing itself: servers that parse in one
 //! thread and work in others. With a single thread there is one more, which consumes.
 
-use super::{Random, in_threads, mix_bytes};
+use super::work::{Random, in_threads, mix_bytes};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 

@@ -3,7 +3,7 @@
 //!
 //! Fork and join, as batch programs do: new threads each round, whose results outlive them and die elsewhere.
 
-use super::{Random, mix, mix_bytes};
+use super::work::{Random, mix, mix_bytes};
 use std::fmt::Write;
 use std::thread::scope;
 

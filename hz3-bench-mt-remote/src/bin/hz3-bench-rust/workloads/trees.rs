@@ -4,7 +4,7 @@
 //! its other neighbour. What is no longer in any version is dropped by whichever thread lets go of it last. Snapshots
 //! in databases, configurations and syntax trees live like this.
 
-use super::{Random, in_threads, mix, mix_bytes};
+use super::work::{Random, in_threads, mix, mix_bytes};
 use std::sync::{Arc, Barrier, Mutex};
 
 /// Nodes that each thread inserts per round.
