@@ -12,11 +12,9 @@
 //! Outside rules: Debian Policy 4.6, chapters 8 (libraries) and 12 (documents); deb-triggers(5); the machine-readable
 //! copyright format 1.0; reproducible-builds.org's SOURCE_DATE_EPOCH.
 
-use crate::arguments::UsageError;
-use crate::install::{Content, Entry, compressed, put};
-use crate::process;
-use crate::workspace::Workspace;
+use crate::tree::{Content, Entry, compressed, put};
 use anyhow::{Context, Result};
+use hz3::{UsageError, Workspace, process};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;

@@ -4,10 +4,8 @@
 //! error, so that no change of the hot paths goes unseen; the limits below hold whatever the file says.
 
 use crate::disassembly::{Cost, Disassembly, Path};
-use crate::lane::Lane;
-use crate::preload;
-use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail, ensure};
+use hz3::{Lane, Workspace};
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,7 +33,7 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
     let workspace = Workspace::locate()?;
     let mut libraries = Vec::new();
     for lane in Lane::FOR_SPEED {
-        libraries.push((lane, preload::build(&workspace, lane)?));
+        libraries.push((lane, workspace.build_library(lane)?));
     }
     let measured = Measured::read(&libraries)?;
     print!("{}", measured.listing);

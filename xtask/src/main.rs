@@ -1,43 +1,39 @@
-//! `cargo xtask`: builds, runs, tests and measures hz3.
+//! `cargo xtask`: builds, runs, tests and installs hz3, and hands on to `hz3-eval` what measures it.
 //!
-//! Each subcommand is one module. Exit codes: 0 success, 1 a build, a check or a test failed, 2 the
-//! user asked for something that does not exist; `run` passes its program's own exit code on.
+//! Each subcommand is one module, here or in the library `hz3`. Exit codes: 0 success, 1 a build, a check or a test
+//! failed, 2 the user asked for something that does not exist; `run` passes its program's own exit code on.
 
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod build_preload;
 mod debian;
 mod disassembly;
-mod doctor;
-mod evaluation;
 mod files;
+mod forward;
 mod golden;
 mod install;
-mod lane;
 mod layers;
 mod library_shape;
-mod preload;
-mod process;
 mod public_api;
-mod run;
 mod soak;
 mod suite;
-mod top;
-mod workspace;
+mod tree;
 
-use arguments::Command;
+use anyhow::Result;
+use arguments::{Arguments, Command};
+use hz3::{Workspace, doctor, run, usage};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let command = match arguments::parse(std::env::args_os()) {
-        Ok(command) => command,
-        Err(stop) => return stop.report(),
-    };
-    let outcome = match command {
-        Command::BuildPreload(arguments) => preload::command(&arguments),
-        Command::Run(arguments) => run::command(&arguments),
-        Command::Top(arguments) => top::command(&arguments),
-        Command::Doctor(arguments) => doctor::command(&arguments),
+    usage::main(None, carry_out)
+}
+
+fn carry_out(arguments: Arguments) -> Result<ExitCode> {
+    match arguments.command {
+        Command::BuildPreload(arguments) => build_preload::command(&arguments),
+        Command::Run(arguments) => run::command(&arguments, &Workspace::locate()?),
+        Command::Doctor(arguments) => doctor::command(&arguments, &Workspace::locate()?),
         Command::Install(arguments) => install::install(&arguments),
         Command::Dist(arguments) => install::dist(&arguments),
         Command::Test(arguments) => suite::command(&arguments),
@@ -45,10 +41,6 @@ fn main() -> ExitCode {
         Command::Golden(arguments) => golden::command(&arguments),
         Command::Layers(arguments) => layers::command(&arguments),
         Command::PublicApi(arguments) => public_api::command(&arguments),
-        Command::Evaluation(command) => evaluation::command(&command),
-    };
-    match outcome {
-        Ok(code) => code,
-        Err(error) => arguments::report(&error),
+        Command::Evaluation(_) => forward::command(),
     }
 }

@@ -6,8 +6,8 @@
 mod listing;
 mod signature;
 
-use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
+use hz3::Workspace;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;

@@ -1,10 +1,8 @@
 //! Soak: processes of `hz3-soak` on the lanes, one per processor at a time, until the minutes are over.
 
-use crate::lane::Lane;
-use crate::preload::{self, Choice};
-use crate::process;
-use crate::workspace::Workspace;
+use crate::build_preload::Choice;
 use anyhow::{Context, Result, bail, ensure};
+use hz3::{Lane, Workspace, preload, process};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -62,12 +60,10 @@ struct Shared {
 }
 
 fn storm(workspace: &Workspace, lanes: &[Lane], seed: u64, time: Duration, path: &Path) -> Result<()> {
-    let program = workspace.build_release("hz3-bench-mt-remote", NAME, NAME, |_| {})?;
-    let libraries =
-        lanes.iter().map(|&lane| Ok((lane, preload::build(workspace, lane)?))).collect::<Result<Vec<_>>>()?;
+    let program = workspace.build_benchmark(NAME)?;
+    let libraries = lanes.iter().map(|&lane| Ok((lane, workspace.build_library(lane)?))).collect::<Result<Vec<_>>>()?;
     let file = OpenOptions::new().create(true).append(true).open(path);
-    let file =
-        file.map_err(|error| crate::arguments::UsageError(format!("can't write {}: {error}", path.display())))?;
+    let file = file.map_err(|error| hz3::usage::UsageError(format!("can't write {}: {error}", path.display())))?;
     let shared = Mutex::new(Shared { next: 0, file, totals: BTreeMap::new(), failure: None });
     let end = Instant::now() + time;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);

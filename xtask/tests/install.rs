@@ -1,17 +1,20 @@
 //! `install` and `dist`, and programs run through what they made.
 
+#[path = "../../hz3-preload/hz3/tests/common/mod.rs"]
 mod common;
 
-use common::{assert_one_line_and_code_2, text, xtask};
+use common::{Tested, text};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+const XTASK: Tested = Tested { program: env!("CARGO_BIN_EXE_xtask"), prefix: "error", is_installed: false };
 
 /// Prints what is loaded and preloaded and ends with an exit code of its own.
 const SCRIPT: &str = "cat /proc/$$/maps; echo LD_PRELOAD=$LD_PRELOAD; exit 7";
 
 /// The paths that a successful command prints.
 fn paths_of(arguments: &[&str]) -> Vec<PathBuf> {
-    let output = xtask(arguments);
+    let output = XTASK.run(arguments);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().lines().map(PathBuf::from).collect()
 }
@@ -20,14 +23,14 @@ fn install(prefix: &Path) -> Vec<PathBuf> {
     paths_of(&["install", "--prefix", text(prefix)])
 }
 
-fn wrapped(prefix: &Path, arguments: &[&str]) -> Output {
+fn hz3(prefix: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(prefix.join("bin/hz3"));
-    command.args(arguments).env_remove("LD_PRELOAD").output().expect("the wrapper starts")
+    command.args(arguments).env_remove("LD_PRELOAD").output().expect("the command starts")
 }
 
-/// The wrapper runs a program with the lane's library from `prefix` and passes its exit code on.
+/// The command runs a program with the lane's library from `prefix` and passes its exit code on.
 fn assert_works(prefix: &Path, lane: &str) {
-    let output = wrapped(prefix, &["--lane", lane, "sh", "-c", SCRIPT]);
+    let output = hz3(prefix, &["--lane", lane, "sh", "-c", SCRIPT]);
     let printed = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(7), "{printed}{}", String::from_utf8_lossy(&output.stderr));
     let library = prefix.canonicalize().unwrap().join(format!("lib/libhakozuna_hz3_{lane}.so"));
@@ -76,14 +79,14 @@ fn what_was_preloaded_before_comes_after_and_arguments_arrive_as_they_were() {
 }
 
 #[test]
-fn the_wrapper_says_in_one_line_what_is_wrong() {
+fn the_command_says_in_one_line_what_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
     let spaced = folder.path().join("a folder");
     install(&spaced);
     let plain = folder.path().join("plain");
     std::fs::rename(&spaced, &plain).unwrap();
     let assert_fails = |prefix: &Path, arguments: &[&str], mention: &str| {
-        let output = wrapped(prefix, arguments);
+        let output = hz3(prefix, arguments);
         let message = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{message}");
         assert!(message.starts_with("hz3: ") && message.contains(mention), "{message}");
@@ -91,10 +94,10 @@ fn the_wrapper_says_in_one_line_what_is_wrong() {
     };
     assert_fails(&plain, &[], "no program");
     assert_fails(&plain, &["--lane", "slow", "true"], "'slow'");
-    assert_fails(&plain, &["--lane"], "--lane needs a name");
+    assert_fails(&plain, &["--lane"], "'--lane <LANE>'");
     assert_fails(&plain, &["--lnae", "fast", "true"], "--lnae");
     assert_fails(&plain, &["hz3-no-such-program"], "hz3-no-such-program");
-    let version = wrapped(&plain, &["--version"]).stdout;
+    let version = hz3(&plain, &["--version"]).stdout;
     assert_eq!(String::from_utf8(version).unwrap(), concat!("hz3 ", env!("CARGO_PKG_VERSION"), "\n"));
     std::fs::rename(&plain, &spaced).unwrap();
     assert_fails(&spaced, &["true"], "a space or a colon");
@@ -123,7 +126,7 @@ fn an_archive_unpacks_to_a_tree_that_works_and_is_the_same_each_time() {
 
 #[test]
 fn a_mistake_gives_one_line_and_code_2() {
-    assert_one_line_and_code_2(&["install"], "--prefix");
-    assert_one_line_and_code_2(&["install", "--prefix", "/etc/passwd"], "not a folder");
-    assert_one_line_and_code_2(&["dist", "--outptu", "x"], "--outptu");
+    XTASK.assert_one_line_and_code_2(&["install"], "--prefix");
+    XTASK.assert_one_line_and_code_2(&["install", "--prefix", "/etc/passwd"], "not a folder");
+    XTASK.assert_one_line_and_code_2(&["dist", "--outptu", "x"], "--outptu");
 }

@@ -24,11 +24,10 @@ mod tree;
 
 pub use tree::Package;
 
-use crate::arguments::UsageError;
-use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
 use cargo_metadata::{MetadataCommand, TargetKind};
 use graph::Graph;
+use hz3::{UsageError, Workspace};
 use rules::Rules;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;

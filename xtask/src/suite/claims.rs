@@ -300,7 +300,7 @@ fn check_symbols(root: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workspace::Workspace;
+    use hz3::Workspace;
 
     /// A check of one page beside the sources.
     type Check = fn(&Path) -> Result<()>;

@@ -5,11 +5,10 @@ use super::package::{self, Package};
 use super::session::Session;
 use super::step::{Step, Stop, in_ci};
 use crate::debian::{Packer, installation};
-use crate::lane::Lane;
-use crate::process;
-use crate::workspace::{BUILD_TIME_LIMIT, Workspace};
 use anyhow::{Context, Result, ensure};
 use goblin::elf::Elf;
+use hz3::workspace::BUILD_TIME_LIMIT;
+use hz3::{Lane, Workspace, process};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -88,9 +87,9 @@ fn package_works(session: &mut Session) -> Result<(), Stop> {
     process::expect_success(Command::new("dpkg").arg("-x").arg(&package).arg(&root), TIME_LIMIT)?;
     let architecture = process::expect_success(Command::new("dpkg").arg("--print-architecture"), TIME_LIMIT)?;
     let mut glibc = Vec::new();
-    for lane in Lane::ALL {
-        let library = std::fs::read(root.join("usr/lib").join(lane.library())).context("a library")?;
-        glibc = glibc.max(glibc_needed(&library)?);
+    let libraries = Lane::ALL.map(|lane| format!("usr/lib/{}", lane.library()));
+    for file in libraries.iter().map(String::as_str).chain(["usr/bin/hz3"]) {
+        glibc = glibc.max(glibc_needed(&std::fs::read(root.join(file)).context(file.to_owned())?)?);
     }
     let glibc: Vec<String> = glibc.iter().map(u32::to_string).collect();
     check_control(&dpkg_deb("--info", &package)?, architecture.stdout_text().trim(), &glibc.join("."))?;

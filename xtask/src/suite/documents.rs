@@ -10,7 +10,6 @@
 //! Outside rule: GitHub's anchors of headings (lower case, blanks become hyphens, punctuation goes).
 
 use super::step::Step;
-use crate::evaluation;
 use crate::files::files_with;
 use anyhow::{Context, Result, ensure};
 use regex_lite::Regex;
@@ -23,7 +22,7 @@ const PAGES_OF_OPTIONS: [&str; 2] = ["docs/options.md", "docs/tuning.md"];
 const PAGE_OF_MESSAGES: &str = "docs/troubleshooting.md";
 /// The book's contents.
 const CONTENTS: &str = "docs/README.md";
-/// Names that look like options and are the test harness's.
+/// What looks like an option and tells the tests and the command hz3 where the libraries lie.
 const NO_OPTIONS: [&str; 1] = ["HZ3_PRELOAD_DIR"];
 
 /// One step per kind of statement.
@@ -32,7 +31,7 @@ pub fn steps() -> Vec<Step> {
         Step::new("documents/links", |session| Ok(check_links(&session.workspace.root)?)),
         Step::new("documents/options", |session| Ok(check_options(&session.workspace.root)?)),
         Step::new("documents/messages", |session| Ok(check_messages(&session.workspace.root)?)),
-        Step::new("documents/figures", |session| Ok(evaluation::check_documents(&session.workspace.root)?)),
+        Step::new("documents/figures", |session| Ok(session.evaluate(&["check-documents"])?)),
     ]
 }
 

@@ -1,15 +1,14 @@
 //! Faults: what each lane does about a program's faults is what is expected of it.
 
 use super::step::Step;
-use crate::evaluation;
-use crate::lane::Lane;
+use hz3::Lane;
 
 /// One step per lane.
 pub fn steps() -> Vec<Step> {
     let step = |lane: Lane| {
         Step::new(format!("faults/{lane}"), move |session| {
-            let library = session.library(lane)?;
-            Ok(evaluation::check_faults(&session.workspace, lane, &library)?)
+            session.library(lane)?;
+            Ok(session.evaluate(&["check-faults", lane.name()])?)
         })
     };
     Lane::ALL.map(step).into()

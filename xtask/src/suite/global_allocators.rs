@@ -4,8 +4,8 @@
 
 use super::session::Session;
 use super::step::{Step, Stop};
-use crate::process;
 use anyhow::{Context, Result, ensure};
+use hz3::process;
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;

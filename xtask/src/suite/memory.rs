@@ -6,11 +6,9 @@
 
 use super::session::Session;
 use super::step::{Step, Stop};
-use crate::evaluation;
-use crate::lane::Lane;
-use crate::process::{self, Captured};
 use anyhow::{Context, Result, ensure};
-use std::process::Command;
+use hz3::Lane;
+use hz3::process::{self, Captured};
 use std::time::Duration;
 
 /// Far above what any scenario takes, its deadlines included.
@@ -53,13 +51,8 @@ pub fn steps() -> Vec<Step> {
 }
 
 fn run(session: &mut Session, lane: Lane, scenario: &str, environment: &[(&str, &str)]) -> Result<Captured, Stop> {
-    let mut command = Command::new(evaluation::build_bench_memory(&session.workspace)?);
+    let mut command = session.bench_memory()?;
     command.args(scenario.split(' ')).arg("--check");
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("HZ3_") {
-            command.env_remove(name);
-        }
-    }
     command.env("LD_PRELOAD", session.library(lane)?).envs(environment.iter().copied());
     Ok(process::capture(&mut command, TIME_LIMIT)?)
 }

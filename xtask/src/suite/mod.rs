@@ -22,12 +22,10 @@ mod thread_batches;
 mod top;
 mod valgrind;
 
-use crate::arguments::UsageError;
-use crate::lane::Lane;
 use crate::library_shape::Library;
-use crate::process;
-use crate::{golden, preload, public_api, soak};
+use crate::{golden, public_api, soak};
 use anyhow::Result;
+use hz3::{Lane, UsageError, preload, process};
 use indicatif::{ProgressBar, ProgressStyle};
 use session::Session;
 use std::process::{Command, ExitCode};

@@ -5,8 +5,9 @@
 
 use super::session::Session;
 use super::step::{Step, Stop};
-use crate::process;
+use crate::files::files_in;
 use anyhow::{Context, Result};
+use hz3::process;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -347,15 +348,10 @@ fn read(path: &Path) -> Result<String> {
 }
 
 fn copy_folder(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from).with_context(|| from.display().to_string())? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_folder(&entry.path(), &target)?;
-        } else {
-            fs::copy(entry.path(), &target)?;
-        }
+    for file in files_in(from)? {
+        let copy = to.join(&file);
+        fs::create_dir_all(copy.parent().context("a folder")?)?;
+        fs::copy(from.join(file), copy)?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! In CI a missing package is installed; elsewhere the step is skipped and names the package.
 
 use super::step::{Stop, in_ci};
-use crate::process;
+use hz3::process;
 use nix::unistd::Uid;
 use std::process::Command;
 use std::time::Duration;

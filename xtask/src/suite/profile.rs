@@ -3,9 +3,8 @@
 use super::package::{self, Package};
 use super::session::Session;
 use super::step::{Step, Stop};
-use crate::lane::Lane;
-use crate::process;
 use anyhow::{Context, Result, ensure};
+use hz3::{Lane, process};
 use std::process::Command;
 use std::time::Duration;
 

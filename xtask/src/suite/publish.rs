@@ -2,9 +2,9 @@
 
 use super::session::Session;
 use super::step::Step;
-use crate::process;
-use crate::workspace::BUILD_TIME_LIMIT;
 use anyhow::{Context, Result, ensure};
+use hz3::process;
+use hz3::workspace::BUILD_TIME_LIMIT;
 
 /// What every package must have.
 const NEEDED: [&str; 6] =

@@ -1,13 +1,17 @@
 //! Session: what the steps of one run of the suite share.
 
-use super::programs::Record;
-use crate::lane::Lane;
-use crate::preload;
-use crate::workspace::Workspace;
-use anyhow::{Context, Result, anyhow};
+use crate::forward;
+use anyhow::{Context, Result, anyhow, ensure};
+use hz3::record::tuning_variables;
+use hz3::{Lane, Workspace, process};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 use tempfile::TempDir;
+
+/// For one check of `hz3-eval`.
+const TIME_LIMIT: Duration = Duration::from_secs(600);
 
 /// The workspace, the libraries once they are built, and a scratch folder.
 pub struct Session {
@@ -16,8 +20,6 @@ pub struct Session {
     /// The path of the program that is running. Taken at the start: a later build may replace the file,
     /// and then the system has no name for ours any more.
     pub own_program: PathBuf,
-    /// What each program did without hz3, by the program's name.
-    pub references: HashMap<&'static str, Record>,
     libraries: HashMap<Lane, Result<PathBuf, String>>,
     scratch: TempDir,
 }
@@ -28,7 +30,6 @@ impl Session {
         Ok(Session {
             workspace: Workspace::locate()?,
             own_program: std::env::current_exe().context("own path")?,
-            references: HashMap::new(),
             libraries: HashMap::new(),
             scratch: tempfile::Builder::new().prefix("hz3-test-").tempdir().context("scratch folder")?,
         })
@@ -39,9 +40,30 @@ impl Session {
         let workspace = &self.workspace;
         self.libraries
             .entry(lane)
-            .or_insert_with(|| preload::build_while(workspace, lane, |_| {}).map_err(|error| format!("{error:#}")))
+            .or_insert_with(|| workspace.build_library_quietly(lane).map_err(|error| format!("{error:#}")))
             .clone()
             .map_err(|error| anyhow!(error))
+    }
+
+    /// Builds the benchmark of memory; its command, on which none of hz3's options has an influence.
+    pub fn bench_memory(&self) -> Result<Command> {
+        let mut command = Command::new(self.workspace.build_benchmark("hz3-bench-memory")?);
+        for variable in tuning_variables() {
+            command.env_remove(variable);
+        }
+        Ok(command)
+    }
+
+    /// Builds `hz3-eval`, so that no later command which is handed on to it waits for that.
+    pub fn build_evaluation(&self) -> Result<PathBuf> {
+        forward::build(&self.workspace)
+    }
+
+    /// A check that `hz3-eval` makes; its failure is an error that says what is wrong.
+    pub fn evaluate(&self, arguments: &[&str]) -> Result<()> {
+        let captured = process::capture(Command::new(self.build_evaluation()?).args(arguments), TIME_LIMIT)?;
+        ensure!(captured.status.success(), "{}", captured.text().trim_start_matches("error: "));
+        Ok(())
     }
 
     /// The libraries of `lanes`.

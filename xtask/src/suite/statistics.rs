@@ -3,10 +3,9 @@
 use super::package::{self, Package};
 use super::session::Session;
 use super::step::{Step, Stop};
-use crate::evaluation::statistics_file::StatisticsFile;
-use crate::lane::Lane;
-use crate::process;
 use anyhow::{Context, Result, ensure};
+use hz3::report::statistics_file::StatisticsFile;
+use hz3::{Lane, process};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -31,8 +30,8 @@ pub fn steps() -> Vec<Step> {
 }
 
 fn benchmark(session: &mut Session, lane: Lane) -> Result<(), Stop> {
-    let package = "hz3-bench-mt-remote";
-    let program = session.workspace.build_release(package, package, package, |_| {})?;
+    session.build_evaluation()?;
+    let program = session.workspace.build_benchmark("hz3-bench-mt-remote")?;
     let json = session.empty_folder("statistics")?.join("statistics.json");
     let mut command = Command::new(program);
     command.args(ARGUMENTS).env("LD_PRELOAD", session.library(lane)?).env("HZ3_STATS_JSON", &json);

@@ -7,11 +7,9 @@
 use super::package::{self, Package};
 use super::session::Session;
 use super::step::{Step, Stop};
-use crate::evaluation;
-use crate::lane::Lane;
-use crate::preload;
-use crate::process::{self, Captured};
 use anyhow::{Context, Result, ensure};
+use hz3::process::{self, Captured};
+use hz3::{Lane, preload};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -50,13 +48,8 @@ pub fn steps() -> Vec<Step> {
 
 /// Runs a scenario, `shim` preloaded before the lane's library; returns by how much resident memory grew, too.
 fn run(session: &mut Session, lane: Lane, scenario: [&str; 3], shim: Option<&Path>) -> Result<(Captured, f64), Stop> {
-    let mut command = Command::new(evaluation::build_bench_memory(&session.workspace)?);
+    let mut command = session.bench_memory()?;
     command.args(scenario);
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("HZ3_") {
-            command.env_remove(name);
-        }
-    }
     let library = session.library(lane)?;
     let preloaded = match shim {
         Some(shim) => preload::with_preloaded(shim, Some(library.as_os_str()))?,

@@ -4,9 +4,8 @@
 use super::package::{self, Package};
 use super::session::Session;
 use super::step::{Step, Stop};
-use crate::lane::Lane;
-use crate::process;
 use anyhow::{Context, Result, ensure};
+use hz3::{Lane, process};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -119,9 +118,9 @@ fn adds_up(view: &Value, lane: Lane) -> Result<()> {
 }
 
 fn benchmark(session: &mut Session, lane: Lane) -> Result<(), Stop> {
-    let name = "hz3-bench-mt-remote";
     package::require(&TERMINAL)?;
-    let program = session.workspace.build_release(name, name, name, |_| {})?;
+    session.build_evaluation()?;
+    let program = session.workspace.build_benchmark("hz3-bench-mt-remote")?;
     let place = session.empty_folder("top")?.join("%p.page");
     let mut command = Command::new(program);
     command.args(ARGUMENTS).env("LD_PRELOAD", session.library(lane)?).env("HZ3_STATS_PAGE", &place);
@@ -189,6 +188,7 @@ fn shell(session: &mut Session, lane: Lane, folder: &Path, page: &str, script: &
 
 fn page(session: &mut Session, lane: Lane) -> Result<(), Stop> {
     package::require(&SHELL)?;
+    session.build_evaluation()?;
     let folder = session.empty_folder("top-page")?;
     let pages = |folder: &Path| -> Result<Vec<String>> {
         let names = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));

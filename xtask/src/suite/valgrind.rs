@@ -7,8 +7,7 @@
 use super::package::{self, Package};
 use super::session::Session;
 use super::step::{Step, Stop};
-use crate::lane::Lane;
-use crate::process;
+use hz3::{Lane, process};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
