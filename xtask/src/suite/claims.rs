@@ -5,6 +5,7 @@
 //!   options    names and defaults: docs/options.md beside options.rs
 //!   counters   names, in order: docs/statistics.md beside counts.rs
 //!   symbols    what the libraries export: docs/c.md beside hz3-preload
+//!   files      those of hz3-core that the design names, and that each walk enters as few as it should
 //! ```
 //!
 //! A source file is found by its name, wherever it lies under its crate. That every text names only options that exist
@@ -21,6 +22,11 @@ const LANES_PAGE: &str = "docs/choosing-a-lane.md";
 const OPTIONS_PAGE: &str = "docs/options.md";
 const COUNTERS_PAGE: &str = "docs/statistics.md";
 const SYMBOLS_PAGE: &str = "docs/c.md";
+const FILES_PAGES: [&str; 2] = ["docs/design.md", WALKS_PAGE];
+const WALKS_PAGE: &str = "docs/life-of-a-block.md";
+/// The walks, and how many files each may enter.
+const WALKS: [(&str, usize); 4] =
+    [("## A malloc miss", 9), ("## A remote free", 8), ("## The end of a thread", 7), ("## A large free", 6)];
 /// The headings under which the counters and the symbols stand.
 const COUNTERS_HEADING: &str = "## The counts";
 const SYMBOLS_HEADING: &str = "## What the libraries export";
@@ -32,6 +38,7 @@ pub fn steps() -> Vec<Step> {
         Step::new("claims/options", |session| Ok(check_options(&session.workspace.root)?)),
         Step::new("claims/counters", |session| Ok(check_counters(&session.workspace.root)?)),
         Step::new("claims/symbols", |session| Ok(check_symbols(&session.workspace.root)?)),
+        Step::new("claims/files", |session| Ok(check_files(&session.workspace.root)?)),
     ]
 }
 
@@ -297,6 +304,30 @@ fn check_symbols(root: &Path) -> Result<()> {
     all_agree(&faults)
 }
 
+// ---- files ----
+
+fn check_files(root: &Path) -> Result<()> {
+    let named =
+        pattern(r"\b(?:api|process|observe|upkeep|thread|transfer|record|hardening|pages|platform)/[a-z_]+\.rs\b");
+    let mut faults = Vec::new();
+    for name in FILES_PAGES {
+        for file in named.find_iter(&page(root, name)?) {
+            if !root.join("hz3-core/src").join(file.as_str()).is_file() {
+                faults.push(format!("{name}: hz3-core/src has no {}", file.as_str()));
+            }
+        }
+    }
+    let text = page(root, WALKS_PAGE)?;
+    for (heading, most) in WALKS {
+        let walk = section(&text, heading)?.split("```").nth(1).unwrap_or_default();
+        let files: BTreeSet<&str> = named.find_iter(walk).map(|file| file.as_str()).collect();
+        if files.is_empty() || files.len() > most {
+            faults.push(format!("{WALKS_PAGE}: {heading:?} enters {} files, not 1 to {most}", files.len()));
+        }
+    }
+    all_agree(&faults)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,6 +349,9 @@ mod tests {
         let text = std::fs::read_to_string(from.join(page)).unwrap();
         assert!(text.contains(old), "{page} has no {old:?}");
         std::fs::create_dir_all(to.path().join("docs")).unwrap();
+        for other in FILES_PAGES {
+            std::fs::copy(from.join(other), to.path().join(other)).unwrap();
+        }
         std::fs::write(to.path().join(page), text.replacen(old, new, 1)).unwrap();
         to
     }
@@ -390,6 +424,18 @@ mod tests {
                 ),
                 ("`hz3_trim`,", "", "lacks hz3_trim"),
                 ("20 forms of", "18 forms of", "there are 20 forms"),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_gone_and_a_walk_that_is_too_long_are_found() {
+        finds(
+            check_files,
+            WALKS_PAGE,
+            &[
+                ("api/refill.rs ", "api/slow.rs ", "hz3-core/src has no api/slow.rs"),
+                ("api/large.rs ", "api/large.rs api/size.rs ", "\"## A large free\" enters 7 files, not 1 to 6"),
             ],
         );
     }
