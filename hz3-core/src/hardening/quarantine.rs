@@ -1,34 +1,32 @@
-//! Quarantine: a thread's slots that were freed a short while ago, kept out of reuse.
+//! Keeps a thread's freed slots out of reuse for a while.
 //!
 //! ```text
 //! oldest → | slot | slot | … | slot | … room … |      leaves: one of the oldest four, drawn at random
 //! ```
 //!
-//! A slot stays at least until as many as there are, less four, have been freed after it. While it is there, its mark tells a
-//! second `free`, and nobody can be given the memory that a dangling pointer leads to. Bounded in slots and in bytes.
-//! A quarantine is its thread's alone.
+//! Meanwhile a slot's mark exposes a second `free`, and a dangling pointer can't reach another block. Bounded in slots
+//! and bytes. With a steady number of slots, each stays for at least that many frees, less four.
 
 use crate::pages::bins;
 use crate::pages::slot::Slot;
 use crate::platform::units::Bin;
 
-/// A quarantine, or none. All zeros is an empty one.
+/// A quarantine of one thread, or none. All zeros is empty.
 pub trait Quarantine {
-    /// A slot that has to leave, with its bin, before one of `bytes` bytes may enter; `random` is a number below 2^32
-    /// that chooses it.
+    /// Removes a slot if one must leave before another of `bytes` bytes may enter. `random`, any 32 bits, chooses it.
     fn make_room(&mut self, bytes: usize, random: u32) -> Option<(Bin, Slot)>;
-    /// Adds a slot of `bin`, for which [`Quarantine::make_room`] has nothing to say.
+    /// Adds a slot of `bin`. Requires that [`Quarantine::make_room`] returns `None`.
     fn put(&mut self, bin: Bin, slot: Slot);
-    /// Takes the oldest slot out.
+    /// Removes the oldest slot.
     fn take(&mut self) -> Option<(Bin, Slot)>;
-    /// Calls `look` with each slot, for whoever does not own the quarantine: exact while its owner leaves it alone.
+    /// Calls `visit` with each slot. The caller need not own the quarantine: exact while its owner does not change it.
     ///
     /// # Safety
     /// `this` is a quarantine whose memory is never unmapped.
-    unsafe fn peek(this: *const Self, look: impl FnMut(Bin, *mut u8));
+    unsafe fn peek(this: *const Self, visit: impl FnMut(Bin, *mut u8));
 }
 
-/// The quarantine of a lane that has none.
+/// For a lane without quarantine.
 pub struct None;
 
 impl Quarantine for None {
@@ -42,19 +40,18 @@ impl Quarantine for None {
     unsafe fn peek(_: *const Self, _: impl FnMut(Bin, *mut u8)) {}
 }
 
-/// A quarantine of at most `SLOTS` slots, a power of two, and, unless it is a single slot, of `BYTES` bytes.
+/// A quarantine of at most `SLOTS` slots, a power of two, and `BYTES` bytes (or a single larger slot).
 pub struct Ring<const SLOTS: usize, const BYTES: usize> {
-    /// Place of the oldest slot.
+    /// Index of the oldest slot, modulo `SLOTS`.
     head: u32,
     used: u32,
     bytes: usize,
-    /// Bin above, address below.
+    /// Bin in the upper bits, address below.
     slots: [u64; SLOTS],
 }
 
-/// Among how many slots, the oldest, one is drawn, at most. Chosen: as few as leave most of the order in which slots
-/// were freed, for the same reason as where slots are drawn from a magazine.
-const DRAWN: u32 = 4;
+/// One of this many oldest slots, at most, leaves. Chosen: few, so that slots leave nearly in the order of their frees.
+const DRAW_AMONG: u32 = 4;
 
 /// Bits of an address: user addresses have 47 on x86-64 and 48 on AArch64.
 const ADDRESS_BITS: u32 = 48;
@@ -69,13 +66,13 @@ fn parts_of(entry: u64) -> (Bin, *mut u8) {
 }
 
 impl<const SLOTS: usize, const BYTES: usize> Ring<SLOTS, BYTES> {
-    /// An empty one.
+    /// An empty quarantine.
     pub const fn new() -> Self {
         assert!(SLOTS.is_power_of_two());
         Self { head: 0, used: 0, bytes: 0, slots: [0; SLOTS] }
     }
 
-    /// The place of the slot that is `after` younger than the oldest.
+    /// The place `after` places behind the oldest slot's.
     fn place(&mut self, after: u32) -> &mut u64 {
         let index = self.head.wrapping_add(after) as usize & (SLOTS - 1);
         // SAFETY: the mask keeps the index below SLOTS, a power of two.
@@ -89,7 +86,7 @@ impl<const SLOTS: usize, const BYTES: usize> Ring<SLOTS, BYTES> {
         self.used -= 1;
         let (bin, start) = parts_of(entry);
         self.bytes = self.bytes.saturating_sub(bins::info(bin).slot_bytes as usize);
-        // SAFETY: an entry stands for a slot that was put in, and is taken out here.
+        // SAFETY: the entry is a slot that `put` took, and leaves the ring here.
         (bin, unsafe { Slot::new(start) })
     }
 }
@@ -106,7 +103,7 @@ impl<const SLOTS: usize, const BYTES: usize> Quarantine for Ring<SLOTS, BYTES> {
         if self.used == 0 || (self.used as usize) < SLOTS && self.bytes + bytes <= BYTES {
             return Option::None;
         }
-        let drawn = u64::from(self.used.div_ceil(2).min(DRAWN));
+        let drawn = u64::from(self.used.div_ceil(2).min(DRAW_AMONG));
         Some(self.remove(((u64::from(random) * drawn) >> 32) as u32))
     }
 
@@ -122,16 +119,16 @@ impl<const SLOTS: usize, const BYTES: usize> Quarantine for Ring<SLOTS, BYTES> {
         if self.used == 0 { Option::None } else { Some(self.remove(0)) }
     }
 
-    unsafe fn peek(this: *const Self, mut look: impl FnMut(Bin, *mut u8)) {
-        // SAFETY: the caller's promise. Volatile, here and below, because the owner may write the words at this
-        // moment, with plain stores of one aligned word each, which arrive whole.
+    unsafe fn peek(this: *const Self, mut visit: impl FnMut(Bin, *mut u8)) {
+        // SAFETY: the caller's quarantine is mapped. Volatile: the owner may be writing the words, each by one plain
+        // aligned store.
         let (head, used) =
             unsafe { ((&raw const (*this).head).read_volatile(), (&raw const (*this).used).read_volatile()) };
         for after in 0..used.min(SLOTS as u32) {
             let index = head.wrapping_add(after) as usize & (SLOTS - 1);
-            // SAFETY: as above; the mask keeps the index below SLOTS.
+            // SAFETY: mapped, and the mask keeps the index below SLOTS. Volatile: likewise.
             let (bin, slot) = parts_of(unsafe { (&raw const (*this).slots[index]).read_volatile() });
-            look(bin, slot);
+            visit(bin, slot);
         }
     }
 }
@@ -142,7 +139,7 @@ mod tests {
     use std::collections::VecDeque;
     use std::vec::Vec;
 
-    /// Frees slots one after another; returns after how many further ones each came out.
+    /// Frees `count` slots in turn; returns, for each that left, the number of frees it stayed for.
     fn stays<const SLOTS: usize, const BYTES: usize>(bin: Bin, count: usize) -> Vec<usize> {
         let mut ring = Ring::<SLOTS, BYTES>::new();
         let bytes = bins::info(bin).slot_bytes as usize;
@@ -156,11 +153,11 @@ mod tests {
                 stays.push(number - inside.remove(at).expect("it was found").1);
             }
             let address = 0x7f00_0000_0000 + number * 16;
-            // SAFETY: an address stands for a slot, whose memory nobody looks at.
+            // SAFETY: the address stands for a slot; nothing accesses its memory.
             ring.put(bin, unsafe { Slot::new(core::ptr::without_provenance_mut(address)) });
             inside.push_back((address, number));
             let mut seen = Vec::new();
-            // SAFETY: this thread's own.
+            // SAFETY: this thread's ring.
             unsafe { Ring::peek(&raw const ring, |bin, slot| seen.push((bin, slot))) };
             assert_eq!(seen.len(), inside.len());
             assert!(seen.len() <= SLOTS && (seen.len() == 1 || seen.len() * bytes <= BYTES));
@@ -175,7 +172,7 @@ mod tests {
     #[test]
     fn a_slot_stays_for_nearly_a_whole_quarantine_and_leaves_out_of_turn() {
         let stays = stays::<256, { 1 << 20 }>(Bin(4), 5000);
-        assert!(stays.iter().all(|&stay| stay > 256 - DRAWN as usize));
+        assert!(stays.iter().all(|&stay| stay > 256 - DRAW_AMONG as usize));
         assert!(stays.iter().any(|&stay| stay > 256) && stays.iter().any(|&stay| stay < 256));
     }
 
