@@ -5,13 +5,11 @@
 //! free slot    | as it was | 9 × address | as it was |      from `free` until the slot is handed out again
 //! ```
 //!
-//! `free` writes the mark, or stops the process if it is there already. Handing out a slot clears it, so a block that
-//! the program never wrote to has no mark. For one instruction, the factor makes a number that is not an address (too
-//! long), text (its top byte is 0), small, or a likely fraction. The mark is only compared: no pointer is read from a
-//! block, so a write after free can at worst hide a double free.
+//! `free` writes the mark, or stops the process if it finds one. A slot that is handed out loses it, so a block never
+//! written to has none. For one instruction, nine times the address is no address (too long), text (its top byte is 0),
+//! small number or likely fraction. No pointer is read from a block, so a write after free can only hide a double free.
 
-/// Offset of the mark. Derived: the least slot has 16 bytes, and programs write to the first word most, even after
-/// free.
+/// Offset in the slot. Derived: the least slot has 16 bytes, and programs write to the first word most.
 const OFFSET: usize = 8;
 
 const _: () = assert!(OFFSET + size_of::<usize>() == crate::platform::units::MIN_ALIGN);
@@ -28,7 +26,7 @@ const fn of(address: usize) -> usize {
 /// The 16 bytes at `slot` are readable.
 #[inline(always)]
 pub unsafe fn is_set(slot: *const u8) -> bool {
-    // SAFETY: the 16 bytes are readable. Unaligned: `free` may be given any pointer.
+    // SAFETY: readable. Unaligned: `free` may be given any pointer.
     unsafe { slot.add(OFFSET).cast::<usize>().read_unaligned() == of(slot.addr()) }
 }
 
@@ -38,17 +36,17 @@ pub unsafe fn is_set(slot: *const u8) -> bool {
 /// The 16 bytes at `slot` are writable and unused.
 #[inline(always)]
 pub unsafe fn set(slot: *mut u8) {
-    // SAFETY: the 16 bytes are writable. Unaligned: `free` may be given any pointer.
+    // SAFETY: writable. Unaligned: `free` may be given any pointer.
     unsafe { slot.add(OFFSET).cast::<usize>().write_unaligned(of(slot.addr())) }
 }
 
-/// Marks the slot; false if it was marked already.
+/// Marks the slot; false if it is marked already.
 ///
 /// # Safety
-/// The 16 bytes at `slot` are readable, and, unless the mark is set, writable and unused.
+/// The 16 bytes at `slot` are readable; if they have no mark, writable and unused.
 #[inline(always)]
 pub unsafe fn set_once(slot: *mut u8) -> bool {
-    // SAFETY: the 16 bytes are readable, and writable where they are written.
+    // SAFETY: readable; written to only without a mark.
     unsafe {
         if is_set(slot) {
             return false;
@@ -61,9 +59,9 @@ pub unsafe fn set_once(slot: *mut u8) -> bool {
 /// Zeroes a free slot of `bytes` bytes and marks it.
 ///
 /// # Safety
-/// The slot has `bytes` writable bytes, at least 16, and is unused.
+/// `bytes` bytes at `slot`, at least 16, are writable and unused.
 pub unsafe fn wipe(slot: *mut u8, bytes: usize) {
-    // SAFETY: `bytes` bytes, 16 or more, are writable.
+    // SAFETY: writable; at least 16 bytes.
     unsafe {
         slot.write_bytes(0, bytes);
         set(slot);
@@ -73,9 +71,9 @@ pub unsafe fn wipe(slot: *mut u8, bytes: usize) {
 /// Whether the slot of `bytes` bytes is unchanged since [`wipe`].
 ///
 /// # Safety
-/// The slot has `bytes` readable bytes, begins at a multiple of 16, and is unused.
+/// `bytes` bytes at `slot`, a multiple of 16, are readable and unused.
 pub unsafe fn is_wiped(slot: *const u8, bytes: usize) -> bool {
-    // SAFETY: `bytes` readable bytes, aligned for words.
+    // SAFETY: readable, and aligned for words.
     let words = unsafe { core::slice::from_raw_parts(slot.cast::<usize>(), bytes / size_of::<usize>()) };
     let [first, second, rest @ ..] = words else { return false };
     // No early exit: this vectorizes.
@@ -85,10 +83,10 @@ pub unsafe fn is_wiped(slot: *const u8, bytes: usize) -> bool {
 /// Clears the mark and returns the slot.
 ///
 /// # Safety
-/// The 16 bytes at `slot` are writable and unused, and begin at a multiple of 16.
+/// The 16 bytes at `slot`, a multiple of 16, are writable and unused.
 #[inline(always)]
 pub unsafe fn clear(slot: *mut u8) -> *mut u8 {
-    // SAFETY: the 16 bytes are writable, and the mark's place is aligned in them.
+    // SAFETY: writable and aligned.
     unsafe { slot.add(OFFSET).cast::<usize>().write(0) };
     slot
 }
@@ -132,8 +130,7 @@ mod tests {
 
     #[test]
     fn a_mark_is_no_address_and_no_text() {
-        // Linux maps downwards from under the stack, or upwards from a third of the address space. That has 47 bits on
-        // x86-64, and 39 or 48 on AArch64.
+        // Linux maps from under the stack downwards, or from a third of the address space upwards.
         for (bits, lowest) in [(47, 0x2aaa_aaaa_a000), (48, 0x5555_5555_5000), (39, 0x2a_aaaa_a000)] {
             for address in [lowest, (1 << bits) - 16] {
                 assert!(of(address) >> bits != 0, "{address:x}");

@@ -4,8 +4,8 @@
 //! oldest → | slot | slot | … | slot | … room … |      leaves: one of the oldest four, drawn at random
 //! ```
 //!
-//! Meanwhile a slot's mark exposes a second `free`, and a dangling pointer can't reach another block. Bounded in slots
-//! and bytes. With a steady number of slots, each stays for at least that many frees, less four.
+//! Meanwhile its mark exposes a second `free`, and a dangling pointer reaches no other block. Bounded in slots and
+//! bytes; of `n` slots, each stays for more than `n - 4` frees.
 
 use crate::pages::bins;
 use crate::pages::slot::Slot;
@@ -13,13 +13,13 @@ use crate::platform::units::Bin;
 
 /// A quarantine of one thread, or none. All zeros is empty.
 pub trait Quarantine {
-    /// Removes a slot if one must leave before another of `bytes` bytes may enter. `random`, any 32 bits, chooses it.
+    /// Takes a slot out that must leave before one of `bytes` bytes enters. `random` chooses it.
     fn make_room(&mut self, bytes: usize, random: u32) -> Option<(Bin, Slot)>;
-    /// Adds a slot of `bin`. Requires that [`Quarantine::make_room`] returns `None`.
+    /// Adds a slot of `bin`, after [`Quarantine::make_room`] returned `None`.
     fn put(&mut self, bin: Bin, slot: Slot);
-    /// Removes the oldest slot.
+    /// Takes the oldest slot out.
     fn take(&mut self) -> Option<(Bin, Slot)>;
-    /// Calls `visit` with each slot. The caller need not own the quarantine: exact while its owner does not change it.
+    /// Calls `visit` with each slot. The caller need not own the quarantine: exact while its owner leaves it alone.
     ///
     /// # Safety
     /// `this` is a quarantine whose memory is never unmapped.
@@ -40,20 +40,20 @@ impl Quarantine for None {
     unsafe fn peek(_: *const Self, _: impl FnMut(Bin, *mut u8)) {}
 }
 
-/// A quarantine of at most `SLOTS` slots, a power of two, and `BYTES` bytes (or a single larger slot).
+/// At most `SLOTS` slots, a power of two, and `BYTES` bytes, unless a single slot has more.
 pub struct Ring<const SLOTS: usize, const BYTES: usize> {
-    /// Index of the oldest slot, modulo `SLOTS`.
+    /// Place of the oldest slot.
     head: u32,
     used: u32,
     bytes: usize,
-    /// Bin in the upper bits, address below.
+    /// Bin above, address below.
     slots: [u64; SLOTS],
 }
 
-/// One of this many oldest slots, at most, leaves. Chosen: few, so that slots leave nearly in the order of their frees.
+/// How many of the oldest slots may be drawn. Chosen: few, so that slots leave nearly in order.
 const DRAW_AMONG: u32 = 4;
 
-/// Bits of an address: user addresses have 47 on x86-64 and 48 on AArch64.
+/// Bits of a user address: 47 on x86-64, 48 on AArch64.
 const ADDRESS_BITS: u32 = 48;
 
 fn entry_of(bin: Bin, slot: Slot) -> u64 {
@@ -72,10 +72,10 @@ impl<const SLOTS: usize, const BYTES: usize> Ring<SLOTS, BYTES> {
         Self { head: 0, used: 0, bytes: 0, slots: [0; SLOTS] }
     }
 
-    /// The place `after` places behind the oldest slot's.
+    /// The place `after` places behind the oldest.
     fn place(&mut self, after: u32) -> &mut u64 {
         let index = self.head.wrapping_add(after) as usize & (SLOTS - 1);
-        // SAFETY: the mask keeps the index below SLOTS, a power of two.
+        // SAFETY: the mask keeps the index below SLOTS.
         unsafe { self.slots.get_unchecked_mut(index) }
     }
 
@@ -86,7 +86,7 @@ impl<const SLOTS: usize, const BYTES: usize> Ring<SLOTS, BYTES> {
         self.used -= 1;
         let (bin, start) = parts_of(entry);
         self.bytes = self.bytes.saturating_sub(bins::info(bin).slot_bytes as usize);
-        // SAFETY: the entry is a slot that `put` took, and leaves the ring here.
+        // SAFETY: `put` took this slot, which leaves here.
         (bin, unsafe { Slot::new(start) })
     }
 }
@@ -120,13 +120,12 @@ impl<const SLOTS: usize, const BYTES: usize> Quarantine for Ring<SLOTS, BYTES> {
     }
 
     unsafe fn peek(this: *const Self, mut visit: impl FnMut(Bin, *mut u8)) {
-        // SAFETY: the caller's quarantine is mapped. Volatile: the owner may be writing the words, each by one plain
-        // aligned store.
+        // SAFETY: the quarantine is mapped. Volatile: the owner may be storing the words, each in one piece.
         let (head, used) =
             unsafe { ((&raw const (*this).head).read_volatile(), (&raw const (*this).used).read_volatile()) };
         for after in 0..used.min(SLOTS as u32) {
             let index = head.wrapping_add(after) as usize & (SLOTS - 1);
-            // SAFETY: mapped, and the mask keeps the index below SLOTS. Volatile: likewise.
+            // SAFETY: the mask keeps the index below SLOTS. Volatile: the owner may be storing the word.
             let (bin, slot) = parts_of(unsafe { (&raw const (*this).slots[index]).read_volatile() });
             visit(bin, slot);
         }
@@ -139,7 +138,7 @@ mod tests {
     use std::collections::VecDeque;
     use std::vec::Vec;
 
-    /// Frees `count` slots in turn; returns, for each that left, the number of frees it stayed for.
+    /// Frees slots in turn; returns how many frees each one stayed for.
     fn stays<const SLOTS: usize, const BYTES: usize>(bin: Bin, count: usize) -> Vec<usize> {
         let mut ring = Ring::<SLOTS, BYTES>::new();
         let bytes = bins::info(bin).slot_bytes as usize;
@@ -153,7 +152,7 @@ mod tests {
                 stays.push(number - inside.remove(at).expect("it was found").1);
             }
             let address = 0x7f00_0000_0000 + number * 16;
-            // SAFETY: the address stands for a slot; nothing accesses its memory.
+            // SAFETY: stands for a slot; nothing accesses its memory.
             ring.put(bin, unsafe { Slot::new(core::ptr::without_provenance_mut(address)) });
             inside.push_back((address, number));
             let mut seen = Vec::new();

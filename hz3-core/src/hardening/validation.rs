@@ -1,4 +1,4 @@
-//! Checks blocks on their way to and from the program, and stops the process at a misuse.
+//! Checks blocks that the program gives back or gets, and stops the process at a misuse.
 //!
 //! ```text
 //! hand_out   is the free slot as it was left?  → unmark, canary
@@ -33,8 +33,7 @@ pub fn misuse_of<P: Policy>(entry: &str, fault: &str, bin: Bin, address: usize) 
     abort::misuse_in_bin::<P::Os>(entry, fault, address, bins::info(bin).slot_bytes as usize)
 }
 
-/// Turns a free slot of `bin` into a block of `bytes` bytes. The hardened lane stops the process if the slot was
-/// written to since its free.
+/// Turns a free slot of `bin` into a block of `bytes` bytes. The hardened lane stops the process at a write after free.
 ///
 /// # Safety
 /// The slot is of `bin`, and has room for `bytes` and the lane's trailer.
@@ -42,11 +41,11 @@ pub fn misuse_of<P: Policy>(entry: &str, fault: &str, bin: Bin, address: usize) 
 pub unsafe fn hand_out<P: Policy>(slot: Slot, bin: Bin, bytes: usize) -> *mut u8 {
     let slot = slot.into_block();
     if !P::HARDENED {
-        // SAFETY: the slot is free and this thread's: aligned, writable, 16 bytes or more.
+        // SAFETY: the slot is this thread's: 16 bytes or more, aligned, writable.
         return if P::MARKS { unsafe { free_mark::clear(slot) } } else { slot };
     }
     let slot_bytes = bins::info(bin).slot_bytes as usize;
-    // SAFETY: the slot is free and this thread's: aligned, `slot_bytes` bytes, with room for `bytes` and a trailer.
+    // SAFETY: the slot is this thread's: aligned, with room for `bytes` and a trailer.
     unsafe {
         if !free_mark::is_wiped(slot, slot_bytes) {
             misuse_of::<P>("malloc()", "write after free to", bin, slot.addr());
@@ -57,10 +56,10 @@ pub unsafe fn hand_out<P: Policy>(slot: Slot, bin: Bin, bytes: usize) -> *mut u8
     slot
 }
 
-/// Stops the process unless `block` is the start of a slot without a mark. `tag` is its page's, of kind small.
+/// Stops the process unless a slot begins at `block`, in a page tagged `tag`, and is not free.
 ///
 /// # Safety
-/// `tag` is the tag of `block`'s page.
+/// `tag` is the page's.
 #[inline]
 pub unsafe fn require_live<P: Policy>(pages: &PageHeap<P>, entry: &str, tag: PageTag, block: *const u8) {
     if !pages.is_slot(tag, block.addr()) {
@@ -73,8 +72,7 @@ pub unsafe fn require_live<P: Policy>(pages: &PageHeap<P>, entry: &str, tag: Pag
     }
 }
 
-/// Bytes of the live block of `bin` at `block` that the program may use. The hardened lane stops the process if the
-/// block's canary has changed.
+/// Bytes of a live block of `bin` that the program may use. The hardened lane stops the process at an overflow.
 ///
 /// # Safety
 /// A slot of `bin` begins at `block` and is not free.
@@ -84,14 +82,14 @@ pub unsafe fn usable<P: Policy>(entry: &str, bin: Bin, block: *const u8) -> usiz
     if !P::HARDENED {
         return slot_bytes;
     }
-    // SAFETY: a slot begins at `block`: `slot_bytes` readable bytes, aligned.
+    // SAFETY: a slot of `slot_bytes` bytes begins here.
     match unsafe { canary::requested_bytes(canary::process_key::<P::Os>(), block, slot_bytes) } {
         Some(bytes) => bytes,
         None => misuse_of::<P>(entry, "overflow past", bin, block.addr()),
     }
 }
 
-/// The first address in `slots`, all freed as blocks of `bin`, that is not a slot of it.
+/// The first address of `slots`, freed as blocks of `bin`, that is no slot of it.
 pub fn first_invalid<P: Policy>(pages: &PageHeap<P>, bin: Bin, slots: &[Slot]) -> Option<usize> {
     slots.iter().map(Slot::address).find(|&address| {
         let tag = pages.tag(address);

@@ -1,4 +1,4 @@
-//! Counts of local and remote frees, by bin and by pair of shards.
+//! Counts local and remote frees, by bin and by pair of shards.
 //!
 //! ```text
 //! freed = own + foreign            slots in magazines that threads spilled
@@ -6,8 +6,8 @@
 //! flow[freeing shard][owner]       the same slots, by where they came from
 //! ```
 //!
-//! Kept only if statistics at exit or the statistics page are on, once per magazine or batch. Slots that stay in a
-//! thread's own two magazines are not counted.
+//! Counted per magazine or batch, if statistics at exit or the statistics page are on. Slots that stay in a thread's
+//! two magazines are not counted.
 
 use crate::pages::bins::BINS;
 use crate::platform::atomic::{AtomicU64, Ordering};
@@ -43,28 +43,28 @@ impl BinHeat {
     }
 }
 
-/// A reading of [`BinHeat`]. Counts of slots, except `refills`, `spills` and `batches`.
+/// A reading of [`BinHeat`]: counts of slots, except `refills`, `spills` and `batches`.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct BinCounts {
-    /// Magazines that threads took, from depots or spans.
+    /// Magazines taken by threads, from depots or spans.
     pub refills: u64,
-    /// Slots in those.
+    /// Slots in them.
     pub refilled: u64,
-    /// Full magazines that threads spilled.
+    /// Full magazines spilled by threads.
     pub spills: u64,
-    /// Slots in magazines that threads spilled.
+    /// Slots in spilled magazines.
     pub freed: u64,
-    /// Those whose owner is not the freeing thread's shard: remote frees.
+    /// Those owned by other shards than the freeing thread's.
     pub foreign: u64,
-    /// Remote frees kept in a depot of the freeing thread's shard.
+    /// Those kept in a depot of the freeing thread's shard.
     pub adopted: u64,
-    /// Batches that went home, each to one owner.
+    /// Batches sent home.
     pub batches: u64,
-    /// Slots in those.
+    /// Slots in them.
     pub batched: u64,
 }
 
-/// One allocator's counts. Any thread reads and writes them.
+/// An allocator's counts, for any thread to read and write.
 pub struct Heat {
     bins: [BinHeat; BINS],
     flow: [[AtomicU64; SHARDS]; SHARDS],
@@ -89,8 +89,7 @@ impl Heat {
         &self.bins[if index < BINS { index } else { 0 }]
     }
 
-    /// Counts slots of `bin` that a thread of `shard` spills, given their owners. `adopted`: its shard keeps other
-    /// shards' slots.
+    /// Counts slots of `bin` that a thread of `shard` spills; `adopted` tells that its shard keeps other owners' slots.
     pub fn note_freed(&self, shard: ShardId, bin: Bin, adopted: bool, owners: impl Iterator<Item = ShardId>) {
         let (mut freed, mut foreign) = (0, 0);
         for owner in owners {
@@ -106,13 +105,13 @@ impl Heat {
         add(&counts.adopted, if adopted { foreign } else { 0 });
     }
 
-    /// Counts a magazine of `slots` slots of `bin` that a thread took.
+    /// Counts a magazine with `slots` slots of `bin` that a thread takes.
     pub fn note_refill(&self, bin: Bin, slots: usize) {
         add(&self.bin(bin).refills, 1);
         add(&self.bin(bin).refilled, slots as u64);
     }
 
-    /// Counts a full magazine of `bin` that a thread spills, without its slots ([`Heat::note_freed`]).
+    /// Counts a full magazine of `bin` that a thread spills; its slots are for [`Heat::note_freed`].
     pub fn note_spill(&self, bin: Bin) {
         add(&self.bin(bin).spills, 1);
     }

@@ -1,18 +1,18 @@
-//! Tells one function outside the allocator that time passes or the process forked: the shared statistics page.
+//! Tells a function outside the allocator that time passes, or that the process forked.
 
 use crate::platform::atomic::{AtomicPtr, Ordering};
 use core::ptr::null_mut;
 
-/// The message to an observer, which is called without a lock of the allocator, must not allocate, and keeps `errno`.
+/// A message to the observer, which is called without a lock of hz3, must not allocate, and keeps `errno`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
-    /// A slow path or the background thread read [`crate::platform::os::Os::now_ms`]: the time in milliseconds.
+    /// A slow path or the background thread read the clock, in milliseconds ([`crate::platform::os::Os::now_ms`]).
     Tick(u32),
-    /// This process is a forked child; the parent's other threads are gone.
+    /// This process is a forked child; the parent's threads are gone.
     Forked,
 }
 
-/// The observer, if any.
+/// An observer, or none.
 pub struct Observer {
     call: AtomicPtr<()>,
 }
@@ -23,13 +23,13 @@ impl Observer {
         Self { call: AtomicPtr::new(null_mut()) }
     }
 
-    /// Starts to notify `call`.
+    /// Sets the observer.
     pub fn begin(&self, call: fn(Event)) {
-        // Release: publishes the caller's preparations. Pairs with the Acquire in `notify_slow`.
+        // Release: publishes what the observer needs. Pairs with the Acquire in `notify_slow`.
         self.call.store(call as *mut (), Ordering::Release);
     }
 
-    /// Stops notifying; a call in progress may go on.
+    /// Removes the observer; a call in progress may go on.
     pub fn end(&self) {
         // Relaxed: publishes nothing.
         self.call.store(null_mut(), Ordering::Relaxed);
@@ -38,7 +38,7 @@ impl Observer {
     /// Notifies the observer. Without one: a load and a branch.
     #[inline]
     pub fn notify(&self, event: Event) {
-        // Relaxed: `notify_slow` loads it again.
+        // Relaxed: `notify_slow` loads again.
         if !self.call.load(Ordering::Relaxed).is_null() {
             self.notify_slow(event);
         }
@@ -50,7 +50,7 @@ impl Observer {
         // Acquire: pairs with the Release in `begin`.
         let call = self.call.load(Ordering::Acquire);
         if !call.is_null() {
-            // SAFETY: not null, so `begin` stored a function of this type.
+            // SAFETY: not null: `begin` stored a function of this type.
             let call = unsafe { core::mem::transmute::<*mut (), fn(Event)>(call) };
             call(event);
         }

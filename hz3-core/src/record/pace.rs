@@ -1,16 +1,15 @@
 //! Counts down the bytes until a thread's next heap-profile sample.
 //!
-//! Gaps between samples have an exponential distribution, so every byte is equally likely to be hit, whatever the sizes
-//! and their order. A block of `b` bytes is sampled with probability `1 - exp(-b / interval)`; readers of the profile
-//! scale by that.
+//! Gaps between samples are exponentially distributed, so every byte is equally likely to be hit. A block of `b` bytes
+//! is sampled with probability `1 - exp(-b / interval)`, by which readers of the profile divide.
 
-/// One thread's countdown. All zeros is not started.
+/// A thread's countdown. All zeros: not started.
 pub struct Pace {
     /// Bytes left; the allocation that makes it negative is sampled.
     left: i64,
-    /// State of the random generator; 0 until the start.
+    /// State of the generator; 0 until the start.
     random: u64,
-    /// Whether the thread is taking a sample; its own allocations do not count meanwhile.
+    /// The thread is taking a sample; its allocations do not count.
     is_busy: bool,
 }
 
@@ -18,10 +17,10 @@ pub struct Pace {
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Pace {
-    /// Starts the countdown, once. `seed` differs from other threads'.
+    /// Starts, once, from a seed that no other thread has.
     pub fn start(&mut self, seed: u64, interval_bytes: usize) {
         if self.random == 0 {
-            // Mixed, because close states are close positions in one sequence.
+            // Mixed: nearby states are nearby places in one sequence.
             self.random = mixed(seed) | 1;
             self.left = self.gap(interval_bytes);
         }
@@ -40,7 +39,7 @@ impl Pace {
         true
     }
 
-    /// Records whether the thread is taking a sample.
+    /// Tells that the thread takes a sample, or no longer does.
     pub fn set_busy(&mut self, is_busy: bool) {
         self.is_busy = is_busy;
     }
@@ -64,8 +63,8 @@ fn mixed(state: u64) -> u64 {
     second ^ (second >> 31)
 }
 
-/// `-ln(value)` for `value` in (0, 1]; `core` has no logarithm. The mantissa's comes from the series of the inverse
-/// hyperbolic tangent, whose ninth term is below 10^-9.
+/// `-ln(value)` for 0 < `value` <= 1; `core` has no logarithm. For the mantissa, the series of the inverse hyperbolic
+/// tangent, whose ninth term is below 10^-9.
 fn minus_ln(value: f64) -> f64 {
     const MANTISSA_BITS: u32 = 52;
     const BIAS: u64 = 1023;

@@ -5,10 +5,9 @@
 //! stacks   hash → { counts, size class, frames } → { … }                  chained, never removed
 //! ```
 //!
-//! The table has the sampled blocks that are live; a stack counts those and all past ones. A stack has a row per size
-//! class: readers scale a row by its mean size, so a row must not mix sizes of different sampling probabilities. All
-//! memory comes from the operating system, requested without the lock. The lock is taken per sampled block, and per
-//! free of a block that may be one.
+//! The table has the live sampled blocks; a stack counts those and past ones. It has a row per size class, because
+//! readers scale a row by its mean size, and sampling probability depends on the size. One lock protects everything,
+//! and is free while memory is requested from the system.
 
 use crate::platform::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use crate::platform::lock::{ForkLock, Mutex};
@@ -20,34 +19,31 @@ use core::ptr::null_mut;
 
 /// Most frames of a stack; outer ones are cut off.
 pub const MAX_FRAMES: usize = 128;
-/// Chains of stacks. Chosen: some thousand stacks of a program allocate.
+/// Chosen: programs have some thousand stacks that allocate.
 const CHAINS: usize = 4096;
-/// Capacity of the first table of blocks.
 const FIRST_CAPACITY: usize = 1024;
-/// Bytes of a unit of the stacks' memory.
 const UNIT_BYTES: usize = 64;
 
-/// `_Unwind_Backtrace` of the Itanium C++ ABI: calls a function with each frame of this thread, innermost first, until
-/// it returns nonzero.
+/// `_Unwind_Backtrace` (Itanium C++ ABI): calls back for each frame, innermost first, until that returns nonzero.
 pub type Backtrace =
     unsafe extern "C" fn(unsafe extern "C" fn(*mut c_void, *mut c_void) -> c_int, *mut c_void) -> c_int;
 /// `_Unwind_GetIP`: the return address of a frame.
 pub type GetIp = unsafe extern "C" fn(*mut c_void) -> usize;
 
-/// The functions that walk a stack.
+/// How to walk a stack.
 #[derive(Clone, Copy)]
 pub struct Unwinder {
     /// Walks the stack.
     pub backtrace: Backtrace,
     /// Reads a frame's return address.
     pub get_ip: GetIp,
-    /// First address of the allocator's own code, whose frames are left out.
+    /// First address of the allocator's code, whose frames are left out.
     pub own_start: usize,
     /// One past its last.
     pub own_end: usize,
 }
 
-/// Numbers of sampled blocks, and their requested sizes in all.
+/// Numbers of sampled blocks, and sums of their requested sizes.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Counts {
     /// Live blocks.
@@ -71,7 +67,7 @@ pub struct Sample {
 
 const NO_SAMPLE: Sample = Sample { address: 0, bytes: 0, stack: 0 };
 
-/// A row: one stack and size class. Its frames follow in memory.
+/// A row: a stack and size class. Its frames follow.
 #[repr(C)]
 struct Stack {
     counts: Counts,
@@ -81,7 +77,7 @@ struct Stack {
     class: u16,
 }
 
-/// The size class: eight per doubling, so that sizes in a row differ by at most an eighth.
+/// Eight classes per doubling: sizes in one differ by at most an eighth.
 fn class_of(bytes: usize) -> u16 {
     let bytes = bytes.max(1);
     let doubling = bytes.ilog2();
@@ -95,7 +91,7 @@ fn hash_of(class: u16, frames: &[usize]) -> u64 {
     })
 }
 
-/// Sync, every field and the memory behind it: the profile's lock.
+/// Sync, every field and what it leads to: the profile's lock.
 struct Samples {
     chains: [u32; CHAINS],
     blocks: *mut Sample,
@@ -109,11 +105,11 @@ impl Ranked for Samples {
     const RANK: Rank = Rank::Profile;
 }
 
-// SAFETY: the structure owns the memory behind the pointer.
+// SAFETY: the structure owns the memory it leads to.
 unsafe impl Send for Samples {}
 
 impl Samples {
-    /// Start of the search for a block. Most addresses are multiples of the page size.
+    /// Where the search for a block starts. Most addresses are multiples of the page size.
     fn search_start(&self, address: usize) -> usize {
         ((address >> 4) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(20) as usize & (self.capacity - 1)
     }
@@ -122,14 +118,13 @@ impl Samples {
         self.blocks.wrapping_add(place & (self.capacity - 1))
     }
 
-    /// The place of the block at `address`, or `None`.
     fn find(&self, address: usize) -> Option<usize> {
         if self.capacity == 0 {
             return None;
         }
         let mut place = self.search_start(address);
         loop {
-            // SAFETY: the mask keeps the place in the table. Half of it is empty, so the loop ends.
+            // SAFETY: the mask keeps the place in the table; half of it is empty, so the loop ends.
             match unsafe { (*self.block(place)).address } {
                 0 => return None,
                 found if found == address => return Some(place),
@@ -138,10 +133,10 @@ impl Samples {
         }
     }
 
-    /// Adds a block that is not in the table; the table is less than half full.
+    /// Adds a block that is new to the table, which has room.
     fn insert(&mut self, sample: Sample) {
         let mut place = self.search_start(sample.address);
-        // SAFETY: the mask keeps the place in the table. An empty place ends the loop.
+        // SAFETY: the mask keeps the place in the table; half of it is empty, so the loop ends.
         unsafe {
             while (*self.block(place)).address != 0 {
                 place += 1;
@@ -151,10 +146,10 @@ impl Samples {
         self.used += 1;
     }
 
-    /// Removes the block at `address`, and moves later ones up so that no search meets a gap.
+    /// Removes a block, and moves others up so that no search ends at its place.
     fn remove(&mut self, address: usize) -> Option<Sample> {
         let mut gap = self.find(address)?;
-        // SAFETY: the mask keeps every place in the table. An empty place ends the loop.
+        // SAFETY: the mask keeps every place in the table; half of it is empty, so the loop ends.
         unsafe {
             let found = *self.block(gap);
             let mut place = gap + 1;
@@ -174,11 +169,11 @@ impl Samples {
     }
 }
 
-/// An allocator's profile.
+/// An allocator's profile. Methods that need blocks or rows take its lock.
 pub struct Profile<O: Os> {
-    /// Mean bytes between two samples; 0 while there is no profile.
+    /// Mean bytes between two samples; 0 without a profile.
     interval_bytes: AtomicUsize,
-    /// The unwinder. Written before `interval_bytes`.
+    /// The unwinder; written before `interval_bytes`.
     backtrace: AtomicPtr<()>,
     get_ip: AtomicPtr<()>,
     own_start: AtomicUsize,
@@ -210,10 +205,10 @@ impl<O: Os> Profile<O> {
         }
     }
 
-    /// Whether a profile is on. One load and a branch, on slow paths.
+    /// Whether a profile is on: one load and a branch.
     #[inline]
     pub fn is_on(&self) -> bool {
-        // Relaxed: publishes nothing; `unwinder` and the lock do.
+        // Relaxed: `unwinder` and the lock order the rest.
         self.interval_bytes.load(Ordering::Relaxed) != 0
     }
 
@@ -240,7 +235,7 @@ impl<O: Os> Profile<O> {
         if self.interval_bytes.load(Ordering::Acquire) == 0 {
             return None;
         }
-        // Relaxed, all: the Acquire orders them. SAFETY: `begin` stored function pointers of these types.
+        // Relaxed, all: the Acquire orders them. SAFETY: `begin` stored functions of these types.
         unsafe {
             Some(Unwinder {
                 backtrace: core::mem::transmute::<*mut (), Backtrace>(self.backtrace.load(Ordering::Relaxed)),
@@ -251,7 +246,7 @@ impl<O: Os> Profile<O> {
         }
     }
 
-    /// Records a fresh block and the stack that allocated it, innermost frame first. Takes the lock.
+    /// Adds a fresh block and the stack that allocated it, innermost frame first.
     pub fn add(&self, address: usize, bytes: usize, frames: &[usize]) {
         let frames = frames.get(..MAX_FRAMES).unwrap_or(frames);
         let stack = self.stack_of(class_of(bytes), frames);
@@ -261,7 +256,7 @@ impl<O: Os> Profile<O> {
         }
     }
 
-    /// Removes the block at `address` before it is freed or resized; `None` if it is not sampled. Takes the lock.
+    /// Removes the block at `address`, if it is sampled, before it is freed or resized.
     pub fn take(&self, address: usize) -> Option<Sample> {
         let mut samples = self.samples.lock();
         let sample = samples.remove(address)?;
@@ -272,20 +267,20 @@ impl<O: Os> Profile<O> {
         Some(sample)
     }
 
-    /// Undoes [`Profile::take`]: the block stays. Takes the lock.
+    /// Undoes [`Profile::take`]: the block stays.
     pub fn put_back(&self, sample: Sample) {
         self.put(sample, false);
     }
 
-    /// Requested size of the block at `address`, if it is sampled. Takes the lock.
+    /// Requested size of the block at `address`, if it is sampled.
     pub fn bytes_of(&self, address: usize) -> Option<usize> {
         let samples = self.samples.lock();
         let place = samples.find(address)?;
-        // SAFETY: `find` returned a place in the table; the lock is held.
+        // SAFETY: a block's place; the lock is held.
         Some(unsafe { (*samples.block(place)).bytes })
     }
 
-    /// Sum of all rows' counts. Takes the lock.
+    /// Sum of all rows.
     pub fn totals(&self) -> Counts {
         self.samples.lock().totals
     }
@@ -296,7 +291,7 @@ impl<O: Os> Profile<O> {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Calls `visit` with each row and its stack, innermost frame first, without the lock.
+    /// Calls `visit`, without the lock, with each row and its stack, innermost frame first.
     pub fn each(&self, mut visit: impl FnMut(Counts, &[usize])) {
         let mut frames = [0; MAX_FRAMES];
         for chain in 0..CHAINS {
@@ -316,20 +311,19 @@ impl<O: Os> Profile<O> {
         }
     }
 
-    /// The row `id`. The caller holds the lock.
+    /// A row. The caller holds the lock.
     fn stack(&self, id: u32) -> (&Stack, &[usize]) {
-        // SAFETY: ids in chains and samples are rows', which are never unmapped, and `depth` frames follow the row. The
-        // caller holds the lock, so the row does not change.
+        // SAFETY: a row's id, never unmapped; `depth` frames follow. The caller holds the lock.
         unsafe {
             let stack = self.stacks.unit(id).cast::<Stack>();
             (&*stack, core::slice::from_raw_parts(stack.add(1).cast(), usize::from((*stack).depth)))
         }
     }
 
-    /// Changes the counts of the row `id` and the totals. The caller holds the lock.
+    /// Changes the row `id` and the totals.
     fn count(&self, samples: &mut Samples, id: u32, change: impl Fn(&mut Counts)) {
         change(&mut samples.totals);
-        // SAFETY: ids in samples are rows', never unmapped; the caller holds the lock, and has no reference to the row.
+        // SAFETY: a row's id, never unmapped. The caller holds the lock, and no reference to the row.
         unsafe { change(&mut (*self.stacks.unit(id).cast::<Stack>()).counts) };
     }
 
@@ -345,7 +339,7 @@ impl<O: Os> Profile<O> {
         None
     }
 
-    /// The row of a stack and size class, created if it is new; `None` when memory has run out. Takes the lock.
+    /// The row of a stack and size class, new or not; `None` when memory has run out.
     fn stack_of(&self, class: u16, frames: &[usize]) -> Option<u32> {
         let hash = hash_of(class, frames);
         if let Some(id) = self.find_stack(&self.samples.lock(), hash, class, frames) {
@@ -353,7 +347,7 @@ impl<O: Os> Profile<O> {
         }
         let bytes = size_of::<Stack>() + size_of_val(frames);
         let id = self.stacks.allocate::<O>(bytes.div_ceil(UNIT_BYTES) as u32)?;
-        // SAFETY: the units are zeroed, a valid row, and this thread's alone; they have capacity for the frames.
+        // SAFETY: the units are this thread's alone and hold the row and its frames; zeros are a valid row.
         unsafe {
             let stack = self.stacks.unit(id).cast::<Stack>();
             (*stack).hash = hash;
@@ -362,18 +356,18 @@ impl<O: Os> Profile<O> {
             stack.add(1).cast::<usize>().copy_from_nonoverlapping(frames.as_ptr(), frames.len());
         }
         let mut samples = self.samples.lock();
-        // Another thread was faster: its row counts, and this one stays unused.
+        // Another thread was faster; this row stays unused.
         if let Some(other) = self.find_stack(&samples, hash, class, frames) {
             return Some(other);
         }
         let first = samples.chains.get_mut(hash as usize % CHAINS)?;
-        // SAFETY: the row is still this thread's alone.
+        // SAFETY: the row is this thread's until it is in a chain.
         unsafe { (*self.stacks.unit(id).cast::<Stack>()).next = *first };
         *first = id;
         Some(id)
     }
 
-    /// Adds a block to the table; false if the table is full and can't grow. Takes the lock.
+    /// Adds a block; false without memory for a larger table.
     fn put(&self, sample: Sample, is_fresh: bool) -> bool {
         loop {
             let capacity = {
@@ -398,7 +392,7 @@ impl<O: Os> Profile<O> {
         }
     }
 
-    /// Doubles the table, if its capacity is still `capacity`; false if the system refuses.
+    /// Doubles the table, if it still has `capacity` places; false if the system refuses.
     #[cold]
     fn grow(&self, capacity: usize) -> bool {
         let larger = (capacity * 2).max(FIRST_CAPACITY);
@@ -406,13 +400,13 @@ impl<O: Os> Profile<O> {
         let mut unused = (fresh.as_ptr().cast::<Sample>(), larger);
         {
             let mut samples = self.samples.lock();
-            // Otherwise another thread was faster.
+            // Else another thread was faster.
             if samples.capacity == capacity {
                 let old = (samples.blocks, samples.capacity);
                 (samples.blocks, samples.capacity, samples.used) = (unused.0, unused.1, 0);
                 unused = old;
                 for place in 0..unused.1 {
-                    // SAFETY: the place is in the old table, which is this thread's alone now.
+                    // SAFETY: a place in the old table, this thread's alone now.
                     let sample = unsafe { *unused.0.add(place) };
                     if sample.address != 0 {
                         samples.insert(sample);
@@ -421,8 +415,8 @@ impl<O: Os> Profile<O> {
             }
         }
         if let Some(start) = core::ptr::NonNull::new(unused.0) {
-            // SAFETY: one whole mapping that nothing refers to. If the system can't unmap it, it may still take the
-            // memory; if it refuses that too, the loss is at most the size of the table in use.
+            // SAFETY: one whole mapping that nothing refers to. If both calls fail, at most the size of the table in
+            // use is lost.
             unsafe {
                 let bytes = unused.1 * size_of::<Sample>();
                 let _ = O::unmap(start.cast(), bytes) || O::purge(start.cast(), bytes);
@@ -431,7 +425,7 @@ impl<O: Os> Profile<O> {
         true
     }
 
-    /// Bytes mapped for the profile itself. Takes the lock.
+    /// Bytes mapped for the profile itself.
     pub fn mapped_bytes(&self) -> usize {
         self.stacks.mapped_bytes() + self.samples.lock().capacity * size_of::<Sample>()
     }

@@ -15,11 +15,11 @@ use crate::platform::units::{Bin, PAGE_BYTES, ShardId};
 use crate::transfer::exchange::{Exchange, Sharded};
 use core::ptr::NonNull;
 
-/// Largest slot to populate ahead. The program may never write the middle of a larger one.
+/// Largest slot to populate ahead: the middle of a larger one may never be written.
 const POPULATED_SLOT_BYTES: u32 = 2048;
 
-/// Carves up to `out.len()` slots of `bin` into the front of `out`. Takes slots at home, in `shard` first and then in
-/// others; if there are none, fresh slots of `shard`. Returns their number; 0 when memory has run out.
+/// Carves up to `out.len()` slots of `bin` into the front of `out`: slots at home in any shard, or else fresh ones of
+/// `shard`. Returns their number; 0 when memory has run out.
 pub fn carve<P: Sharded>(
     pages: &PageHeap<P>,
     exchange: &Exchange<P>,
@@ -50,7 +50,7 @@ pub fn carve_own<P: Sharded>(
         && !out.is_empty()
         && let Some(id) = pages.take_small(bin, shard)
     {
-        // SAFETY: `take_small` has just made the span for this thread alone; `add` takes it over.
+        // SAFETY: `take_small` made the span for this thread alone; `add` takes it over.
         taken = unsafe { owned.lock().add(pages.spans(), bin, id, P::Os::now_ms(), out) };
     }
     let carved = slots_of(out, taken);
@@ -74,7 +74,7 @@ fn carve_home<P: Sharded>(
         if taken == out.len() {
             break;
         }
-        // Do not wait for another shard's lock.
+        // Never wait for another shard's lock.
         if let Some(mut owned) = exchange.shard(other).owned().try_lock()
             && let Some(places) = out.get_mut(taken..)
         {
@@ -87,17 +87,15 @@ fn carve_home<P: Sharded>(
     taken
 }
 
-/// The slots in the first `taken` places of `out`.
 fn slots_of(out: &Places, taken: usize) -> &[Slot] {
-    // SAFETY: every caller has just filled the first `taken` places, and does not move the slots while it has them
-    // here.
+    // SAFETY: every caller has just filled the first `taken` places.
     unsafe { core::slice::from_raw_parts(out.as_ptr().cast(), taken.min(out.len())) }
 }
 
-/// Makes freshly carved slots look freed. Old contents must not pass for a write after free.
+/// Makes fresh slots look freed: old contents must not pass for a write after free.
 fn wipe_fresh<P: Sharded>(pages: &PageHeap<P>, bin: Bin, slots: &[Slot]) {
     for slot in slots {
-        // SAFETY: the slot is this thread's alone and writable. Its span has a slot out, so nobody changes `zeroed`.
+        // SAFETY: the slot is this thread's and writable; `zeroed` does not change while a slot of the span is out.
         unsafe {
             let span = pages.tag(slot.address()).span();
             if (*at(pages.spans(), span)).zeroed {
@@ -109,8 +107,7 @@ fn wipe_fresh<P: Sharded>(pages: &PageHeap<P>, bin: Bin, slots: &[Slot]) {
     }
 }
 
-/// Populates the pages of a whole carved magazine at once. The thread has used up that many slots before and will write
-/// to these too.
+/// Populates the pages of a whole carved magazine: the thread has used up as many slots before.
 fn populate<P: Sharded>(bin: Bin, slots: &[Slot]) {
     let info = bins::info(bin);
     if info.slot_bytes > POPULATED_SLOT_BYTES || slots.len() < usize::from(shape::<P>(bin).capacity) {
@@ -118,7 +115,7 @@ fn populate<P: Sharded>(bin: Bin, slots: &[Slot]) {
     }
     let (Some(last), Some(first)) = (slots.first(), slots.last()) else { return };
     let bytes = last.address().wrapping_sub(first.address()).wrapping_add(info.slot_bytes as usize);
-    // Slots are in falling order. Fresh ones adjoin; those that were at home need not, and their pages are present.
+    // In falling order. Fresh slots adjoin; the pages of those that were at home are present.
     if bytes != slots.len() * info.slot_bytes as usize || bytes < 2 * PAGE_BYTES {
         return;
     }

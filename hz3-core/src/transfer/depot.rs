@@ -1,13 +1,12 @@
-//! A lock-free stack of magazines, and the stacks of full magazines that each shard keeps per bin.
+//! A lock-free stack of magazines, and the depots made of it.
 //!
 //! ```text
 //! 63          34 33     26 25         0
 //! |   version   |  count  |  first id  |  → links(first).next → …
 //! ```
 //!
-//! Every change is one compare-exchange and raises the version. A thread that stalls between its load and its exchange
-//! is caught unless exactly 2^30 changes passed. Magazines are never unmapped, so `pop` may read the link of one that
-//! another thread has just taken; its exchange then fails.
+//! Every change is one compare-exchange and raises the version: an exchange based on an old word fails, unless exactly
+//! 2^30 changes have passed. Magazines are never unmapped, so `pop` may read the link of one just taken.
 
 use crate::platform::atomic::{AtomicU32, AtomicU64, Ordering, fence_after_exchange};
 
@@ -21,9 +20,9 @@ const COUNT_ONE: u64 = 1 << ID_BITS;
 const VERSION_ONE: u64 = 1 << (ID_BITS + COUNT_BITS);
 const VERSION_MASK: u64 = !(VERSION_ONE - 1);
 
-/// Storage of the links.
+/// The links of all magazines.
 pub trait Links {
-    /// The link of magazine `id`: the id below it in its stack, 0 at the bottom.
+    /// The id below magazine `id` in its stack; 0 at the bottom.
     fn next(&self, id: u32) -> &AtomicU32;
 }
 
@@ -45,8 +44,7 @@ impl Stack {
         Self { word: AtomicU64::new(0) }
     }
 
-    /// Pushes magazine `id`, which the caller owns, and takes it over. False if the stack holds `limit` (at most
-    /// [`MAX_COUNT`]) already.
+    /// Pushes magazine `id`, which the caller gives up; false if the stack has `limit`, at most [`MAX_COUNT`].
     #[inline]
     pub fn push(&self, links: &impl Links, id: u32, limit: u32) -> bool {
         // Relaxed: the exchange checks the value.
@@ -78,12 +76,11 @@ impl Stack {
             if id == 0 {
                 return None;
             }
-            // Relaxed: stale if another thread took the magazine; then the exchange fails.
+            // Relaxed: if it is stale, the exchange fails.
             let next = links.next(id).load(Ordering::Relaxed);
             let count = ((word >> ID_BITS) & u64::from(MAX_COUNT)) - 1;
             let new = (word & VERSION_MASK).wrapping_add(VERSION_ONE) | (count * COUNT_ONE) | u64::from(next);
-            // Acquire: on success, the magazine's contents; on failure, the next link. Pairs with the Release in
-            // `push`.
+            // Acquire: the contents, or the next link. Pairs with the Release in `push`.
             match self.word.compare_exchange_weak(word, new, Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) => return Some(id),
                 Err(now) => word = now,
@@ -91,8 +88,7 @@ impl Stack {
         }
     }
 
-    /// Pops all magazines; the caller owns them. Returns the top one, whose links lead to the rest and end with 0.
-    /// `None` if the stack is empty.
+    /// Pops all magazines; the caller owns them. Returns the top one, linked to the rest; `None` if the stack is empty.
     #[inline]
     pub fn pop_all(&self) -> Option<u32> {
         // Relaxed: the exchange checks the value.
@@ -103,8 +99,7 @@ impl Stack {
                 return None;
             }
             let new = (word & VERSION_MASK).wrapping_add(VERSION_ONE);
-            // Acquire: all contents and links, because later exchanges continue the release sequence of earlier ones.
-            // Pairs with the Release in `push`.
+            // Acquire: all contents and links; exchanges continue a release sequence. Pairs with the Release in `push`.
             match self.word.compare_exchange_weak(word, new, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => return Some(id),
                 Err(now) => word = now,
@@ -112,8 +107,7 @@ impl Stack {
         }
     }
 
-    /// Calls `visit` with the id of each magazine, top first. Exact if the stack does not change meanwhile; otherwise
-    /// the walk may stray into other stacks, but it ends.
+    /// Calls `visit` with each magazine's id, top first. If the stack changes, the walk may stray, but it ends.
     pub fn each(&self, links: &impl Links, mut visit: impl FnMut(u32)) {
         // Acquire: links and contents. Pairs with the Release in `push`.
         let word = self.word.load(Ordering::Acquire);
@@ -123,19 +117,19 @@ impl Stack {
                 break;
             }
             visit(id);
-            // Relaxed: the Acquire above covers it, unless it has changed since.
+            // Relaxed: acquired above, or stale if the stack has changed.
             id = links.next(id).load(Ordering::Relaxed);
         }
     }
 
-    /// Magazines in the stack; may be outdated on return.
+    /// Magazines in the stack.
     #[inline]
     pub fn count(&self) -> u32 {
         // Relaxed: a count.
         (self.word.load(Ordering::Relaxed) >> ID_BITS) as u32 & MAX_COUNT
     }
 
-    /// Whether the stack is empty; may be outdated on return.
+    /// Whether the stack is empty.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.count() == 0
@@ -157,7 +151,7 @@ pub struct Depot {
     pub inbox: Stack,
     /// Low-water mark: fewest magazines in both stacks since the last [`Depot::make_surplus_due`].
     low: AtomicU32,
-    /// Surplus magazines that decay is to send home.
+    /// Surplus magazines to send home.
     due: AtomicU32,
 }
 
@@ -168,7 +162,7 @@ impl Depot {
         Self { full: Stack::new(), inbox: Stack::new(), low: AtomicU32::new(0), due: AtomicU32::new(0) }
     }
 
-    /// Magazines in both stacks; may be outdated on return.
+    /// Magazines in both stacks.
     #[inline]
     pub fn count(&self) -> u32 {
         self.full.count() + self.inbox.count()
@@ -178,16 +172,16 @@ impl Depot {
     #[inline]
     pub fn note_taken(&self) {
         let count = self.count();
-        // Relaxed, all: a gauge. A lost update makes the surplus a little larger or smaller.
+        // Relaxed, all: a gauge; a lost update hardly matters.
         if count < self.low.load(Ordering::Relaxed) {
             self.low.store(count, Ordering::Relaxed);
         }
     }
 
-    /// Makes the surplus since the last call due: half of it, so that a swing of demand finds some, or everything if
-    /// the depot is at its low-water mark now, as an untouched one is.
+    /// Makes half of the surplus since the last call due (a swing of demand finds the rest), or all magazines if their
+    /// number is at its low-water mark now, as in an untouched depot.
     pub fn make_surplus_due(&self) {
-        // Relaxed, all: gauges. Tested before each write, so that an idle depot dirties no cache line.
+        // Relaxed, all: gauges. Tested first, so that an idle depot costs no write.
         let (low, count) = (self.low.load(Ordering::Relaxed), self.count());
         if count > 0 || low > 0 {
             self.low.store(count, Ordering::Relaxed);
@@ -198,7 +192,7 @@ impl Depot {
         }
     }
 
-    /// Claims up to `most` of the due magazines; returns how many. The caller sends that many home.
+    /// Claims up to `most` of the due magazines for the caller to send home; returns how many.
     pub fn take_due(&self, most: u32) -> u32 {
         // Relaxed, both: a gauge.
         let due = self.due.load(Ordering::Relaxed);
@@ -216,8 +210,8 @@ impl Default for Depot {
     }
 }
 
-/// A hint word: a bit for each shard that may have full magazines of a bin. A bit may be set in vain. One that should
-/// be set is missing only during a call of [`Stocked::note_pushed`] or [`Stocked::note_taken`].
+/// A hint word: the shards that may have full magazines of a bin. A bit may be set in vain. A bit that should be set is
+/// missing only during a call of [`Stocked::note_pushed`] or [`Stocked::note_taken`].
 pub struct Stocked {
     word: AtomicU32,
 }
@@ -242,18 +236,18 @@ impl Stocked {
         self.word.load(Ordering::Relaxed)
     }
 
-    /// Sets `bit`, of a shard, after the calling thread has pushed a magazine there.
+    /// Sets a shard's `bit` after this thread pushed a magazine there.
     #[inline]
     pub fn note_pushed(&self, bit: u32) {
-        // Pairs with the fence in `note_taken`: this load sees the bit cleared, or the check there sees the magazine.
+        // Pairs with the fence in `note_taken`: this sees the bit cleared, or the check there sees the magazine.
         fence_after_exchange();
-        // Relaxed, both: the fences order them. Tested first, so that a stocked depot's shared line is not written.
+        // Relaxed, both: the fences order them. Tested first, to spare the shared line a write.
         if self.word.load(Ordering::Relaxed) & bit == 0 {
             self.word.fetch_or(bit, Ordering::Relaxed);
         }
     }
 
-    /// Clears `bit`, of a shard, after the calling thread has tried to pop a magazine there, if `is_empty` says so.
+    /// Clears a shard's `bit` after this thread tried to pop a magazine there, if `is_empty`.
     #[inline]
     pub fn note_taken(&self, bit: u32, is_empty: impl Fn() -> bool) {
         if is_empty() {

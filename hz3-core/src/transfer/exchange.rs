@@ -1,11 +1,11 @@
-//! The shards of an allocator, and the transfer of magazines between them and threads.
+//! The shards of an allocator, and the transfer of magazines between shards and threads.
 //!
 //! ```text
 //! a thread ── put_full ──→ depot or inbox of a shard ── take_full ──→ any thread
 //!          ←─ empty_magazine ── empties of a shard ←── return_empty ──
 //! ```
 //!
-//! A magazine changes hands by one compare-exchange. Per bin, hint words tell which shards are worth a try.
+//! A magazine changes hands by one compare-exchange. Hint words tell, per bin, which shards are worth a try.
 
 use crate::pages::bins::{self, BINS};
 use crate::pages::policy::{Policy, shape};
@@ -33,31 +33,31 @@ impl<O: Os, const N: usize> Shards<O> for [Shard<O>; N] {
     }
 }
 
-/// A policy with its array of shards.
+/// A policy with its shards.
 pub trait Sharded: Policy {
-    /// Exactly [`Policy::SHARD_COUNT`] shards.
+    /// [`Policy::SHARD_COUNT`] shards.
     type Shards: Shards<Self::Os>;
     /// Shards without a slot.
     const FRESH_SHARDS: Self::Shards;
 }
 
-/// Empty magazines that found their shard's stack full: a list per class, by the first id.
+/// Empty magazines whose shard's stack was full: a linked list per class.
 struct Spares([u32; CLASSES]);
 
 impl Ranked for Spares {
     const RANK: Rank = Rank::Magazines;
 }
 
-/// The shards and what moves between them.
+/// The shards and what they share.
 pub struct Exchange<P: Sharded> {
     /// Every magazine.
     pub magazines: Magazines,
-    /// Counts of remote frees, if the options ask for them.
+    /// Counts of frees, if the options ask for them.
     pub heat: Heat,
     shards: P::Shards,
-    /// Hint words per bin: shards that may have full magazines.
+    /// Per bin: shards that may have full magazines.
     stocked: [Stocked; BINS],
-    /// Hint words per bin: shards with slots at home. Sync: a shard's bit is written under its lock.
+    /// Per bin: a bit for each shard that has slots at home. Sync: written under the shard's lock.
     home_hints: [AtomicU32; BINS],
     spares: Mutex<Spares, P::Os>,
     next_shard: AtomicU32,
@@ -89,31 +89,29 @@ impl<P: Sharded> Exchange<P> {
     #[inline]
     pub fn shard(&self, id: ShardId) -> &Shard<P::Os> {
         let index = usize::from(id.0) & (P::SHARD_COUNT - 1);
-        // SAFETY: every lane's array has SHARD_COUNT elements, a power of two, so the mask keeps the index inside.
+        // SAFETY: the mask keeps the index below SHARD_COUNT, a power of two and the array's length in every lane.
         unsafe { self.shards.all().get_unchecked(index) }
     }
 
-    /// Shards that threads were assigned to so far, the lowest ids; others have no slots. At least one: threads without
-    /// a heap use the first.
+    /// Shards that may have slots: those assigned to threads, and at least the first, for threads without a heap.
     pub fn used_shards(&self) -> impl Iterator<Item = ShardId> + use<P> {
-        // Relaxed: a count. A shard missed now is new.
+        // Relaxed: a count; a shard missed now is new.
         let assigned = self.next_shard.load(Ordering::Relaxed) as usize;
         (0..assigned.clamp(1, P::SHARD_COUNT) as u8).map(ShardId)
     }
 
     /// Assigns a shard to a thread, in turn.
     pub fn assign_shard(&self) -> ShardId {
-        // Relaxed: a counter that publishes nothing.
+        // Relaxed: any value does.
         ShardId((self.next_shard.fetch_add(1, Ordering::Relaxed) as usize & (P::SHARD_COUNT - 1)) as u8)
     }
 
-    /// The hint bit of `shard`.
     #[inline]
     fn bit(shard: ShardId) -> u32 {
         1 << (usize::from(shard.0) & (P::SHARD_COUNT - 1))
     }
 
-    /// The shards in `mask`, starting with `first`, so that threads of different shards spread out.
+    /// The shards in `mask`, from `first` on, so that threads of different shards spread out.
     fn in_turn(mask: u32, first: ShardId) -> impl Iterator<Item = ShardId> {
         let mut left = mask.rotate_right(u32::from(first.0));
         core::iter::from_fn(move || {
@@ -126,8 +124,7 @@ impl<P: Sharded> Exchange<P> {
 
     // ---- empty magazines ----
 
-    /// An empty magazine for `bin`, which the caller owns; from `shard`'s empties if possible. `None` when memory has
-    /// run out.
+    /// An empty magazine for `bin`, if possible of `shard`'s; the caller owns it. `None` when memory has run out.
     pub fn empty_magazine(&self, shard: ShardId, bin: Bin) -> Option<*mut Magazine> {
         let shape = shape::<P>(bin);
         let magazine = match self.shard(shard).empty(shape.class).pop(&self.magazines) {
@@ -135,7 +132,7 @@ impl<P: Sharded> Exchange<P> {
             Some(id) => unsafe { self.magazines.get(id) },
             None => self.spare_magazine(shape.class).or_else(|| self.magazines.create::<P::Os>(shape.class))?,
         };
-        // SAFETY: this thread owns the magazine.
+        // SAFETY: this thread owns the magazine now.
         unsafe {
             (*magazine).count = 0;
             (*magazine).capacity = shape.capacity;
@@ -145,7 +142,7 @@ impl<P: Sharded> Exchange<P> {
         Some(magazine)
     }
 
-    /// Returns an empty magazine to its origin, where full ones come from. May take the lock of the spare magazines.
+    /// Returns an empty magazine to its origin, where full ones come from.
     ///
     /// # Safety
     /// The caller owns `magazine` and gives it up.
@@ -187,15 +184,14 @@ impl<P: Sharded> Exchange<P> {
         &self.stocked[if index < BINS { index } else { 0 }]
     }
 
-    /// Most magazines of `bin` in one stack of a depot.
+    /// Most magazines of `bin` in one stack.
     #[inline]
     fn depot_limit(bin: Bin) -> u32 {
         let bytes = usize::from(shape::<P>(bin).capacity) * bins::info(bin).slot_bytes as usize;
         ((P::DEPOT_BYTES / bytes.max(1)) as u32).clamp(1, P::DEPOT_MAGAZINES)
     }
 
-    /// Takes a magazine with slots of `bin`, which the caller then owns: from the depot or inbox of `shard`, or of
-    /// another shard. The flag is true for another.
+    /// Takes a magazine with slots of `bin`, which the caller then owns, from `shard` or else another (flag: true).
     pub fn take_full(&self, shard: ShardId, bin: Bin) -> Option<(*mut Magazine, bool)> {
         let own = Self::bit(shard);
         let mask = self.stocked(bin).mask();
@@ -210,13 +206,13 @@ impl<P: Sharded> Exchange<P> {
         Self::in_turn(mask & !own, shard).find_map(|other| Some((self.take_full_of(other, bin)?, true)))
     }
 
-    /// Like [`Exchange::take_full`], from `shard` alone.
+    /// Like [`Exchange::take_full`], from the depot or inbox of `shard` alone.
     pub fn take_full_of(&self, shard: ShardId, bin: Bin) -> Option<*mut Magazine> {
         let depot = self.shard(shard).depot(bin);
         let id = depot.full.pop(&self.magazines).or_else(|| depot.inbox.pop(&self.magazines));
         depot.note_taken();
         self.stocked(bin).note_taken(Self::bit(shard), || depot.count() == 0);
-        // SAFETY: ids in stacks are magazines' ids, and this thread has just popped this one.
+        // SAFETY: ids in stacks are magazines' ids; this thread has popped this one.
         id.map(|id| unsafe {
             let magazine = self.magazines.get(id);
             (*magazine).origin = shard;
@@ -224,11 +220,10 @@ impl<P: Sharded> Exchange<P> {
         })
     }
 
-    /// Puts a magazine with slots of `bin` into the depot of `shard`, or its `inbox`. False, with no effect, if that is
-    /// full.
+    /// Puts a magazine with slots of `bin` into the depot of `shard`, or its `inbox`; false if that is full.
     ///
     /// # Safety
-    /// The caller owns `magazine`, and gives it up if this succeeds.
+    /// The caller owns `magazine`, and gives it up on success.
     pub unsafe fn put_full(&self, shard: ShardId, bin: Bin, magazine: *mut Magazine, inbox: bool) -> bool {
         let depot = self.shard(shard).depot(bin);
         let stack = if inbox { &depot.inbox } else { &depot.full };
@@ -240,9 +235,8 @@ impl<P: Sharded> Exchange<P> {
         pushed
     }
 
-    /// Moves the inbox of `shard` into its depot, if that is empty, in reverse, so that the first to arrive leaves
-    /// first. The caller owns the magazines that the depot has no room for: returns the first, linked to the others, or
-    /// 0. Takes the shard's lock.
+    /// Reverses the inbox of `shard` into its depot, if that is empty: first in, first out. Returns the first of the
+    /// magazines that do not fit, linked and the caller's; 0 if all fit. Takes the shard's lock.
     pub fn reverse_inbox_into_depot(&self, shard: ShardId, bin: Bin) -> u32 {
         let depot = self.shard(shard).depot(bin);
         if !depot.full.is_empty() || depot.inbox.is_empty() {
@@ -250,7 +244,7 @@ impl<P: Sharded> Exchange<P> {
         }
         let mut overflow = 0;
         {
-            // Keeps a fork out: the child would lose the magazines between the stacks.
+            // Keeps forks out: the child would lose magazines on their way.
             let _owned = self.shard(shard).owned().lock();
             let mut next = depot.inbox.pop_all().unwrap_or(0);
             while next != 0 {
@@ -271,18 +265,17 @@ impl<P: Sharded> Exchange<P> {
 
     /// Shards that may have slots of `bin` at home, starting with `first`.
     pub fn shards_with_home(&self, bin: Bin, first: ShardId) -> impl Iterator<Item = ShardId> + use<P> {
-        // Relaxed: a hint; the shard's lock publishes the slots.
+        // Relaxed: a hint; the shard's lock protects the slots.
         Self::in_turn(self.home_hint(bin).load(Ordering::Relaxed), first)
     }
 
-    /// Records whether `shard`, whose lock the caller holds, has slots of `bin` at home.
+    /// Notes whether `shard`, whose lock the caller holds, has slots of `bin` at home.
     pub fn set_home_hint(&self, bin: Bin, shard: ShardId, has_home: bool) {
         let (word, bit) = (self.home_hint(bin), Self::bit(shard));
-        // Relaxed, all: a hint; the shard's lock orders changes of one bit.
+        // Relaxed, all: a hint. Tested before it is set, to spare the shared line a write.
         if !has_home {
             word.fetch_and(!bit, Ordering::Relaxed);
         } else if word.load(Ordering::Relaxed) & bit == 0 {
-            // Tested first, so that a set bit's shared line is not written.
             word.fetch_or(bit, Ordering::Relaxed);
         }
     }

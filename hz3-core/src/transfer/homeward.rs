@@ -1,4 +1,4 @@
-//! Returns free slots from magazines to the spans they belong to.
+//! Sends free slots home, from magazines to the spans they belong to.
 //!
 //! ```text
 //! magazine → stash → batch of one owner and bin → its spans → an empty span → runs
@@ -23,19 +23,19 @@ use core::mem::MaybeUninit;
 pub struct Homeward<'a, P: Sharded> {
     pages: &'a PageHeap<P>,
     exchange: &'a Exchange<P>,
-    /// The sender's shard, which supplies empty magazines.
+    /// The sender's shard: it supplies empty magazines.
     shard: ShardId,
-    /// Whether the slots have been unused for a while.
+    /// The slots have been unused for a while.
     idle: bool,
 }
 
 impl<'a, P: Sharded> Homeward<'a, P> {
-    /// For slots that were just freed: they make their spans young.
+    /// For slots just freed: their spans become young.
     pub const fn new(pages: &'a PageHeap<P>, exchange: &'a Exchange<P>, shard: ShardId) -> Self {
         Self { pages, exchange, shard, idle: false }
     }
 
-    /// For slots that have been unused for a while: they leave their spans' age alone.
+    /// For slots unused for a while: their spans' age stays.
     pub const fn idle(pages: &'a PageHeap<P>, exchange: &'a Exchange<P>, shard: ShardId) -> Self {
         Self { pages, exchange, shard, idle: true }
     }
@@ -47,12 +47,12 @@ impl<'a, P: Sharded> Homeward<'a, P> {
         stash.put(owner, bin, slot, self);
     }
 
-    /// Sends the slots of `magazine`, all of `bin`, home through `stash`, and leaves it empty.
+    /// Sends the slots of `magazine`, all of `bin`, home through `stash`; empties it.
     ///
     /// # Safety
     /// The caller owns the magazine, which is not loaded.
     pub unsafe fn send_slots(&mut self, bin: Bin, magazine: *mut Magazine, stash: &mut impl RemoteStash) {
-        // SAFETY: the caller owns `magazine`, and has no other reference to its slots.
+        // SAFETY: the caller owns the magazine, which is not loaded.
         for slot in unsafe { Magazine::drain(magazine) } {
             self.send_slot(bin, slot, stash);
         }
@@ -63,18 +63,18 @@ impl<'a, P: Sharded> Homeward<'a, P> {
     /// # Safety
     /// The caller owns the magazine, which is not loaded, and gives it up.
     pub unsafe fn send_magazine(&mut self, bin: Bin, magazine: *mut Magazine, stash: &mut impl RemoteStash) {
-        // SAFETY: the caller owns `magazine` and gives it up.
+        // SAFETY: the caller owns the magazine, which is not loaded, and gives it up.
         unsafe {
             self.send_slots(bin, magazine, stash);
             self.exchange.return_empty(magazine);
         }
     }
 
-    /// Sends the linked magazines from id `first` on home, all of `bin`.
+    /// Sends the magazines of `bin` that are linked from id `first` on home.
     ///
     /// # Safety
-    /// The caller owns the magazines and gives them up.
-    // Not inlined: the stash would be in the frame of every refill, and stacks may have 16 KiB.
+    /// The caller owns the magazines, which are not loaded, and gives them up.
+    // Not inlined: the stash would be in every refill's frame, and stacks may have 16 KiB.
     #[cold]
     #[inline(never)]
     pub unsafe fn send_chain(&mut self, bin: Bin, first: u32) {
@@ -84,7 +84,7 @@ impl<'a, P: Sharded> Homeward<'a, P> {
             let id = next;
             // Relaxed: this thread owns the magazine.
             next = self.exchange.magazines.next(id).load(Ordering::Relaxed);
-            // SAFETY: the caller owns the magazines, none of them loaded, and links lead to magazines' ids.
+            // SAFETY: links lead to magazines' ids; the caller gave up these, which are not loaded.
             unsafe { self.send_magazine(bin, self.exchange.magazines.get(id), &mut stash) };
         }
         stash.flush(self);
@@ -108,7 +108,7 @@ impl<P: Sharded> Carrier for Homeward<'_, P> {
     }
 
     unsafe fn send_to_inbox(&mut self, owner: ShardId, bin: Bin, magazine: *mut Magazine) {
-        // SAFETY: the caller gives this thread the magazine; a stash's magazines are not loaded.
+        // SAFETY: the caller gives up the magazine, which is not loaded.
         unsafe {
             self.note_batch(bin, usize::from((*magazine).count));
             if !(*magazine).is_worthwhile() || !self.exchange.put_full(owner, bin, magazine, true) {
@@ -123,13 +123,12 @@ impl<P: Sharded> Carrier for Homeward<'_, P> {
 pub fn deliver_one<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, slot: Slot) {
     let tag = pages.tag(slot.address());
     let mut one = [MaybeUninit::new(slot)];
-    // SAFETY: the place holds a slot, moved into it above.
+    // SAFETY: the place holds the slot.
     deliver(pages, exchange, tag.owner(), tag.bin(), unsafe { Batch::of(&mut one, 1) }, false);
 }
 
-/// Puts `slots`, all of `bin` and `owner`, into their spans, and releases spans that become empty. A slot that is home
-/// already, or no slot of `bin` and `owner`, stops the process in the name of `free`. `idle` slots leave their spans'
-/// age alone. Takes the owner's lock.
+/// Puts `slots`, all of `bin` and `owner`, into their spans, and releases empty spans. A slot that is invalid or free
+/// already stops the process. `idle` slots leave their spans' age alone. Takes the owner's lock.
 fn deliver<P: Sharded>(
     pages: &PageHeap<P>,
     exchange: &Exchange<P>,
@@ -149,11 +148,11 @@ fn deliver<P: Sharded>(
                 refused = Some((NotReturned::NotASlot, address));
                 break;
             }
-            // SAFETY: the tag is that of a small page of `owner`, whose lock is held.
+            // SAFETY: a small span of `owner`, whose lock is held.
             match unsafe { owned.restore(pages.spans(), tag.span(), slot, idle) } {
                 Ok(false) => {}
                 Ok(true) => {
-                    // SAFETY: the span is empty and in no list, so this thread alone refers to it.
+                    // SAFETY: the span is empty and unlisted: this thread's alone.
                     unsafe { (*at(pages.spans(), tag.span())).next = emptied };
                     emptied = tag.span();
                 }
@@ -167,7 +166,7 @@ fn deliver<P: Sharded>(
             exchange.set_home_hint(bin, owner, true);
         }
     }
-    // After the lock is released: the program's SIGABRT handler may allocate.
+    // Without the lock: the program's SIGABRT handler may allocate.
     if let Some((reason, address)) = refused {
         let fault = match reason {
             NotReturned::AlreadyFree => "double free of",
@@ -176,7 +175,7 @@ fn deliver<P: Sharded>(
         abort::misuse_in_bin::<P::Os>("free()", fault, address, bins::info(bin).slot_bytes as usize);
     }
     while !emptied.is_none() {
-        // SAFETY: the chain built above is this thread's alone; each span is released once, after its link is read.
+        // SAFETY: the chained spans are this thread's alone; each is released once.
         unsafe {
             let next = (*at(pages.spans(), emptied)).next;
             pages.release_small(emptied, idle);
@@ -185,8 +184,8 @@ fn deliver<P: Sharded>(
     }
 }
 
-/// Sends magazines from depots and inboxes home, at most `most` in all. `share` gives the number to take of one depot,
-/// at most its second argument. Returns the sum of the shares.
+/// Sends magazines of all depots and inboxes home, at most `most`. `share` says how many of a depot, given the rest of
+/// `most`. Returns the sum of the shares.
 pub fn send_depots<P: Sharded>(
     pages: &PageHeap<P>,
     exchange: &Exchange<P>,
@@ -205,7 +204,7 @@ pub fn send_depots<P: Sharded>(
             left -= due;
             for _ in 0..due {
                 let Some(magazine) = exchange.take_full_of(shard, bin) else { break };
-                // SAFETY: `take_full_of` gave this thread the magazine, which is not loaded.
+                // SAFETY: this thread took the magazine, which is not loaded.
                 unsafe { homeward.send_magazine(bin, magazine, &mut stash) };
             }
         }
@@ -214,8 +213,7 @@ pub fn send_depots<P: Sharded>(
     most - left
 }
 
-/// Sends all depots and inboxes home. It takes as many of each as there are when its turn comes, so that it ends
-/// however fast other threads refill them.
+/// Sends all depots and inboxes home. It ends even if other threads refill them: each gets one turn.
 pub fn empty_depots<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) {
     send_depots(pages, exchange, u32::MAX, |depot, most| depot.count().min(most));
 }

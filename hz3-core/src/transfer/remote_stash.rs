@@ -1,12 +1,11 @@
-//! A thread's remotely freed slots, collected into batches for the shards that own them.
+//! Collects a thread's remotely freed slots into batches for the shards that own them.
 //!
 //! ```text
 //! dense   bank[owner][bin] → a magazine that fills up      (few shards: one magazine per pair)
 //! sparse  | entry | entry | …    | 256 entries {owner, bin, pointer}      (size independent of shards)
 //! ```
 //!
-//! A batch has one owner and bin, so the owner's lock or inbox is touched once per batch. A stash belongs to one
-//! thread.
+//! The owner's lock or inbox is touched once per batch. A stash belongs to one thread.
 
 use crate::pages::bins::{BINS, FOREIGN};
 use crate::pages::slot::{Batch, Slot, no_slots};
@@ -15,9 +14,9 @@ use crate::transfer::magazine::Magazine;
 use core::mem::MaybeUninit;
 use core::ptr::null_mut;
 
-/// The way from a stash to the owners; also supplies a dense stash's magazines.
+/// Where batches go, and magazines come from.
 pub trait Carrier {
-    /// Returns the slots to their spans, all of `bin` and `owner`.
+    /// Sends slots, all of `bin` and `owner`, home.
     fn deliver(&mut self, owner: ShardId, bin: Bin, slots: Batch<'_>);
     /// An empty magazine for `bin`. `None` when memory has run out.
     fn empty_magazine(&mut self, bin: Bin) -> Option<*mut Magazine>;
@@ -30,23 +29,23 @@ pub trait Carrier {
 
 fn deliver_one(carrier: &mut impl Carrier, owner: ShardId, bin: Bin, slot: Slot) {
     let mut one = [MaybeUninit::new(slot)];
-    // SAFETY: the place holds a slot, moved into it above.
+    // SAFETY: the place holds the slot.
     carrier.deliver(owner, bin, unsafe { Batch::of(&mut one, 1) });
 }
 
 /// A remote stash of either kind.
 pub trait RemoteStash {
-    /// Adds a free slot of `bin` and `owner`. A full stash or magazine is sent through `carrier`.
+    /// Adds a free slot of `bin` and `owner`; may send batches.
     fn put(&mut self, owner: ShardId, bin: Bin, slot: Slot, carrier: &mut impl Carrier);
     /// Sends all slots.
     fn flush(&mut self, carrier: &mut impl Carrier);
     /// Slots in the stash.
     fn slot_count(&self) -> usize;
-    /// Calls `visit` with each group of slots of one bin: the bin, the first one's place, and their number. The caller
-    /// need not own the stash: exact while its owner does not change it.
+    /// Calls `visit` with each group of slots: bin, first place, number. The caller need not own the stash: exact while
+    /// its owner leaves it alone.
     ///
     /// # Safety
-    /// `this` is a stash whose memory, and whose magazines' memory, is never unmapped.
+    /// `this` is a stash; it and its magazines are never unmapped.
     unsafe fn peek(this: *const Self, visit: impl FnMut(Bin, *const *mut u8, usize));
 }
 
@@ -70,8 +69,7 @@ impl<const SHARDS: usize> RemoteStash for Dense<SHARDS> {
             *place = magazine;
         }
         let magazine = *place;
-        // SAFETY: the bank owns the magazine, which has room because it leaves when full; `send_to_inbox` takes it
-        // over, out of the bank.
+        // SAFETY: the bank owns the magazine, which is never full; it leaves the bank before it is given up.
         unsafe {
             Magazine::slots(magazine).add(usize::from((*magazine).count)).write(slot);
             (*magazine).count += 1;
@@ -87,7 +85,7 @@ impl<const SHARDS: usize> RemoteStash for Dense<SHARDS> {
             for (bin, place) in bins.iter_mut().enumerate() {
                 let magazine = core::mem::replace(place, null_mut());
                 if !magazine.is_null() {
-                    // SAFETY: the bank owned the magazine, and its place is null now.
+                    // SAFETY: the bank owned the magazine, and has forgotten it.
                     unsafe { carrier.send_to_inbox(ShardId(owner as u8), Bin(bin as u8), magazine) };
                 }
             }
@@ -103,8 +101,7 @@ impl<const SHARDS: usize> RemoteStash for Dense<SHARDS> {
     unsafe fn peek(this: *const Self, mut visit: impl FnMut(Bin, *const *mut u8, usize)) {
         for owner in 0..SHARDS {
             for bin in 1..BINS {
-                // SAFETY: the place is in the bank. Volatile: the owner may be writing it, by one plain store of an
-                // aligned word: null or a magazine.
+                // SAFETY: in the bank. Volatile: the owner may be storing it, in one piece.
                 let magazine = unsafe { (&raw const (*this).bank[owner][bin]).read_volatile() };
                 if !magazine.is_null() {
                     // SAFETY: not null, so a magazine.
@@ -119,7 +116,7 @@ impl<const SHARDS: usize> RemoteStash for Dense<SHARDS> {
 /// A stash of `ENTRIES` entries. All zeros is empty.
 pub struct Sparse<const ENTRIES: usize> {
     used: usize,
-    /// Owner and bin in the upper bits, address below: sorting groups the batches.
+    /// Owner and bin above, address below: sorted, they form batches.
     entries: [u64; ENTRIES],
 }
 
@@ -136,7 +133,7 @@ impl<const ENTRIES: usize> Default for Sparse<ENTRIES> {
     }
 }
 
-/// Bits of an address in an entry: user addresses have 47 on x86-64 and 48 on AArch64.
+/// Bits of a user address: 47 on x86-64, 48 on AArch64.
 const ADDRESS_BITS: u32 = 48;
 
 fn start_of(entry: u64) -> *mut u8 {
@@ -162,12 +159,12 @@ impl<const ENTRIES: usize> RemoteStash for Sparse<ENTRIES> {
         let mut batch = no_slots::<ENTRIES>();
         for group in entries.chunk_by(|a, b| a >> ADDRESS_BITS == b >> ADDRESS_BITS) {
             for (place, entry) in batch.iter_mut().zip(group) {
-                // SAFETY: the entry is a slot that `put` took; `used` is 0 now, so it leaves once.
+                // SAFETY: `put` took this slot; it leaves once, because `used` is 0.
                 place.write(unsafe { Slot::new(start_of(*entry)) });
             }
             if let Some(first) = group.first() {
                 let key = first >> ADDRESS_BITS;
-                // SAFETY: the loop has filled the first `group.len()` places.
+                // SAFETY: the loop filled the first places.
                 let slots = unsafe { Batch::of(&mut batch, group.len()) };
                 carrier.deliver(ShardId((key >> 8) as u8), Bin(key as u8), slots);
             }
@@ -179,11 +176,10 @@ impl<const ENTRIES: usize> RemoteStash for Sparse<ENTRIES> {
     }
 
     unsafe fn peek(this: *const Self, mut visit: impl FnMut(Bin, *const *mut u8, usize)) {
-        // SAFETY: the caller's stash is mapped. Volatile: the owner may be writing it, by one plain store of an aligned
-        // word.
+        // SAFETY: the stash is mapped. Volatile: the owner may be storing it, in one piece.
         let used = unsafe { (&raw const (*this).used).read_volatile() };
         for index in 0..used.min(ENTRIES) {
-            // SAFETY: the index is below ENTRIES. Volatile: likewise.
+            // SAFETY: an index below ENTRIES. Volatile: the owner may be storing the entry.
             let entry = unsafe { (&raw const (*this).entries[index]).read_volatile() };
             let slot = start_of(entry);
             visit(Bin((entry >> ADDRESS_BITS) as u8), &slot, 1);
@@ -232,7 +228,7 @@ mod tests {
         for turn in 0..3000_usize {
             let (owner, bin, address) = (turn % 7, turn % 31 + 1, 0x7f00_0000_0000 + turn * 16);
             sent.insert((owner as u8, bin as u8, address));
-            // SAFETY: the address stands for a slot; nothing accesses its memory.
+            // SAFETY: stands for a slot; nothing accesses its memory.
             let slot = unsafe { Slot::new(core::ptr::without_provenance_mut(address)) };
             stash.put(ShardId(owner as u8), Bin(bin as u8), slot, &mut post);
             assert_eq!(stash.slot_count() + post.delivered.len(), sent.len());

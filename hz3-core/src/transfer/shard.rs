@@ -1,4 +1,4 @@
-//! A shard owns spans and collects free slots. Any number of threads share one, and any thread may visit any.
+//! A shard owns spans and collects free slots. Any number of threads share one; any thread may visit any.
 //!
 //! ```text
 //! per bin    full → magazine → …     free slots for refills
@@ -7,8 +7,8 @@
 //! per class  empty → magazine → …    spent magazines, back where they were filled
 //! ```
 //!
-//! The stacks are lock-free. One lock protects the span lists; it is held for a bounded number of slots or magazines,
-//! and never across a system call or while another lock is taken.
+//! The stacks are lock-free. A lock protects the span lists, for a bounded number of slots or magazines, and never
+//! across a system call or another lock.
 
 use crate::pages::bins::{self, BINS};
 use crate::pages::page_tag::Kind;
@@ -21,7 +21,7 @@ use crate::platform::rank::{Rank, Ranked};
 use crate::platform::units::{Bin, SpanId, elapsed_ms};
 use crate::transfer::depot::{Depot, Stack};
 
-/// The spans, depots and inboxes that a group of threads share.
+/// A shard.
 #[repr(C, align(128))]
 pub struct Shard<O: Os> {
     depots: [Depot; BINS],
@@ -29,21 +29,21 @@ pub struct Shard<O: Os> {
     owned: Mutex<Owned, O>,
 }
 
-/// A shard's spans: lists of those with room, and counts of all. Sync: the shard's lock.
+/// A shard's spans; those with room are in lists. Sync: the shard's lock.
 pub struct Owned {
     heads: [SpanId; BINS],
     tails: [SpanId; BINS],
-    /// Slots per bin that are out: live, or cached in magazines and stashes.
+    /// Slots out, per bin: live, or cached in magazines and stashes.
     out: [u64; BINS],
     /// Spans, per bin.
     spans: [u32; BINS],
     /// Their pages that hold no memory.
     purged_pages: usize,
-    /// Spans that are set aside while their holes are purged.
+    /// Spans set aside.
     aside: u32,
-    /// Time of the last hole scan or new span, in milliseconds.
+    /// Time of the last hole scan or fresh span, in milliseconds.
     clock: u32,
-    /// Resume point of the hole scan: the bin, and the span in its list unless that is to start anew.
+    /// Where the hole scan resumes: the bin, and a span or the list's head.
     scan_position: (u8, SpanId),
 }
 
@@ -57,18 +57,18 @@ impl Ranked for Owned {
 
 /// A result of [`Owned::set_aside`].
 pub enum HoleScan {
-    /// The span `id` is set aside; `pages` of it are holes.
+    /// A span with holes, now set aside.
     Holes {
         /// The span.
         id: SpanId,
         /// Address of its first page.
         start: usize,
-        /// A bit for each page.
+        /// Its holes, a bit for each page.
         pages: u128,
     },
-    /// The budget is used up.
+    /// The budget is spent.
     Pause,
-    /// All spans have been scanned.
+    /// All spans are scanned.
     End,
 }
 
@@ -91,7 +91,7 @@ impl<O: Os> Shard<O> {
         }
     }
 
-    /// The depot of `bin`: its full magazines.
+    /// The full magazines of `bin`.
     #[inline]
     pub fn depot(&self, bin: Bin) -> &Depot {
         let index = usize::from(bin.0);
@@ -99,13 +99,13 @@ impl<O: Os> Shard<O> {
         &self.depots[if index < BINS { index } else { 0 }]
     }
 
-    /// The stack of empty magazines of `class`.
+    /// The empty magazines of `class`.
     #[inline]
     pub fn empty(&self, class: u8) -> &Stack {
         &self.empty[usize::from(class) % CLASSES]
     }
 
-    /// The spans, and the lock over them.
+    /// The spans, under their lock.
     #[inline]
     pub fn owned(&self) -> &Mutex<Owned, O> {
         &self.owned
@@ -121,8 +121,8 @@ impl<O: Os> Default for Shard<O> {
 impl Owned {
     #[allow(clippy::mut_from_ref, reason = "the shard's lock stands in for the exclusive borrow")]
     fn span(spans: &Spans, id: SpanId) -> &mut Span {
-        // SAFETY: ids in the lists and in small pages' tags came from `spans`. `Owned` is reached through the shard's
-        // lock alone, which makes the reference exclusive; no caller uses two to one span at a time.
+        // SAFETY: ids in lists and small pages' tags came from `spans`. `Owned` is reached through the shard's lock
+        // alone, which makes the reference exclusive; no caller makes two to one span at a time.
         unsafe { &mut *at(spans, id) }
     }
 
@@ -155,7 +155,7 @@ impl Owned {
         (span.next, span.previous, span.listed) = (SpanId::NONE, old, true);
     }
 
-    /// Adds a span with slots at home behind the first span, or further back, but before those with only fresh slots.
+    /// Adds a span with slots at home: not in front if possible, but before those with only fresh slots.
     fn push_late(&mut self, spans: &Spans, bin: Bin, id: SpanId) {
         let index = usize::from(bin.0);
         let (Some(&head), Some(&tail)) = (self.heads.get(index), self.tails.get(index)) else { return };
@@ -198,11 +198,11 @@ impl Owned {
         }
     }
 
-    /// Adds a fresh span of `bin` and carves slots into the front of `out`, lowest address last; returns their number.
-    /// The span is listed only after a slot is out: the last slot to come back releases it.
+    /// Adds a fresh span of `bin` and carves slots into the front of `out`, lowest address last; returns how many. A
+    /// listed span always has a slot out, whose return can release it.
     ///
     /// # Safety
-    /// The caller owns the span, has called `become_small` on it, and gives it up.
+    /// The caller owns the span, after `become_small`, and gives it up.
     pub unsafe fn add(&mut self, spans: &Spans, bin: Bin, id: SpanId, now: u32, out: &mut Places) -> usize {
         if let Some(count) = self.spans.get_mut(usize::from(bin.0)) {
             *count += 1;
@@ -219,7 +219,7 @@ impl Owned {
         self.finish_take(bin, out, free)
     }
 
-    /// Carves slots of `bin` into the front of `out`, lowest address last for each span; returns their number.
+    /// Carves slots of `bin` into the front of `out`, each span's lowest address last; returns how many.
     pub fn carve(&mut self, spans: &Spans, bin: Bin, out: &mut Places) -> usize {
         let info = bins::info(bin);
         let mut free = out.len();
@@ -235,7 +235,7 @@ impl Owned {
             if span.has_room(info) {
                 let (home, next) = (span.home, span.next);
                 if home == 0 && !next.is_none() && Self::span(spans, next).home > 0 {
-                    // Keeps spans with slots at home in front.
+                    // Those with slots at home come first.
                     self.remove(spans, bin, id);
                     self.push_back(spans, bin, id);
                 }
@@ -268,7 +268,7 @@ impl Owned {
         self.finish_take(bin, out, free)
     }
 
-    /// Calls `take` on the span `id`, and keeps its age and the count of purged pages.
+    /// Lets `take` take slots of the span `id`, which becomes young.
     fn take(&mut self, spans: &Spans, id: SpanId, take: impl FnOnce(&mut Span) -> usize) -> usize {
         let span = Self::span(spans, id);
         span.stamp = self.clock;
@@ -278,18 +278,17 @@ impl Owned {
         taken
     }
 
-    /// Whether a span has slots of `bin` at home.
+    /// Whether slots of `bin` are at home.
     pub fn has_home(&self, spans: &Spans, bin: Bin) -> bool {
-        // Such spans come first.
+        // Their spans come first.
         let first = self.heads.get(usize::from(bin.0)).copied().unwrap_or(SpanId::NONE);
         !first.is_none() && Self::span(spans, first).home > 0
     }
 
-    /// Moves the slots after the first `free` places to the front of `out`, and counts them as out.
+    /// Moves the slots behind `free` empty places to the front of `out`, and counts them as out.
     fn finish_take(&mut self, bin: Bin, out: &mut Places, free: usize) -> usize {
         let taken = out.len() - free;
-        // SAFETY: both ranges are in `out` and may overlap. The first one held no slots; the caller reads the slots
-        // there alone, so each counts once.
+        // SAFETY: both ranges are in `out`; the front held no slots, and the originals are not read again.
         unsafe { out.as_mut_ptr().copy_from(out.as_ptr().add(free), taken) };
         if let Some(count) = self.out.get_mut(usize::from(bin.0)) {
             *count += taken as u64;
@@ -297,11 +296,11 @@ impl Owned {
         taken
     }
 
-    /// Returns `slot` to its span `id`. True if the span is empty now: it has left the list, and the caller must
-    /// release it. A slot that is not `idle` makes its span young.
+    /// Returns `slot` to its span `id`. True if the span is empty and unlisted now: the caller must release it. A slot
+    /// that is not `idle` makes its span young.
     ///
     /// # Errors
-    /// It is no carved slot, or at home already; nothing changes.
+    /// Not a carved slot, or at home already; nothing changes.
     ///
     /// # Safety
     /// `id` is a small span of this shard.
@@ -317,7 +316,7 @@ impl Owned {
             *count = count.saturating_sub(1);
         }
         if aside {
-            // `put_back` lists the span, or finds it empty.
+            // `put_back` lists or releases it.
             return Ok(false);
         }
         if empty {
@@ -344,9 +343,8 @@ impl Owned {
         self.purged_pages -= Self::span(spans, id).purged_pages() as usize;
     }
 
-    /// Continues the scan for a span that has holes and was unused for `delay_ms` at time `now`. Scans at most `budget`
-    /// spans, counted down. The span found leaves the lists, so that no slot is taken of it until [`Owned::put_back`].
-    /// After the last list, the next call starts again.
+    /// Resumes the scan for a span with holes, unused for `delay_ms` at `now`. Such a span leaves the lists until
+    /// [`Owned::put_back`]. Scans at most `budget` spans, counted down; after the last, the next call starts again.
     pub fn set_aside(&mut self, spans: &Spans, now: u32, delay_ms: u32, budget: &mut u32) -> HoleScan {
         self.clock = now;
         loop {
@@ -384,8 +382,8 @@ impl Owned {
         }
     }
 
-    /// Lists a span again that [`Owned::set_aside`] took out; the pages in `purged` hold no memory now. True if the
-    /// span has become empty: the caller must release it.
+    /// Lists a span again that was set aside; its pages `purged` hold no memory now. True if it has become empty: the
+    /// caller must release it.
     ///
     /// # Safety
     /// [`Owned::set_aside`] of this shard returned `id`, which is put back once.
@@ -412,12 +410,12 @@ impl Owned {
         self.aside > 0
     }
 
-    /// Pages of spans that hold no memory.
+    /// Pages of the spans that hold no memory.
     pub fn purged_pages(&self) -> usize {
         self.purged_pages
     }
 
-    /// Checks the list of `bin`; returns its length.
+    /// Checks the span list of `bin`; returns its length.
     ///
     /// # Errors
     /// The broken rule.
@@ -443,7 +441,7 @@ impl Owned {
         if listed > 0 && tail != Some(&last) { Err("a list's tail is not its last") } else { Ok(listed) }
     }
 
-    /// Slots of `bin` that are out (live, or cached in magazines and stashes), and spans of `bin`.
+    /// Slots of `bin` that are out, and its spans.
     pub fn counts(&self, bin: Bin) -> (u64, u32) {
         let index = usize::from(bin.0);
         (self.out.get(index).copied().unwrap_or(0), self.spans.get(index).copied().unwrap_or(0))
