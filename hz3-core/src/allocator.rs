@@ -98,8 +98,8 @@ impl<L: Lane> Allocator<L> {
             schedule: Schedule::new(),
             hooks: Hooks::new(),
             profile: Profile::new(),
-            observer: Observer::nobody(),
-            in_child: Observer::nobody(),
+            observer: Observer::none(),
+            in_child: Observer::none(),
             trims: AtomicU32::new(0),
         }
     }

@@ -29,7 +29,7 @@ fn what_lies_in_the_stash_goes_home_and_makes_no_span_young() {
     unsafe {
         let slot = Slot::new(with_exposed_provenance_mut(first));
         Homeward::new(pages, exchange, (*heap).shard).send_slot(tag.bin(), slot, &mut (*heap).stash);
-        assert_eq!((*heap).stash.held(), 1);
+        assert_eq!((*heap).stash.slot_count(), 1);
     }
     let (freed, now) = (stamp(), stamp().wrapping_add(LOOK_MS * 10));
     owned.lock().set_aside(pages.spans(), now, u32::MAX, &mut 1);
@@ -37,7 +37,7 @@ fn what_lies_in_the_stash_goes_home_and_makes_no_span_young() {
     unsafe {
         (*heap).looked = now.wrapping_sub(LOOK_MS);
         drop_cold_bins(pages, exchange, heap, now);
-        assert_eq!((*heap).stash.held(), 0);
+        assert_eq!((*heap).stash.slot_count(), 0);
     }
     assert_eq!(stamp(), freed);
     let second = with_exposed_provenance_mut(second);

@@ -116,13 +116,13 @@ unsafe fn refill_in_order<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
     let (shard, slot_bytes) = (heap.shard, bins::info(bin).slot_bytes as usize);
     // SAFETY: the caller's promise; what was taken is this thread's.
     unsafe {
-        let homeless = allocator.exchange.turn_inbox_over(shard, bin);
-        if homeless != 0 {
-            Homeward::new(&allocator.pages, &allocator.exchange, shard).send_chain(bin, homeless);
+        let overflow = allocator.exchange.reverse_inbox_into_depot(shard, bin);
+        if overflow != 0 {
+            Homeward::new(&allocator.pages, &allocator.exchange, shard).send_chain(bin, overflow);
         }
         if let Some(full) = allocator.exchange.take_full_of(shard, bin) {
             // Slots leave at the end; the first to have come leaves first.
-            let slots = Magazine::held(full);
+            let slots = Magazine::contents(full);
             slots.reverse();
             slots.iter().for_each(|slot| prefetch::to_write(slot.as_ptr()));
             let has_order = flow::has_order(slots, slot_bytes);

@@ -7,7 +7,7 @@
 //! A consumer's magazine goes to its owner's inbox: [`crate::thread::flow`].
 
 use crate::allocator::{HeapOf, Lane};
-use crate::hardening::validation::{first_stranger, misuse_of};
+use crate::hardening::validation::{first_invalid, misuse_of};
 use crate::pages::bins;
 use crate::pages::slot::Slot;
 use crate::platform::units::{Bin, ShardId};
@@ -81,7 +81,7 @@ unsafe fn stop_at_a_stranger<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: 
     // SAFETY: the caller's promise.
     unsafe {
         if L::MARKS
-            && let Some(address) = first_stranger(&L::allocator().pages, bin, Magazine::held(magazine))
+            && let Some(address) = first_invalid(&L::allocator().pages, bin, Magazine::contents(magazine))
         {
             // A handler of the program's for SIGABRT may allocate.
             heap.entry(bin).set_count(0);
@@ -112,7 +112,7 @@ unsafe fn put_full<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Magaz
     let shard = heap.shard;
     // SAFETY: the caller's promise.
     unsafe {
-        let (slots, capacity) = (Magazine::held(magazine), (*magazine).capacity);
+        let (slots, capacity) = (Magazine::contents(magazine), (*magazine).capacity);
         let slot_count = slots.len();
         heap.balances.note_spill(bin, capacity, slot_count);
         let is_homeward = L::KEEPS_ORDER && heap.balances.is_consumer(bin, capacity);

@@ -1,88 +1,86 @@
-//! Canary: what lies between the end of what was asked for and the end of a block's place, in the hardened lane.
+//! Canaries detect writes past a block's requested size, in the hardened lane.
 //!
 //! ```text
-//! slot    | asked for … | fill, fill, … | trailer |      trailer: 8 bytes, keyed; holds the length of the fill
-//! large   | asked for … | fill, fill, … | guard page      what was asked for stands in the descriptor
+//! slot    | requested … | fill, fill, … | trailer |      trailer: 8 bytes, keyed; holds the length of the fill
+//! large   | requested … | fill, fill, … | guard page      the requested size is in the descriptor
 //! ```
 //!
-//! Each slot has a trailer, so that a request is served by a slot of at least eight bytes more: without it a block that
-//! fills its slot would have no canary, and blocks of 2^k bytes often do. The trailer's first byte and the fill are
-//! never 0, because a program that writes one byte too much most often writes the 0 at the end of a string.
-//! The word depends on the address and on a key of the process, so that it can be neither guessed nor copied.
+//! For the trailer, a request needs a slot eight bytes larger: blocks that fill their slot, as those of 2^k bytes often
+//! do, would have no canary. Fill and first trailer byte are never 0: most overflows write a string's final 0. The word
+//! depends on the address and on a key of the process, so it can't be guessed or copied.
 
 use crate::platform::atomic::{AtomicU64, Ordering};
 use crate::platform::os::Os;
 use crate::platform::units::PAGE_BYTES;
 
-/// Bytes of a trailer. Derived: what [`Policy::TRAILER_BYTES`](crate::pages::policy::Policy::TRAILER_BYTES) leaves room for.
+/// Derived: [`Policy::TRAILER_BYTES`](crate::pages::policy::Policy::TRAILER_BYTES) of a hardened lane.
 const TRAILER_BYTES: usize = 8;
-/// Where the length of the fill stands in the trailer. Derived: a small slot is shorter than 2^16 bytes.
+/// Place of the fill's length. Derived: small slots are shorter than 2^16 bytes.
 const LENGTH_SHIFT: u32 = 48;
-/// Most bytes of fill behind a large block. Chosen: a linear overflow meets the first of them.
+/// Most fill behind a large block. Chosen: a linear overflow hits its start.
 const LARGE_FILL_BYTES: usize = PAGE_BYTES;
 
 const _: () = assert!(crate::pages::bins::MAX_SMALL_BYTES < 1 << (64 - LENGTH_SHIFT));
 
-/// The process's key; 0 before the first use.
+/// 0 before the first use.
 static KEY: AtomicU64 = AtomicU64::new(0);
 
-/// The key, drawn at the first call.
+/// The process's key, never 0.
 #[inline]
 pub fn process_key<O: Os>() -> u64 {
-    // Relaxed, here and below: every thread that draws it draws the same, and nothing else is published.
+    // Relaxed, here and in `draw_key`: every thread stores the same, and publishes nothing.
     match KEY.load(Ordering::Relaxed) {
-        0 => draw::<O>(),
+        0 => draw_key::<O>(),
         key => key,
     }
 }
 
 #[cold]
-fn draw<O: Os>() -> u64 {
+fn draw_key<O: Os>() -> u64 {
     let key = O::random_key() | 1 << 63;
     KEY.store(key, Ordering::Relaxed);
     key
 }
 
-/// The trailer, less the length, of the slot at `address`.
+/// The trailer of the slot at `address`, without a length.
 #[inline(always)]
 fn word(key: u64, address: usize) -> u64 {
     let mixed = (address as u64 ^ key).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (mixed ^ mixed >> 31) | 1
 }
 
-/// What the length `fill` changes of a trailer: the upper bits, which tell it, and the lower ones but the last, so that no
-/// other length goes with them.
+/// The bits that a fill's length flips in a trailer: upper ones to tell it, lower ones (but the last) to check it.
 #[inline(always)]
 fn spread(fill: usize) -> u64 {
     let low = (fill as u64).wrapping_mul(0x51ed_270b_6a56) & ((1 << LENGTH_SHIFT) - 2);
     (fill as u64) << LENGTH_SHIFT | low
 }
 
-/// The upper `bytes` bytes, at most 8, of a word: those that lie last in memory.
+/// A mask of the last `bytes` bytes, at most 8, of a word in memory.
 #[inline(always)]
-fn upper_bytes(bytes: usize) -> u64 {
+fn last_bytes(bytes: usize) -> u64 {
     u64::MAX.checked_shl(64 - 8 * bytes as u32).unwrap_or(0)
 }
 
-/// The last byte of `word`, eight times.
+/// The first byte of `word` in memory, eight times.
 #[inline(always)]
 fn repeated(word: u64) -> u64 {
     (word & 0xff) * 0x0101_0101_0101_0101
 }
 
-/// Writes the canary behind the first `bytes` bytes of a slot of `slot_bytes`.
+/// Writes the canary behind the first `bytes` bytes of a slot.
 ///
 /// # Safety
-/// The slot is writable and nobody else's, begins at a multiple of 16, and holds `bytes` and a trailer.
+/// The slot is writable and the caller's, begins at a multiple of 16, and has room for `bytes` and a trailer.
 #[inline]
 pub unsafe fn seal(key: u64, slot: *mut u8, slot_bytes: usize, bytes: usize) {
     let (word, fill) = (word(key, slot.addr()), slot_bytes - TRAILER_BYTES - bytes);
-    // SAFETY: the caller's promise: the fill ends where the trailer begins, at a multiple of 8.
+    // SAFETY: the slot is the caller's. Fill and trailer are in it, both words at multiples of 8.
     unsafe {
         if fill <= 8 {
-            // In place of a call: most blocks have no more. A slot has a word before its trailer.
+            // Avoids a call for most blocks. Every slot has a word before its trailer.
             let before = slot.add(slot_bytes - TRAILER_BYTES - 8).cast::<u64>();
-            before.write(before.read() & !upper_bytes(fill) | repeated(word) & upper_bytes(fill));
+            before.write(before.read() & !last_bytes(fill) | repeated(word) & last_bytes(fill));
         } else {
             slot.add(bytes).write_bytes(word as u8, fill);
         }
@@ -90,23 +88,23 @@ pub unsafe fn seal(key: u64, slot: *mut u8, slot_bytes: usize, bytes: usize) {
     }
 }
 
-/// The bytes that were asked for, of a slot that [`seal`] saw; `None` where the canary was written to.
+/// The requested size of a slot that [`seal`] wrote to; `None` if its canary has changed.
 ///
 /// # Safety
-/// The slot is readable and begins at a multiple of 16.
+/// The slot has `slot_bytes` readable bytes and begins at a multiple of 16.
 #[inline]
 pub unsafe fn requested_bytes(key: u64, slot: *const u8, slot_bytes: usize) -> Option<usize> {
     let (word, room) = (word(key, slot.addr()), slot_bytes - TRAILER_BYTES);
-    // SAFETY: the caller's promise.
+    // SAFETY: readable, and the trailer is at a multiple of 8.
     let difference = unsafe { slot.add(room).cast::<u64>().read() } ^ word;
     let fill = (difference >> LENGTH_SHIFT) as usize;
     if difference != spread(fill) || fill > room {
         return None;
     }
-    // SAFETY: as above; the fill is a part of the slot, and so is the word before the trailer.
+    // SAFETY: readable: the fill was checked to be in the slot, and the word is at a multiple of 8.
     let is_whole = unsafe {
         if fill <= 8 {
-            (slot.add(room - 8).cast::<u64>().read() ^ repeated(word)) & upper_bytes(fill) == 0
+            (slot.add(room - 8).cast::<u64>().read() ^ repeated(word)) & last_bytes(fill) == 0
         } else {
             is_filled(slot.add(room - fill), fill, word as u8)
         }
@@ -114,21 +112,21 @@ pub unsafe fn requested_bytes(key: u64, slot: *const u8, slot_bytes: usize) -> O
     is_whole.then_some(room - fill)
 }
 
-/// Writes the canary behind the first `bytes` bytes of a large block of `room` bytes.
+/// Writes the canary behind the first `bytes` bytes of a large block.
 ///
 /// # Safety
-/// The block is writable and nobody else's.
+/// The block has `room` writable bytes, at least `bytes`, and is the caller's alone.
 pub unsafe fn seal_large(key: u64, block: *mut u8, room: usize, bytes: usize) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the range ends within `room`, writable.
     unsafe { block.add(bytes).write_bytes(word(key, block.addr()) as u8, (room - bytes).min(LARGE_FILL_BYTES)) }
 }
 
-/// Whether nobody wrote to what [`seal_large`] wrote.
+/// Whether the canary of [`seal_large`] is unchanged.
 ///
 /// # Safety
-/// The block is readable.
+/// The block has `room` readable bytes, at least `bytes`.
 pub unsafe fn is_large_sealed(key: u64, block: *const u8, room: usize, bytes: usize) -> bool {
-    // SAFETY: the caller's promise.
+    // SAFETY: the range ends within `room`, readable.
     unsafe { is_filled(block.add(bytes), (room - bytes).min(LARGE_FILL_BYTES), word(key, block.addr()) as u8) }
 }
 
@@ -136,9 +134,9 @@ pub unsafe fn is_large_sealed(key: u64, block: *const u8, room: usize, bytes: us
 /// `bytes` bytes at `start` are readable.
 #[inline]
 unsafe fn is_filled(start: *const u8, bytes: usize, fill: u8) -> bool {
-    // SAFETY: the caller's promise.
+    // SAFETY: the range is readable.
     let bytes = unsafe { core::slice::from_raw_parts(start, bytes) };
-    // All bytes, without an early end: several at a time.
+    // No early exit: this vectorizes.
     bytes.iter().fold(0, |found, byte| found | (byte ^ fill)) == 0
 }
 
@@ -150,18 +148,18 @@ mod tests {
     struct Slot([u8; 96]);
 
     #[test]
-    fn a_canary_tells_what_was_asked_for_and_a_write_to_any_of_its_bytes() {
-        for asked_for in [0, 1, 47, 79, 80, 81, 87, 88] {
-            for byte in asked_for..96 {
+    fn a_canary_tells_the_requested_size_and_a_write_to_any_of_its_bytes() {
+        for requested in [0, 1, 47, 79, 80, 81, 87, 88] {
+            for byte in requested..96 {
                 let mut slot = Slot([0; 96]);
                 let start = slot.0.as_mut_ptr();
                 // SAFETY: 96 bytes of this function's own.
                 unsafe {
-                    seal(77, start, 96, asked_for);
-                    assert_eq!(requested_bytes(77, start, 96), Some(asked_for));
-                    assert!(*start.add(asked_for) != 0, "the first byte of a canary is not 0");
+                    seal(77, start, 96, requested);
+                    assert_eq!(requested_bytes(77, start, 96), Some(requested));
+                    assert!(*start.add(requested) != 0, "the first byte of a canary is not 0");
                     *start.add(byte) ^= 0x10;
-                    assert_eq!(requested_bytes(77, start, 96), None, "{asked_for} bytes, byte {byte}");
+                    assert_eq!(requested_bytes(77, start, 96), None, "{requested} bytes, byte {byte}");
                 }
             }
         }

@@ -1,18 +1,15 @@
-//! Mark: the word in a free slot that tells a second `free` of it.
+//! A word in each free slot that exposes a second `free`.
 //!
 //! ```text
 //! live block   | the program's … 16 bytes and more |
 //! free slot    | as it was | 9 × address | as it was |      from `free` until the slot is handed out again
 //! ```
 //!
-//! `free` stops the process where the mark is there already, and writes it where not; whatever hands a slot
-//! out clears it, so a block that the program never wrote to does not carry it. The factor makes it a number
-//! that is no address of a process (it is longer), no text (the highest byte is 0), no small number and no likely
-//! fraction, for one instruction. It is compared with what it must be and used for nothing else: no pointer is
-//! ever read from a block, so a write after free can hide a double free and do no more.
+//! `free` writes the mark, or stops the process if it finds one. A slot that is handed out loses it, so a block never
+//! written to has none. For one instruction, nine times the address is no address (too long), text (its top byte is 0),
+//! small number or likely fraction. No pointer is read from a block, so a write after free can only hide a double free.
 
-/// Where the mark lies in a slot. Derived: the least slot is 16 bytes; the first word is the one that programs
-/// write to most, after free too.
+/// Offset in the slot. Derived: the least slot has 16 bytes, and programs write to the first word most.
 const OFFSET: usize = 8;
 
 const _: () = assert!(OFFSET + size_of::<usize>() == crate::platform::units::MIN_ALIGN);
@@ -23,33 +20,33 @@ const fn of(address: usize) -> usize {
     address.wrapping_mul(9)
 }
 
-/// Whether the slot is marked as free.
+/// Whether the slot has the mark.
 ///
 /// # Safety
 /// The 16 bytes at `slot` are readable.
 #[inline(always)]
 pub unsafe fn is_set(slot: *const u8) -> bool {
-    // SAFETY: the caller's promise. Unaligned, because the pointer may be anything that was given to `free`.
+    // SAFETY: readable. Unaligned: `free` may be given any pointer.
     unsafe { slot.add(OFFSET).cast::<usize>().read_unaligned() == of(slot.addr()) }
 }
 
-/// Marks the slot as free.
+/// Marks the slot.
 ///
 /// # Safety
-/// The 16 bytes at `slot` are writable, and nobody uses them.
+/// The 16 bytes at `slot` are writable and unused.
 #[inline(always)]
 pub unsafe fn set(slot: *mut u8) {
-    // SAFETY: the caller's promise; unaligned as above.
+    // SAFETY: writable. Unaligned: `free` may be given any pointer.
     unsafe { slot.add(OFFSET).cast::<usize>().write_unaligned(of(slot.addr())) }
 }
 
-/// Marks the slot as free; false where it is so already.
+/// Marks the slot; false if it is marked already.
 ///
 /// # Safety
-/// As for [`set`].
+/// The 16 bytes at `slot` are readable; if they have no mark, writable and unused.
 #[inline(always)]
 pub unsafe fn set_once(slot: *mut u8) -> bool {
-    // SAFETY: the caller's promise.
+    // SAFETY: readable; written to only without a mark.
     unsafe {
         if is_set(slot) {
             return false;
@@ -59,37 +56,37 @@ pub unsafe fn set_once(slot: *mut u8) -> bool {
     true
 }
 
-/// Makes the free slot of `bytes` bytes read as zero but for its mark, which it sets.
+/// Zeroes a free slot of `bytes` bytes and marks it.
 ///
 /// # Safety
-/// The slot is writable, and nobody uses it.
+/// `bytes` bytes at `slot`, at least 16, are writable and unused.
 pub unsafe fn wipe(slot: *mut u8, bytes: usize) {
-    // SAFETY: the caller's promise.
+    // SAFETY: writable; at least 16 bytes.
     unsafe {
         slot.write_bytes(0, bytes);
         set(slot);
     }
 }
 
-/// Whether the slot of `bytes` bytes is as [`wipe`] left it.
+/// Whether the slot of `bytes` bytes is unchanged since [`wipe`].
 ///
 /// # Safety
-/// The slot is readable and begins at a multiple of 16, and nobody uses it.
+/// `bytes` bytes at `slot`, a multiple of 16, are readable and unused.
 pub unsafe fn is_wiped(slot: *const u8, bytes: usize) -> bool {
-    // SAFETY: the caller's promise.
+    // SAFETY: readable, and aligned for words.
     let words = unsafe { core::slice::from_raw_parts(slot.cast::<usize>(), bytes / size_of::<usize>()) };
     let [first, second, rest @ ..] = words else { return false };
-    // All words, without an early end: several at a time.
+    // No early exit: this vectorizes.
     rest.iter().fold(*first | (*second ^ of(slot.addr())), |found, word| found | *word) == 0
 }
 
-/// Clears the slot's mark and returns the slot.
+/// Clears the mark and returns the slot.
 ///
 /// # Safety
-/// As for [`set`].
+/// The 16 bytes at `slot`, a multiple of 16, are writable and unused.
 #[inline(always)]
 pub unsafe fn clear(slot: *mut u8) -> *mut u8 {
-    // SAFETY: the caller's promise; a slot begins at a multiple of 16.
+    // SAFETY: writable and aligned.
     unsafe { slot.add(OFFSET).cast::<usize>().write(0) };
     slot
 }
@@ -133,8 +130,7 @@ mod tests {
 
     #[test]
     fn a_mark_is_no_address_and_no_text() {
-        // Where Linux maps: from under the stack downwards, or upwards from a third of the address space; with
-        // 47 bits (x86-64), and 39 or 48 (AArch64).
+        // Linux maps from under the stack downwards, or from a third of the address space upwards.
         for (bits, lowest) in [(47, 0x2aaa_aaaa_a000), (48, 0x5555_5555_5000), (39, 0x2a_aaaa_a000)] {
             for address in [lowest, (1 << bits) - 16] {
                 assert!(of(address) >> bits != 0, "{address:x}");

@@ -1,34 +1,32 @@
-//! Quarantine: a thread's slots that were freed a short while ago, kept out of reuse.
+//! Keeps a thread's freed slots out of reuse for a while.
 //!
 //! ```text
 //! oldest → | slot | slot | … | slot | … room … |      leaves: one of the oldest four, drawn at random
 //! ```
 //!
-//! A slot stays at least until as many as there are, less four, have been freed after it. While it is there, its mark tells a
-//! second `free`, and nobody can be given the memory that a dangling pointer leads to. Bounded in slots and in bytes.
-//! A quarantine is its thread's alone.
+//! Meanwhile its mark exposes a second `free`, and a dangling pointer reaches no other block. Bounded in slots and
+//! bytes; of `n` slots, each stays for more than `n - 4` frees.
 
 use crate::pages::bins;
 use crate::pages::slot::Slot;
 use crate::platform::units::Bin;
 
-/// A quarantine, or none. All zeros is an empty one.
+/// A quarantine of one thread, or none. All zeros is empty.
 pub trait Quarantine {
-    /// A slot that has to leave, with its bin, before one of `bytes` bytes may enter; `random` is a number below 2^32
-    /// that chooses it.
+    /// Takes a slot out that must leave before one of `bytes` bytes enters. `random` chooses it.
     fn make_room(&mut self, bytes: usize, random: u32) -> Option<(Bin, Slot)>;
-    /// Adds a slot of `bin`, for which [`Quarantine::make_room`] has nothing to say.
+    /// Adds a slot of `bin`, after [`Quarantine::make_room`] returned `None`.
     fn put(&mut self, bin: Bin, slot: Slot);
     /// Takes the oldest slot out.
     fn take(&mut self) -> Option<(Bin, Slot)>;
-    /// Calls `look` with each slot, for whoever does not own the quarantine: exact while its owner leaves it alone.
+    /// Calls `visit` with each slot. The caller need not own the quarantine: exact while its owner leaves it alone.
     ///
     /// # Safety
     /// `this` is a quarantine whose memory is never unmapped.
-    unsafe fn peek(this: *const Self, look: impl FnMut(Bin, *mut u8));
+    unsafe fn peek(this: *const Self, visit: impl FnMut(Bin, *mut u8));
 }
 
-/// The quarantine of a lane that has none.
+/// For a lane without quarantine.
 pub struct None;
 
 impl Quarantine for None {
@@ -42,7 +40,7 @@ impl Quarantine for None {
     unsafe fn peek(_: *const Self, _: impl FnMut(Bin, *mut u8)) {}
 }
 
-/// A quarantine of at most `SLOTS` slots, a power of two, and, unless it is a single slot, of `BYTES` bytes.
+/// At most `SLOTS` slots, a power of two, and `BYTES` bytes, unless a single slot has more.
 pub struct Ring<const SLOTS: usize, const BYTES: usize> {
     /// Place of the oldest slot.
     head: u32,
@@ -52,11 +50,10 @@ pub struct Ring<const SLOTS: usize, const BYTES: usize> {
     slots: [u64; SLOTS],
 }
 
-/// Among how many slots, the oldest, one is drawn, at most. Chosen: as few as leave most of the order in which slots
-/// were freed, for the same reason as where slots are drawn from a magazine.
-const DRAWN: u32 = 4;
+/// How many of the oldest slots may be drawn. Chosen: few, so that slots leave nearly in order.
+const DRAW_AMONG: u32 = 4;
 
-/// Bits of an address: user addresses have 47 on x86-64 and 48 on AArch64.
+/// Bits of a user address: 47 on x86-64, 48 on AArch64.
 const ADDRESS_BITS: u32 = 48;
 
 fn entry_of(bin: Bin, slot: Slot) -> u64 {
@@ -69,16 +66,16 @@ fn parts_of(entry: u64) -> (Bin, *mut u8) {
 }
 
 impl<const SLOTS: usize, const BYTES: usize> Ring<SLOTS, BYTES> {
-    /// An empty one.
+    /// An empty quarantine.
     pub const fn new() -> Self {
         assert!(SLOTS.is_power_of_two());
         Self { head: 0, used: 0, bytes: 0, slots: [0; SLOTS] }
     }
 
-    /// The place of the slot that is `after` younger than the oldest.
+    /// The place `after` places behind the oldest.
     fn place(&mut self, after: u32) -> &mut u64 {
         let index = self.head.wrapping_add(after) as usize & (SLOTS - 1);
-        // SAFETY: the mask keeps the index below SLOTS, a power of two.
+        // SAFETY: the mask keeps the index below SLOTS.
         unsafe { self.slots.get_unchecked_mut(index) }
     }
 
@@ -89,7 +86,7 @@ impl<const SLOTS: usize, const BYTES: usize> Ring<SLOTS, BYTES> {
         self.used -= 1;
         let (bin, start) = parts_of(entry);
         self.bytes = self.bytes.saturating_sub(bins::info(bin).slot_bytes as usize);
-        // SAFETY: an entry stands for a slot that was put in, and is taken out here.
+        // SAFETY: `put` took this slot, which leaves here.
         (bin, unsafe { Slot::new(start) })
     }
 }
@@ -106,7 +103,7 @@ impl<const SLOTS: usize, const BYTES: usize> Quarantine for Ring<SLOTS, BYTES> {
         if self.used == 0 || (self.used as usize) < SLOTS && self.bytes + bytes <= BYTES {
             return Option::None;
         }
-        let drawn = u64::from(self.used.div_ceil(2).min(DRAWN));
+        let drawn = u64::from(self.used.div_ceil(2).min(DRAW_AMONG));
         Some(self.remove(((u64::from(random) * drawn) >> 32) as u32))
     }
 
@@ -122,16 +119,15 @@ impl<const SLOTS: usize, const BYTES: usize> Quarantine for Ring<SLOTS, BYTES> {
         if self.used == 0 { Option::None } else { Some(self.remove(0)) }
     }
 
-    unsafe fn peek(this: *const Self, mut look: impl FnMut(Bin, *mut u8)) {
-        // SAFETY: the caller's promise. Volatile, here and below, because the owner may write the words at this
-        // moment, with plain stores of one aligned word each, which arrive whole.
+    unsafe fn peek(this: *const Self, mut visit: impl FnMut(Bin, *mut u8)) {
+        // SAFETY: the quarantine is mapped. Volatile: the owner may be storing the words, each in one piece.
         let (head, used) =
             unsafe { ((&raw const (*this).head).read_volatile(), (&raw const (*this).used).read_volatile()) };
         for after in 0..used.min(SLOTS as u32) {
             let index = head.wrapping_add(after) as usize & (SLOTS - 1);
-            // SAFETY: as above; the mask keeps the index below SLOTS.
+            // SAFETY: the mask keeps the index below SLOTS. Volatile: the owner may be storing the word.
             let (bin, slot) = parts_of(unsafe { (&raw const (*this).slots[index]).read_volatile() });
-            look(bin, slot);
+            visit(bin, slot);
         }
     }
 }
@@ -142,7 +138,7 @@ mod tests {
     use std::collections::VecDeque;
     use std::vec::Vec;
 
-    /// Frees slots one after another; returns after how many further ones each came out.
+    /// Frees slots in turn; returns how many frees each one stayed for.
     fn stays<const SLOTS: usize, const BYTES: usize>(bin: Bin, count: usize) -> Vec<usize> {
         let mut ring = Ring::<SLOTS, BYTES>::new();
         let bytes = bins::info(bin).slot_bytes as usize;
@@ -156,11 +152,11 @@ mod tests {
                 stays.push(number - inside.remove(at).expect("it was found").1);
             }
             let address = 0x7f00_0000_0000 + number * 16;
-            // SAFETY: an address stands for a slot, whose memory nobody looks at.
+            // SAFETY: stands for a slot; nothing accesses its memory.
             ring.put(bin, unsafe { Slot::new(core::ptr::without_provenance_mut(address)) });
             inside.push_back((address, number));
             let mut seen = Vec::new();
-            // SAFETY: this thread's own.
+            // SAFETY: this thread's ring.
             unsafe { Ring::peek(&raw const ring, |bin, slot| seen.push((bin, slot))) };
             assert_eq!(seen.len(), inside.len());
             assert!(seen.len() <= SLOTS && (seen.len() == 1 || seen.len() * bytes <= BYTES));
@@ -175,7 +171,7 @@ mod tests {
     #[test]
     fn a_slot_stays_for_nearly_a_whole_quarantine_and_leaves_out_of_turn() {
         let stays = stays::<256, { 1 << 20 }>(Bin(4), 5000);
-        assert!(stays.iter().all(|&stay| stay > 256 - DRAWN as usize));
+        assert!(stays.iter().all(|&stay| stay > 256 - DRAW_AMONG as usize));
         assert!(stays.iter().any(|&stay| stay > 256) && stays.iter().any(|&stay| stay < 256));
     }
 

@@ -1,11 +1,11 @@
-//! Validation: what is looked at of a block that comes from the program or goes to it, and what is said where it is wrong.
+//! Checks blocks that the program gives back or gets, and stops the process at a misuse.
 //!
 //! ```text
 //! hand_out   is the free slot as it was left?  → unmark, canary
 //! require_live → usable                          is it a slot's start? not free? its canary whole?
 //! ```
 //!
-//! Which of this a lane does is its constants' choice.
+//! A lane's constants choose the checks.
 
 use crate::hardening::canary;
 use crate::hardening::free_mark;
@@ -17,7 +17,7 @@ use crate::pages::slot::Slot;
 use crate::platform::abort;
 use crate::platform::units::Bin;
 
-/// Stops the process because of a pointer that is no block's.
+/// Stops the process for a pointer that is not a block.
 #[cold]
 pub fn refuse<P: Policy>(pages: &PageHeap<P>, entry: &str, address: usize) -> ! {
     let fault = match pages.tag(address).kind() {
@@ -27,26 +27,25 @@ pub fn refuse<P: Policy>(pages: &PageHeap<P>, entry: &str, address: usize) -> ! 
     abort::misuse::<P::Os>(entry, fault, address)
 }
 
-/// Stops the process because of a small block.
+/// Stops the process for a fault at a small block.
 #[cold]
 pub fn misuse_of<P: Policy>(entry: &str, fault: &str, bin: Bin, address: usize) -> ! {
     abort::misuse_in_bin::<P::Os>(entry, fault, address, bins::info(bin).slot_bytes as usize)
 }
 
-/// Makes a free slot of `bin` the program's, for a request of `bytes`. Where the lane looks, one that was written to since
-/// it was freed stops the process.
+/// Turns a free slot of `bin` into a block of `bytes` bytes. The hardened lane stops the process at a write after free.
 ///
 /// # Safety
-/// The slot is one of `bin` and holds `bytes` and what the lane adds to them.
+/// The slot is of `bin`, and has room for `bytes` and the lane's trailer.
 #[inline]
 pub unsafe fn hand_out<P: Policy>(slot: Slot, bin: Bin, bytes: usize) -> *mut u8 {
     let slot = slot.into_block();
     if !P::HARDENED {
-        // SAFETY: the caller's promise.
+        // SAFETY: the slot is this thread's: 16 bytes or more, aligned, writable.
         return if P::MARKS { unsafe { free_mark::clear(slot) } } else { slot };
     }
     let slot_bytes = bins::info(bin).slot_bytes as usize;
-    // SAFETY: the caller's promise.
+    // SAFETY: the slot is this thread's: aligned, with room for `bytes` and a trailer.
     unsafe {
         if !free_mark::is_wiped(slot, slot_bytes) {
             misuse_of::<P>("malloc()", "write after free to", bin, slot.addr());
@@ -57,7 +56,7 @@ pub unsafe fn hand_out<P: Policy>(slot: Slot, bin: Bin, bytes: usize) -> *mut u8
     slot
 }
 
-/// Stops the process unless a slot that is not free begins at `block`, of a small page tagged `tag`.
+/// Stops the process unless a slot begins at `block`, in a page tagged `tag`, and is not free.
 ///
 /// # Safety
 /// `tag` is the page's.
@@ -73,8 +72,7 @@ pub unsafe fn require_live<P: Policy>(pages: &PageHeap<P>, entry: &str, tag: Pag
     }
 }
 
-/// Bytes that may be used of the live block of `bin` at `block`. Where the lane looks, one that was written to behind
-/// its end stops the process.
+/// Bytes of a live block of `bin` that the program may use. The hardened lane stops the process at an overflow.
 ///
 /// # Safety
 /// A slot of `bin` begins at `block` and is not free.
@@ -84,15 +82,15 @@ pub unsafe fn usable<P: Policy>(entry: &str, bin: Bin, block: *const u8) -> usiz
     if !P::HARDENED {
         return slot_bytes;
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: a slot of `slot_bytes` bytes begins here.
     match unsafe { canary::requested_bytes(canary::process_key::<P::Os>(), block, slot_bytes) } {
         Some(bytes) => bytes,
         None => misuse_of::<P>(entry, "overflow past", bin, block.addr()),
     }
 }
 
-/// The address of the first of `slots`, all freed as blocks of `bin`, that is no slot of it.
-pub fn first_stranger<P: Policy>(pages: &PageHeap<P>, bin: Bin, slots: &[Slot]) -> Option<usize> {
+/// The first address of `slots`, freed as blocks of `bin`, that is no slot of it.
+pub fn first_invalid<P: Policy>(pages: &PageHeap<P>, bin: Bin, slots: &[Slot]) -> Option<usize> {
     slots.iter().map(Slot::address).find(|&address| {
         let tag = pages.tag(address);
         tag.bin() != bin || !pages.is_slot(tag, address)

@@ -80,6 +80,6 @@ pub unsafe extern "C" fn after_in_child<L: Lane>() {
         allocator.heaps.orphan_all_but(if is_static(entries) { null_mut() } else { behind(entries) });
         release_all(allocator);
     }
-    allocator.observer.tell(Event::Forked);
-    allocator.in_child.tell(Event::Forked);
+    allocator.observer.notify(Event::Forked);
+    allocator.in_child.notify(Event::Forked);
 }

@@ -1,13 +1,13 @@
-//! Heat: which slots are freed by threads of other shards than own their spans, counted where whole magazines and
-//! batches move, and only when statistics at exit or the statistics page are asked for.
+//! Counts local and remote frees, by bin and by pair of shards.
 //!
 //! ```text
-//! freed = own + foreign            slots in magazines that threads handed on
-//! foreign = adopted + homeward     stayed with the thread's shard, or went back to the owner in batches
+//! freed = own + foreign            slots in magazines that threads spilled
+//! foreign = adopted + homeward     kept by the thread's shard, or sent back to the owner in batches
 //! flow[freeing shard][owner]       the same slots, by where they came from
 //! ```
 //!
-//! Slots that circulate in a thread's own two magazines are in no count: nothing moves for them.
+//! Counted per magazine or batch, if statistics at exit or the statistics page are on. Slots that stay in a thread's
+//! two magazines are not counted.
 
 use crate::pages::bins::BINS;
 use crate::platform::atomic::{AtomicU64, Ordering};
@@ -43,28 +43,28 @@ impl BinHeat {
     }
 }
 
-/// A reading of [`BinHeat`]. Numbers of slots, but for `refills`, `spills` and `batches`.
+/// A reading of [`BinHeat`]: counts of slots, except `refills`, `spills` and `batches`.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct BinCounts {
-    /// Magazines that threads got: from depots, from spans.
+    /// Magazines taken by threads, from depots or spans.
     pub refills: u64,
-    /// What those held.
+    /// Slots in them.
     pub refilled: u64,
-    /// Magazines that threads handed on because they were full.
+    /// Full magazines spilled by threads.
     pub spills: u64,
-    /// In magazines that threads handed on.
+    /// Slots in spilled magazines.
     pub freed: u64,
-    /// Of them, owned by other shards than the freeing thread's.
+    /// Those owned by other shards than the freeing thread's.
     pub foreign: u64,
-    /// Of those, left in a depot of the freeing thread's shard.
+    /// Those kept in a depot of the freeing thread's shard.
     pub adopted: u64,
-    /// Batches that went home to one owner.
+    /// Batches sent home.
     pub batches: u64,
-    /// What those held.
+    /// Slots in them.
     pub batched: u64,
 }
 
-/// An allocator's counts. Sync: plain counts, written and read by anyone, Relaxed.
+/// An allocator's counts, for any thread to read and write.
 pub struct Heat {
     bins: [BinHeat; BINS],
     flow: [[AtomicU64; SHARDS]; SHARDS],
@@ -72,24 +72,24 @@ pub struct Heat {
 
 fn add(counter: &AtomicU64, more: u64) {
     if more > 0 {
+        // Relaxed: a count.
         counter.fetch_add(more, Ordering::Relaxed);
     }
 }
 
 impl Heat {
-    /// All zero.
+    /// All counts 0.
     pub const fn new() -> Self {
         Self { bins: [const { BinHeat::new() }; BINS], flow: [const { [const { AtomicU64::new(0) }; SHARDS] }; SHARDS] }
     }
 
     fn bin(&self, bin: Bin) -> &BinHeat {
         let index = usize::from(bin.0);
-        // A clamp instead of a bounds check: nothing in the allocator may panic.
+        // Clamped instead of a bounds check, which could panic.
         &self.bins[if index < BINS { index } else { 0 }]
     }
 
-    /// Notes slots of `bin`, by their owners, that a thread of `shard` hands on; `adopted` says whether those of
-    /// others stay with its shard.
+    /// Counts slots of `bin` that a thread of `shard` spills; `adopted` tells that its shard keeps other owners' slots.
     pub fn note_freed(&self, shard: ShardId, bin: Bin, adopted: bool, owners: impl Iterator<Item = ShardId>) {
         let (mut freed, mut foreign) = (0, 0);
         for owner in owners {
@@ -105,18 +105,18 @@ impl Heat {
         add(&counts.adopted, if adopted { foreign } else { 0 });
     }
 
-    /// Notes a magazine of `slots` slots of `bin` that a thread got.
+    /// Counts a magazine with `slots` slots of `bin` that a thread takes.
     pub fn note_refill(&self, bin: Bin, slots: usize) {
         add(&self.bin(bin).refills, 1);
         add(&self.bin(bin).refilled, slots as u64);
     }
 
-    /// Notes a full magazine of `bin` that a thread hands on; its slots are noted by [`Heat::note_freed`].
+    /// Counts a full magazine of `bin` that a thread spills; its slots are for [`Heat::note_freed`].
     pub fn note_spill(&self, bin: Bin) {
         add(&self.bin(bin).spills, 1);
     }
 
-    /// Notes a batch of `slots` slots of `bin` on its way home.
+    /// Counts a batch of `slots` slots of `bin` that goes home.
     pub fn note_batch(&self, bin: Bin, slots: usize) {
         add(&self.bin(bin).batches, 1);
         add(&self.bin(bin).batched, slots as u64);
@@ -125,6 +125,7 @@ impl Heat {
     /// The counts of `bin`.
     pub fn counts(&self, bin: Bin) -> BinCounts {
         let BinHeat { refills, refilled, spills, freed, foreign, adopted, batches, batched } = self.bin(bin);
+        // Relaxed: counts.
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         BinCounts {
             refills: read(refills),
@@ -138,8 +139,9 @@ impl Heat {
         }
     }
 
-    /// Slots that threads of `shard` freed and `owner` owns.
+    /// Slots of `owner` that threads of `shard` freed; 0 for shards out of range.
     pub fn flow(&self, shard: usize, owner: usize) -> u64 {
+        // Relaxed: a count.
         self.flow.get(shard).and_then(|row| row.get(owner)).map_or(0, |flow| flow.load(Ordering::Relaxed))
     }
 }

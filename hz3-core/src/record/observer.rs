@@ -1,57 +1,56 @@
-//! Observer: somebody outside of the allocator who is told now and then, on slow paths, that time has passed; the
-//! preload library's shared statistics page.
+//! Tells a function outside the allocator that time passes, or that the process forked.
 
 use crate::platform::atomic::{AtomicPtr, Ordering};
 use core::ptr::null_mut;
 
-/// What a observer is told. It is called without a lock of the allocator's, must not allocate, and keeps `errno`.
+/// A message to the observer, which is called without a lock of hz3, must not allocate, and keeps `errno`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
-    /// A slow path or the background thread looked at the clock, in milliseconds, as [`crate::platform::os::Os::now_ms`] has it.
+    /// A slow path or the background thread read the clock, in milliseconds ([`crate::platform::os::Os::now_ms`]).
     Tick(u32),
-    /// The process is a forked child, whose other threads are gone.
+    /// This process is a forked child; the parent's threads are gone.
     Forked,
 }
 
-/// Who is told; nobody at first.
+/// An observer, or none.
 pub struct Observer {
     call: AtomicPtr<()>,
 }
 
 impl Observer {
-    /// Nobody.
-    pub const fn nobody() -> Self {
+    /// No observer.
+    pub const fn none() -> Self {
         Self { call: AtomicPtr::new(null_mut()) }
     }
 
-    /// From here on `call` is told.
+    /// Sets the observer.
     pub fn begin(&self, call: fn(Event)) {
-        // Release: what the caller has made ready. Pairs with the Acquire in `tell_now`.
+        // Release: publishes what the observer needs. Pairs with the Acquire in `notify_slow`.
         self.call.store(call as *mut (), Ordering::Release);
     }
 
-    /// From here on nobody is told; a call that has begun may go on.
+    /// Removes the observer; a call in progress may go on.
     pub fn end(&self) {
         // Relaxed: publishes nothing.
         self.call.store(null_mut(), Ordering::Relaxed);
     }
 
-    /// Tells of `event`. While there is nobody: one load and a branch.
+    /// Notifies the observer. Without one: a load and a branch.
     #[inline]
-    pub fn tell(&self, event: Event) {
-        // Relaxed: `tell_now` looks again.
+    pub fn notify(&self, event: Event) {
+        // Relaxed: `notify_slow` loads again.
         if !self.call.load(Ordering::Relaxed).is_null() {
-            self.tell_now(event);
+            self.notify_slow(event);
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn tell_now(&self, event: Event) {
+    fn notify_slow(&self, event: Event) {
         // Acquire: pairs with the Release in `begin`.
         let call = self.call.load(Ordering::Acquire);
         if !call.is_null() {
-            // SAFETY: the word is a function that `begin` was given, of this type.
+            // SAFETY: not null: `begin` stored a function of this type.
             let call = unsafe { core::mem::transmute::<*mut (), fn(Event)>(call) };
             call(event);
         }
@@ -72,9 +71,9 @@ mod tests {
 
     #[test]
     fn whoever_begins_is_told_until_the_end() {
-        let observer = Observer::nobody();
+        let observer = Observer::none();
         let told = |event| {
-            observer.tell(event);
+            observer.notify(event);
             TOLD.swap(0, Ordering::Relaxed)
         };
         assert_eq!(told(Event::Tick(5)), 0);

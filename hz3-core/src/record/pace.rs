@@ -1,33 +1,32 @@
-//! Pace: how many bytes a thread still allocates until its next sample.
+//! Counts down the bytes until a thread's next heap-profile sample.
 //!
-//! The gaps between samples are drawn from an exponential distribution, so that every byte is as likely as any
-//! other to be the one that is met, whatever sizes come in whatever order: a block of `b` bytes is sampled with
-//! probability `1 - exp(-b / interval)`, which is what readers of the profile divide by.
+//! Gaps between samples are exponentially distributed, so every byte is equally likely to be hit. A block of `b` bytes
+//! is sampled with probability `1 - exp(-b / interval)`, by which readers of the profile divide.
 
-/// A thread's own pace. All zeros is one that has not started.
+/// A thread's countdown. All zeros: not started.
 pub struct Pace {
-    /// Bytes left; the allocation that takes it below 0 is sampled.
+    /// Bytes left; the allocation that makes it negative is sampled.
     left: i64,
-    /// State of the generator; 0 before the start.
+    /// State of the generator; 0 until the start.
     random: u64,
-    /// Whether the thread is taking a sample: what it allocates meanwhile is not the program's.
+    /// The thread is taking a sample; its allocations do not count.
     is_busy: bool,
 }
 
-/// Step of the generator (SplitMix64, Steele, Lea and Flood, 2014).
+/// Increment of the generator (SplitMix64; Steele, Lea and Flood, 2014).
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Pace {
-    /// Starts, where it has not yet, from a seed that no other thread has.
+    /// Starts, once, from a seed that no other thread has.
     pub fn start(&mut self, seed: u64, interval_bytes: usize) {
         if self.random == 0 {
-            // Mixed, because nearby states are nearby places of one sequence.
+            // Mixed: nearby states are nearby places in one sequence.
             self.random = mixed(seed) | 1;
             self.left = self.gap(interval_bytes);
         }
     }
 
-    /// Accounts for an allocation of `bytes`; whether it is one to sample.
+    /// Counts an allocation of `bytes`; true if it is to be sampled.
     pub fn is_due(&mut self, bytes: usize, interval_bytes: usize) -> bool {
         if self.is_busy {
             return false;
@@ -40,13 +39,13 @@ impl Pace {
         true
     }
 
-    /// Says whether the thread is taking a sample.
+    /// Tells that the thread takes a sample, or no longer does.
     pub fn set_busy(&mut self, is_busy: bool) {
         self.is_busy = is_busy;
     }
 
     fn gap(&mut self, interval_bytes: usize) -> i64 {
-        // The 53 bits of a double's mantissa, and never 0.
+        // As many bits as a double's mantissa, never 0.
         let uniform = ((self.next() >> 11) + 1) as f64 / (1_u64 << 53) as f64;
         (minus_ln(uniform) * interval_bytes as f64) as i64
     }
@@ -64,8 +63,8 @@ fn mixed(state: u64) -> u64 {
     second ^ (second >> 31)
 }
 
-/// `-ln(value)` of a value above 0 and up to 1: `core` has no logarithm. The mantissa's is the series of the
-/// inverse hyperbolic tangent, whose ninth term is below 10^-9.
+/// `-ln(value)` for 0 < `value` <= 1; `core` has no logarithm. For the mantissa, the series of the inverse hyperbolic
+/// tangent, whose ninth term is below 10^-9.
 fn minus_ln(value: f64) -> f64 {
     const MANTISSA_BITS: u32 = 52;
     const BIAS: u64 = 1023;
@@ -105,7 +104,7 @@ mod tests {
             let sampled = (0..blocks).filter(|_| pace.is_due(bytes, INTERVAL)).count() as f64;
             let share = 1.0 - (-(bytes as f64) / INTERVAL as f64).exp();
             let expected = f64::from(blocks) * share;
-            // Five standard deviations of a binomial count: the seed is fixed, so this passes always or never.
+            // Five standard deviations of a binomial count. The seed is fixed, so this passes always or never.
             let tolerance = 5.0 * (expected * (1.0 - share)).sqrt() + 1.0;
             assert!((sampled - expected).abs() < tolerance, "{bytes}: {sampled} in place of {expected}");
         }

@@ -1,15 +1,13 @@
-//! Profile: which call stacks the program's memory comes from, by a sample of its blocks.
+//! A sampling heap profile: which call stacks allocate the program's memory.
 //!
 //! ```text
 //! blocks   address → { bytes, stack }                                     open-addressed, at most half full
 //! stacks   hash → { counts, size class, frames } → { … }                  chained, never removed
 //! ```
 //!
-//! Blocks that are live now are in the table; a stack counts those and all that ever were. A stack has a row
-//! per size class, because readers scale a row by the mean size of its blocks, which must not mix sizes that
-//! are sampled with different probabilities. Everything lies in memory from the operating system, under one
-//! lock, which is taken per sampled block and per free of a block that may be one. It is asked for more memory
-//! while the lock is free.
+//! The table has the live sampled blocks; a stack counts those and past ones. It has a row per size class, because
+//! readers scale a row by its mean size, and sampling probability depends on the size. One lock protects everything,
+//! and is free while memory is requested from the system.
 
 use crate::platform::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use crate::platform::lock::{ForkLock, Mutex};
@@ -19,43 +17,40 @@ use crate::platform::table::Table;
 use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;
 
-/// Most frames of a stack; what is further out is cut off.
+/// Most frames of a stack; outer ones are cut off.
 pub const MAX_FRAMES: usize = 128;
-/// Chains of stacks. Chosen: programs have some thousand stacks that allocate.
+/// Chosen: programs have some thousand stacks that allocate.
 const CHAINS: usize = 4096;
-/// Room of the first table of blocks.
-const FIRST_ROOM: usize = 1024;
-/// Bytes of a unit of stacks' memory.
+const FIRST_CAPACITY: usize = 1024;
 const UNIT_BYTES: usize = 64;
 
-/// Calls its argument with each frame of the calling thread, innermost first, until that returns other than 0:
-/// `_Unwind_Backtrace` of the Itanium C++ ABI.
+/// `_Unwind_Backtrace` (Itanium C++ ABI): calls back for each frame, innermost first, until that returns nonzero.
 pub type Backtrace =
     unsafe extern "C" fn(unsafe extern "C" fn(*mut c_void, *mut c_void) -> c_int, *mut c_void) -> c_int;
-/// The return address of a frame: `_Unwind_GetIP`.
+/// `_Unwind_GetIP`: the return address of a frame.
 pub type GetIp = unsafe extern "C" fn(*mut c_void) -> usize;
 
-/// How stacks are taken.
+/// How to walk a stack.
 #[derive(Clone, Copy)]
 pub struct Unwinder {
     /// Walks the stack.
     pub backtrace: Backtrace,
-    /// Reads a frame.
+    /// Reads a frame's return address.
     pub get_ip: GetIp,
-    /// First address of the allocator's own code, whose frames are left out.
+    /// First address of the allocator's code, whose frames are left out.
     pub own_start: usize,
     /// One past its last.
     pub own_end: usize,
 }
 
-/// Numbers of sampled blocks, and the bytes that were asked for with them.
+/// Numbers of sampled blocks, and sums of their requested sizes.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Counts {
-    /// Blocks that live.
+    /// Live blocks.
     pub live_blocks: u64,
     /// Their bytes.
     pub live_bytes: u64,
-    /// Blocks ever.
+    /// Live and past blocks.
     pub all_blocks: u64,
     /// Their bytes.
     pub all_bytes: u64,
@@ -65,14 +60,14 @@ pub struct Counts {
 #[derive(Clone, Copy)]
 pub struct Sample {
     address: usize,
-    /// Bytes that were asked for.
+    /// Requested size.
     pub bytes: usize,
     stack: u32,
 }
 
 const NO_SAMPLE: Sample = Sample { address: 0, bytes: 0, stack: 0 };
 
-/// A stack's row of one size class; its frames follow it.
+/// A row: a stack and size class. Its frames follow.
 #[repr(C)]
 struct Stack {
     counts: Counts,
@@ -82,7 +77,7 @@ struct Stack {
     class: u16,
 }
 
-/// Size classes: eight per doubling, so that no row's sizes differ by more than an eighth.
+/// Eight classes per doubling: sizes in one differ by at most an eighth.
 fn class_of(bytes: usize) -> u16 {
     let bytes = bytes.max(1);
     let doubling = bytes.ilog2();
@@ -96,12 +91,12 @@ fn hash_of(class: u16, frames: &[usize]) -> u64 {
     })
 }
 
-/// Sync, every field: the profile's lock, over the memory that they lead to as well.
+/// Sync, every field and what it leads to: the profile's lock.
 struct Samples {
     chains: [u32; CHAINS],
     blocks: *mut Sample,
     /// Places for blocks: 0 or a power of two.
-    room: usize,
+    capacity: usize,
     used: usize,
     totals: Counts,
 }
@@ -110,27 +105,26 @@ impl Ranked for Samples {
     const RANK: Rank = Rank::Profile;
 }
 
-// SAFETY: the memory behind the pointer belongs to whoever has the structure.
+// SAFETY: the structure owns the memory it leads to.
 unsafe impl Send for Samples {}
 
 impl Samples {
-    /// Where the search for a block begins. Its address is that of a page, most of the time.
-    fn home(&self, address: usize) -> usize {
-        ((address >> 4) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(20) as usize & (self.room - 1)
+    /// Where the search for a block starts. Most addresses are multiples of the page size.
+    fn search_start(&self, address: usize) -> usize {
+        ((address >> 4) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(20) as usize & (self.capacity - 1)
     }
 
     fn block(&self, place: usize) -> *mut Sample {
-        self.blocks.wrapping_add(place & (self.room - 1))
+        self.blocks.wrapping_add(place & (self.capacity - 1))
     }
 
-    /// The place of the block at `address`.
     fn find(&self, address: usize) -> Option<usize> {
-        if self.room == 0 {
+        if self.capacity == 0 {
             return None;
         }
-        let mut place = self.home(address);
+        let mut place = self.search_start(address);
         loop {
-            // SAFETY: the place is masked into the table, which is half empty, so that the loop ends.
+            // SAFETY: the mask keeps the place in the table; half of it is empty, so the loop ends.
             match unsafe { (*self.block(place)).address } {
                 0 => return None,
                 found if found == address => return Some(place),
@@ -139,10 +133,10 @@ impl Samples {
         }
     }
 
-    /// Puts a block that is not there into the table, which has room.
+    /// Adds a block that is new to the table, which has room.
     fn insert(&mut self, sample: Sample) {
-        let mut place = self.home(sample.address);
-        // SAFETY: as in `find`.
+        let mut place = self.search_start(sample.address);
+        // SAFETY: the mask keeps the place in the table; half of it is empty, so the loop ends.
         unsafe {
             while (*self.block(place)).address != 0 {
                 place += 1;
@@ -152,17 +146,17 @@ impl Samples {
         self.used += 1;
     }
 
-    /// Takes the block at `address` out, and closes the gap that it leaves in the others' search.
+    /// Removes a block, and moves others up so that no search ends at its place.
     fn remove(&mut self, address: usize) -> Option<Sample> {
         let mut gap = self.find(address)?;
-        // SAFETY: as in `find`.
+        // SAFETY: the mask keeps every place in the table; half of it is empty, so the loop ends.
         unsafe {
             let found = *self.block(gap);
             let mut place = gap + 1;
             while (*self.block(place)).address != 0 {
                 let moved = *self.block(place);
-                let from_home = place.wrapping_sub(self.home(moved.address)) & (self.room - 1);
-                if from_home >= (place.wrapping_sub(gap) & (self.room - 1)) {
+                let from_start = place.wrapping_sub(self.search_start(moved.address)) & (self.capacity - 1);
+                if from_start >= (place.wrapping_sub(gap) & (self.capacity - 1)) {
                     *self.block(gap) = moved;
                     gap = place;
                 }
@@ -175,23 +169,23 @@ impl Samples {
     }
 }
 
-/// One allocator's profile.
+/// An allocator's profile. Methods that need blocks or rows take its lock.
 pub struct Profile<O: Os> {
-    /// Mean bytes between two samples; 0 while there is no profile.
+    /// Mean bytes between two samples; 0 without a profile.
     interval_bytes: AtomicUsize,
-    /// The unwinder's parts. Written before `interval_bytes`.
+    /// The unwinder; written before `interval_bytes`.
     backtrace: AtomicPtr<()>,
     get_ip: AtomicPtr<()>,
     own_start: AtomicUsize,
     own_end: AtomicUsize,
     stacks: Table<UNIT_BYTES>,
     samples: Mutex<Samples, O>,
-    /// Samples that were lost because the system had no memory for them.
+    /// Samples lost for lack of memory.
     lost: AtomicU32,
 }
 
 impl<O: Os> Profile<O> {
-    /// Off, and empty.
+    /// No profile.
     pub const fn new() -> Self {
         Self {
             interval_bytes: AtomicUsize::new(0),
@@ -203,7 +197,7 @@ impl<O: Os> Profile<O> {
             samples: Mutex::new(Samples {
                 chains: [0; CHAINS],
                 blocks: null_mut(),
-                room: 0,
+                capacity: 0,
                 used: 0,
                 totals: Counts { live_blocks: 0, live_bytes: 0, all_blocks: 0, all_bytes: 0 },
             }),
@@ -211,37 +205,37 @@ impl<O: Os> Profile<O> {
         }
     }
 
-    /// Whether there is a profile. For the slow paths: one load and a branch.
+    /// Whether a profile is on: one load and a branch.
     #[inline]
     pub fn is_on(&self) -> bool {
-        // Relaxed: what depends on it is read by `unwinder`, or under the lock.
+        // Relaxed: `unwinder` and the lock order the rest.
         self.interval_bytes.load(Ordering::Relaxed) != 0
     }
 
-    /// Mean bytes between two samples; 0 while there is no profile.
+    /// Mean bytes between two samples; 0 without a profile.
     pub fn interval_bytes(&self) -> usize {
-        // Relaxed: as above.
+        // Relaxed: a number.
         self.interval_bytes.load(Ordering::Relaxed)
     }
 
-    /// Begins the profile. Call it once.
+    /// Starts the profile. Call it once, with an interval above 0.
     pub fn begin(&self, unwinder: Unwinder, interval_bytes: usize) {
         // Relaxed, the first four: the last store publishes them.
         self.backtrace.store(unwinder.backtrace as *mut (), Ordering::Relaxed);
         self.get_ip.store(unwinder.get_ip as *mut (), Ordering::Relaxed);
         self.own_start.store(unwinder.own_start, Ordering::Relaxed);
         self.own_end.store(unwinder.own_end, Ordering::Relaxed);
-        // Release: pairs with the Acquire in `unwinder`.
+        // Release: publishes the unwinder. Pairs with the Acquire in `unwinder`.
         self.interval_bytes.store(interval_bytes, Ordering::Release);
     }
 
-    /// How stacks are taken; `None` while there is no profile.
+    /// The unwinder; `None` without a profile.
     pub fn unwinder(&self) -> Option<Unwinder> {
         // Acquire: pairs with the Release in `begin`.
         if self.interval_bytes.load(Ordering::Acquire) == 0 {
             return None;
         }
-        // Relaxed, all: published by the above. SAFETY: the words are `begin`'s function pointers.
+        // Relaxed, all: the Acquire orders them. SAFETY: `begin` stored functions of these types.
         unsafe {
             Some(Unwinder {
                 backtrace: core::mem::transmute::<*mut (), Backtrace>(self.backtrace.load(Ordering::Relaxed)),
@@ -252,7 +246,7 @@ impl<O: Os> Profile<O> {
         }
     }
 
-    /// Notes a fresh block, which the stack `frames` (innermost first) allocated.
+    /// Adds a fresh block and the stack that allocated it, innermost frame first.
     pub fn add(&self, address: usize, bytes: usize, frames: &[usize]) {
         let frames = frames.get(..MAX_FRAMES).unwrap_or(frames);
         let stack = self.stack_of(class_of(bytes), frames);
@@ -262,7 +256,7 @@ impl<O: Os> Profile<O> {
         }
     }
 
-    /// Takes the block at `address` out of the profile, if it is there: it is about to be freed or resized.
+    /// Removes the block at `address`, if it is sampled, before it is freed or resized.
     pub fn take(&self, address: usize) -> Option<Sample> {
         let mut samples = self.samples.lock();
         let sample = samples.remove(address)?;
@@ -273,71 +267,71 @@ impl<O: Os> Profile<O> {
         Some(sample)
     }
 
-    /// Undoes [`Profile::take`]: the block lives on as it was.
+    /// Undoes [`Profile::take`]: the block stays.
     pub fn put_back(&self, sample: Sample) {
         self.put(sample, false);
     }
 
-    /// Bytes that were asked for with the block at `address`, if it is sampled.
+    /// Requested size of the block at `address`, if it is sampled.
     pub fn bytes_of(&self, address: usize) -> Option<usize> {
         let samples = self.samples.lock();
         let place = samples.find(address)?;
-        // SAFETY: the place is a block's, and the lock is held.
+        // SAFETY: a block's place; the lock is held.
         Some(unsafe { (*samples.block(place)).bytes })
     }
 
-    /// Counts of all rows together.
+    /// Sum of all rows.
     pub fn totals(&self) -> Counts {
         self.samples.lock().totals
     }
 
-    /// Samples that were lost because the system had no memory for them.
+    /// Samples lost for lack of memory.
     pub fn lost(&self) -> u32 {
         // Relaxed: a count.
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Calls `look` with each row and its stack, innermost frame first. No lock is held meanwhile.
-    pub fn each(&self, mut look: impl FnMut(Counts, &[usize])) {
+    /// Calls `visit`, without the lock, with each row and its stack, innermost frame first.
+    pub fn each(&self, mut visit: impl FnMut(Counts, &[usize])) {
         let mut frames = [0; MAX_FRAMES];
         for chain in 0..CHAINS {
             let mut id = self.samples.lock().chains.get(chain).copied().unwrap_or(0);
             while id != 0 {
                 let (counts, depth) = {
                     let _samples = self.samples.lock();
-                    let (stack, its_frames) = self.stack(id);
-                    for (frame, its_frame) in frames.iter_mut().zip(its_frames) {
-                        *frame = *its_frame;
+                    let (stack, stack_frames) = self.stack(id);
+                    for (frame, source) in frames.iter_mut().zip(stack_frames) {
+                        *frame = *source;
                     }
                     id = stack.next;
-                    (stack.counts, its_frames.len())
+                    (stack.counts, stack_frames.len())
                 };
-                look(counts, frames.get(..depth).unwrap_or(&[]));
+                visit(counts, frames.get(..depth).unwrap_or(&[]));
             }
         }
     }
 
-    /// The row `id`. The caller holds the lock, or has just made the row.
+    /// A row. The caller holds the lock.
     fn stack(&self, id: u32) -> (&Stack, &[usize]) {
-        // SAFETY: ids in chains and samples are rows', which are never unmapped; `depth` frames follow the head.
+        // SAFETY: a row's id, never unmapped; `depth` frames follow. The caller holds the lock.
         unsafe {
             let stack = self.stacks.unit(id).cast::<Stack>();
             (&*stack, core::slice::from_raw_parts(stack.add(1).cast(), usize::from((*stack).depth)))
         }
     }
 
-    /// Changes the counts of the row `id` and of all rows together.
+    /// Changes the row `id` and the totals.
     fn count(&self, samples: &mut Samples, id: u32, change: impl Fn(&mut Counts)) {
         change(&mut samples.totals);
-        // SAFETY: as in `stack`; the caller holds the lock.
+        // SAFETY: a row's id, never unmapped. The caller holds the lock, and no reference to the row.
         unsafe { change(&mut (*self.stacks.unit(id).cast::<Stack>()).counts) };
     }
 
     fn find_stack(&self, samples: &Samples, hash: u64, class: u16, frames: &[usize]) -> Option<u32> {
         let mut id = *samples.chains.get(hash as usize % CHAINS)?;
         while id != 0 {
-            let (stack, its_frames) = self.stack(id);
-            if stack.hash == hash && stack.class == class && its_frames == frames {
+            let (stack, stack_frames) = self.stack(id);
+            if stack.hash == hash && stack.class == class && stack_frames == frames {
                 return Some(id);
             }
             id = stack.next;
@@ -345,7 +339,7 @@ impl<O: Os> Profile<O> {
         None
     }
 
-    /// The row of a stack and a size class, made where there is none; `None` where memory has run out.
+    /// The row of a stack and size class, new or not; `None` when memory has run out.
     fn stack_of(&self, class: u16, frames: &[usize]) -> Option<u32> {
         let hash = hash_of(class, frames);
         if let Some(id) = self.find_stack(&self.samples.lock(), hash, class, frames) {
@@ -353,7 +347,7 @@ impl<O: Os> Profile<O> {
         }
         let bytes = size_of::<Stack>() + size_of_val(frames);
         let id = self.stacks.allocate::<O>(bytes.div_ceil(UNIT_BYTES) as u32)?;
-        // SAFETY: the units were just handed out, zeroed, to this thread alone.
+        // SAFETY: the units are this thread's alone and hold the row and its frames; zeros are a valid row.
         unsafe {
             let stack = self.stacks.unit(id).cast::<Stack>();
             (*stack).hash = hash;
@@ -362,23 +356,23 @@ impl<O: Os> Profile<O> {
             stack.add(1).cast::<usize>().copy_from_nonoverlapping(frames.as_ptr(), frames.len());
         }
         let mut samples = self.samples.lock();
-        // Another thread that had the same in mind was faster: its row counts, and this one stays unused.
+        // Another thread was faster; this row stays unused.
         if let Some(other) = self.find_stack(&samples, hash, class, frames) {
             return Some(other);
         }
         let first = samples.chains.get_mut(hash as usize % CHAINS)?;
-        // SAFETY: as above.
+        // SAFETY: the row is this thread's until it is in a chain.
         unsafe { (*self.stacks.unit(id).cast::<Stack>()).next = *first };
         *first = id;
         Some(id)
     }
 
-    /// Puts a block into the table; false where there is no memory for a larger one.
+    /// Adds a block; false without memory for a larger table.
     fn put(&self, sample: Sample, is_fresh: bool) -> bool {
         loop {
-            let room = {
+            let capacity = {
                 let mut samples = self.samples.lock();
-                if samples.used * 2 < samples.room {
+                if samples.used * 2 < samples.capacity {
                     samples.insert(sample);
                     self.count(&mut samples, sample.stack, |counts| {
                         counts.live_blocks = counts.live_blocks.wrapping_add(1);
@@ -390,50 +384,50 @@ impl<O: Os> Profile<O> {
                     });
                     return true;
                 }
-                samples.room
+                samples.capacity
             };
-            if !self.grow(room) {
+            if !self.grow(capacity) {
                 return false;
             }
         }
     }
 
-    /// Gives the table twice the room, if it still has `room`; false where the system refuses.
+    /// Doubles the table, if it still has `capacity` places; false if the system refuses.
     #[cold]
-    fn grow(&self, room: usize) -> bool {
-        let larger = (room * 2).max(FIRST_ROOM);
+    fn grow(&self, capacity: usize) -> bool {
+        let larger = (capacity * 2).max(FIRST_CAPACITY);
         let Some(fresh) = O::map(larger * size_of::<Sample>()) else { return false };
-        let mut spent = (fresh.as_ptr().cast::<Sample>(), larger);
+        let mut unused = (fresh.as_ptr().cast::<Sample>(), larger);
         {
             let mut samples = self.samples.lock();
             // Else another thread was faster.
-            if samples.room == room {
-                let old = (samples.blocks, samples.room);
-                (samples.blocks, samples.room, samples.used) = (spent.0, spent.1, 0);
-                spent = old;
-                for place in 0..spent.1 {
-                    // SAFETY: the place lies in the old table, which is nobody else's any more.
-                    let sample = unsafe { *spent.0.add(place) };
+            if samples.capacity == capacity {
+                let old = (samples.blocks, samples.capacity);
+                (samples.blocks, samples.capacity, samples.used) = (unused.0, unused.1, 0);
+                unused = old;
+                for place in 0..unused.1 {
+                    // SAFETY: a place in the old table, this thread's alone now.
+                    let sample = unsafe { *unused.0.add(place) };
                     if sample.address != 0 {
                         samples.insert(sample);
                     }
                 }
             }
         }
-        if let Some(start) = core::ptr::NonNull::new(spent.0) {
-            // SAFETY: nothing refers to what is one whole mapping. Where the system leaves the address space, it may
-            // take the memory; what it refuses twice is lost, at most as much as the table that is in use.
+        if let Some(start) = core::ptr::NonNull::new(unused.0) {
+            // SAFETY: one whole mapping that nothing refers to. If both calls fail, at most the size of the table in
+            // use is lost.
             unsafe {
-                let bytes = spent.1 * size_of::<Sample>();
+                let bytes = unused.1 * size_of::<Sample>();
                 let _ = O::unmap(start.cast(), bytes) || O::purge(start.cast(), bytes);
             }
         }
         true
     }
 
-    /// Bytes that the profile itself has mapped.
+    /// Bytes mapped for the profile itself.
     pub fn mapped_bytes(&self) -> usize {
-        self.stacks.mapped_bytes() + self.samples.lock().room * size_of::<Sample>()
+        self.stacks.mapped_bytes() + self.samples.lock().capacity * size_of::<Sample>()
     }
 
     /// The profile's lock, for fork.

@@ -1,4 +1,4 @@
-//! Carve: slots out of spans, for a refill that found no magazine.
+//! Takes slots out of spans when a refill finds no magazine.
 //!
 //! ```text
 //! slots at home, own and others' → fresh slots of an own span → a fresh span
@@ -15,12 +15,11 @@ use crate::platform::units::{Bin, PAGE_BYTES, ShardId};
 use crate::transfer::exchange::{Exchange, Sharded};
 use core::ptr::NonNull;
 
-/// Largest slot whose pages are made present ahead: larger ones may never be written in the middle.
+/// Largest slot to populate ahead: the middle of a larger one may never be written.
 const POPULATED_SLOT_BYTES: u32 = 2048;
 
-/// Takes up to `out.len()` slots of `bin` into the front of `out`: those at home in spans of `shard` or, failing
-/// that, of others, then fresh ones of `shard`, from a fresh span if need be. Returns how many; 0 when memory has run
-/// out.
+/// Carves up to `out.len()` slots of `bin` into the front of `out`: slots at home in any shard, or else fresh ones of
+/// `shard`. Returns their number; 0 when memory has run out.
 pub fn carve<P: Sharded>(
     pages: &PageHeap<P>,
     exchange: &Exchange<P>,
@@ -37,7 +36,7 @@ pub fn carve<P: Sharded>(
     }
 }
 
-/// As [`carve`], of `shard` alone.
+/// Like [`carve`], from `shard` alone.
 pub fn carve_own<P: Sharded>(
     pages: &PageHeap<P>,
     exchange: &Exchange<P>,
@@ -51,7 +50,7 @@ pub fn carve_own<P: Sharded>(
         && !out.is_empty()
         && let Some(id) = pages.take_small(bin, shard)
     {
-        // SAFETY: the span is this thread's, and fresh.
+        // SAFETY: `take_small` made the span for this thread alone; `add` takes it over.
         taken = unsafe { owned.lock().add(pages.spans(), bin, id, P::Os::now_ms(), out) };
     }
     let carved = slots_of(out, taken);
@@ -62,7 +61,7 @@ pub fn carve_own<P: Sharded>(
     taken
 }
 
-/// The slots at home of [`carve`]: a shard that has some spares another one fresh pages.
+/// Carves slots at home, in any shard: they spare this one fresh pages.
 fn carve_home<P: Sharded>(
     pages: &PageHeap<P>,
     exchange: &Exchange<P>,
@@ -71,34 +70,32 @@ fn carve_home<P: Sharded>(
     out: &mut Places,
 ) -> usize {
     let mut taken = 0;
-    for other in exchange.roomy_shards(bin, shard) {
+    for other in exchange.shards_with_home(bin, shard) {
         if taken == out.len() {
             break;
         }
-        // Nobody waits for another shard's lock.
+        // Never wait for another shard's lock.
         if let Some(mut owned) = exchange.shard(other).owned().try_lock()
             && let Some(places) = out.get_mut(taken..)
         {
             taken += owned.carve_home(pages.spans(), bin, places);
             if !owned.has_home(pages.spans(), bin) {
-                exchange.set_roomy(bin, other, false);
+                exchange.set_home_hint(bin, other, false);
             }
         }
     }
     taken
 }
 
-/// The slots in the first `taken` places.
 fn slots_of(out: &Places, taken: usize) -> &[Slot] {
-    // SAFETY: every caller has filled that many.
+    // SAFETY: every caller has just filled the first `taken` places.
     unsafe { core::slice::from_raw_parts(out.as_ptr().cast(), taken.min(out.len())) }
 }
 
-/// Makes freshly carved slots read as slots that were freed: what lay there before must not be taken for a write
-/// after free.
+/// Makes fresh slots look freed: old contents must not pass for a write after free.
 fn wipe_fresh<P: Sharded>(pages: &PageHeap<P>, bin: Bin, slots: &[Slot]) {
     for slot in slots {
-        // SAFETY: the slot was just taken, and is this thread's alone, so that its span's descriptor is fixed.
+        // SAFETY: the slot is this thread's and writable; `zeroed` does not change while a slot of the span is out.
         unsafe {
             let span = pages.tag(slot.address()).span();
             if (*at(pages.spans(), span)).zeroed {
@@ -110,8 +107,7 @@ fn wipe_fresh<P: Sharded>(pages: &PageHeap<P>, bin: Bin, slots: &[Slot]) {
     }
 }
 
-/// Has the pages of freshly carved slots made present at once where a whole magazine was asked for: the thread has used
-/// up as many already and will write to these too.
+/// Populates the pages of a whole carved magazine: the thread has used up as many slots before.
 fn populate<P: Sharded>(bin: Bin, slots: &[Slot]) {
     let info = bins::info(bin);
     if info.slot_bytes > POPULATED_SLOT_BYTES || slots.len() < usize::from(shape::<P>(bin).capacity) {
@@ -119,14 +115,14 @@ fn populate<P: Sharded>(bin: Bin, slots: &[Slot]) {
     }
     let (Some(last), Some(first)) = (slots.first(), slots.last()) else { return };
     let bytes = last.address().wrapping_sub(first.address()).wrapping_add(info.slot_bytes as usize);
-    // Fresh slots adjoin; slots that were at home before lie anywhere, and their pages are present.
+    // In falling order. Fresh slots adjoin; the pages of those that were at home are present.
     if bytes != slots.len() * info.slot_bytes as usize || bytes < 2 * PAGE_BYTES {
         return;
     }
     let start = first.address().next_multiple_of(PAGE_BYTES);
     let end = last.address() + info.slot_bytes as usize;
     if let Some(start_pointer) = NonNull::new(core::ptr::with_exposed_provenance_mut(start)) {
-        // SAFETY: the whole pages between the first and the last slot lie in a committed span.
+        // SAFETY: whole pages, between two slots of committed spans that are less than a magazine apart.
         unsafe { P::Os::populate(start_pointer, end / PAGE_BYTES * PAGE_BYTES - start) };
     }
 }

@@ -1,14 +1,12 @@
-//! Depot: lock-free stacks of magazines, full ones on their way to whoever allocates, empty ones back.
+//! A lock-free stack of magazines, and the depots made of it.
 //!
 //! ```text
 //! 63          34 33     26 25         0
 //! |   version   |  count  |  first id  |  → links(first).next → …
 //! ```
 //!
-//! The word changes by one compare-exchange, and every change raises the version, so a thread that was
-//! stopped between its read and its exchange fails unless exactly 2^30 changes passed meanwhile.
-//! A magazine's memory is never unmapped, so reading the link of one that was just taken away is safe;
-//! the value read is then thrown away with the failed exchange.
+//! Every change is one compare-exchange and raises the version: an exchange based on an old word fails, unless exactly
+//! 2^30 changes have passed. Magazines are never unmapped, so `pop` may read the link of one just taken.
 
 use crate::platform::atomic::{AtomicU32, AtomicU64, Ordering, fence_after_exchange};
 
@@ -16,15 +14,15 @@ use crate::platform::atomic::{AtomicU32, AtomicU64, Ordering, fence_after_exchan
 pub const ID_BITS: u32 = 26;
 const ID_MASK: u64 = (1 << ID_BITS) - 1;
 const COUNT_BITS: u32 = 8;
-/// Most magazines that one stack counts.
+/// Most magazines in one stack.
 pub const MAX_COUNT: u32 = (1 << COUNT_BITS) - 1;
 const COUNT_ONE: u64 = 1 << ID_BITS;
 const VERSION_ONE: u64 = 1 << (ID_BITS + COUNT_BITS);
 const VERSION_MASK: u64 = !(VERSION_ONE - 1);
 
-/// Where the stack's links are kept.
+/// The links of all magazines.
 pub trait Links {
-    /// The link of magazine `id`: the id below it in its stack.
+    /// The id below magazine `id` in its stack; 0 at the bottom.
     fn next(&self, id: u32) -> &AtomicU32;
 }
 
@@ -46,18 +44,17 @@ impl Stack {
         Self { word: AtomicU64::new(0) }
     }
 
-    /// Puts magazine `id` on top unless the stack holds `limit` already (at most [`MAX_COUNT`]); returns
-    /// whether it did. The caller owned the magazine and, on success, no longer does.
+    /// Pushes magazine `id`, which the caller gives up; false if the stack has `limit`, at most [`MAX_COUNT`].
     #[inline]
     pub fn push(&self, links: &impl Links, id: u32, limit: u32) -> bool {
-        // Relaxed: the exchange below checks what was read.
+        // Relaxed: the exchange checks the value.
         let mut word = self.word.load(Ordering::Relaxed);
         loop {
             let count = ((word >> ID_BITS) as u32) & MAX_COUNT;
             if count >= limit.min(MAX_COUNT) {
                 return false;
             }
-            // Relaxed: published by the exchange.
+            // Relaxed: the exchange publishes it.
             links.next(id).store((word & ID_MASK) as u32, Ordering::Relaxed);
             let new =
                 (word & VERSION_MASK).wrapping_add(VERSION_ONE) | ((u64::from(count) + 1) << ID_BITS) | u64::from(id);
@@ -69,22 +66,21 @@ impl Stack {
         }
     }
 
-    /// Takes the magazine on top, which the caller then owns; `None` where there is none.
+    /// Pops the top magazine; the caller owns it. `None` if the stack is empty.
     #[inline]
     pub fn pop(&self, links: &impl Links) -> Option<u32> {
-        // Acquire: the link read below is at least as new as the push that this word came from. Pairs
-        // with the Release in `push`.
+        // Acquire: the link is at least as new as this word. Pairs with the Release in `push`.
         let mut word = self.word.load(Ordering::Acquire);
         loop {
             let id = (word & ID_MASK) as u32;
             if id == 0 {
                 return None;
             }
-            // Relaxed: may be stale or another stack's if the magazine was taken; the version tells.
+            // Relaxed: if it is stale, the exchange fails.
             let next = links.next(id).load(Ordering::Relaxed);
             let count = ((word >> ID_BITS) & u64::from(MAX_COUNT)) - 1;
             let new = (word & VERSION_MASK).wrapping_add(VERSION_ONE) | (count * COUNT_ONE) | u64::from(next);
-            // Acquire: sees the magazine's contents, and, on failure, the next candidate's link.
+            // Acquire: the contents, or the next link. Pairs with the Release in `push`.
             match self.word.compare_exchange_weak(word, new, Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) => return Some(id),
                 Err(now) => word = now,
@@ -92,11 +88,10 @@ impl Stack {
         }
     }
 
-    /// Takes all magazines, which the caller then owns; returns the one on top, whose link leads to the next one, and so
-    /// on to a link of 0. `None` where there is none.
+    /// Pops all magazines; the caller owns them. Returns the top one, linked to the rest; `None` if the stack is empty.
     #[inline]
     pub fn pop_all(&self) -> Option<u32> {
-        // Relaxed: the exchange below checks what was read.
+        // Relaxed: the exchange checks the value.
         let mut word = self.word.load(Ordering::Relaxed);
         loop {
             let id = (word & ID_MASK) as u32;
@@ -104,8 +99,7 @@ impl Stack {
                 return None;
             }
             let new = (word & VERSION_MASK).wrapping_add(VERSION_ONE);
-            // Acquire: sees the contents and links of all of them: each push was an exchange on this word, and the later ones
-            // continue the release of the earlier ones. Pairs with the Release in `push`.
+            // Acquire: all contents and links; exchanges continue a release sequence. Pairs with the Release in `push`.
             match self.word.compare_exchange_weak(word, new, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => return Some(id),
                 Err(now) => word = now,
@@ -113,30 +107,29 @@ impl Stack {
         }
     }
 
-    /// Calls `look` with the id of each magazine in the stack, top first. Exact while nobody pushes or pops;
-    /// otherwise the walk may stray into the stacks that its magazines went to, and ends all the same.
-    pub fn each(&self, links: &impl Links, mut look: impl FnMut(u32)) {
-        // Acquire: sees the links and counts of what was pushed. Pairs with the Release in `push`.
+    /// Calls `visit` with each magazine's id, top first. If the stack changes, the walk may stray, but it ends.
+    pub fn each(&self, links: &impl Links, mut visit: impl FnMut(u32)) {
+        // Acquire: links and contents. Pairs with the Release in `push`.
         let word = self.word.load(Ordering::Acquire);
         let mut id = (word & ID_MASK) as u32;
         for _ in 0..(word >> ID_BITS) as u32 & MAX_COUNT {
             if id == 0 {
                 break;
             }
-            look(id);
-            // Relaxed: as in `pop`, except that nothing tells whether it is stale.
+            visit(id);
+            // Relaxed: acquired above, or stale if the stack has changed.
             id = links.next(id).load(Ordering::Relaxed);
         }
     }
 
-    /// Magazines in the stack at some moment during the call.
+    /// Magazines in the stack.
     #[inline]
     pub fn count(&self) -> u32 {
         // Relaxed: a count.
         (self.word.load(Ordering::Relaxed) >> ID_BITS) as u32 & MAX_COUNT
     }
 
-    /// Whether the stack was empty at some moment during the call.
+    /// Whether the stack is empty.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.count() == 0
@@ -156,15 +149,15 @@ pub struct Depot {
     pub full: Stack,
     /// Sent home by other shards' threads.
     pub inbox: Stack,
-    /// Fewest magazines that lay in both since the last [`Depot::make_surplus_due`]: nobody needed those.
+    /// Low-water mark: fewest magazines in both stacks since the last [`Depot::make_surplus_due`].
     low: AtomicU32,
-    /// Magazines that are to be unpacked.
+    /// Surplus magazines to send home.
     due: AtomicU32,
 }
 
 #[cfg(not(loom))]
 impl Depot {
-    /// Empty.
+    /// An empty depot.
     pub const fn new() -> Self {
         Self { full: Stack::new(), inbox: Stack::new(), low: AtomicU32::new(0), due: AtomicU32::new(0) }
     }
@@ -175,32 +168,33 @@ impl Depot {
         self.full.count() + self.inbox.count()
     }
 
-    /// Notes that a magazine was taken.
+    /// Lowers the low-water mark after a magazine was taken.
     #[inline]
     pub fn note_taken(&self) {
         let count = self.count();
-        // Relaxed, here and below: a gauge; a lost update makes the surplus a little larger or smaller.
+        // Relaxed, all: a gauge; a lost update hardly matters.
         if count < self.low.load(Ordering::Relaxed) {
             self.low.store(count, Ordering::Relaxed);
         }
     }
 
-    /// Makes magazines due to be unpacked that were not needed since the last call: half of them, so that a swing of
-    /// demand finds some; all of them where nobody touched the depot.
+    /// Makes half of the surplus since the last call due (a swing of demand finds the rest), or all magazines if their
+    /// number is at its low-water mark now, as in an untouched depot.
     pub fn make_surplus_due(&self) {
+        // Relaxed, all: gauges. Tested first, so that an idle depot costs no write.
         let (low, count) = (self.low.load(Ordering::Relaxed), self.count());
         if count > 0 || low > 0 {
             self.low.store(count, Ordering::Relaxed);
         }
         let due = if low == count { count } else { low.min(count).div_ceil(2) };
-        // Relaxed, here and below: a gauge, as above. Tested first, so that an idle depot costs no write.
         if due != self.due.load(Ordering::Relaxed) {
             self.due.store(due, Ordering::Relaxed);
         }
     }
 
-    /// Takes up to `most` of the magazines that are due to be unpacked; returns how many.
+    /// Claims up to `most` of the due magazines for the caller to send home; returns how many.
     pub fn take_due(&self, most: u32) -> u32 {
+        // Relaxed, both: a gauge.
         let due = self.due.load(Ordering::Relaxed);
         if due > 0 {
             self.due.store(due - due.min(most), Ordering::Relaxed);
@@ -216,21 +210,20 @@ impl Default for Depot {
     }
 }
 
-/// Which shards may have full magazines of a bin, a bit for each. A bit may be there in vain; it is never
-/// missing for longer than a call of [`Stocked::note_pushed`] or [`Stocked::note_taken`] by the thread that
-/// pushed or took takes.
+/// A hint word: the shards that may have full magazines of a bin. A bit may be set in vain. A bit that should be set is
+/// missing only during a call of [`Stocked::note_pushed`] or [`Stocked::note_taken`].
 pub struct Stocked {
     word: AtomicU32,
 }
 
 impl Stocked {
-    /// No shard has any.
+    /// No bit set.
     #[cfg(not(loom))]
     pub const fn new() -> Self {
         Self { word: AtomicU32::new(0) }
     }
 
-    /// No shard has any.
+    /// No bit set.
     #[cfg(loom)]
     pub fn new() -> Self {
         Self { word: AtomicU32::new(0) }
@@ -239,27 +232,26 @@ impl Stocked {
     /// The bits.
     #[inline]
     pub fn mask(&self) -> u32 {
-        // Relaxed: publishes nothing; the stacks do.
+        // Relaxed: a hint; the stacks publish the magazines.
         self.word.load(Ordering::Relaxed)
     }
 
-    /// Notes that the calling thread has just pushed a magazine in the shard of `bit`.
+    /// Sets a shard's `bit` after this thread pushed a magazine there.
     #[inline]
     pub fn note_pushed(&self, bit: u32) {
-        // Pairs with the fence in `note_taken`: either this sees the bit taken away there, or the look there
-        // sees the magazine.
+        // Pairs with the fence in `note_taken`: this sees the bit cleared, or the check there sees the magazine.
         fence_after_exchange();
-        // Relaxed: ordered by the fences. Tested first so that a stocked depot costs no write to a shared line.
+        // Relaxed, both: the fences order them. Tested first, to spare the shared line a write.
         if self.word.load(Ordering::Relaxed) & bit == 0 {
             self.word.fetch_or(bit, Ordering::Relaxed);
         }
     }
 
-    /// Notes that the calling thread has looked for a magazine in the shard of `bit`, which may be empty now.
+    /// Clears a shard's `bit` after this thread tried to pop a magazine there, if `is_empty`.
     #[inline]
     pub fn note_taken(&self, bit: u32, is_empty: impl Fn() -> bool) {
         if is_empty() {
-            // Relaxed, both: ordered by the fences.
+            // Relaxed, both: the fences order them.
             self.word.fetch_and(!bit, Ordering::Relaxed);
             // Pairs with the fence in `note_pushed`.
             fence_after_exchange();

@@ -1,4 +1,4 @@
-//! Homeward: the one way home, from magazines to the spans that slots belong to.
+//! Sends free slots home, from magazines to the spans they belong to.
 //!
 //! ```text
 //! magazine → stash → batch of one owner and bin → its spans → an empty span → runs
@@ -19,62 +19,62 @@ use crate::transfer::magazine::Magazine;
 use crate::transfer::remote_stash::{Carrier, RemoteStash, Sparse};
 use core::mem::MaybeUninit;
 
-/// Takes slots home on behalf of a thread of one shard.
+/// Sends slots home for a thread of one shard.
 pub struct Homeward<'a, P: Sharded> {
     pages: &'a PageHeap<P>,
     exchange: &'a Exchange<P>,
-    /// The sender's shard, whose empty magazines are used.
+    /// The sender's shard: it supplies empty magazines.
     shard: ShardId,
-    /// Whether nobody needed the slots for a while.
+    /// The slots have been unused for a while.
     idle: bool,
 }
 
 impl<'a, P: Sharded> Homeward<'a, P> {
-    /// The way home for slots that were just freed.
+    /// For slots just freed: their spans become young.
     pub const fn new(pages: &'a PageHeap<P>, exchange: &'a Exchange<P>, shard: ShardId) -> Self {
         Self { pages, exchange, shard, idle: false }
     }
 
-    /// The way home for slots that nobody needed for a while: they make no span young.
+    /// For slots unused for a while: their spans' age stays.
     pub const fn idle(pages: &'a PageHeap<P>, exchange: &'a Exchange<P>, shard: ShardId) -> Self {
         Self { pages, exchange, shard, idle: true }
     }
 
-    /// Sends one slot home through `stash`.
+    /// Sends one slot of `bin` home through `stash`.
     #[inline]
     pub fn send_slot(&mut self, bin: Bin, slot: Slot, stash: &mut impl RemoteStash) {
         let owner = self.pages.owner(slot.address());
         stash.put(owner, bin, slot, self);
     }
 
-    /// Sends the slots of `magazine`, of `bin`, home through `stash`; the magazine is empty afterwards.
+    /// Sends the slots of `magazine`, all of `bin`, home through `stash`; empties it.
     ///
     /// # Safety
     /// The caller owns the magazine, which is not loaded.
     pub unsafe fn send_slots(&mut self, bin: Bin, magazine: *mut Magazine, stash: &mut impl RemoteStash) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller owns the magazine, which is not loaded.
         for slot in unsafe { Magazine::drain(magazine) } {
             self.send_slot(bin, slot, stash);
         }
     }
 
-    /// As [`Homeward::send_slots`], and gives the empty magazine back.
+    /// Like [`Homeward::send_slots`]; returns the empty magazine to its shard.
     ///
     /// # Safety
-    /// The caller owns the magazine, and no longer does afterwards.
+    /// The caller owns the magazine, which is not loaded, and gives it up.
     pub unsafe fn send_magazine(&mut self, bin: Bin, magazine: *mut Magazine, stash: &mut impl RemoteStash) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller owns the magazine, which is not loaded, and gives it up.
         unsafe {
             self.send_slots(bin, magazine, stash);
             self.exchange.return_empty(magazine);
         }
     }
 
-    /// Sends the magazines of `bin` home to which the links lead from `first` on.
+    /// Sends the magazines of `bin` that are linked from id `first` on home.
     ///
     /// # Safety
-    /// The caller owns the magazines, and no longer does afterwards.
-    // A function of its own: the stash would be on the stack of every refill, and stacks may have 16 KiB.
+    /// The caller owns the magazines, which are not loaded, and gives them up.
+    // Not inlined: the stash would be in every refill's frame, and stacks may have 16 KiB.
     #[cold]
     #[inline(never)]
     pub unsafe fn send_chain(&mut self, bin: Bin, first: u32) {
@@ -82,9 +82,9 @@ impl<'a, P: Sharded> Homeward<'a, P> {
         let mut next = first;
         while next != 0 {
             let id = next;
-            // Relaxed: this thread's own.
+            // Relaxed: this thread owns the magazine.
             next = self.exchange.magazines.next(id).load(Ordering::Relaxed);
-            // SAFETY: ids in stacks are magazines', and this one is this thread's.
+            // SAFETY: links lead to magazines' ids; the caller gave up these, which are not loaded.
             unsafe { self.send_magazine(bin, self.exchange.magazines.get(id), &mut stash) };
         }
         stash.flush(self);
@@ -107,8 +107,8 @@ impl<P: Sharded> Carrier for Homeward<'_, P> {
         self.exchange.empty_magazine(self.shard, bin)
     }
 
-    unsafe fn post(&mut self, owner: ShardId, bin: Bin, magazine: *mut Magazine) {
-        // SAFETY: the stash hands its magazine over.
+    unsafe fn send_to_inbox(&mut self, owner: ShardId, bin: Bin, magazine: *mut Magazine) {
+        // SAFETY: the caller gives up the magazine, which is not loaded.
         unsafe {
             self.note_batch(bin, usize::from((*magazine).count));
             if !(*magazine).is_worthwhile() || !self.exchange.put_full(owner, bin, magazine, true) {
@@ -119,7 +119,7 @@ impl<P: Sharded> Carrier for Homeward<'_, P> {
     }
 }
 
-/// Puts one slot into its span.
+/// Puts one slot into its span. Takes the owner's lock.
 pub fn deliver_one<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, slot: Slot) {
     let tag = pages.tag(slot.address());
     let mut one = [MaybeUninit::new(slot)];
@@ -127,9 +127,8 @@ pub fn deliver_one<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, slot
     deliver(pages, exchange, tag.owner(), tag.bin(), unsafe { Batch::of(&mut one, 1) }, false);
 }
 
-/// Puts `slots`, all of `bin` and owned by `owner`, into their spans, and gives up spans that are empty then. A slot that
-/// is at home already, or none, stops the process in the name of `free`. Slots that were not `idle` until now make their
-/// spans young. Takes the owner's lock.
+/// Puts `slots`, all of `bin` and `owner`, into their spans, and releases empty spans. A slot that is invalid or free
+/// already stops the process. `idle` slots leave their spans' age alone. Takes the owner's lock.
 fn deliver<P: Sharded>(
     pages: &PageHeap<P>,
     exchange: &Exchange<P>,
@@ -149,11 +148,11 @@ fn deliver<P: Sharded>(
                 refused = Some((NotReturned::NotASlot, address));
                 break;
             }
-            // SAFETY: the tag is a small page's of this owner, whose lock is held.
+            // SAFETY: a small span of `owner`, whose lock is held.
             match unsafe { owned.restore(pages.spans(), tag.span(), slot, idle) } {
                 Ok(false) => {}
                 Ok(true) => {
-                    // SAFETY: the span has left the lists and is this thread's alone.
+                    // SAFETY: the span is empty and unlisted: this thread's alone.
                     unsafe { (*at(pages.spans(), tag.span())).next = emptied };
                     emptied = tag.span();
                 }
@@ -164,10 +163,10 @@ fn deliver<P: Sharded>(
             }
         }
         if owned.has_home(pages.spans(), bin) {
-            exchange.set_roomy(bin, owner, true);
+            exchange.set_home_hint(bin, owner, true);
         }
     }
-    // Not before the lock is free: a handler of the program's for SIGABRT may allocate.
+    // Without the lock: the program's SIGABRT handler may allocate.
     if let Some((reason, address)) = refused {
         let fault = match reason {
             NotReturned::AlreadyFree => "double free of",
@@ -176,7 +175,7 @@ fn deliver<P: Sharded>(
         abort::misuse_in_bin::<P::Os>("free()", fault, address, bins::info(bin).slot_bytes as usize);
     }
     while !emptied.is_none() {
-        // SAFETY: chained above; this thread's alone.
+        // SAFETY: the chained spans are this thread's alone; each is released once.
         unsafe {
             let next = (*at(pages.spans(), emptied)).next;
             pages.release_small(emptied, idle);
@@ -185,8 +184,8 @@ fn deliver<P: Sharded>(
     }
 }
 
-/// Sends magazines of every depot and inbox home: as many as `share` says of each, given how many it may be, and `most` in
-/// all. Returns how many that were to be.
+/// Sends magazines of all depots and inboxes home, at most `most`. `share` says how many of a depot, given the rest of
+/// `most`. Returns the sum of the shares.
 pub fn send_depots<P: Sharded>(
     pages: &PageHeap<P>,
     exchange: &Exchange<P>,
@@ -205,7 +204,7 @@ pub fn send_depots<P: Sharded>(
             left -= due;
             for _ in 0..due {
                 let Some(magazine) = exchange.take_full_of(shard, bin) else { break };
-                // SAFETY: the magazine is this thread's.
+                // SAFETY: this thread took the magazine, which is not loaded.
                 unsafe { homeward.send_magazine(bin, magazine, &mut stash) };
             }
         }
@@ -214,8 +213,7 @@ pub fn send_depots<P: Sharded>(
     most - left
 }
 
-/// Sends every depot and inbox home: of each, as many magazines as it holds when its turn comes, so that the end comes
-/// however fast other threads fill them again.
+/// Sends all depots and inboxes home. It ends even if other threads refill them: each gets one turn.
 pub fn empty_depots<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) {
     send_depots(pages, exchange, u32::MAX, |depot, most| depot.count().min(most));
 }

@@ -1,12 +1,11 @@
-//! Remote stash: a thread's slots on their way home to the shards that own their spans.
+//! Collects a thread's remotely freed slots into batches for the shards that own them.
 //!
 //! ```text
-//! dense   bank[destination][bin] → a magazine that fills up      (few shards: one magazine per pair)
-//! sparse  | entry | entry | …    | 256 entries {destination, bin, pointer}      (size independent of shards)
+//! dense   bank[owner][bin] → a magazine that fills up      (few shards: one magazine per pair)
+//! sparse  | entry | entry | …    | 256 entries {owner, bin, pointer}      (size independent of shards)
 //! ```
 //!
-//! Either way slots leave in batches of one destination and bin, so that the owner's lock or inbox is
-//! touched once per batch. A stash is its thread's alone.
+//! The owner's lock or inbox is touched once per batch. A stash belongs to one thread.
 
 use crate::pages::bins::{BINS, FOREIGN};
 use crate::pages::slot::{Batch, Slot, no_slots};
@@ -15,20 +14,19 @@ use crate::transfer::magazine::Magazine;
 use core::mem::MaybeUninit;
 use core::ptr::null_mut;
 
-/// Where batches go, and where a dense bank gets its magazines.
+/// Where batches go, and magazines come from.
 pub trait Carrier {
-    /// Takes the batch home. The slots all belong to spans of `bin` owned by `owner`.
+    /// Sends slots, all of `bin` and `owner`, home.
     fn deliver(&mut self, owner: ShardId, bin: Bin, slots: Batch<'_>);
     /// An empty magazine for `bin`. `None` when memory has run out.
     fn empty_magazine(&mut self, bin: Bin) -> Option<*mut Magazine>;
-    /// Takes a magazine of slots of `bin` to `owner`'s inbox.
+    /// Sends a magazine with slots of `bin` to `owner`'s inbox.
     ///
     /// # Safety
-    /// The caller owns `magazine`, and no longer does afterwards.
-    unsafe fn post(&mut self, owner: ShardId, bin: Bin, magazine: *mut Magazine);
+    /// The caller owns `magazine`, which is not loaded, and gives it up.
+    unsafe fn send_to_inbox(&mut self, owner: ShardId, bin: Bin, magazine: *mut Magazine);
 }
 
-/// Delivers a single slot.
 fn deliver_one(carrier: &mut impl Carrier, owner: ShardId, bin: Bin, slot: Slot) {
     let mut one = [MaybeUninit::new(slot)];
     // SAFETY: the place holds the slot.
@@ -37,21 +35,21 @@ fn deliver_one(carrier: &mut impl Carrier, owner: ShardId, bin: Bin, slot: Slot)
 
 /// A remote stash of either kind.
 pub trait RemoteStash {
-    /// Adds a free slot of `bin` that belongs to `owner`; may send batches off through `carrier`.
+    /// Adds a free slot of `bin` and `owner`; may send batches.
     fn put(&mut self, owner: ShardId, bin: Bin, slot: Slot, carrier: &mut impl Carrier);
-    /// Sends everything off.
+    /// Sends all slots.
     fn flush(&mut self, carrier: &mut impl Carrier);
     /// Slots in the stash.
-    fn held(&self) -> usize;
-    /// Calls `look` with each group of slots of one bin, their number and the first one's place, for whoever
-    /// does not own the stash: exact while its owner leaves it alone.
+    fn slot_count(&self) -> usize;
+    /// Calls `visit` with each group of slots: bin, first place, number. The caller need not own the stash: exact while
+    /// its owner leaves it alone.
     ///
     /// # Safety
-    /// `this` is a stash whose memory, and whose magazines' memory, is never unmapped.
-    unsafe fn peek(this: *const Self, look: impl FnMut(Bin, *const *mut u8, usize));
+    /// `this` is a stash; it and its magazines are never unmapped.
+    unsafe fn peek(this: *const Self, visit: impl FnMut(Bin, *const *mut u8, usize));
 }
 
-/// A stash with a magazine for each destination and bin. A zeroed one is empty.
+/// A stash with a magazine for each owner and bin. All zeros is empty.
 pub struct Dense<const SHARDS: usize> {
     bank: [[*mut Magazine; BINS]; SHARDS],
 }
@@ -63,7 +61,7 @@ impl<const SHARDS: usize> RemoteStash for Dense<SHARDS> {
             return;
         };
         if bin == FOREIGN {
-            // No slot at all: whoever takes it home stops the process.
+            // Not a slot: delivery stops the process.
             return deliver_one(carrier, owner, bin, slot);
         }
         if place.is_null() {
@@ -71,13 +69,13 @@ impl<const SHARDS: usize> RemoteStash for Dense<SHARDS> {
             *place = magazine;
         }
         let magazine = *place;
-        // SAFETY: the bank owns its magazines, and this one has room: it leaves as soon as it is full.
+        // SAFETY: the bank owns the magazine, which is never full; it leaves the bank before it is given up.
         unsafe {
             Magazine::slots(magazine).add(usize::from((*magazine).count)).write(slot);
             (*magazine).count += 1;
             if (*magazine).count == (*magazine).capacity {
                 *place = null_mut();
-                carrier.post(owner, bin, magazine);
+                carrier.send_to_inbox(owner, bin, magazine);
             }
         }
     }
@@ -87,39 +85,38 @@ impl<const SHARDS: usize> RemoteStash for Dense<SHARDS> {
             for (bin, place) in bins.iter_mut().enumerate() {
                 let magazine = core::mem::replace(place, null_mut());
                 if !magazine.is_null() {
-                    // SAFETY: the bank owned it, and has let go of it.
-                    unsafe { carrier.post(ShardId(owner as u8), Bin(bin as u8), magazine) };
+                    // SAFETY: the bank owned the magazine, and has forgotten it.
+                    unsafe { carrier.send_to_inbox(ShardId(owner as u8), Bin(bin as u8), magazine) };
                 }
             }
         }
     }
 
-    fn held(&self) -> usize {
+    fn slot_count(&self) -> usize {
         let magazines = self.bank.iter().flatten().filter(|place| !place.is_null());
         // SAFETY: the bank owns its magazines.
         magazines.map(|&magazine| usize::from(unsafe { (*magazine).count })).sum()
     }
 
-    unsafe fn peek(this: *const Self, mut look: impl FnMut(Bin, *const *mut u8, usize)) {
+    unsafe fn peek(this: *const Self, mut visit: impl FnMut(Bin, *const *mut u8, usize)) {
         for owner in 0..SHARDS {
             for bin in 1..BINS {
-                // SAFETY: the place lies in the bank. Volatile, because the owner may write it at this moment,
-                // with a plain store of one aligned word, which arrives whole: null or a magazine.
+                // SAFETY: in the bank. Volatile: the owner may be storing it, in one piece.
                 let magazine = unsafe { (&raw const (*this).bank[owner][bin]).read_volatile() };
                 if !magazine.is_null() {
-                    // SAFETY: as above.
+                    // SAFETY: not null, so a magazine.
                     let (slots, count) = unsafe { Magazine::peek(magazine) };
-                    look(Bin(bin as u8), slots, count);
+                    visit(Bin(bin as u8), slots, count);
                 }
             }
         }
     }
 }
 
-/// A stash of `ENTRIES` entries. A zeroed one is empty.
+/// A stash of `ENTRIES` entries. All zeros is empty.
 pub struct Sparse<const ENTRIES: usize> {
     used: usize,
-    /// Destination and bin above, address below: the order of the words is the order of the batches.
+    /// Owner and bin above, address below: sorted, they form batches.
     entries: [u64; ENTRIES],
 }
 
@@ -136,7 +133,7 @@ impl<const ENTRIES: usize> Default for Sparse<ENTRIES> {
     }
 }
 
-/// Bits of an address that an entry keeps: user addresses have 47 on x86-64 and 48 on AArch64.
+/// Bits of a user address: 47 on x86-64, 48 on AArch64.
 const ADDRESS_BITS: u32 = 48;
 
 fn start_of(entry: u64) -> *mut u8 {
@@ -162,30 +159,30 @@ impl<const ENTRIES: usize> RemoteStash for Sparse<ENTRIES> {
         let mut batch = no_slots::<ENTRIES>();
         for group in entries.chunk_by(|a, b| a >> ADDRESS_BITS == b >> ADDRESS_BITS) {
             for (place, entry) in batch.iter_mut().zip(group) {
-                // SAFETY: an entry stands for a slot that was put in, and is taken out here.
+                // SAFETY: `put` took this slot; it leaves once, because `used` is 0.
                 place.write(unsafe { Slot::new(start_of(*entry)) });
             }
             if let Some(first) = group.first() {
                 let key = first >> ADDRESS_BITS;
-                // SAFETY: the first places were just filled.
+                // SAFETY: the loop filled the first places.
                 let slots = unsafe { Batch::of(&mut batch, group.len()) };
                 carrier.deliver(ShardId((key >> 8) as u8), Bin(key as u8), slots);
             }
         }
     }
 
-    fn held(&self) -> usize {
+    fn slot_count(&self) -> usize {
         self.used
     }
 
-    unsafe fn peek(this: *const Self, mut look: impl FnMut(Bin, *const *mut u8, usize)) {
-        // SAFETY: the caller's promise. Volatile, here and below: as for the dense stash.
+    unsafe fn peek(this: *const Self, mut visit: impl FnMut(Bin, *const *mut u8, usize)) {
+        // SAFETY: the stash is mapped. Volatile: the owner may be storing it, in one piece.
         let used = unsafe { (&raw const (*this).used).read_volatile() };
         for index in 0..used.min(ENTRIES) {
-            // SAFETY: below ENTRIES.
+            // SAFETY: an index below ENTRIES. Volatile: the owner may be storing the entry.
             let entry = unsafe { (&raw const (*this).entries[index]).read_volatile() };
             let slot = start_of(entry);
-            look(Bin((entry >> ADDRESS_BITS) as u8), &slot, 1);
+            visit(Bin((entry >> ADDRESS_BITS) as u8), &slot, 1);
         }
     }
 }
@@ -214,12 +211,12 @@ mod tests {
         }
         fn empty_magazine(&mut self, _: Bin) -> Option<*mut Magazine> {
             let magazine = MAGAZINES.create::<Linux>(0).expect("memory");
-            // SAFETY: just made, this thread's alone.
+            // SAFETY: just created, this thread's alone.
             unsafe { (*magazine).capacity = 6 };
             Some(magazine)
         }
-        unsafe fn post(&mut self, owner: ShardId, bin: Bin, magazine: *mut Magazine) {
-            // SAFETY: handed over by the bank.
+        unsafe fn send_to_inbox(&mut self, owner: ShardId, bin: Bin, magazine: *mut Magazine) {
+            // SAFETY: the bank gave it up.
             let slots = unsafe { Magazine::drain(magazine) };
             self.deliver(owner, bin, slots);
         }
@@ -231,17 +228,17 @@ mod tests {
         for turn in 0..3000_usize {
             let (owner, bin, address) = (turn % 7, turn % 31 + 1, 0x7f00_0000_0000 + turn * 16);
             sent.insert((owner as u8, bin as u8, address));
-            // SAFETY: an address stands for a slot, whose memory nobody looks at.
+            // SAFETY: stands for a slot; nothing accesses its memory.
             let slot = unsafe { Slot::new(core::ptr::without_provenance_mut(address)) };
             stash.put(ShardId(owner as u8), Bin(bin as u8), slot, &mut post);
-            assert_eq!(stash.held() + post.delivered.len(), sent.len());
+            assert_eq!(stash.slot_count() + post.delivered.len(), sent.len());
             let mut seen = 0;
-            // SAFETY: this thread's own stash.
+            // SAFETY: this thread's stash.
             unsafe { RemoteStash::peek(stash, |_, _, count| seen += count) };
-            assert_eq!(seen, stash.held());
+            assert_eq!(seen, stash.slot_count());
         }
         stash.flush(&mut post);
-        assert_eq!(stash.held(), 0);
+        assert_eq!(stash.slot_count(), 0);
         assert_eq!(post.delivered, sent);
         post.batches
     }

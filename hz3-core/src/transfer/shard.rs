@@ -1,13 +1,13 @@
-//! Shard: an owner heap. A place, not a thread: any number of threads use one, any thread visits any.
+//! A shard owns spans and collects free slots. Any number of threads share one; any thread may visit any.
 //!
 //! ```text
-//! per bin    full → magazine → …     free slots for whoever refills
+//! per bin    full → magazine → …     free slots for refills
 //!            inbox → magazine → …    slots that came home (dense stash)
 //!            spans with room         those with slots at home first, those with only fresh ones last
 //! per class  empty → magazine → …    spent magazines, back where they were filled
 //! ```
 //!
-//! The stacks are lock-free; the span lists have one lock, held for a bounded number of slots and never
+//! The stacks are lock-free. A lock protects the span lists, for a bounded number of slots or magazines, and never
 //! across a system call or another lock.
 
 use crate::pages::bins::{self, BINS};
@@ -21,7 +21,7 @@ use crate::platform::rank::{Rank, Ranked};
 use crate::platform::units::{Bin, SpanId, elapsed_ms};
 use crate::transfer::depot::{Depot, Stack};
 
-/// An owner heap.
+/// A shard.
 #[repr(C, align(128))]
 pub struct Shard<O: Os> {
     depots: [Depot; BINS],
@@ -29,22 +29,22 @@ pub struct Shard<O: Os> {
     owned: Mutex<Owned, O>,
 }
 
-/// The spans of a shard that have room. Sync: the shard's lock.
+/// A shard's spans; those with room are in lists. Sync: the shard's lock.
 pub struct Owned {
     heads: [SpanId; BINS],
     tails: [SpanId; BINS],
-    /// Slots handed out and not at home, per bin: live, or cached in magazines and stashes.
+    /// Slots out, per bin: live, or cached in magazines and stashes.
     out: [u64; BINS],
     /// Spans, per bin.
     spans: [u32; BINS],
-    /// Pages of them that hold no memory.
+    /// Their pages that hold no memory.
     purged_pages: usize,
-    /// Spans that are out of the lists while memory of theirs is given back.
+    /// Spans set aside.
     aside: u32,
-    /// The time, in milliseconds, as of the last look for holes or new span.
+    /// Time of the last hole scan or fresh span, in milliseconds.
     clock: u32,
-    /// Where the next look for holes goes on: the bin, and the span in its list, if there is one.
-    next_look: (u8, SpanId),
+    /// Where the hole scan resumes: the bin, and a span or the list's head.
+    scan_position: (u8, SpanId),
 }
 
 impl Ranked for Owned {
@@ -55,20 +55,20 @@ impl Ranked for Owned {
     }
 }
 
-/// What a look for holes comes to.
-pub enum Look {
-    /// `pages` of the span `id`, which is set aside, hold memory for nothing.
+/// A result of [`Owned::set_aside`].
+pub enum HoleScan {
+    /// A span with holes, now set aside.
     Holes {
         /// The span.
         id: SpanId,
         /// Address of its first page.
         start: usize,
-        /// A bit for each page.
+        /// Its holes, a bit for each page.
         pages: u128,
     },
-    /// As many spans as allowed have been looked at.
+    /// The budget is spent.
     Pause,
-    /// Every span has been looked at.
+    /// All spans are scanned.
     End,
 }
 
@@ -86,26 +86,26 @@ impl<O: Os> Shard<O> {
                 purged_pages: 0,
                 aside: 0,
                 clock: 0,
-                next_look: (0, SpanId::NONE),
+                scan_position: (0, SpanId::NONE),
             }),
         }
     }
 
-    /// The stacks of full magazines of `bin`.
+    /// The full magazines of `bin`.
     #[inline]
     pub fn depot(&self, bin: Bin) -> &Depot {
         let index = usize::from(bin.0);
-        // A clamp instead of a bounds check: nothing in the allocator may panic.
+        // Clamped instead of a bounds check, which could panic.
         &self.depots[if index < BINS { index } else { 0 }]
     }
 
-    /// The stack of empty magazines of `class`.
+    /// The empty magazines of `class`.
     #[inline]
     pub fn empty(&self, class: u8) -> &Stack {
         &self.empty[usize::from(class) % CLASSES]
     }
 
-    /// The spans, and the lock over them.
+    /// The spans, under their lock.
     #[inline]
     pub fn owned(&self) -> &Mutex<Owned, O> {
         &self.owned
@@ -121,8 +121,8 @@ impl<O: Os> Default for Shard<O> {
 impl Owned {
     #[allow(clippy::mut_from_ref, reason = "the shard's lock stands in for the exclusive borrow")]
     fn span(spans: &Spans, id: SpanId) -> &mut Span {
-        // SAFETY: ids in the lists and in small pages' tags came from `spans`; the shard's lock, held by
-        // every caller, is what allows the exclusive reference, and no caller keeps two at a time.
+        // SAFETY: ids in lists and small pages' tags came from `spans`. `Owned` is reached through the shard's lock
+        // alone, which makes the reference exclusive; no caller makes two to one span at a time.
         unsafe { &mut *at(spans, id) }
     }
 
@@ -155,7 +155,7 @@ impl Owned {
         (span.next, span.previous, span.listed) = (SpanId::NONE, old, true);
     }
 
-    /// Adds a span with slots at home where it is not the first to be taken from, as far as the order allows.
+    /// Adds a span with slots at home: not in front if possible, but before those with only fresh slots.
     fn push_late(&mut self, spans: &Spans, bin: Bin, id: SpanId) {
         let index = usize::from(bin.0);
         let (Some(&head), Some(&tail)) = (self.heads.get(index), self.tails.get(index)) else { return };
@@ -165,7 +165,7 @@ impl Owned {
         if Self::span(spans, tail).home > 0 {
             return self.push_back(spans, bin, id);
         }
-        // The tail is another than the head, so that there is a next one.
+        // The tail differs from the head, so there is a next span.
         let next = Self::span(spans, head).next;
         Self::span(spans, head).next = id;
         Self::span(spans, next).previous = id;
@@ -179,10 +179,10 @@ impl Owned {
             span.listed = false;
             (span.next, span.previous)
         };
-        if self.next_look.1 == id {
-            self.next_look.1 = next;
+        if self.scan_position.1 == id {
+            self.scan_position.1 = next;
             if next.is_none() {
-                self.next_look.0 = self.next_look.0.saturating_add(1);
+                self.scan_position.0 = self.scan_position.0.saturating_add(1);
             }
         }
         let Some((head, tail)) = self.list(bin) else { return };
@@ -198,12 +198,11 @@ impl Owned {
         }
     }
 
-    /// Adds a fresh span of `bin` and takes slots of it into the front of `out`, to be popped from its end;
-    /// returns how many. A span is listed only once a slot of it is out, so that the last slot to return
-    /// always finds it.
+    /// Adds a fresh span of `bin` and carves slots into the front of `out`, lowest address last; returns how many. A
+    /// listed span always has a slot out, whose return can release it.
     ///
     /// # Safety
-    /// The caller owns the span, which `become_small` was called on, and no longer does afterwards.
+    /// The caller owns the span, after `become_small`, and gives it up.
     pub unsafe fn add(&mut self, spans: &Spans, bin: Bin, id: SpanId, now: u32, out: &mut Places) -> usize {
         if let Some(count) = self.spans.get_mut(usize::from(bin.0)) {
             *count += 1;
@@ -217,10 +216,10 @@ impl Owned {
         if span.has_room(bins::info(bin)) {
             self.push_back(spans, bin, id);
         }
-        self.taken(bin, out, free)
+        self.finish_take(bin, out, free)
     }
 
-    /// Takes slots of `bin` into the front of `out`, to be popped from its end; returns how many.
+    /// Carves slots of `bin` into the front of `out`, each span's lowest address last; returns how many.
     pub fn carve(&mut self, spans: &Spans, bin: Bin, out: &mut Places) -> usize {
         let info = bins::info(bin);
         let mut free = out.len();
@@ -236,7 +235,7 @@ impl Owned {
             if span.has_room(info) {
                 let (home, next) = (span.home, span.next);
                 if home == 0 && !next.is_none() && Self::span(spans, next).home > 0 {
-                    // Spans with slots at home come first.
+                    // Those with slots at home come first.
                     self.remove(spans, bin, id);
                     self.push_back(spans, bin, id);
                 }
@@ -244,10 +243,10 @@ impl Owned {
             }
             self.remove(spans, bin, id);
         }
-        self.taken(bin, out, free)
+        self.finish_take(bin, out, free)
     }
 
-    /// As [`Owned::carve`], slots at home alone: no fresh page is touched.
+    /// Like [`Owned::carve`], slots at home alone: touches no fresh page.
     pub fn carve_home(&mut self, spans: &Spans, bin: Bin, out: &mut Places) -> usize {
         let info = bins::info(bin);
         let mut free = out.len();
@@ -266,10 +265,10 @@ impl Owned {
                 self.push_back(spans, bin, id);
             }
         }
-        self.taken(bin, out, free)
+        self.finish_take(bin, out, free)
     }
 
-    /// Lets `take` take slots of the span `id`, which are needed now.
+    /// Lets `take` take slots of the span `id`, which becomes young.
     fn take(&mut self, spans: &Spans, id: SpanId, take: impl FnOnce(&mut Span) -> usize) -> usize {
         let span = Self::span(spans, id);
         span.stamp = self.clock;
@@ -279,18 +278,17 @@ impl Owned {
         taken
     }
 
-    /// Whether a slot of `bin` is at home.
+    /// Whether slots of `bin` are at home.
     pub fn has_home(&self, spans: &Spans, bin: Bin) -> bool {
-        // Spans with slots at home come first.
+        // Their spans come first.
         let first = self.heads.get(usize::from(bin.0)).copied().unwrap_or(SpanId::NONE);
         !first.is_none() && Self::span(spans, first).home > 0
     }
 
-    /// Moves the slots behind the first `free` places to the front of `out` and counts them as out.
-    fn taken(&mut self, bin: Bin, out: &mut Places, free: usize) -> usize {
+    /// Moves the slots behind `free` empty places to the front of `out`, and counts them as out.
+    fn finish_take(&mut self, bin: Bin, out: &mut Places, free: usize) -> usize {
         let taken = out.len() - free;
-        // SAFETY: both ranges lie in `out`; what lies in the first one is no slot, and what lies there afterwards counts
-        // in the places from which it came no more.
+        // SAFETY: both ranges are in `out`; the front held no slots, and the originals are not read again.
         unsafe { out.as_mut_ptr().copy_from(out.as_ptr().add(free), taken) };
         if let Some(count) = self.out.get_mut(usize::from(bin.0)) {
             *count += taken as u64;
@@ -298,14 +296,14 @@ impl Owned {
         taken
     }
 
-    /// Puts `slot`, of the span `id`, back. Returns whether the span is empty now and has left the list,
-    /// so that the caller must release it. A slot that was not `idle` until now counts as needed just now.
+    /// Returns `slot` to its span `id`. True if the span is empty and unlisted now: the caller must release it. A slot
+    /// that is not `idle` makes its span young.
     ///
     /// # Errors
-    /// The slot is none, or free already; nothing changes.
+    /// Not a carved slot, or at home already; nothing changes.
     ///
     /// # Safety
-    /// `id` is that of a small span of this shard.
+    /// `id` is a small span of this shard.
     pub unsafe fn restore(&mut self, spans: &Spans, id: SpanId, slot: Slot, idle: bool) -> Result<bool, NotReturned> {
         let span = Self::span(spans, id);
         let bin = span.bin;
@@ -318,7 +316,7 @@ impl Owned {
             *count = count.saturating_sub(1);
         }
         if aside {
-            // [`Owned::put_back`] sees to it.
+            // `put_back` lists or releases it.
             return Ok(false);
         }
         if empty {
@@ -337,7 +335,7 @@ impl Owned {
         Ok(false)
     }
 
-    /// Stops counting an empty span that is in no list.
+    /// Stops counting an empty, unlisted span.
     fn forget(&mut self, spans: &Spans, bin: Bin, id: SpanId) {
         if let Some(count) = self.spans.get_mut(usize::from(bin.0)) {
             *count -= 1;
@@ -345,26 +343,25 @@ impl Owned {
         self.purged_pages -= Self::span(spans, id).purged_pages() as usize;
     }
 
-    /// Goes on looking through the lists for a span with holes of which no slot was needed for `delay_ms` at
-    /// `now`. Looks at `looks` spans at most, counted down, and takes the first such span out of the lists: nobody
-    /// takes a slot of it until [`Owned::put_back`]. When all lists are through, the next call starts again.
-    pub fn set_aside(&mut self, spans: &Spans, now: u32, delay_ms: u32, looks: &mut u32) -> Look {
+    /// Resumes the scan for a span with holes, unused for `delay_ms` at `now`. Such a span leaves the lists until
+    /// [`Owned::put_back`]. Scans at most `budget` spans, counted down; after the last, the next call starts again.
+    pub fn set_aside(&mut self, spans: &Spans, now: u32, delay_ms: u32, budget: &mut u32) -> HoleScan {
         self.clock = now;
         loop {
-            let (number, mut id) = self.next_look;
+            let (number, mut id) = self.scan_position;
             let Some(&head) = self.heads.get(usize::from(number)) else {
-                self.next_look = (0, SpanId::NONE);
-                return Look::End;
+                self.scan_position = (0, SpanId::NONE);
+                return HoleScan::End;
             };
             if id.is_none() {
                 id = head;
             }
             while !id.is_none() {
-                if *looks == 0 {
-                    self.next_look = (number, id);
-                    return Look::Pause;
+                if *budget == 0 {
+                    self.scan_position = (number, id);
+                    return HoleScan::Pause;
                 }
-                *looks -= 1;
+                *budget -= 1;
                 let span = Self::span(spans, id);
                 let next = span.next;
                 if elapsed_ms(span.stamp, now) >= delay_ms {
@@ -373,23 +370,23 @@ impl Owned {
                         span.aside = true;
                         let start = span.start;
                         self.aside += 1;
-                        self.next_look = (number, id);
-                        // Moves the look on.
+                        self.scan_position = (number, id);
+                        // Moves `scan_position` on.
                         self.remove(spans, Bin(number), id);
-                        return Look::Holes { id, start, pages };
+                        return HoleScan::Holes { id, start, pages };
                     }
                 }
                 id = next;
             }
-            self.next_look = (number + 1, SpanId::NONE);
+            self.scan_position = (number + 1, SpanId::NONE);
         }
     }
 
-    /// Puts a span back that [`Owned::set_aside`] took out; `purged` of its pages hold no memory now. Returns
-    /// whether it has become empty meanwhile, so that the caller must release it.
+    /// Lists a span again that was set aside; its pages `purged` hold no memory now. True if it has become empty: the
+    /// caller must release it.
     ///
     /// # Safety
-    /// `id` is the result of [`Owned::set_aside`] for this shard, and is put back once.
+    /// [`Owned::set_aside`] of this shard returned `id`, which is put back once.
     pub unsafe fn put_back(&mut self, spans: &Spans, id: SpanId, purged: u128) -> bool {
         self.aside -= 1;
         let span = Self::span(spans, id);
@@ -413,15 +410,15 @@ impl Owned {
         self.aside > 0
     }
 
-    /// Pages of spans that hold no memory.
+    /// Pages of the spans that hold no memory.
     pub fn purged_pages(&self) -> usize {
         self.purged_pages
     }
 
-    /// Checks the list of spans of `bin` with room; returns how many there are.
+    /// Checks the span list of `bin`; returns its length.
     ///
     /// # Errors
-    /// Names the broken rule.
+    /// The broken rule.
     pub fn check_list(&self, spans: &Spans, bin: Bin) -> Result<u32, &'static str> {
         let index = usize::from(bin.0);
         let (head, tail) = (self.heads.get(index), self.tails.get(index));
@@ -444,7 +441,7 @@ impl Owned {
         if listed > 0 && tail != Some(&last) { Err("a list's tail is not its last") } else { Ok(listed) }
     }
 
-    /// Slots of `bin` that are out (live or cached in magazines and stashes), and its spans.
+    /// Slots of `bin` that are out, and its spans.
     pub fn counts(&self, bin: Bin) -> (u64, u32) {
         let index = usize::from(bin.0);
         (self.out.get(index).copied().unwrap_or(0), self.spans.get(index).copied().unwrap_or(0))

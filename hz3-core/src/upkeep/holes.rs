@@ -9,7 +9,7 @@ use crate::pages::policy::Policy;
 use crate::platform::os::Os;
 use crate::platform::units::{Bin, PAGE_BYTES, ShardId};
 use crate::transfer::exchange::{Exchange, Sharded};
-use crate::transfer::shard::Look;
+use crate::transfer::shard::HoleScan;
 use crate::upkeep::schedule::Schedule;
 use core::ptr::NonNull;
 
@@ -83,10 +83,10 @@ fn purge_holes_of<P: Sharded>(
         let (before, found) = (allowed, owned.lock().set_aside(pages.spans(), now, delay_ms, &mut allowed));
         *looks -= before - allowed;
         match found {
-            Look::End => return true,
-            Look::Pause if *looks == 0 => return false,
-            Look::Pause => {}
-            Look::Holes { id, start, pages: holes } => {
+            HoleScan::End => return true,
+            HoleScan::Pause if *looks == 0 => return false,
+            HoleScan::Pause => {}
+            HoleScan::Holes { id, start, pages: holes } => {
                 let (purged, calls) = purge_pages(pages, start, holes);
                 // SAFETY: the span was set aside above; where it is empty, it is in no list and this thread's.
                 unsafe {

@@ -42,7 +42,7 @@ pub fn tick_ms<P: Policy>(options: &Options) -> u32 {
 #[cold]
 pub fn tick<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &Schedule, observer: &Observer) {
     let now = P::Os::now_ms();
-    observer.tell(Event::Tick(now));
+    observer.notify(Event::Tick(now));
     let tick_ms = tick_ms::<P>(pages.options());
     if !schedule.is_due(now, tick_ms) {
         return;

@@ -7,12 +7,12 @@ use std::vec::Vec;
 
 type Tested = Profile<Linux>;
 
-/// Addresses whose search in a table of `room` places begins at one place.
+/// Addresses whose search in a table of `capacity` places begins at one place.
 fn colliding(profile: &Tested, count: usize) -> Vec<usize> {
     let samples = profile.samples.lock();
     let addresses = (1_usize..).map(|page| page << 12);
-    let home = samples.home(1 << 12);
-    addresses.filter(|&address| samples.home(address) == home).take(count).collect()
+    let home = samples.search_start(1 << 12);
+    addresses.filter(|&address| samples.search_start(address) == home).take(count).collect()
 }
 
 /// Panics unless exactly the blocks of `expected`, by address, are there, with their bytes.
@@ -25,30 +25,30 @@ fn holds(profile: &Tested, expected: &HashMap<usize, usize>) {
     assert_eq!((totals.live_blocks, totals.live_bytes), (expected.len() as u64, bytes as u64));
     let samples = profile.samples.lock();
     assert_eq!(samples.used, expected.len());
-    assert!(samples.used * 2 <= samples.room, "{} in {}", samples.used, samples.room);
+    assert!(samples.used * 2 <= samples.capacity, "{} in {}", samples.used, samples.capacity);
 }
 
 #[test]
 fn a_full_table_grows_and_keeps_every_block() {
     let profile = Tested::new();
     let mut expected = HashMap::new();
-    for block in 1..=3 * FIRST_ROOM {
+    for block in 1..=3 * FIRST_CAPACITY {
         profile.add(block << 12, block, &[1, 2]);
         expected.insert(block << 12, block);
-        // Just before and after each growth, which is at half of the room.
+        // Just before and after each growth, which is at half of the capacity.
         if block.is_power_of_two() || (block - 1).is_power_of_two() {
             holds(&profile, &expected);
         }
     }
     holds(&profile, &expected);
-    assert_eq!(profile.samples.lock().room, 8 * FIRST_ROOM);
+    assert_eq!(profile.samples.lock().capacity, 8 * FIRST_CAPACITY);
     assert_eq!((profile.lost(), profile.bytes_of(5)), (0, None));
 }
 
 #[test]
 fn colliding_blocks_are_found_whichever_is_removed() {
     let profile = Tested::new();
-    assert_eq!(profile.bytes_of(1 << 12), None, "in a table without room");
+    assert_eq!(profile.bytes_of(1 << 12), None, "in a table without capacity");
     assert!(profile.take(1 << 12).is_none());
     profile.add(1 << 12, 1, &[7]);
     let addresses = colliding(&profile, 6);
@@ -84,9 +84,9 @@ fn a_search_goes_round_the_end_of_the_table_and_so_does_a_removal() {
     // Three blocks that belong to the last place, and three to the first, which those push on.
     let of_place = |wanted: usize| -> Vec<usize> {
         let samples = profile.samples.lock();
-        (2_usize..).map(|page| page << 12).filter(|&address| samples.home(address) == wanted).take(3).collect()
+        (2_usize..).map(|page| page << 12).filter(|&address| samples.search_start(address) == wanted).take(3).collect()
     };
-    let mut addresses = of_place(FIRST_ROOM - 1);
+    let mut addresses = of_place(FIRST_CAPACITY - 1);
     addresses.extend(of_place(0));
     let mut expected = HashMap::new();
     for (&address, bytes) in addresses.iter().zip(10..) {
