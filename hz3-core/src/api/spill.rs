@@ -63,12 +63,12 @@ unsafe fn load_empty<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
 /// # Safety
 /// As for [`spill`]; a magazine is loaded.
 unsafe fn swap_with_spare<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> Option<*mut Magazine> {
-    if heap.entry(bin).spare().is_null() {
-        let magazine = L::allocator().exchange.empty_magazine(heap.shard, bin)?;
-        heap.entry(bin).set_spare(magazine);
-    }
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise; a magazine that was just made is this thread's.
     unsafe {
+        if heap.entry(bin).spare().is_null() {
+            let magazine = L::allocator().exchange.empty_magazine(heap.shard, bin)?;
+            heap.entry(bin).set_spare(magazine);
+        }
         heap.entry(bin).swap();
         heap.entry(bin).loaded()
     }

@@ -77,8 +77,11 @@ impl Entry {
     }
 
     /// Replaces the second magazine.
+    ///
+    /// # Safety
+    /// The caller owns the entry's heap, and `magazine`, which may be null.
     #[inline]
-    pub fn set_spare(&self, magazine: *mut Magazine) {
+    pub unsafe fn set_spare(&self, magazine: *mut Magazine) {
         self.spare.store(magazine, Ordering::Relaxed);
     }
 
@@ -242,9 +245,11 @@ impl Entry {
     pub unsafe fn unload_all(&self) -> [Option<NonNull<Magazine>>; 2] {
         let spare = NonNull::new(self.spare());
         // SAFETY: the caller's promise.
-        let loaded = unsafe { self.unload() }.and_then(NonNull::new);
-        self.set_spare(null_mut());
-        [loaded, spare]
+        unsafe {
+            let loaded = self.unload().and_then(NonNull::new);
+            self.set_spare(null_mut());
+            [loaded, spare]
+        }
     }
 
     /// Exchanges the loaded magazine for the spare one. Both must be there.
