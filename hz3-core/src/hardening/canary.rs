@@ -10,17 +10,19 @@
 //! never 0, because a program that writes one byte too much most often writes the 0 at the end of a string.
 //! The word depends on the address and on a key of the process, so that it can be neither guessed nor copied.
 
+use crate::pages::policy::CANARY_BYTES;
 use crate::platform::atomic::{AtomicU64, Ordering};
 use crate::platform::os::Os;
 use crate::platform::units::PAGE_BYTES;
 
-/// Bytes of a trailer. Derived: what [`Policy::TRAILER_BYTES`](crate::pages::policy::Policy::TRAILER_BYTES) leaves room for.
-const TRAILER_BYTES: usize = 8;
+/// Bytes of a trailer. Derived: one word.
+const TRAILER_BYTES: usize = CANARY_BYTES;
 /// Where the length of the fill stands in the trailer. Derived: a small slot is shorter than 2^16 bytes.
 const LENGTH_SHIFT: u32 = 48;
 /// Most bytes of fill behind a large block. Chosen: a linear overflow meets the first of them.
 const LARGE_FILL_BYTES: usize = PAGE_BYTES;
 
+const _: () = assert!(TRAILER_BYTES == size_of::<u64>());
 const _: () = assert!(crate::pages::bins::MAX_SMALL_BYTES < 1 << (64 - LENGTH_SHIFT));
 
 /// The process's key; 0 before the first use.
