@@ -20,7 +20,7 @@ use crate::pages::slot::{Slot, no_slots};
 use crate::platform::os::Os;
 use crate::platform::units::{Bin, MIN_ALIGN, PAGE_BYTES, ShardId};
 use crate::thread::cold_bins::drop_cold_bins;
-use crate::thread::heap::{Entry, TICKS, behind, is_static};
+use crate::thread::heap::{Entry, TICKS, behind, entry_at, is_static};
 use crate::transfer::carve::carve;
 use crate::transfer::homeward::deliver_one;
 use crate::upkeep::round;
@@ -91,11 +91,13 @@ fn pop_or_refill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, bytes: usize) -> *mut 
             return uncached::<L>(bin, bytes);
         }
     }
-    // SAFETY: the heap is this thread's; a filled entry has a slot.
+    // SAFETY: the heap is this thread's, and begins with its entries; a filled entry has a slot.
     unsafe {
-        let entry = heap.entry_mut(bin);
+        // Pointers, because the entry and the random numbers are parts of one heap.
+        let heap = core::ptr::from_mut(heap);
+        let entry = entry_at(heap.cast(), bin);
         let slot = if L::HARDENED {
-            Some(Entry::draw(entry, |limit| heap.random_below::<L::Os>(limit)))
+            Some(Entry::draw(entry, |limit| (*heap).random_below::<L::Os>(limit)))
         } else {
             Entry::pop(entry)
         };

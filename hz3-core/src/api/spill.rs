@@ -33,14 +33,15 @@ pub unsafe fn spill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
             return true;
         }
         stop_at_a_stranger::<L>(heap, bin, oldest);
-        if !L::ADOPT && keep_own::<L>(heap, bin, oldest) {
-            return true;
+        // Before it is given away, because from then on it is another thread's.
+        heap.entry(bin).unload();
+        if L::ADOPT || !keep_own::<L>(heap, bin, oldest) {
+            if put_full::<L>(heap, bin, oldest) {
+                return load_empty::<L>(heap, bin);
+            }
+            send_home::<L>(heap, bin, oldest);
         }
-        if put_full::<L>(heap, bin, oldest) {
-            heap.entry(bin).unload();
-            return load_empty::<L>(heap, bin);
-        }
-        send_home::<L>(heap, bin, oldest);
+        heap.entry(bin).load(oldest);
         true
     }
 }
@@ -62,12 +63,12 @@ unsafe fn load_empty<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
 /// # Safety
 /// As for [`spill`]; a magazine is loaded.
 unsafe fn swap_with_spare<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> Option<*mut Magazine> {
-    if heap.entry(bin).spare().is_null() {
-        let magazine = L::allocator().exchange.empty_magazine(heap.shard, bin)?;
-        heap.entry(bin).set_spare(magazine);
-    }
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise; a magazine that was just made is this thread's.
     unsafe {
+        if heap.entry(bin).spare().is_null() {
+            let magazine = L::allocator().exchange.empty_magazine(heap.shard, bin)?;
+            heap.entry(bin).set_spare(magazine);
+        }
         heap.entry(bin).swap();
         heap.entry(bin).loaded()
     }
@@ -102,11 +103,11 @@ fn note_freed<L: Lane>(shard: ShardId, bin: Bin, adopted: bool, slots: &[Slot]) 
     }
 }
 
-/// Puts the full, loaded `magazine` into the depot of the thread's shard, or, for a consumer whose slots have one owner, into
+/// Puts the full `magazine` into the depot of the thread's shard, or, for a consumer whose slots have one owner, into
 /// that owner's inbox; false, and nothing done, where that is full.
 ///
 /// # Safety
-/// As for [`spill`]. After a success the magazine is no longer the caller's, who unloads it.
+/// As for [`spill`]; the caller owns the magazine, which is not loaded, and no longer does after a success.
 unsafe fn put_full<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Magazine) -> bool {
     let allocator = L::allocator();
     let shard = heap.shard;
@@ -131,10 +132,10 @@ unsafe fn put_full<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Magaz
     true
 }
 
-/// Sends the slots of the full, loaded `magazine` home; it stays loaded, empty.
+/// Sends the slots of the full `magazine` home; it is empty afterwards.
 ///
 /// # Safety
-/// As for [`spill`].
+/// As for [`spill`]; the caller owns the magazine, which is not loaded.
 unsafe fn send_home<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Magazine) {
     let allocator = L::allocator();
     // SAFETY: the caller's promise.
@@ -142,14 +143,13 @@ unsafe fn send_home<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Maga
         count(&heap.counters.homeward, u64::from((*magazine).count));
         let mut homeward = Homeward::new(&allocator.pages, &allocator.exchange, heap.shard);
         homeward.send_slots(bin, magazine, &mut heap.stash);
-        heap.entry(bin).load(magazine);
     }
 }
 
-/// Sends the slots of the full, loaded `magazine` that other shards own home; true where that made room.
+/// Sends the slots of the full `magazine` that other shards own home; true where that made room.
 ///
 /// # Safety
-/// As for [`spill`].
+/// As for [`send_home`].
 unsafe fn keep_own<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Magazine) -> bool {
     let allocator = L::allocator();
     let shard = heap.shard;
@@ -171,7 +171,6 @@ unsafe fn keep_own<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Magaz
         count(&heap.counters.homeward, (all - kept) as u64);
         heap.balances.note_spill(bin, (*magazine).capacity, all - kept);
         (*magazine).count = kept as u16;
-        heap.entry(bin).load(magazine);
         kept < all
     }
 }

@@ -9,17 +9,19 @@
 //! do, would have no canary. Fill and first trailer byte are never 0: most overflows write a string's final 0. The word
 //! depends on the address and on a key of the process, so it can't be guessed or copied.
 
+use crate::pages::policy::CANARY_BYTES;
 use crate::platform::atomic::{AtomicU64, Ordering};
 use crate::platform::os::Os;
 use crate::platform::units::PAGE_BYTES;
 
-/// Derived: [`Policy::TRAILER_BYTES`](crate::pages::policy::Policy::TRAILER_BYTES) of a hardened lane.
-const TRAILER_BYTES: usize = 8;
+/// Derived: one word.
+const TRAILER_BYTES: usize = CANARY_BYTES;
 /// Place of the fill's length. Derived: small slots are shorter than 2^16 bytes.
 const LENGTH_SHIFT: u32 = 48;
 /// Most fill behind a large block. Chosen: a linear overflow hits its start.
 const LARGE_FILL_BYTES: usize = PAGE_BYTES;
 
+const _: () = assert!(TRAILER_BYTES == size_of::<u64>());
 const _: () = assert!(crate::pages::bins::MAX_SMALL_BYTES < 1 << (64 - LENGTH_SHIFT));
 
 /// 0 before the first use.

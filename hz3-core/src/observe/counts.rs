@@ -48,7 +48,7 @@ counts! {
     sum mapped_bytes as "mapped_bytes";
     /// Descriptors, magazines, heaps and page tags, as far as their address space has been made usable.
     count metadata_bytes as "metadata_bytes";
-    /// Of it, made usable so far.
+    /// Of `reserved_bytes`, made usable so far.
     count committed_bytes as "committed_bytes";
     sum live_bytes as "live_bytes";
     /// Slots that the program holds.
@@ -57,7 +57,7 @@ counts! {
     count large_bytes as "large_bytes";
     /// Blocks that are mappings of their own.
     count direct_bytes as "direct_bytes";
-    /// Their number.
+    /// Number of blocks that are mappings of their own.
     count direct_blocks as "direct_blocks";
     /// Free slots in the loaded and spare magazines of all heaps.
     count magazine_bytes as "magazine_bytes";
@@ -99,7 +99,7 @@ counts! {
     count unreturned_bytes as "unreturned_bytes";
     /// Free slots that the hardened lane keeps out of reuse for a while.
     count quarantine_bytes as "quarantine_bytes";
-    /// Free runs that it keeps out of reuse.
+    /// Free runs that the hardened lane keeps out of reuse for a while.
     count held_bytes as "held_bytes";
     /// Guards that the system refused to make or to remove, a number.
     count refused_guards as "refused_guards";

@@ -14,6 +14,7 @@ use crate::pages::page_tag::Kind;
 use crate::pages::span::{Span, at};
 use crate::platform::atomic::Ordering;
 use crate::platform::units::{Bin, PAGE_BYTES};
+use crate::thread::heap::peek;
 use crate::transfer::magazine::Magazine;
 use crate::transfer::remote_stash::RemoteStash;
 
@@ -46,7 +47,7 @@ pub(crate) fn each_cached<L: Lane>(mut look: impl FnMut(Cache, Bin, *const *mut 
         // SAFETY: heaps and magazines are never unmapped.
         unsafe {
             for bin in small_bins() {
-                (*heap).entry(bin).peek(|slots, count| look(Cache::Magazine, bin, slots.cast(), count));
+                peek(heap, bin, |slots, count| look(Cache::Magazine, bin, slots.cast(), count));
             }
             L::Stash::peek(&raw const (*heap).stash, |bin, slots, count| look(Cache::Stash, bin, slots, count));
             L::Quarantine::peek(&raw const (*heap).quarantine, |bin, slot| look(Cache::Quarantine, bin, &slot, 1));

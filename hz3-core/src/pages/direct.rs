@@ -121,7 +121,8 @@ impl<O: Os> DirectMappings<O> {
     /// # Safety
     /// The caller owns the descriptor, which is in no table, and no longer does afterwards. Nothing uses the mapping.
     pub unsafe fn push_unreturned(&self, spans: &Spans, id: SpanId) {
-        self.table.lock().unreturned.push(spans, id);
+        // SAFETY: the caller's promise.
+        unsafe { self.table.lock().unreturned.push(spans, id) };
     }
 
     /// Takes the first mapping of the line; the caller owns its descriptor then.

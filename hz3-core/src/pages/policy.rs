@@ -38,6 +38,9 @@ pub const fn shapes(most_slots: usize, most_bytes: usize, fewest_slots: usize) -
     shapes
 }
 
+/// Bytes of a small slot that its canary takes, at least.
+pub const CANARY_BYTES: usize = 8;
+
 /// The choices of a lane.
 pub trait Policy: Sized + Sync + 'static {
     /// The operating system below.
@@ -67,7 +70,7 @@ pub trait Policy: Sized + Sync + 'static {
     const PURGE_DELAY_MS: u32;
 
     /// Bytes of a slot beyond the requested size, at least: the room of a canary. Derived.
-    const TRAILER_BYTES: usize = if Self::HARDENED { 8 } else { 0 };
+    const TRAILER_BYTES: usize = if Self::HARDENED { CANARY_BYTES } else { 0 };
     /// Pages at the end of a span in use that are without access, if the system grants that. Derived.
     const GUARD_PAGES: usize = if Self::HARDENED { 1 } else { 0 };
     /// Whether slots that go one way come back in order ([`crate::thread::flow`]). Derived.

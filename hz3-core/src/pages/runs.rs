@@ -32,20 +32,20 @@ const LOOKS: usize = 8;
 const SPARES_NEEDED: u32 = 2;
 
 /// What the run lock protects.
-pub struct Index {
+pub(crate) struct Index {
     /// Runs that may hold memory.
-    pub dirty: Lists,
+    pub(crate) dirty: Lists,
     /// Runs that read as zero.
-    pub clean: Lists,
+    pub(crate) clean: Lists,
     /// The dirty run to give back first.
-    pub oldest: SpanId,
+    pub(crate) oldest: SpanId,
     youngest: SpanId,
     spares: SpanId,
     spare_count: u32,
     /// Runs whose memory is being given back at this moment. They are in no list meanwhile.
-    pub in_purge: u32,
+    in_purge: u32,
     /// Their pages.
-    pub in_purge_pages: usize,
+    in_purge_pages: usize,
 }
 
 impl Ranked for Index {
@@ -58,8 +58,7 @@ impl Ranked for Index {
 
 impl Index {
     /// No run.
-    #[allow(clippy::new_without_default, reason = "only an allocator has one")]
-    pub const fn new() -> Self {
+    const fn new() -> Self {
         Self {
             dirty: Lists::new(),
             clean: Lists::new(),
@@ -73,42 +72,42 @@ impl Index {
     }
 
     /// The lists of `kind`, which is dirty or clean.
-    pub fn lists(&mut self, kind: Kind) -> &mut Lists {
+    pub(crate) fn lists(&mut self, kind: Kind) -> &mut Lists {
         if kind == Kind::Dirty { &mut self.dirty } else { &mut self.clean }
     }
 }
 
 /// The index, locked, with what its ids and addresses lead to.
-pub struct FreeRuns<'a, O: Os> {
+pub(crate) struct FreeRuns<'a, O: Os> {
     /// The index.
-    pub index: Guard<'a, Index, O>,
+    pub(crate) index: Guard<'a, Index, O>,
     /// Every descriptor.
-    pub spans: &'a Spans,
+    spans: &'a Spans,
     /// The page tags.
-    pub arenas: &'a Arenas<O>,
+    arenas: &'a Arenas<O>,
 }
 
 impl<O: Os> FreeRuns<'_, O> {
     /// Whether the next operation finds descriptors.
-    pub fn has_spares(&self) -> bool {
+    fn has_spares(&self) -> bool {
         self.index.spare_count >= SPARES_NEEDED
     }
 
     /// Adds `count` descriptors, chained from `first` to `last`.
-    pub fn add_spares(&mut self, first: SpanId, last: SpanId, count: u32) {
+    fn add_spares(&mut self, first: SpanId, last: SpanId, count: u32) {
         self.span(last).next = self.index.spares;
         self.index.spares = first;
         self.index.spare_count += count;
     }
 
     /// Whether a run of a class that serves any request of `pages` is there.
-    pub fn fits(&self, pages: usize) -> bool {
+    fn fits(&self, pages: usize) -> bool {
         let class = class_of(pages) + 1;
         self.index.dirty.class_from(class).is_some() || self.index.clean.class_from(class).is_some()
     }
 
     /// Takes a run, dirty before clean: the pages of a dirty one are present. `None` where none fits.
-    pub fn take(&mut self, pages: usize, align_pages: usize) -> Option<SpanId> {
+    fn take(&mut self, pages: usize, align_pages: usize) -> Option<SpanId> {
         let (id, start) =
             [Kind::Dirty, Kind::Clean].into_iter().find_map(|kind| self.find(kind, pages, align_pages))?;
         self.cut(id, start, pages)
@@ -116,7 +115,7 @@ impl<O: Os> FreeRuns<'_, O> {
 
     /// The descriptor `id`, which is that of a free run or the caller's own.
     #[allow(clippy::mut_from_ref, reason = "the run lock stands in for the exclusive borrow")]
-    pub fn span(&self, id: SpanId) -> &mut Span {
+    pub(crate) fn span(&self, id: SpanId) -> &mut Span {
         // SAFETY: ids in the index and in tags came from the table; the run lock, held by every caller,
         // is what allows the exclusive reference, and no caller keeps one across another call of this.
         unsafe { &mut *at(self.spans, id) }
@@ -165,7 +164,7 @@ impl<O: Os> FreeRuns<'_, O> {
     }
 
     /// Cuts `pages` at `start` out of the free run `id`. What is left keeps its kind and its age.
-    pub fn cut(&mut self, id: SpanId, start: usize, pages: usize) -> Option<SpanId> {
+    fn cut(&mut self, id: SpanId, start: usize, pages: usize) -> Option<SpanId> {
         let (run_start, run_pages, kind, stamp) = {
             let run = self.span(id);
             (run.start, run.pages as usize, run.kind, run.stamp)
@@ -205,7 +204,7 @@ impl<O: Os> FreeRuns<'_, O> {
         Some(taken)
     }
 
-    /// Marks a run that has left the self.index.
+    /// Marks a run that has left the index.
     fn finish(&self, id: SpanId, was: Kind) {
         self.span(id).zeroed = was == Kind::Clean;
         self.span(id).kind = Kind::Transit;
@@ -213,7 +212,7 @@ impl<O: Os> FreeRuns<'_, O> {
     }
 
     /// Puts a free run into the index, merged with its neighbours of the same kind.
-    pub fn insert(&mut self, id: SpanId) {
+    fn insert(&mut self, id: SpanId) {
         let (start, bytes, kind) = {
             let span = self.span(id);
             (span.start, span.bytes(), span.kind)
@@ -296,7 +295,7 @@ impl<O: Os> FreeRuns<'_, O> {
     }
 
     /// Tags the first and the last page of the span `id`.
-    pub fn tag_edges(&self, id: SpanId) {
+    fn tag_edges(&self, id: SpanId) {
         let (start, bytes, kind) = {
             let span = self.span(id);
             (span.start, span.bytes(), span.kind)
@@ -307,7 +306,7 @@ impl<O: Os> FreeRuns<'_, O> {
     }
 
     /// Takes a spare descriptor; the caller's from here on.
-    pub fn new_descriptor(&mut self) -> Option<SpanId> {
+    fn new_descriptor(&mut self) -> Option<SpanId> {
         let id = self.index.spares;
         if id.is_none() {
             return None;
@@ -318,7 +317,7 @@ impl<O: Os> FreeRuns<'_, O> {
     }
 
     /// Makes the descriptor `id` a spare one.
-    pub fn retire(&mut self, id: SpanId) {
+    fn retire(&mut self, id: SpanId) {
         self.span(id).next = self.index.spares;
         self.span(id).kind = Kind::None;
         self.index.spares = id;
@@ -371,7 +370,7 @@ impl<O: Os> FreeRuns<'_, O> {
     /// system gives no more. A class holds runs of several lengths, and an aligned request fits some runs of a length and
     /// not others.
     #[cold]
-    pub fn take_any(&mut self, pages: usize, align_pages: usize) -> Option<SpanId> {
+    fn take_any(&mut self, pages: usize, align_pages: usize) -> Option<SpanId> {
         let (first, last) = (class_of(pages), class_of(pages + align_pages - 1));
         for (kind, class) in
             [Kind::Dirty, Kind::Clean].into_iter().flat_map(|kind| (first..=last).map(move |class| (kind, class)))

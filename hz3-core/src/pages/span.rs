@@ -305,9 +305,12 @@ impl SpanQueue {
         self.bytes
     }
 
-    /// Puts a span, whose descriptor the queue owns from here on, at the end.
-    pub fn push(&mut self, spans: &Spans, id: SpanId) {
-        // SAFETY: descriptors in the queue, and the one that enters it, are the caller's to change.
+    /// Puts a span at the end.
+    ///
+    /// # Safety
+    /// The caller owns the descriptor, one of `spans` as are all in the queue; it is the queue's from here on.
+    pub unsafe fn push(&mut self, spans: &Spans, id: SpanId) {
+        // SAFETY: the caller's promise.
         unsafe {
             (*at(spans, id)).next = SpanId::NONE;
             self.bytes += (*at(spans, id)).bytes();
@@ -334,7 +337,7 @@ impl SpanQueue {
             if id.is_none() {
                 return None;
             }
-            // SAFETY: as in `push`.
+            // SAFETY: descriptors in the queue are the queue's.
             let (start, bytes, next) = unsafe {
                 let span = &*at(spans, id);
                 (span.start, span.bytes(), span.next)
@@ -346,7 +349,7 @@ impl SpanQueue {
             if before.is_none() {
                 self.first = next;
             } else {
-                // SAFETY: as in `push`.
+                // SAFETY: as above.
                 unsafe { (*at(spans, before)).next = next };
             }
             if next.is_none() {
@@ -366,7 +369,7 @@ impl SpanQueue {
     pub fn check(&self, spans: &Spans, kind: Kind) -> Result<(), &'static str> {
         let (mut count, mut bytes, mut last, mut id) = (0, 0, SpanId::NONE, self.first);
         while !id.is_none() {
-            // SAFETY: as in `push`.
+            // SAFETY: as in `take`.
             let span = unsafe { &*at(spans, id) };
             if span.kind != kind {
                 return Err("a span that waits and is in use");

@@ -59,7 +59,7 @@ pub trait Ranked {
 #[inline]
 pub fn note_lock(rank: Rank, is_forking: impl FnOnce() -> bool) {
     // A forking thread holds every lock of its lane; what it takes meanwhile are its own, or another lane's.
-    if word::IS_COUNTED && !is_forking() {
+    if IS_COUNTED && !is_forking() {
         assert!(word::get() >> (8 * rank as u32) < 1 << 8, "a lock of rank {rank:?} is taken below {:#x}", word::get());
     }
     note_try(rank);
@@ -76,6 +76,9 @@ pub fn note_try(rank: Rank) {
 pub fn note_unlock(rank: Rank) {
     word::set(word::get().wrapping_sub(1 << (8 * rank as u32)));
 }
+
+/// Whether this build counts.
+pub const IS_COUNTED: bool = word::IS_COUNTED;
 
 /// Whether the calling thread holds no lock. True in builds that do not count.
 #[inline]

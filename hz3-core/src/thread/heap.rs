@@ -77,8 +77,11 @@ impl Entry {
     }
 
     /// Replaces the second magazine.
+    ///
+    /// # Safety
+    /// The caller owns the entry's heap, and `magazine`, which may be null.
     #[inline]
-    pub fn set_spare(&self, magazine: *mut Magazine) {
+    pub unsafe fn set_spare(&self, magazine: *mut Magazine) {
         self.spare.store(magazine, Ordering::Relaxed);
     }
 
@@ -242,9 +245,11 @@ impl Entry {
     pub unsafe fn unload_all(&self) -> [Option<NonNull<Magazine>>; 2] {
         let spare = NonNull::new(self.spare());
         // SAFETY: the caller's promise.
-        let loaded = unsafe { self.unload() }.and_then(NonNull::new);
-        self.set_spare(null_mut());
-        [loaded, spare]
+        unsafe {
+            let loaded = self.unload().and_then(NonNull::new);
+            self.set_spare(null_mut());
+            [loaded, spare]
+        }
     }
 
     /// Exchanges the loaded magazine for the spare one. Both must be there.
@@ -342,7 +347,7 @@ pub unsafe fn decoy(entries: *mut Entries) -> Option<NonNull<Decoy>> {
 /// The entry of `bin` at a thread's pointer.
 ///
 /// # Safety
-/// `entries` is the calling thread's pointer.
+/// `entries` is the calling thread's pointer or heap.
 #[inline(always)]
 pub unsafe fn entry_at(entries: *mut Entries, bin: Bin) -> *mut Entry {
     // SAFETY: the caller's promise; every bin has an entry.
@@ -584,6 +589,17 @@ impl<S, Q, O: Os> Default for Heaps<S, Q, O> {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// As [`Entry::peek`], for the entry of `bin` in `heap`. No reference to the whole heap: what else is in it is the owner's,
+/// who may be at work.
+///
+/// # Safety
+/// `heap` is one that [`Heaps::each`] gives.
+pub unsafe fn peek<S, Q>(heap: *const Heap<S, Q>, bin: Bin, look: impl FnMut(*const Slot, usize)) {
+    let index = usize::from(bin.0);
+    // SAFETY: heaps are never unmapped, and an entry's words are atomic; the clamp is that of `Heap::entry`.
+    unsafe { &(*heap).entries.0[if index < BINS { index } else { 0 }] }.peek(look);
 }
 
 /// Whether `heap` is one of the two static ones.
