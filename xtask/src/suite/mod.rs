@@ -70,7 +70,7 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
 fn all_steps() -> Vec<Step> {
     let mut steps = rust_checks::source_steps();
     steps.extend(layers::steps());
-    steps.push(Step::new("public-api", |session| Ok(public_api::check(&session.workspace.root)?)));
+    steps.push(Step::new("public-api", |session| Ok(public_api::check(&session.workspace)?)));
     steps.extend(documents::steps());
     steps.extend(claims::steps());
     steps.extend(rust_checks::test_steps());
