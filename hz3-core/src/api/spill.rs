@@ -37,7 +37,7 @@ pub unsafe fn spill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
             return true;
         }
         if put_full::<L>(heap, bin, oldest) {
-            heap.entry(bin).unload();
+            heap.entry(bin).forget();
             return load_empty::<L>(heap, bin);
         }
         send_home::<L>(heap, bin, oldest);
@@ -106,7 +106,7 @@ fn note_freed<L: Lane>(shard: ShardId, bin: Bin, adopted: bool, slots: &[Slot]) 
 /// that owner's inbox; false, and nothing done, where that is full.
 ///
 /// # Safety
-/// As for [`spill`]. After a success the magazine is no longer the caller's, who unloads it.
+/// As for [`spill`]. After a success the magazine is no longer the caller's, whose entry is to forget it.
 unsafe fn put_full<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Magazine) -> bool {
     let allocator = L::allocator();
     let shard = heap.shard;

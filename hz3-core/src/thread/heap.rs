@@ -229,10 +229,16 @@ impl Entry {
     pub unsafe fn unload(&self) -> Option<*mut Magazine> {
         // SAFETY: the caller's promise.
         let loaded = unsafe { self.loaded() };
+        self.forget();
+        loaded
+    }
+
+    /// Lets go of the loaded magazine without a look at it: somebody else may have it already.
+    #[inline]
+    pub fn forget(&self) {
         self.top.store(null_mut(), Ordering::Relaxed);
         self.base.store(null_mut(), Ordering::Relaxed);
         self.limit.store(null_mut(), Ordering::Relaxed);
-        loaded
     }
 
     /// Takes both magazines out, their slots counted; the caller's from here on.
