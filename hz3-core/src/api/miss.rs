@@ -93,9 +93,11 @@ fn pop_or_refill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, bytes: usize) -> *mut 
     }
     // SAFETY: the heap is this thread's; a filled entry has a slot.
     unsafe {
-        let entry = heap.entry_mut(bin);
+        // A pointer: a reference to the whole heap that lived as long as `draw` would exclude it from the entry.
+        let heap = &raw mut *heap;
+        let entry = (*heap).entry_mut(bin);
         let slot = if L::HARDENED {
-            Some(Entry::draw(entry, |limit| heap.random_below::<L::Os>(limit)))
+            Some(Entry::draw(entry, |limit| (*heap).random_below::<L::Os>(limit)))
         } else {
             Entry::pop(entry)
         };
