@@ -9,6 +9,7 @@ mod faults;
 mod global_allocators;
 mod layers;
 mod memory;
+mod miri;
 mod mutants;
 mod package;
 mod profile;
@@ -74,6 +75,7 @@ fn all_steps() -> Vec<Step> {
     steps.extend(documents::steps());
     steps.extend(claims::steps());
     steps.extend(rust_checks::test_steps());
+    steps.push(miri::step());
     steps.extend(publish::steps());
     steps.extend(mutants::steps());
     steps.push(rust_checks::workspace_step());
