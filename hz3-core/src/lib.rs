@@ -46,7 +46,7 @@
 #![no_std]
 #![cfg_attr(not(feature = "internals"), allow(dead_code, reason = "hz3-preload uses the rest"))]
 
-#[cfg(test)]
+#[cfg(any(test, miri))]
 extern crate std;
 
 #[cfg(all(feature = "internals", not(loom)))]

@@ -5,7 +5,10 @@ pub mod abort;
 pub mod atomic;
 #[cfg(all(not(loom), feature = "internals"))]
 pub mod fake;
-#[cfg(not(loom))]
+#[cfg(not(any(loom, miri)))]
+pub mod linux;
+#[cfg(miri)]
+#[path = "interpreted.rs"]
 pub mod linux;
 pub mod lock;
 #[cfg(not(loom))]

@@ -82,6 +82,10 @@ fn hook_thread<L: Lane>(heap: *mut HeapOf<L>) {
         (unsafe { libc::pthread_key_create(&mut key, Some(leave::<L>)) } == 0).then_some(key)
     };
     let register = || {
+        // Which has no fork.
+        if cfg!(miri) {
+            return;
+        }
         // SAFETY: as above. A refusal leaves fork without protection; nothing else can be done about it.
         unsafe {
             libc::pthread_atfork(

@@ -14,7 +14,7 @@
 use crate::pages::bins::BINS;
 use crate::pages::shape::MAX_SLOTS;
 use crate::pages::slot::{Places, Slot};
-use crate::platform::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, compiler_fence};
+use crate::platform::atomic::{AtomicPtr, AtomicU64, Ordering, compiler_fence};
 use crate::platform::lock::ForkLock;
 use crate::platform::os::Os;
 use crate::platform::table::{Table, typed};
@@ -99,8 +99,8 @@ impl Entry {
                 return None;
             }
             // The decrement is a load and a store of its own, which the compiler makes one instruction on memory.
-            let word = AtomicUsize::from_ptr((&raw mut (*this).top).cast());
-            word.store(word.load(Ordering::Relaxed) - size_of::<Slot>(), Ordering::Relaxed);
+            let word = &(*this).top;
+            word.store(word.load(Ordering::Relaxed).sub(1), Ordering::Relaxed);
             Some(top.sub(1).read())
         }
     }
@@ -146,8 +146,8 @@ impl Entry {
             // stopped between any two instructions.
             compiler_fence(Ordering::Release);
             // One instruction on memory, as in `pop`.
-            let word = AtomicUsize::from_ptr((&raw mut (*this).top).cast());
-            word.store(word.load(Ordering::Relaxed) + size_of::<Slot>(), Ordering::Relaxed);
+            let word = &(*this).top;
+            word.store(word.load(Ordering::Relaxed).add(1), Ordering::Relaxed);
         }
     }
 
@@ -232,9 +232,7 @@ impl Entry {
     pub unsafe fn unload(&self) -> Option<*mut Magazine> {
         // SAFETY: the caller's promise.
         let loaded = unsafe { self.loaded() };
-        self.top.store(null_mut(), Ordering::Relaxed);
-        self.base.store(null_mut(), Ordering::Relaxed);
-        self.limit.store(null_mut(), Ordering::Relaxed);
+        self.forget();
         loaded
     }
 

@@ -11,6 +11,7 @@
 /// Defines a lane's thread pointer under a symbol name, with its reader and writer.
 macro_rules! thread_pointer {
     ($lane:ident, $symbol:literal) => {
+        #[cfg(not(miri))]
         core::arch::global_asm!(
             concat!(".pushsection .tdata.", $symbol, ",\"awT\",%progbits"),
             ".balign 8",
@@ -25,7 +26,7 @@ macro_rules! thread_pointer {
         );
 
         impl $lane {
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
             #[inline(always)]
             fn thread_pointer() -> *mut $crate::thread::heap::Entries {
                 let heap;
@@ -41,7 +42,7 @@ macro_rules! thread_pointer {
                 heap
             }
 
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
             #[inline(always)]
             fn set_thread_pointer(heap: *mut $crate::thread::heap::Entries) {
                 // SAFETY: writes the thread-local word that is defined above.
@@ -56,7 +57,7 @@ macro_rules! thread_pointer {
                 }
             }
 
-            #[cfg(target_arch = "aarch64")]
+            #[cfg(all(target_arch = "aarch64", not(miri)))]
             #[inline(always)]
             fn thread_pointer() -> *mut $crate::thread::heap::Entries {
                 let heap;
@@ -75,7 +76,7 @@ macro_rules! thread_pointer {
                 heap
             }
 
-            #[cfg(target_arch = "aarch64")]
+            #[cfg(all(target_arch = "aarch64", not(miri)))]
             #[inline(always)]
             fn set_thread_pointer(heap: *mut $crate::thread::heap::Entries) {
                 // SAFETY: writes the thread-local word that is defined above.
@@ -91,6 +92,26 @@ macro_rules! thread_pointer {
                         options(nostack, preserves_flags),
                     );
                 }
+            }
+        }
+
+        /// Miri reads no assembly.
+        #[cfg(miri)]
+        impl $lane {
+            fn with_thread_pointer<T>(body: impl FnOnce(&core::cell::Cell<*mut $crate::thread::heap::Entries>) -> T) -> T {
+                std::thread_local! {
+                    static HEAP: core::cell::Cell<*mut $crate::thread::heap::Entries> =
+                        const { core::cell::Cell::new((&raw const $crate::thread::heap::NO_HEAP).cast_mut()) };
+                }
+                HEAP.with(body)
+            }
+
+            fn thread_pointer() -> *mut $crate::thread::heap::Entries {
+                Self::with_thread_pointer(core::cell::Cell::get)
+            }
+
+            fn set_thread_pointer(heap: *mut $crate::thread::heap::Entries) {
+                Self::with_thread_pointer(|word| word.set(heap));
             }
         }
     };

@@ -319,7 +319,7 @@ mod tests {
         std::thread::scope(|scope| {
             for thread in 0..4_usize {
                 scope.spawn(move || {
-                    for turn in 0..100_000 {
+                    for turn in 0..if cfg!(miri) { 100 } else { 100_000 } {
                         if let Some(id) = STACKS[(thread + turn) % 2].pop(&LINKS) {
                             assert!(
                                 STACKS[turn % 2].push(&LINKS, id, MAX_COUNT)

@@ -9,6 +9,7 @@ mod faults;
 mod global_allocators;
 mod layers;
 mod memory;
+mod miri;
 mod mutants;
 mod package;
 mod profile;
@@ -70,10 +71,11 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
 fn all_steps() -> Vec<Step> {
     let mut steps = rust_checks::source_steps();
     steps.extend(layers::steps());
-    steps.push(Step::new("public-api", |session| Ok(public_api::check(&session.workspace.root)?)));
+    steps.push(Step::new("public-api", |session| Ok(public_api::check(&session.workspace)?)));
     steps.extend(documents::steps());
     steps.extend(claims::steps());
     steps.extend(rust_checks::test_steps());
+    steps.push(miri::step());
     steps.extend(publish::steps());
     steps.extend(mutants::steps());
     steps.push(rust_checks::workspace_step());

@@ -83,7 +83,7 @@ fn cargo(session: &Session, arguments: &[&str]) -> Result<(), Stop> {
 }
 
 /// Runs `cargo test`; no test at all is a failure too. A failure shows all but the tests that passed.
-fn expect_tests(command: &mut Command) -> Result<(), Stop> {
+pub fn expect_tests(command: &mut Command) -> Result<(), Stop> {
     let captured = process::capture(command, TIME_LIMIT)?;
     let text = captured.text();
     if !captured.status.success() {

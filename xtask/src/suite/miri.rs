@@ -1,0 +1,89 @@
+//! Miri: the interpreter that sees undefined behaviour, on the parts of hz3-core that it gets through in minutes.
+//!
+//! It belongs to the nightly compiler. Where that lacks it, CI adds it; elsewhere the step is skipped and names the
+//! command.
+
+use super::rust_checks::expect_tests;
+use super::session::Session;
+use super::step::{Step, Stop, in_ci};
+use hz3::process;
+use hz3::workspace::{BUILD_TIME_LIMIT, variables_of_cargo_run};
+use std::process::Command;
+use std::time::Duration;
+
+/// Blocks are kept as numbers between two calls, memory is never given back at the end, and each borrow of a whole
+/// allocator by the rules of stacked borrows takes as long as a test should.
+const FLAGS: &str = "-Zmiri-permissive-provenance -Zmiri-ignore-leaks -Zmiri-tree-borrows \
+                     -Zmiri-tree-borrows-no-precise-interior-mut";
+
+/// Parts of the names of hz3-core's own tests that are quick enough: those of whole modules and single ones.
+const QUICK: [&str; 15] = [
+    "depot::",
+    "free_mark::",
+    "heat::",
+    "ids_that_were_not_handed_out",
+    "magazine::",
+    "observer::",
+    "options::",
+    "page_tag::",
+    "pages_of_a_clean_run",
+    "profile::tests::colliding",
+    "rank::",
+    "remote_stash::",
+    "slot_that_was_never_carved",
+    "sync::",
+    "uses::",
+];
+
+const INSTALL: [&str; 7] = [
+    "toolchain",
+    "install",
+    "nightly",
+    "--profile=minimal",
+    "--no-self-update",
+    "--component=miri",
+    "--component=rust-src",
+];
+const INSTALL_TIME_LIMIT: Duration = Duration::from_secs(300);
+
+/// One step.
+pub fn step() -> Step {
+    Step::new("miri", |session| {
+        require()?;
+        expect_tests(miri(session).args(["--lib", "--"]).args(QUICK))?;
+        expect_tests(miri(session).args(["--test", "interpreted"]))
+    })
+}
+
+/// `cargo miri test` of hz3-core; which test, the caller adds.
+fn miri(session: &Session) -> Command {
+    let mut command = rustup(&["run", "nightly", "cargo", "miri", "test", "--package", "hz3-core", "--target-dir"]);
+    command.arg(session.workspace.target.join("miri")).current_dir(&session.workspace.root);
+    command.env("MIRIFLAGS", FLAGS).env("CARGO_TERM_COLOR", "never");
+    command
+}
+
+/// A command of rustup's that knows nothing of the toolchain that runs us.
+fn rustup(words: &[&str]) -> Command {
+    let mut command = Command::new("rustup");
+    command.args(words).env_remove("LD_PRELOAD").env_remove("RUSTUP_TOOLCHAIN").env_remove("RUSTFLAGS");
+    for variable in variables_of_cargo_run() {
+        command.env_remove(variable);
+    }
+    command
+}
+
+fn require() -> Result<(), Stop> {
+    let is_there = || {
+        let found = process::capture(&mut rustup(&["run", "nightly", "cargo", "miri", "--version"]), BUILD_TIME_LIMIT);
+        found.is_ok_and(|captured| captured.status.success())
+    };
+    if is_there() {
+        return Ok(());
+    }
+    if !in_ci() {
+        return Err(Stop::Skipped(format!("Miri is missing: rustup {}", INSTALL.join(" "))));
+    }
+    process::expect_success(&mut rustup(&INSTALL), INSTALL_TIME_LIMIT)?;
+    if is_there() { Ok(()) } else { Err(Stop::failed("nightly has no Miri")) }
+}
