@@ -232,7 +232,9 @@ impl Entry {
     pub unsafe fn unload(&self) -> Option<*mut Magazine> {
         // SAFETY: the caller's promise.
         let loaded = unsafe { self.loaded() };
-        self.forget();
+        self.top.store(null_mut(), Ordering::Relaxed);
+        self.base.store(null_mut(), Ordering::Relaxed);
+        self.limit.store(null_mut(), Ordering::Relaxed);
         loaded
     }
 
