@@ -1,17 +1,16 @@
-//! Page: the layout of the shared statistics page, and its contents from and to counts. Who makes the file, and who
-//! reads it, is elsewhere.
+//! Page: layout of the shared statistics page, and conversion from and to counts.
 //!
 //! ```text
 //! word   0  magic          1  version        2  bytes of the page   3  process id
 //!        4  lane's name    5  created, ms    6  state               7  sequence
 //!        8  number of the snapshot           9  when it was taken, ms
-//!       10  microseconds that it took       11  milliseconds until the next at the soonest
+//!       10  microseconds that it took       11  milliseconds until the next, at least
 //!       12  rows of `Stats::rows`, in order
 //!        …  for each bin, the counts of `BIN_NAMES`
 //! ```
 //!
-//! A word has 64 bits, in the machine's order; times are those of the clock that goes on while the system sleeps
-//! (`CLOCK_BOOTTIME`). Words 0 to 5 never change. From word 8 on they change under the [`crate::platform::seqlock`] in word 7.
+//! Words have 64 bits in native byte order; times are `CLOCK_BOOTTIME`. Words 0 to 5 never change. The
+//! [`crate::platform::seqlock`] in word 7 protects words 8 and up.
 
 use crate::observe::counts::{ROWS, Stats};
 use crate::observe::stats::BinStats;
@@ -25,18 +24,18 @@ pub const MAGIC: u64 = u64::from_ne_bytes(*b"hz3 page");
 pub const VERSION: u64 = 1;
 /// Words before the snapshot.
 pub const HEAD_WORDS: usize = 8;
-/// The word of the process id.
+/// Index of the process id.
 pub const PROCESS: usize = 3;
-/// The word of the state.
+/// Index of the state.
 pub const STATE: usize = 6;
-/// The word of the sequence.
+/// Index of the seqlock's sequence number.
 pub const SEQUENCE: usize = 7;
-/// Word 6 while the process goes on.
+/// State while the process runs.
 pub const LIVES: u64 = 1;
-/// Word 6 once the process ends by `exit`; the snapshot is the last.
+/// State after the process ended by `exit`; the snapshot is the last.
 pub const ENDED: u64 = 2;
 
-/// The counts of a bin, in order.
+/// Names of a bin's counts, in order.
 pub const BIN_NAMES: [&str; 14] = [
     "slot_bytes",
     "span_bytes",
@@ -57,33 +56,33 @@ pub const BIN_NAMES: [&str; 14] = [
 const TAKING: usize = 4;
 /// Words of a snapshot.
 pub const SNAPSHOT_WORDS: usize = TAKING + ROWS + BINS * BIN_NAMES.len();
-/// Bytes of the page: whole pages of the system.
+/// Bytes of the shared page: a multiple of the system's page.
 pub const BYTES: usize = ((HEAD_WORDS + SNAPSHOT_WORDS) * size_of::<u64>()).next_multiple_of(PAGE_BYTES);
 
-/// The first words of a page.
+/// The words before the snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Head {
-    /// The process id, as the process itself sees it.
+    /// Process id, as the process itself sees it.
     pub process: u64,
-    /// Name of the lane, zeros behind it.
+    /// Name of the lane, padded with zeros.
     pub lane: [u8; 8],
-    /// When the page was made.
+    /// Creation time.
     pub created_ms: u64,
-    /// [`LIVES`] or [`ENDED`].
+    /// [`LIVE`] or [`ENDED`].
     pub state: u64,
 }
 
-/// Why what was read is no page.
+/// Why words are not a readable page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refused {
-    /// It is too short, or does not begin as one.
+    /// Too short, or without the magic.
     NoPage,
-    /// A page of another version, or with other numbers of rows and bins.
+    /// Another version, or the same with another number of rows or bins.
     Version(u64),
 }
 
 impl Head {
-    /// The head of a page of lane `lane`, of which eight bytes are kept.
+    /// The head of a live page; keeps the first eight bytes of `lane`.
     pub fn new(process: u64, lane: &str, created_ms: u64) -> Head {
         let mut name = [0; 8];
         for (place, byte) in name.iter_mut().zip(lane.bytes()) {
@@ -92,16 +91,16 @@ impl Head {
         Head { process, lane: name, created_ms, state: LIVES }
     }
 
-    /// Its words.
+    /// The head as words, with sequence number 0.
     pub fn words(&self) -> [u64; HEAD_WORDS] {
         let lane = u64::from_ne_bytes(self.lane);
         [MAGIC, VERSION, BYTES as u64, self.process, lane, self.created_ms, self.state, 0]
     }
 
-    /// The head of what begins with `words`.
+    /// Parses the head at the start of `words`.
     ///
     /// # Errors
-    /// It is no page, or one that this version does not know.
+    /// Not a page, or one with another layout.
     pub fn read(words: &[u64]) -> Result<Head, Refused> {
         match *words {
             [MAGIC, VERSION, bytes, process, lane, created_ms, state, _, ..] if bytes == BYTES as u64 => {
@@ -120,24 +119,24 @@ pub struct Taking {
     pub number: u64,
     /// When it was taken.
     pub taken_ms: u64,
-    /// Microseconds that the counting took.
+    /// Microseconds spent counting.
     pub took_us: u64,
-    /// Milliseconds until the next one, at the soonest.
+    /// Least milliseconds until the next one.
     pub pause_ms: u64,
 }
 
-/// What a page says at one moment.
+/// Contents of a page at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Snapshot {
     /// When and how it was taken.
     pub taking: Taking,
-    /// The counts of all.
+    /// Counts of the whole allocator.
     pub stats: Stats,
-    /// Those of each bin, by number, in the order of [`BIN_NAMES`]. The first is none.
+    /// Counts by bin, in the order of [`BIN_NAMES`]; bin 0 is unused.
     pub bins: [[u64; BIN_NAMES.len()]; BINS],
 }
 
-/// Writes a snapshot into `words`.
+/// Encodes a snapshot into `words`; `heat` gives the counts of a bin.
 pub fn write(
     words: &mut [u64; SNAPSHOT_WORDS],
     taking: Taking,
@@ -165,7 +164,7 @@ fn bin_words(bin: &BinStats, heat: BinCounts) -> [u64; BIN_NAMES.len()] {
     ]
 }
 
-/// The snapshot in `words`; `None` where they are too few.
+/// Decodes the snapshot in `words`; `None` if they are too few.
 pub fn read(words: &[u64]) -> Option<Snapshot> {
     let (&[number, taken_ms, took_us, pause_ms], rest) = words.split_first_chunk()?;
     let (rows, rest) = rest.split_first_chunk::<ROWS>()?;
