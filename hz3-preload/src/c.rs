@@ -221,7 +221,7 @@ macro_rules! export_c {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn free_sized(block: *mut c_void, bytes: usize) {
             // SAFETY: the caller gives up `block`, which may be null.
-            unsafe { $crate::hz3_core::api::block::free_of_size::<$lane>(block.cast(), bytes, 1) }
+            unsafe { $crate::hz3_core::api::block::free_with_layout::<$lane>(block.cast(), bytes, 1) }
         }
 
         /// C23 `free_aligned_sized`.
@@ -231,7 +231,7 @@ macro_rules! export_c {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn free_aligned_sized(block: *mut c_void, align: usize, bytes: usize) {
             // SAFETY: the caller gives up `block`, which may be null.
-            unsafe { $crate::hz3_core::api::block::free_of_size::<$lane>(block.cast(), bytes, align) }
+            unsafe { $crate::hz3_core::api::block::free_with_layout::<$lane>(block.cast(), bytes, align) }
         }
 
         /// calloc(3).

@@ -1,8 +1,7 @@
 //! C++: all forms of `operator new` and `operator delete`.
 //!
-//! The throwing forms need the program's C++ runtime: its new-handler, and its function that throws `std::bad_alloc`.
-//! Both are looked up by name once memory has run out, so that C programs need no C++ library. Exceptions must not
-//! cross a Rust frame, so a naked function with its own unwind tables calls the handler and throws.
+//! The throwing forms look up the program's C++ runtime by name when memory has run out, so that C programs need none.
+//! An exception must not cross a Rust frame, so a naked function with unwind tables calls the new-handler and throws.
 //!
 //! Outside rules: C++20 [new.delete.single], [new.delete.array], [alloc.errors]; Itanium C++ ABI 5.1 (names);
 //! `std::__throw_bad_alloc` and `std::get_new_handler` as libstdc++ and libc++ name them.
@@ -65,7 +64,7 @@ extern "C" fn allocate<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
 /// Allocates. On failure calls the new-handler and tries again; throws if there is no handler.
 ///
 /// # Safety
-/// `align` is a power of two. Exceptions pass through to the caller, which must be able to unwind, as C++ code is.
+/// `align` is a power of two. Exceptions pass through to the caller, which must be able to unwind.
 #[cfg(target_arch = "x86_64")]
 #[unsafe(naked)]
 pub unsafe extern "C" fn new_or_throw<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
@@ -106,7 +105,7 @@ pub unsafe extern "C" fn new_or_throw<L: Lane>(bytes: usize, align: usize) -> *m
 /// Allocates. On failure calls the new-handler and tries again; throws if there is no handler.
 ///
 /// # Safety
-/// `align` is a power of two. Exceptions pass through to the caller, which must be able to unwind, as C++ code is.
+/// `align` is a power of two. Exceptions pass through to the caller, which must be able to unwind.
 #[cfg(target_arch = "aarch64")]
 #[unsafe(naked)]
 pub unsafe extern "C" fn new_or_throw<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
@@ -143,12 +142,11 @@ pub unsafe extern "C" fn new_or_throw<L: Lane>(bytes: usize, align: usize) -> *m
     )
 }
 
-/// The nothrow forms' slow path. If it fails and there is a new-handler, the C++ runtime's own nothrow form, `next`,
-/// takes over: it calls our throwing form and turns an exception into null.
+/// On failure, if there is a new-handler, the C++ runtime's own nothrow form, `next`, calls our throwing form and turns
+/// an exception into null.
 ///
 /// # Safety
-/// `align` is a power of two. `next` is the mangled name of the called form, whose parameters are the size, the
-/// alignment if above 16, and a reference.
+/// `align` is a power of two. `next` is a form's mangled name, taking size, alignment if above 16, and a reference.
 #[cold]
 #[inline(never)]
 pub unsafe fn new_or_null<L: Lane>(bytes: usize, align: usize, next: &CStr) -> *mut u8 {
@@ -239,14 +237,14 @@ macro_rules! export_cxx {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(block: *mut c_void, bytes: usize) {
             // SAFETY: C++ gives up the block, which may be null.
-            unsafe { block::free_of_size::<$lane>(block.cast(), bytes, 1) }
+            unsafe { block::free_with_layout::<$lane>(block.cast(), bytes, 1) }
         }
     )*};
     (@delete_sized_aligned $lane:ty, $($name:ident)*) => {$(
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(block: *mut c_void, bytes: usize, align: usize) {
             // SAFETY: C++ gives up the block, which may be null.
-            unsafe { block::free_of_size::<$lane>(block.cast(), bytes, align) }
+            unsafe { block::free_with_layout::<$lane>(block.cast(), bytes, align) }
         }
     )*};
 }

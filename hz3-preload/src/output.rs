@@ -63,7 +63,7 @@ impl Write for Name {
 pub struct File {
     descriptor: c_int,
     /// Whether to close the descriptor on drop.
-    is_own: bool,
+    is_owned: bool,
     error: c_int,
     used: usize,
     bytes: [u8; 4096],
@@ -85,7 +85,7 @@ impl File {
     pub fn create_at(path: &CStr) -> Result<File, c_int> {
         let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC;
         // SAFETY: `path` is a C string.
-        Self::own(unsafe { libc::open(path.as_ptr(), flags, 0o666) })
+        Self::owned(unsafe { libc::open(path.as_ptr(), flags, 0o666) })
     }
 
     /// Writes the rest.
@@ -99,11 +99,11 @@ impl File {
 
     /// A descriptor of the program's, left open.
     pub fn borrowed(descriptor: c_int) -> File {
-        File { descriptor, is_own: false, error: 0, used: 0, bytes: [0; 4096] }
+        File { descriptor, is_owned: false, error: 0, used: 0, bytes: [0; 4096] }
     }
 
-    fn own(descriptor: c_int) -> Result<File, c_int> {
-        if descriptor < 0 { Err(last_error()) } else { Ok(File { is_own: true, ..Self::borrowed(descriptor) }) }
+    fn owned(descriptor: c_int) -> Result<File, c_int> {
+        if descriptor < 0 { Err(last_error()) } else { Ok(File { is_owned: true, ..Self::borrowed(descriptor) }) }
     }
 
     fn flush(&mut self) {
@@ -132,9 +132,9 @@ impl File {
     }
 
     /// Appends the contents of the file `path`; failure to read it is this file's error.
-    pub fn copy(&mut self, path: &CStr) {
+    pub fn append(&mut self, path: &CStr) {
         // SAFETY: `path` is a C string.
-        let source = match File::own(unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) }) {
+        let source = match File::owned(unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) }) {
             Ok(source) => source,
             Err(error) => return self.fail(error),
         };
@@ -174,7 +174,7 @@ impl Write for File {
 
 impl Drop for File {
     fn drop(&mut self) {
-        if self.is_own {
+        if self.is_owned {
             // SAFETY: this file owns the descriptor, which is not used again.
             unsafe { libc::close(self.descriptor) };
         }

@@ -6,10 +6,9 @@
 //!  └── next tick in a child whose page has a name of its own: page
 //! ```
 //!
-//! A slow path that checks the clock takes the snapshots: at most four a second, and at most a sixty-fourth of the
-//! time. Other threads skip it meanwhile. It counts into private memory, under one lock at a time, and copies at the
-//! end, so that readers retry for microseconds only. It allocates nothing, and opens a file only for the first snapshot
-//! of a forked child. File system calls bypass the C library's functions: those are cancellation points, and `malloc`
+//! Slow paths that check the clock take snapshots: at most four a second, and for a sixty-fourth of the time. They
+//! count into private memory, under one lock at a time, and then copy, so that readers retry for microseconds only.
+//! They allocate nothing. File system calls bypass the C library, whose functions are cancellation points: `malloc`
 //! must be none.
 //!
 //! Outside rules: open(2), mmap(2), pthreads(7) (cancellation points), fork(2).
@@ -20,7 +19,7 @@ use core::ffi::{CStr, c_int, c_long};
 use core::ptr::null_mut;
 use hz3_core::Lane;
 use hz3_core::observe::stats::{BinStats, collect_with_bins};
-use hz3_core::observe::stats_page::{self, BYTES, ENDED, HEAD_WORDS, Head, SEQUENCE, SNAPSHOT_WORDS, STATE, Taking};
+use hz3_core::observe::stats_page::{self, BYTES, ENDED, HEAD_WORDS, Head, SEQUENCE, SNAPSHOT_WORDS, STATE, Timing};
 use hz3_core::pages::bins::BINS;
 use hz3_core::platform::abort;
 use hz3_core::platform::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -32,7 +31,7 @@ use hz3_core::record::observer::Event;
 /// Least milliseconds between two snapshots.
 const PAUSE_MS: u32 = 250;
 /// The pause is at least this many times as long as counting took.
-const SHARE: u64 = 64;
+const PAUSE_FACTOR: u64 = 64;
 const WORDS: usize = HEAD_WORDS + SNAPSHOT_WORDS;
 
 /// Private memory to prepare a snapshot.
@@ -91,16 +90,17 @@ pub fn begin_if_wanted<L: Lane>() {
 
 /// At exit: takes the last snapshot and removes the file. `_exit`, `quick_exit`, exec and signals leave it behind.
 pub fn end_at_exit<L: Lane>() {
-    // Relaxed, both: written before this thread started, or by itself; `words` is only tested for null.
+    // Relaxed, both: `words` is only tested for null; `process` was written before this thread started.
     if PAGE.words.load(Ordering::Relaxed).is_null() || PAGE.process.load(Ordering::Relaxed) != own_process() {
         return;
     }
     L::allocator().observer.end();
     keeping_errno(|| {
-        // Acquire: pairs with the Release in `on_tick`. `busy` stays set, so later ticks do nothing. If another thread
-        // is busy, its snapshot is the last.
+        // Acquire: pairs with the Release in `on_tick`. Stays set: later ticks do nothing, and a busy thread's snapshot
+        // is last.
         if PAGE.busy.swap(1, Ordering::Acquire) == 0 && publish::<L>() {
-            // SAFETY: only a forked child unmaps its page. Relaxed: this thread has set `busy`.
+            // SAFETY: the mapping has the word, and only a forked child unmaps its page. Relaxed: this thread has set
+            // `busy`.
             let state = unsafe { &*PAGE.words.load(Ordering::Relaxed).add(STATE) };
             // Release: publishes the last snapshot. Pairs with the reader's Acquire load.
             state.store(ENDED, Ordering::Release);
@@ -126,8 +126,8 @@ fn on_tick<L: Lane>(now_ms: u32) {
     // Relaxed, both: any recent value does; `busy` admits one thread.
     let last_ms = PAGE.last_ms.load(Ordering::Relaxed);
     if elapsed_ms(last_ms, now_ms) < PAGE.pause_ms.load(Ordering::Relaxed)
-        // A child of vfork or a bare clone has run no fork handler and shares memory or the page with its parent.
-        // Relaxed: written before this thread started.
+        // A child of vfork or a bare clone has run no fork handler and shares memory or the page. Relaxed: written
+        // before this thread started.
         || PAGE.process.load(Ordering::Relaxed) != own_process()
         // Acquire: pairs with the Release below; the draft is complete.
         || PAGE.busy.swap(1, Ordering::Acquire) != 0
@@ -141,8 +141,7 @@ fn on_tick<L: Lane>(now_ms: u32) {
     PAGE.busy.store(0, Ordering::Release);
 }
 
-/// Drops the parent's page. The child makes its own at its next tick: most children exec first, which would leave a
-/// file.
+/// Drops the parent's page. The child makes its own at its next tick: most children exec first, and a page would stay.
 fn on_fork<L: Lane>() {
     // Relaxed, all: the child has one thread, and others start after it.
     let words = PAGE.words.swap(null_mut(), Ordering::Relaxed);
@@ -160,8 +159,8 @@ fn on_fork<L: Lane>() {
     PAGE.busy.store(0, Ordering::Relaxed);
 }
 
-/// Takes a snapshot, into a new page if there is none; false, after a warning, if none can be made. The calling thread
-/// has set `busy` or is the only one.
+/// Takes a snapshot; makes a missing page. False, after a warning, if that fails. The calling thread has set `busy` or
+/// is the only one.
 fn publish<L: Lane>() -> bool {
     // SAFETY: the calling thread has set `busy` or is the only one, so nothing else refers to the draft.
     let draft = unsafe { &mut *PAGE.draft.get() };
@@ -184,11 +183,11 @@ fn publish<L: Lane>() -> bool {
     let stats = collect_with_bins::<L>(&mut draft.bins);
     draft.number += 1;
     let took_us = now_us(libc::CLOCK_MONOTONIC).wrapping_sub(begin_us);
-    let pause_ms = u64::from(PAUSE_MS).max(took_us * SHARE / 1000).min(u64::from(u32::MAX));
+    let pause_ms = u64::from(PAUSE_MS).max(took_us * PAUSE_FACTOR / 1000).min(u64::from(u32::MAX));
     let taken_ms = now_us(libc::CLOCK_BOOTTIME) / 1000;
-    let taking = Taking { number: draft.number, taken_ms, took_us, pause_ms };
+    let timing = Timing { number: draft.number, taken_ms, took_us, pause_ms };
     let heat = |bin| L::allocator().exchange.heat.counts(Bin(bin as u8));
-    stats_page::write(&mut draft.words, taking, &stats, &draft.bins, heat);
+    stats_page::write(&mut draft.words, timing, &stats, &draft.bins, heat);
     // SAFETY: the mapping has `WORDS` words, and stays while this thread is busy.
     let words = unsafe { core::slice::from_raw_parts(words, WORDS) };
     if let (Some(count), Some(snapshot)) = (words.get(SEQUENCE), words.get(HEAD_WORDS..)) {
@@ -275,7 +274,7 @@ fn is_own_file(name: &CStr) -> bool {
         let mut status = core::mem::zeroed::<libc::stat>();
         (libc::lstat(name.as_ptr(), &mut status), status)
     };
-    // Relaxed, both: written by this thread's process before `words`; a mismatch only keeps the file.
+    // Relaxed, both: written before `words`; a stale value only keeps the file.
     let own = (PAGE.device.load(Ordering::Relaxed), PAGE.inode.load(Ordering::Relaxed));
     found == 0 && (status.st_dev, status.st_ino) == own
 }

@@ -8,8 +8,7 @@
 //! <contents of /proc/self/maps>
 //! ```
 //!
-//! Counts are those of the samples; readers scale them by the interval. Nothing here allocates, but the loader may,
-//! while it looks for the unwinder before the profile begins.
+//! Readers scale the samples' counts by the interval. Nothing allocates, except the loader before the profile begins.
 //!
 //! Outside rules: pprof's `legacy_profile.go` and gperftools' `pprof` (format); Itanium C++ ABI, exception handling,
 //! level I (`_Unwind_Backtrace`, `_Unwind_GetIP`).
@@ -44,11 +43,10 @@ pub fn begin_if_wanted<L: Lane>() {
     sampling::begin::<L>(unwinder, options.profile_interval_bytes());
 }
 
-/// libgcc's unwinder, which C++ and Rust programs load anyway. Its walk does not allocate if the loader finds the
-/// frames, as glibc's does.
+/// libgcc's unwinder, loaded by C++ and Rust programs anyway. Its walk does not allocate if the loader finds the
+/// frames.
 fn find_unwinder() -> Option<Unwinder> {
-    // SAFETY: the names are C strings, the library stays loaded, and the functions have the ABI's types. Only the walk
-    // uses `own`.
+    // SAFETY: the names are C strings, the library stays loaded, the types are the ABI's; only the walk uses `own`.
     unsafe {
         let library = libc::dlopen(UNWINDER.as_ptr(), libc::RTLD_LAZY);
         if library.is_null() {
@@ -61,8 +59,8 @@ fn find_unwinder() -> Option<Unwinder> {
         if backtrace.is_null() || get_ip.is_null() {
             return None;
         }
-        let mut own = Own { address: look_for_own_code as *const () as usize, start: 0, end: 0 };
-        libc::dl_iterate_phdr(Some(look_for_own_code), (&raw mut own).cast());
+        let mut own = CodeRange { address: find_own_code as *const () as usize, start: 0, end: 0 };
+        libc::dl_iterate_phdr(Some(find_own_code), (&raw mut own).cast());
         Some(Unwinder {
             backtrace: core::mem::transmute::<*mut c_void, Backtrace>(backtrace),
             get_ip: core::mem::transmute::<*mut c_void, GetIp>(get_ip),
@@ -73,15 +71,17 @@ fn find_unwinder() -> Option<Unwinder> {
 }
 
 /// Address range of this library's code; `address` lies in it.
-struct Own {
+struct CodeRange {
     address: usize,
     start: usize,
     end: usize,
 }
 
-unsafe extern "C" fn look_for_own_code(object: *mut libc::dl_phdr_info, _bytes: usize, own: *mut c_void) -> c_int {
+/// # Safety
+/// `object` is the loader's, and `own` a [`CodeRange`] without another reference.
+unsafe extern "C" fn find_own_code(object: *mut libc::dl_phdr_info, _bytes: usize, own: *mut c_void) -> c_int {
     // SAFETY: the caller passes the loader's description of an object, and its own `CodeRange`.
-    let (object, own) = unsafe { (&*object, &mut *own.cast::<Own>()) };
+    let (object, own) = unsafe { (&*object, &mut *own.cast::<CodeRange>()) };
     for number in 0..usize::from(object.dlpi_phnum) {
         // SAFETY: the object has `dlpi_phnum` program headers.
         let header = unsafe { &*object.dlpi_phdr.add(number) };
@@ -112,8 +112,8 @@ pub fn write_at_exit<L: Lane>() {
     unsafe { *libc::__errno_location() = errno };
 }
 
-/// Writes the profile to `path`, or to the file that the environment names if null. 0, or -1 and `errno`: `EINVAL`
-/// without a profile, else the system's error.
+/// Writes the profile to `path`, or where the environment says if null. 0, or -1 and `errno`: `EINVAL` without a
+/// profile, else the system's error.
 ///
 /// # Safety
 /// `path` is null or a C string.
@@ -142,7 +142,7 @@ fn write_named<L: Lane>() -> Result<(), c_int> {
 
 fn write_to<L: Lane>(mut file: File) -> Result<(), c_int> {
     write_text::<L>(&mut file);
-    file.copy(c"/proc/self/maps");
+    file.append(c"/proc/self/maps");
     file.finish()
 }
 

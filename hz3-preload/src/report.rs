@@ -102,8 +102,8 @@ pub fn malloc_stats<L: Lane>() {
     Linux::write_error(text.as_bytes());
 }
 
-/// Fills the first `size` bytes of `out`, whole counts only, in the order of [`Stats::rows`] and `struct hz3_stats` in
-/// hz3.h. New rows go at the end. Returns the bytes of all counts.
+/// Fills the first `size` bytes of `out`, whole counts only, in the order of [`Stats::rows`]: that of `struct
+/// hz3_stats`, which grows at its end. Returns the bytes of all counts.
 ///
 /// # Safety
 /// `size` bytes at `out` are writable; it may be unaligned.

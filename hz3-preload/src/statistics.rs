@@ -23,7 +23,7 @@ use hz3_core::platform::options::Path;
 use hz3_core::platform::units::{Bin, PAGE_BYTES};
 use hz3_core::record::heat::SHARDS;
 
-type Form = fn(&mut File, &Counts);
+type Format = fn(&mut File, &Counts);
 
 struct Counts {
     stats: Stats,
@@ -57,20 +57,20 @@ pub fn at_exit<L: Lane>() {
         // Standard error failed, so there is nowhere to report it.
         let _ = file.finish();
     }
-    let forms: [(_, _, Form); 2] = [
+    let formats: [(_, _, Format); 2] = [
         ("HZ3_STATS_FILE", options.stats_file(), write_table::<L>),
         ("HZ3_STATS_JSON", options.stats_json(), write_json::<L>),
     ];
-    for (name, path, form) in forms {
-        if !path.is_none() && write_file(path, &counts, form).is_err() {
+    for (name, path, format) in formats {
+        if !path.is_none() && write_file(path, &counts, format).is_err() {
             output::cannot_write(options, name);
         }
     }
 }
 
-fn write_file(path: &Path, counts: &Counts, form: Form) -> Result<(), c_int> {
+fn write_file(path: &Path, counts: &Counts, format: Format) -> Result<(), c_int> {
     let mut file = File::create(path)?;
-    form(&mut file, counts);
+    format(&mut file, counts);
     file.finish()
 }
 

@@ -1,7 +1,7 @@
 //! Block: allocates, frees, resizes and measures blocks.
 //!
-//! Each function tries the lane's hit path ([`hot`], or [`checked`] in the hardened lane) and falls back to the miss.
-//! Only misses take locks. No call blocks without bound or sets `errno` for its caller.
+//! Each function tries the lane's hit path ([`hot`], or [`checked`] in the hardened lane), then the miss. Only misses
+//! take locks. No call blocks without bound or reports through `errno`.
 
 use crate::allocator::Lane;
 use crate::api::size::{self, usable_bytes_for};
@@ -13,8 +13,7 @@ use core::ptr::null_mut;
 
 pub use miss::MAX_BYTES;
 
-/// Allocates `bytes` bytes, aligned to 16; null when memory has run out or `bytes` exceeds [`MAX_BYTES`]. 0 bytes make
-/// the smallest block.
+/// Allocates `bytes` bytes, aligned to 16. Null if memory has run out or `bytes` exceeds [`MAX_BYTES`].
 #[inline(always)]
 pub fn malloc<L: Lane>(bytes: usize) -> *mut u8 {
     malloc_or::<L>(bytes, miss::malloc::<L>)
@@ -32,7 +31,7 @@ pub fn malloc_miss<L: Lane>(bytes: usize) -> *mut u8 {
     miss::malloc::<L>(bytes)
 }
 
-/// Frees `block`. Null does nothing. A pointer that starts no block aborts the process if the lane detects it.
+/// Frees `block`; null does nothing. An invalid pointer aborts the process if the lane detects it.
 ///
 /// # Safety
 /// `block` is null or a live block of this lane that is no longer used.
@@ -50,11 +49,10 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
 /// [`free`] of a block that [`malloc`] returned for `bytes`, without reading the page tag.
 ///
 /// # Safety
-/// `block` is a live block of this lane, not null, that is no longer used. It has the bin of `bytes`, or both are
-/// large.
+/// `block` is a live block of this lane, not null, and no longer used. Its bin is that of `bytes`, or both are large.
 #[inline(always)]
 pub unsafe fn free_sized<L: Lane>(block: *mut u8, bytes: usize) {
-    // SAFETY: the block is no longer used, and its bin is that of `bytes`, or both are large.
+    // SAFETY: the caller gives up the block, whose bin is that of `bytes`, or both are large.
     unsafe {
         if L::HARDENED {
             return free::<L>(block);
@@ -63,7 +61,7 @@ pub unsafe fn free_sized<L: Lane>(block: *mut u8, bytes: usize) {
     }
 }
 
-/// [`free`] without the hit path: for blocks that are not small, or after a hit failed.
+/// [`free`] without the hit path.
 ///
 /// # Safety
 /// As for [`free`].
@@ -73,8 +71,7 @@ pub unsafe fn free_miss<L: Lane>(block: *mut u8) {
     unsafe { miss::free::<L>(block) }
 }
 
-/// Allocates `bytes` bytes, aligned to `align`, a power of two; null when memory has run out or `bytes` exceeds
-/// [`MAX_BYTES`].
+/// [`malloc`], aligned to `align`, a power of two.
 pub fn malloc_aligned<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
     if align <= MIN_ALIGN {
         return malloc::<L>(bytes);
@@ -86,7 +83,7 @@ pub fn malloc_aligned<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
     }
 }
 
-/// Allocates `bytes` zeroed bytes, aligned to 16; null as for [`malloc`].
+/// [`malloc`], zeroed.
 #[inline]
 pub fn malloc_zeroed<L: Lane>(bytes: usize) -> *mut u8 {
     malloc_aligned_zeroed::<L>(bytes, MIN_ALIGN)
@@ -107,8 +104,7 @@ pub fn malloc_aligned_zeroed<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
     block
 }
 
-/// Allocates a zeroed large block, aligned to `align`, a power of two. Pages fresh from the system are not cleared
-/// again. Null as for [`malloc_aligned`].
+/// [`malloc_aligned`] of a large block, zeroed. Fresh pages are not cleared again.
 pub fn large_zeroed<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
     let Some(block) = miss::large::<L>(bytes, align) else { return null_mut() };
     if !block.zeroed {
@@ -118,13 +114,12 @@ pub fn large_zeroed<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
     block.start
 }
 
-/// Frees `block`, allocated for `bytes` and `align` according to the program. The hardened lane aborts the process if
-/// they are wrong.
+/// [`free`], given `bytes` and `align` of the allocation. The hardened lane aborts the process if they are wrong.
 ///
 /// # Safety
 /// As for [`free`].
 #[inline(always)]
-pub unsafe fn free_of_size<L: Lane>(block: *mut u8, bytes: usize, align: usize) {
+pub unsafe fn free_with_layout<L: Lane>(block: *mut u8, bytes: usize, align: usize) {
     if L::HARDENED
         && !block.is_null()
         && let Some(requested) = usable_bytes_for::<L>("free()", block)
@@ -136,12 +131,11 @@ pub unsafe fn free_of_size<L: Lane>(block: *mut u8, bytes: usize, align: usize) 
     unsafe { free::<L>(block) }
 }
 
-/// Resizes `block`, moving it if necessary, and keeps its contents up to the smaller size. On failure (memory has run
-/// out, or `bytes` exceeds [`MAX_BYTES`]) returns null and leaves the block alone. A null block is allocated. 0 bytes
-/// make the smallest block.
+/// Resizes `block`, in place or by moving it, and keeps its contents. A null block is allocated. On failure, as for
+/// [`malloc`], returns null and changes nothing.
 ///
 /// # Safety
-/// `block` is null or a live block of this lane. If the result is not null, the caller no longer uses `block`.
+/// `block` is null or a live block of this lane. After success the caller no longer uses it.
 pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
     if bytes > MAX_BYTES {
         return null_mut();
@@ -150,8 +144,8 @@ pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
     unsafe { size::realloc::<L>(block, bytes, malloc::<L>, |block| free::<L>(block)) }
 }
 
-/// Returns all reachable free memory to the system; true if any was returned. Other threads empty their caches at their
-/// next slow path.
+/// Returns reachable free memory to the system; true if there was any. Other threads empty their caches at their next
+/// slow path.
 pub fn trim<L: Lane>() -> bool {
     miss::trim::<L>()
 }

@@ -6,7 +6,7 @@
 //!                                                           slots that leave it → entry of their bin → push
 //! ```
 //!
-//! A thread without a heap, or one that is sampled, sees null entries and so takes the miss.
+//! A thread without a heap, or a sampled one, has null entries and takes the miss.
 
 use crate::allocator::{HeapOf, Lane};
 use crate::hardening::free_mark;
@@ -17,7 +17,7 @@ use crate::pages::slot::Slot;
 use crate::platform::units::Bin;
 use crate::thread::heap::{Entry, entry_at};
 
-/// A block of `bytes` bytes, or the result of a tail call to `miss` if this thread has no cached slot.
+/// A block of `bytes` bytes, or a tail call to `miss` if this thread has no cached slot.
 #[inline(always)]
 pub fn malloc_or<L: Lane>(bytes: usize, miss: impl FnOnce(usize) -> *mut u8) -> *mut u8 {
     if let Some(bin) = bin_for(bytes.saturating_add(L::TRAILER_BYTES)) {
@@ -59,8 +59,7 @@ pub unsafe fn free_or<L: Lane>(block: *mut u8, miss: impl FnOnce(*mut u8), spill
     }
 }
 
-/// Puts the wiped `slot` into the heap's quarantine. Slots that must leave the quarantine go to a magazine, or to
-/// `spill` if there is no room.
+/// Puts the wiped `slot` into quarantine. Slots that must leave it go to a magazine or, if that is full, to `spill`.
 #[inline]
 pub fn quarantine<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, slot: Slot, spill: impl Fn(&mut HeapOf<L>, Bin, Slot)) {
     let bytes = bins::info(bin).slot_bytes as usize;

@@ -7,9 +7,9 @@
 //! Rust passes the layout to `dealloc`, so the bin is known without the page tag. That requires every block to lie in
 //! the bin of its *present* layout: `realloc` stays in place only if both layouts share a bin, or are both large.
 //!
-//! Why rounding is enough for alignment: a bin's slots are aligned to the largest power of two that divides its size.
-//! For `align` up to a page, the smallest bin that fits a multiple of `align` has a size divisible by `align`: below 8
-//! · `align` every multiple is a bin of its own, and above, the steps between bins are multiples.
+//! Rounding also aligns: slots are aligned to the largest power of two that divides their size. The smallest bin for a
+//! multiple of `align`, up to a page, has a size divisible by `align`: below eight times `align` each multiple is a
+//! bin, and above it the steps between bins are multiples.
 
 use crate::allocator::Lane;
 use crate::api::block;
@@ -24,8 +24,8 @@ use core::marker::PhantomData;
 
 /// hz3 as a global allocator in lane `L`: [`Scale`] by default, [`Fast`](crate::Fast) or [`Hardened`](crate::Hardened).
 ///
-/// A value has no state: all values of a lane are the program's one allocator of that lane. A program may use several
-/// lanes, as long as each block returns to the lane that it came from.
+/// A value has no state: all values of a lane are one allocator. A program may use several lanes, as long as each block
+/// returns to its own.
 ///
 /// ```
 /// use hz3_core::{Fast, Hz3};
@@ -39,8 +39,8 @@ use core::marker::PhantomData;
 /// GLOBAL.trim();
 /// ```
 ///
-/// Out of memory gives null, as [`GlobalAlloc`] requires; nothing panics or unwinds. Double frees and wrong layouts are
-/// undefined behaviour by the trait's contract; only the hardened lane checks for them.
+/// Returns null when memory has run out, and never panics or unwinds. Only the hardened lane checks for double frees
+/// and wrong layouts, which the trait declares undefined.
 pub struct Hz3<L: Lane = Scale>(PhantomData<fn() -> L>);
 
 impl<L: Lane> Hz3<L> {
@@ -54,8 +54,8 @@ impl<L: Lane> Hz3<L> {
         L::NAME
     }
 
-    /// Returns all reachable free memory to the system; true if any was returned. Other threads empty their caches at
-    /// their next slow path. Takes locks.
+    /// Returns reachable free memory to the system; true if there was any. Other threads empty their caches at their
+    /// next slow path. Takes locks.
     pub fn trim(&self) -> bool {
         block::trim::<L>()
     }
@@ -65,8 +65,8 @@ impl<L: Lane> Hz3<L> {
         stats::collect::<L>()
     }
 
-    /// Starts the background thread, which purges while the program is idle, if `HZ3_BACKGROUND_THREAD=1`. Call it
-    /// once, at the start of `main`. Most programs need no such thread.
+    /// Starts the thread that purges while the program is idle, if `HZ3_BACKGROUND_THREAD=1`. Call it once, at the
+    /// start of `main`.
     pub fn start_background_thread(&self) {
         background::start_if_wanted::<L>();
     }
@@ -78,7 +78,7 @@ impl<L: Lane> Default for Hz3<L> {
     }
 }
 
-/// Can't overflow: `Layout` keeps the rounded size within `isize::MAX`. `layout` is aligned to at most a page.
+/// `layout` is aligned to at most a page. Can't overflow: `Layout` keeps the rounded size within `isize::MAX`.
 #[inline(always)]
 const fn served_bytes(layout: Layout) -> usize {
     (layout.size() + (layout.align() - 1)) & layout.align().wrapping_neg()
@@ -112,7 +112,7 @@ unsafe impl<L: Lane> GlobalAlloc for Hz3<L> {
         // SAFETY: the block is live, and `layout` gives its bin; blocks aligned to more than a page are large.
         unsafe {
             if L::HARDENED {
-                return block::free_of_size::<L>(block, layout.size(), layout.align());
+                return block::free_with_layout::<L>(block, layout.size(), layout.align());
             }
             if layout.align() > PAGE_BYTES {
                 return block::free_miss::<L>(block);

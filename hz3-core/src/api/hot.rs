@@ -5,22 +5,21 @@
 //! free     address → page tag → entry of its bin in this thread's heap → push
 //! ```
 //!
-//! Leaf functions without a stack frame, an atomic read-modify-write or an initialisation test. A thread without a
-//! heap, a size without a bin and an address outside small blocks all reach an entry that is empty and full at once, so
-//! one test covers them. `docs/hot-path.txt` records the instruction counts.
-//!
-//! A caller that knows the requested size, like Rust's `dealloc`, uses [`free_sized_or`], which reads no page tag.
+//! Leaf functions without a stack frame, an atomic read-modify-write or an initialisation test. Threads without a heap,
+//! large sizes and addresses outside small blocks reach an entry that is empty and full at once, so one test covers
+//! all. `docs/hot-path.txt` records the instruction counts. [`free_sized_or`] serves callers that know the size, like
+//! Rust.
 
 use crate::allocator::Lane;
 use crate::hardening::free_mark;
 use crate::pages::bins::{MAX_SMALL_BYTES, entry_offset};
 use crate::thread::heap::Entry;
 
-/// A block of `bytes` bytes, aligned to 16, or the result of a tail call to `miss` if this thread has no cached slot.
+/// A block of `bytes` bytes, aligned to 16, or a tail call to `miss` if this thread has no cached slot.
 #[inline(always)]
 pub fn malloc_or<L: Lane>(bytes: usize, miss: impl FnOnce(usize) -> *mut u8) -> *mut u8 {
     if bytes <= MAX_SMALL_BYTES {
-        // SAFETY: a small size's offset is that of an entry at this thread's pointer; a popped slot is ours.
+        // SAFETY: a small size's offset is that of an entry at this thread's pointer; a popped slot is this thread's.
         unsafe {
             let entry = L::heap().byte_add(entry_offset(bytes)).cast::<Entry>();
             if let Some(slot) = Entry::pop(entry) {
@@ -32,7 +31,7 @@ pub fn malloc_or<L: Lane>(bytes: usize, miss: impl FnOnce(usize) -> *mut u8) -> 
     miss(bytes)
 }
 
-/// Frees `block`, or tail-calls `miss` if `block` is not a small block of the first arena, or the magazine is full.
+/// Frees `block`, or tail-calls `miss` if it is no small block of the first arena, or the magazine is full.
 ///
 /// # Safety
 /// `block` is null or a block of this lane that is no longer used.
@@ -41,13 +40,12 @@ pub unsafe fn free_or<L: Lane>(block: *mut u8, miss: impl Fn(*mut u8)) {
     L::allocator().pages.runs.arenas.first().with_tag(
         block.addr(),
         |tag| {
-            // SAFETY: a tag's offset is that of an entry at this thread's pointer. A small block's tag is stable; the
-            // caller gives up its slot.
-            let is_done = unsafe {
+            // SAFETY: a tag's offset is that of an entry at this thread's pointer; the caller gives up the live block.
+            let pushed = unsafe {
                 let entry = L::heap().byte_add(tag.offset()).cast::<Entry>();
                 Entry::push_if(entry, block, || !L::MARKS || free_mark::set_once(block))
             };
-            if !is_done {
+            if !pushed {
                 miss(block);
             }
         },
@@ -58,8 +56,7 @@ pub unsafe fn free_or<L: Lane>(block: *mut u8, miss: impl Fn(*mut u8)) {
 /// [`free_or`] of a block allocated for `bytes`, without reading the page tag.
 ///
 /// # Safety
-/// `block` is a live block of this lane, not null, that is no longer used. It has the bin of `bytes`, or both are
-/// large.
+/// `block` is a live block of this lane, not null, and no longer used. Its bin is that of `bytes`, or both are large.
 #[inline(always)]
 pub unsafe fn free_sized_or<L: Lane>(block: *mut u8, bytes: usize, miss: impl Fn(*mut u8)) {
     if L::MARKS {
@@ -68,11 +65,11 @@ pub unsafe fn free_sized_or<L: Lane>(block: *mut u8, bytes: usize, miss: impl Fn
     }
     if bytes <= MAX_SMALL_BYTES {
         // SAFETY: the offset is that of the block's entry at this thread's pointer; the caller gives up the block.
-        let is_done = unsafe {
+        let pushed = unsafe {
             let entry = L::heap().byte_add(entry_offset(bytes)).cast::<Entry>();
             Entry::push_if(entry, block, || true)
         };
-        if is_done {
+        if pushed {
             return;
         }
     }

@@ -1,4 +1,4 @@
-//! Large: blocks above the largest bin: allocate, free, resize, and check in the hardened lane.
+//! Large: allocates, frees and resizes blocks above the largest bin.
 //!
 //! ```text
 //! page heap → span → | requested size … | canary | guard page |      canary and guard in the hardened lane only
@@ -44,7 +44,7 @@ pub fn allocate<P: Policy>(pages: &PageHeap<P>, bytes: usize, align: usize) -> O
         return None;
     }
     let id = pages.take_large(page_count, align_pages)?;
-    // SAFETY: `id` is a fresh span that this thread owns; nothing lies behind `bytes` yet.
+    // SAFETY: this thread owns the fresh span; the bytes behind `bytes` are unused.
     unsafe {
         let span = at(pages.spans(), id);
         let block = Block { start: core::ptr::with_exposed_provenance_mut((*span).start), zeroed: (*span).zeroed };
@@ -56,7 +56,7 @@ pub fn allocate<P: Policy>(pages: &PageHeap<P>, bytes: usize, align: usize) -> O
     }
 }
 
-/// A block of pages that replaces a small block of `bytes` bytes, to be sampled.
+/// A block of pages in place of a small one, to be sampled.
 pub fn allocate_for_sample<P: Policy>(pages: &PageHeap<P>, bytes: usize) -> Option<NonNull<u8>> {
     let block = allocate(pages, bytes, MIN_ALIGN)?;
     if P::HARDENED && !block.zeroed {
@@ -66,7 +66,7 @@ pub fn allocate_for_sample<P: Policy>(pages: &PageHeap<P>, bytes: usize) -> Opti
     NonNull::new(block.start)
 }
 
-/// In a hardened lane: records the requested size of the large block `id` and writes its canary.
+/// In a hardened lane: records the requested size and writes the canary.
 ///
 /// # Safety
 /// The caller owns the span, which has room for `bytes`. Nothing uses the bytes behind them.
@@ -83,7 +83,7 @@ unsafe fn seal<P: Policy>(pages: &PageHeap<P>, id: SpanId, bytes: usize) {
     }
 }
 
-/// [`seal`] for the large block at `address` after its requested size changed to `bytes`.
+/// `seal`, after the requested size of the block at `address` has changed.
 ///
 /// # Safety
 /// The caller owns the block, which has room for `bytes`.
@@ -100,13 +100,13 @@ pub unsafe fn reseal<P: Policy>(pages: &PageHeap<P>, address: usize, bytes: usiz
     }
 }
 
-/// Usable bytes of the large block at `address`; `None` if none begins there. A damaged canary aborts the process with
-/// a message that names `entry`. Takes the lock of the direct mappings unless `address` lies in an arena's large block.
+/// Usable bytes of the large block at `address`; `None` if none begins there. A damaged canary aborts the process in
+/// the name of `entry`. May take the lock of the direct mappings.
 pub fn usable_bytes<P: Policy>(pages: &PageHeap<P>, entry: &str, address: usize) -> Option<usize> {
     let tag = pages.tag(address);
     let place = if tag.kind() == Kind::Large {
-        // SAFETY: a tag's descriptor is never unmapped, and fixed while its large block lives. For other addresses the
-        // values are discarded.
+        // SAFETY: descriptors are never unmapped, and fixed while their large block lives; else the values are
+        // discarded.
         let place = Place::of::<P>(unsafe { &*at(pages.spans(), tag.span()) });
         (place.start == address).then_some(place)
     } else {
@@ -114,8 +114,7 @@ pub fn usable_bytes<P: Policy>(pages: &PageHeap<P>, entry: &str, address: usize)
     }?;
     if P::HARDENED {
         let start = core::ptr::with_exposed_provenance(address);
-        // SAFETY: the caller's block has `room` bytes. If another thread frees it now, a fault ends the process as
-        // well.
+        // SAFETY: the caller's block has `room` bytes. Should another thread free it now, a fault ends the process too.
         let is_whole =
             unsafe { canary::is_large_sealed(canary::process_key::<P::Os>(), start, place.room, place.usable) };
         if !is_whole {
@@ -138,8 +137,8 @@ pub unsafe fn free<P: Policy>(pages: &PageHeap<P>, address: usize) -> bool {
     unsafe { if tag.kind() == Kind::Large { pages.release_run(tag, address) } else { pages.release_direct(address) } }
 }
 
-/// Resizes the large block at `address` to `bytes` without copying: in place, or by remapping a direct mapping. Null,
-/// with the block unchanged, if that is impossible.
+/// Resizes a large block without copying: in place, or by remapping a direct mapping. Null if impossible, with nothing
+/// changed.
 ///
 /// # Safety
 /// The caller owns the block, which is live.

@@ -1,17 +1,17 @@
-//! Miss: the slow paths of `malloc` and `free`: an empty or full magazine, a large block, or a thread without a heap.
+//! Miss: the slow paths of `malloc` and `free`.
 //!
 //! ```text
 //! malloc   heap → refill → pop          or one slot carved from a span, or pages
 //! free     heap → spill → push          or home, or pages
 //! ```
 //!
-//! One miss in a while checks the clock and runs due upkeep.
+//! Now and then a miss checks the clock and runs due upkeep.
 
 use crate::allocator::{HeapOf, Lane, thread_heap};
 use crate::api::checked;
 use crate::api::large::{self, Block};
 use crate::api::refill::refill;
-use crate::api::spill::{send_neighbour_home, spill};
+use crate::api::spill::{send_shared_line_home, spill};
 use crate::hardening::free_mark;
 use crate::hardening::validation::{hand_out, refuse, require_live, usable};
 use crate::observe::sampling;
@@ -44,11 +44,11 @@ pub fn malloc<L: Lane>(bytes: usize) -> *mut u8 {
 pub fn small<L: Lane>(bin: Bin, bytes: usize) -> *mut u8 {
     let block =
         sampling::small::<L>(bytes, || large::allocate_for_sample(&L::allocator().pages, bytes)).or_else(|| {
-            or_after_trim::<L, _>(0, || {
+            retry_after_trim::<L, _>(0, || {
                 NonNull::new(match thread_heap::<L>() {
                     // SAFETY: this thread's heap, without another reference.
                     Some(heap) => unsafe { pop_or_refill::<L>(&mut *heap, bin, bytes) },
-                    None => uncached::<L>(bin, bytes),
+                    None => carve_one::<L>(bin, bytes),
                 })
             })
         });
@@ -57,19 +57,19 @@ pub fn small<L: Lane>(bin: Bin, bytes: usize) -> *mut u8 {
 
 /// A large block, aligned to `align`; `None` when memory has run out or `bytes` exceeds [`MAX_BYTES`].
 pub fn large<L: Lane>(bytes: usize, align: usize) -> Option<Block> {
-    // An impossible request is not worth a trim: a descriptor counts pages in 32 bits.
+    // A descriptor counts pages in 32 bits; more is impossible and not worth a trim.
     if bytes > MAX_BYTES || u32::try_from(bytes / PAGE_BYTES + align / PAGE_BYTES + 2).is_err() {
         return None;
     }
-    tick_of::<L>();
-    let block = or_after_trim::<L, _>(bytes, || large::allocate(&L::allocator().pages, bytes, align))?;
+    tick_thread::<L>();
+    let block = retry_after_trim::<L, _>(bytes, || large::allocate(&L::allocator().pages, bytes, align))?;
     sampling::large::<L>(block.start.addr(), bytes);
     Some(block)
 }
 
 /// For threads without a heap; null when memory has run out.
 #[cold]
-fn uncached<L: Lane>(bin: Bin, bytes: usize) -> *mut u8 {
+fn carve_one<L: Lane>(bin: Bin, bytes: usize) -> *mut u8 {
     let mut out = no_slots::<1>();
     let allocator = L::allocator();
     if carve(&allocator.pages, &allocator.exchange, ShardId(0), bin, &mut out) == 0 {
@@ -85,10 +85,10 @@ fn pop_or_refill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, bytes: usize) -> *mut 
         tick::<L>(heap);
         heap.unsettled();
         // SAFETY: the heap is this thread's and the entry is empty; `tick` can only empty entries.
-        let filled = unsafe { refill::<L>(heap, bin, empty::<L>) };
+        let filled = unsafe { refill::<L>(heap, bin, flush_heap::<L>) };
         heap.settled();
         if !filled {
-            return uncached::<L>(bin, bytes);
+            return carve_one::<L>(bin, bytes);
         }
     }
     // SAFETY: the heap is this thread's, the entry has a slot, and slots of `bin` fit `bytes` and the trailer.
@@ -150,7 +150,7 @@ unsafe fn free_large<L: Lane>(block: *mut u8) {
     if !unsafe { large::free(pages, block.addr()) } {
         refuse(pages, "free()", block.addr());
     }
-    tick_of::<L>();
+    tick_thread::<L>();
 }
 
 /// Puts `slot` into a magazine, or sends it home.
@@ -163,7 +163,7 @@ pub fn push_or_spill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, slot: Slot) {
         heap.unsettled();
         // SAFETY: the heap is this thread's. The entry is full, or `tick` has unloaded it: null entries are full too.
         let has_room = unsafe { spill::<L>(heap, bin) };
-        let left = if has_room && is_first { send_neighbour_home::<L>(heap, bin, slot) } else { Some(slot) };
+        let left = if has_room && is_first { send_shared_line_home::<L>(heap, bin, slot) } else { Some(slot) };
         heap.settled();
         let Some(kept) = left else { return };
         if !has_room {
@@ -178,7 +178,7 @@ pub fn push_or_spill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, slot: Slot) {
 
 /// # Safety
 /// The caller owns the heap.
-unsafe fn empty<L: Lane>(heap: *mut HeapOf<L>) {
+unsafe fn flush_heap<L: Lane>(heap: *mut HeapOf<L>) {
     let allocator = L::allocator();
     // SAFETY: the caller owns the heap.
     unsafe { flush(&allocator.pages, &allocator.exchange, heap) };
@@ -189,12 +189,12 @@ unsafe fn empty<L: Lane>(heap: *mut HeapOf<L>) {
 fn tick<L: Lane>(heap: &mut HeapOf<L>) {
     match heap.ticks.checked_sub(1) {
         Some(left) if heap.trims == L::allocator().trims() => heap.ticks = left,
-        _ => look_at_the_clock::<L>(heap),
+        _ => check_clock::<L>(heap),
     }
 }
 
 #[cold]
-fn look_at_the_clock<L: Lane>(heap: &mut HeapOf<L>) {
+fn check_clock<L: Lane>(heap: &mut HeapOf<L>) {
     let allocator = L::allocator();
     heap.ticks = TICKS;
     let trims = allocator.trims();
@@ -203,23 +203,23 @@ fn look_at_the_clock<L: Lane>(heap: &mut HeapOf<L>) {
         if core::mem::replace(&mut heap.trims, trims) == trims {
             drop_cold_bins(&allocator.pages, &allocator.exchange, heap, L::Os::now_ms());
         } else {
-            empty::<L>(heap);
+            flush_heap::<L>(heap);
         }
     }
     round::tick(&allocator.pages, &allocator.exchange, &allocator.schedule, &allocator.observer);
 }
 
-fn tick_of<L: Lane>() {
+fn tick_thread<L: Lane>() {
     if let Some(heap) = thread_heap::<L>() {
         // SAFETY: this thread's heap, without another reference.
         tick::<L>(unsafe { &mut *heap });
     }
 }
 
-/// If `attempt` fails, trims and tries once more. Only if caches may add up to `bytes`, and asking other threads
-/// rarely: probes for impossible sizes must not cost them their caches.
+/// Trims before a second `attempt` only if caches may add up to `bytes`, and asks other threads rarely: probes for
+/// impossible sizes must not cost them their caches.
 #[inline]
-fn or_after_trim<L: Lane, T>(bytes: usize, attempt: impl Fn() -> Option<T>) -> Option<T> {
+fn retry_after_trim<L: Lane, T>(bytes: usize, attempt: impl Fn() -> Option<T>) -> Option<T> {
     attempt().or_else(|| {
         let allocator = L::allocator();
         if !may_be_met(&allocator.pages, &allocator.exchange, bytes) {
@@ -231,8 +231,8 @@ fn or_after_trim<L: Lane, T>(bytes: usize, attempt: impl Fn() -> Option<T>) -> O
     })
 }
 
-/// Returns all reachable free memory to the system; true if any was returned. Empties the calling thread's cache; other
-/// threads empty theirs at their next slow path.
+/// Returns reachable free memory to the system; true if there was any. Empties this thread's cache; other threads empty
+/// theirs at their next slow path.
 pub fn trim<L: Lane>() -> bool {
     L::allocator().ask_for_trim();
     trim_own::<L>()
@@ -247,7 +247,7 @@ fn trim_own<L: Lane>() -> bool {
         unsafe {
             let heap = behind::<L::Stash, L::Quarantine>(entries);
             (*heap).trims = allocator.trims();
-            empty::<L>(heap);
+            flush_heap::<L>(heap);
         }
     }
     gather(&allocator.pages, &allocator.exchange)

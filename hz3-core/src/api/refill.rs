@@ -22,19 +22,19 @@ use core::ptr::null_mut;
 /// Bytes of a thread's first carve of a bin, unless one slot is larger. Chosen: a page; short-lived threads touch few.
 const FIRST_BATCH_BYTES: u32 = 4096;
 
-/// Fills the empty entry of `bin`; false when memory has run out. `flush` empties heaps of threads that a fork left
-/// behind. May take a shard's lock or the run lock.
+/// Fills the empty entry of `bin`; false when memory has run out. `flush` empties heaps orphaned by a fork. May take
+/// locks.
 ///
 /// # Safety
 /// The heap is the calling thread's, and the entry is empty.
-pub unsafe fn refill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, adopt: unsafe fn(*mut HeapOf<L>)) -> bool {
+pub unsafe fn refill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, flush: unsafe fn(*mut HeapOf<L>)) -> bool {
     heap.mark_active(bin);
     // SAFETY: the heap is this thread's and the entry is empty; each step that fails leaves it empty.
     unsafe {
         load_spare::<L>(heap, bin)
             || refill_in_order::<L>(heap, bin)
             || take_full::<L>(heap, bin)
-            || refill_from_spans::<L>(heap, bin, adopt)
+            || refill_from_spans::<L>(heap, bin, flush)
     }
 }
 
@@ -64,7 +64,7 @@ unsafe fn load_spare<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
 unsafe fn take_full<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
     let Some((full, is_stolen)) = L::allocator().exchange.take_full(heap.shard, bin) else { return false };
     // SAFETY: the heap is this thread's, the entry is empty, and the magazine taken is this thread's.
-    unsafe { exchange::<L>(heap, bin, full, is_stolen) };
+    unsafe { load_full::<L>(heap, bin, full, is_stolen) };
     true
 }
 
@@ -72,17 +72,17 @@ unsafe fn take_full<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
 ///
 /// # Safety
 /// As for [`refill`]; the caller owns `full`.
-unsafe fn exchange<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, full: *mut Magazine, is_stolen: bool) {
+unsafe fn load_full<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, full: *mut Magazine, is_stolen: bool) {
     let allocator = L::allocator();
     let entry = heap.entry(bin);
     // SAFETY: the caller owns the heap and `full`; an unloaded magazine is this thread's, and is given up once.
     unsafe {
-        let spent = entry.unload();
+        let emptied = entry.unload();
         entry.load(full);
-        if let Some(spent) = spent {
+        if let Some(emptied) = emptied {
             // The empty magazine goes to the full one's shard, so that empties don't pile up in producers' shards.
-            (*spent).origin = (*full).origin;
-            allocator.exchange.return_empty(spent);
+            (*emptied).origin = (*full).origin;
+            allocator.exchange.return_empty(emptied);
         }
         count(if is_stolen { &heap.counters.steals } else { &heap.counters.refills }, 1);
         note_refill::<L>(heap, bin, usize::from((*full).count));
@@ -108,12 +108,12 @@ unsafe fn refill_in_order<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
     }
     let allocator = L::allocator();
     let (shard, slot_bytes) = (heap.shard, bins::info(bin).slot_bytes as usize);
-    // SAFETY: the heap is this thread's and the entry is empty. What was taken is this thread's, and `slots` ends
-    // before `full` is loaded. `fill` finds a magazine of `capacity` loaded.
+    // SAFETY: the entry and what was taken are this thread's; `slots` ends before `full` is loaded; `fill` finds a
+    // magazine.
     unsafe {
-        let homeless = allocator.exchange.turn_inbox_over(shard, bin);
-        if homeless != 0 {
-            Homeward::new(&allocator.pages, &allocator.exchange, shard).send_chain(bin, homeless);
+        let overflow = allocator.exchange.turn_inbox_over(shard, bin);
+        if overflow != 0 {
+            Homeward::new(&allocator.pages, &allocator.exchange, shard).send_chain(bin, overflow);
         }
         if let Some(full) = allocator.exchange.take_full_of(shard, bin) {
             // Magazines pop at the end. Reversed, the oldest slot leaves first.
@@ -121,7 +121,7 @@ unsafe fn refill_in_order<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
             slots.reverse();
             slots.iter().for_each(|slot| prefetch::to_write(slot.as_ptr()));
             let has_order = flow::has_order(slots, slot_bytes);
-            exchange::<L>(heap, bin, full, false);
+            load_full::<L>(heap, bin, full, false);
             if !has_order {
                 heap.balances.forget(bin);
             }
@@ -137,18 +137,17 @@ unsafe fn refill_in_order<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
 
 /// # Safety
 /// As for [`refill`].
-unsafe fn refill_from_spans<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, adopt: unsafe fn(*mut HeapOf<L>)) -> bool {
+unsafe fn refill_from_spans<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, flush: unsafe fn(*mut HeapOf<L>)) -> bool {
     let allocator = L::allocator();
     let shard = heap.shard;
-    // SAFETY: the heap is this thread's, and nothing is loaded before `load`. An orphan is this thread's until given
-    // back. `batch` is at most the capacity.
+    // SAFETY: `load` finds nothing loaded; an orphan is this thread's until given; `batch` is within the capacity.
     unsafe {
         if !heap.entry(bin).is_loaded() {
             let Some(magazine) = allocator.exchange.empty_magazine(shard, bin) else { return false };
             heap.entry(bin).load(magazine);
         }
         allocator.heaps.adopt_orphans(|orphan| {
-            adopt(orphan);
+            flush(orphan);
             allocator.heaps.give(orphan);
         });
         let batch = next_batch::<L>(heap, bin);

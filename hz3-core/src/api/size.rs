@@ -4,7 +4,7 @@
 
 use crate::allocator::Lane;
 use crate::api::large;
-use crate::api::slack::{keeps_place, with_slack};
+use crate::api::slack::{stays_in_place, with_slack};
 use crate::hardening::canary;
 use crate::hardening::free_mark;
 use crate::hardening::validation::{refuse, require_live, usable};
@@ -12,15 +12,14 @@ use crate::observe::sampling;
 use crate::pages::bins::{self, FOREIGN, MAX_SMALL_BYTES};
 use core::ptr::null_mut;
 
-/// Usable bytes of the live block at `block`; `None` if none begins there. Null has 0. A damaged canary aborts the
-/// process in a hardened lane.
+/// Usable bytes of the block at `block`; 0 for null, `None` if none begins there. A damaged canary aborts the process.
 #[allow(clippy::not_unsafe_ptr_arg_deref, reason = "read only where it is the start of a slot")]
 pub fn usable_bytes<L: Lane>(block: *const u8) -> Option<usize> {
     usable_bytes_for::<L>("malloc_usable_size()", block)
 }
 
-/// [`usable_bytes`], with `entry` as the function that messages name.
-#[allow(clippy::not_unsafe_ptr_arg_deref, reason = "as above")]
+/// [`usable_bytes`], with `entry` in messages.
+#[allow(clippy::not_unsafe_ptr_arg_deref, reason = "read only where it is the start of a slot")]
 #[inline]
 pub fn usable_bytes_for<L: Lane>(entry: &str, block: *const u8) -> Option<usize> {
     if block.is_null() {
@@ -31,7 +30,7 @@ pub fn usable_bytes_for<L: Lane>(entry: &str, block: *const u8) -> Option<usize>
     match tag.bin() {
         FOREIGN => large_usable::<L>(entry, block.addr()),
         bin => {
-            // SAFETY: `is_slot` held, so a slot of 16 bytes or more begins at `block`.
+            // SAFETY: `is_slot` is true, so a slot of 16 bytes or more begins at `block`.
             let is_live = pages.is_slot(tag, block.addr()) && !(L::MARKS && unsafe { free_mark::is_set(block) });
             // SAFETY: a slot of `bin` begins at `block` and is not marked free.
             is_live.then(|| unsafe { usable::<L>(entry, bin, block) })
@@ -45,12 +44,12 @@ fn large_usable<L: Lane>(entry: &str, address: usize) -> Option<usize> {
     Some(if L::HARDENED { bytes } else { sampling::usable_bytes::<L>(address, bytes) })
 }
 
-/// Resizes `block` to `bytes`, at most `isize::MAX`, moving it with `malloc` and `free` if necessary. Keeps the
-/// contents up to the smaller size. Null, with the block unchanged, when memory has run out. A null block is allocated.
+/// Resizes `block` to `bytes`, at most `isize::MAX`, in place or with `malloc` and `free`, and keeps its contents. A
+/// null block is allocated. Null, with nothing changed, when memory has run out.
 ///
 /// # Safety
-/// `block` is null or a live block of this lane. If the result is not null, the caller no longer uses `block`. `malloc`
-/// and `free` are the lane's.
+/// `block` is null or a live block of this lane. After success the caller no longer uses it. `malloc` and `free` are
+/// the lane's.
 pub unsafe fn realloc<L: Lane>(
     block: *mut u8,
     bytes: usize,
@@ -78,17 +77,17 @@ pub unsafe fn realloc<L: Lane>(
     if L::HARDENED {
         let slot_bytes = bins::info(tag.bin()).slot_bytes as usize;
         let wanted = bytes.saturating_add(L::TRAILER_BYTES);
-        if tag.bin() != FOREIGN && wanted <= slot_bytes && keeps_place(wanted, slot_bytes) {
+        if tag.bin() != FOREIGN && wanted <= slot_bytes && stays_in_place(wanted, slot_bytes) {
             // SAFETY: the caller owns the block, and its slot has room for `bytes` and the trailer.
             unsafe { canary::seal(canary::process_key::<L::Os>(), block, slot_bytes, bytes) };
             return block;
         }
-    } else if bytes <= old && keeps_place(bytes, old) {
+    } else if bytes <= old && stays_in_place(bytes, old) {
         return block;
     }
     const { assert!(L::TRAILER_BYTES < MAX_SMALL_BYTES) }
-    let large_from = MAX_SMALL_BYTES - L::TRAILER_BYTES;
-    if tag.bin() == FOREIGN && old > large_from && bytes > large_from {
+    let max_small_bytes = MAX_SMALL_BYTES - L::TRAILER_BYTES;
+    if tag.bin() == FOREIGN && old > max_small_bytes && bytes > max_small_bytes {
         // Before the block may move: another thread's block may take its address at once.
         let sample = sampling::take::<L>(block.addr());
         // SAFETY: the caller owns the live block.
@@ -112,7 +111,7 @@ pub unsafe fn realloc<L: Lane>(
             // SAFETY: the caller owns the block, which is at least `bytes` long.
             unsafe { large::reseal(pages, block.addr(), bytes) };
         } else if L::HARDENED {
-            // SAFETY: the caller owns the block, and its slot already held at least `bytes` and the trailer.
+            // SAFETY: the caller owns the block, and its slot already had room for `bytes` and the trailer.
             unsafe {
                 canary::seal(canary::process_key::<L::Os>(), block, bins::info(tag.bin()).slot_bytes as usize, bytes)
             };

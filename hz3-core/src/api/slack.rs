@@ -5,8 +5,8 @@
 //! pages       |████████|  moves →   |█████████|·|        |██████████|   in place
 //! ```
 //!
-//! An append buffer grows by an eighth or less per step, and each move copies all of it. Room for one more such step
-//! saves every second move, and nearly all moves if steps are smaller.
+//! An append buffer grows by an eighth or less per step, and each move copies all of it. Room for one more step saves
+//! every second move, or nearly all if steps are smaller.
 
 use crate::pages::bins::MAX_SMALL_BYTES;
 use crate::platform::units::PAGE_BYTES;
@@ -14,17 +14,15 @@ use crate::platform::units::PAGE_BYTES;
 /// Largest step of growth, and the slack, as a part of the block. Chosen: CPython's growth of lists and strings.
 const STEP: usize = 8;
 
-/// Bytes to allocate for a block of `old` usable bytes that must move to grow to `bytes`: more than `bytes` if both are
-/// large and the step is small, since another step is likely. Saturates.
+/// Bytes to allocate when a block of `old` usable bytes moves to grow to `bytes`: with slack if another step is likely.
 pub fn with_slack(bytes: usize, old: usize) -> usize {
     let is_step = old > MAX_SMALL_BYTES && bytes > old && bytes - old <= old / STEP + PAGE_BYTES;
     if is_step { bytes.saturating_add(bytes / STEP + PAGE_BYTES / 2) } else { bytes }
 }
 
-/// Whether a block of `old` usable bytes stays in place when it shrinks to `bytes`. Small blocks stay down to half, and
-/// always up to 64 bytes, so that sizes around a bin's edge don't move each time. Large ones keep at most the slack and
-/// a few pages.
-pub fn keeps_place(bytes: usize, old: usize) -> bool {
+/// Whether a block of `old` usable bytes stays in place when it shrinks to `bytes`: a small one down to half, so that
+/// sizes around a bin's edge don't move each time; a large one with at most the slack and a few pages to spare.
+pub fn stays_in_place(bytes: usize, old: usize) -> bool {
     if old > MAX_SMALL_BYTES {
         old - bytes <= bytes / STEP + 2 * PAGE_BYTES || old - bytes < 4 * PAGE_BYTES && bytes > MAX_SMALL_BYTES
     } else {
@@ -58,7 +56,7 @@ mod tests {
                 [bytes - 1, bytes - bytes / 16, bytes - bytes / 9, bytes / 2].map(|old| pages_for(old) * PAGE_BYTES)
             {
                 let usable = pages_for(with_slack(bytes, old)) * PAGE_BYTES;
-                assert!(usable <= bytes + bytes / 8 + 2 * PAGE_BYTES && keeps_place(bytes, usable), "{bytes} {old}");
+                assert!(usable <= bytes + bytes / 8 + 2 * PAGE_BYTES && stays_in_place(bytes, usable), "{bytes} {old}");
             }
         }
     }

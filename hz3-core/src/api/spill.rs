@@ -32,7 +32,7 @@ pub unsafe fn spill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
         if !heap.entry(bin).is_full() {
             return true;
         }
-        stop_at_a_stranger::<L>(heap, bin, oldest);
+        check_slots::<L>(heap, bin, oldest);
         if !L::ADOPT && keep_own::<L>(heap, bin, oldest) {
             return true;
         }
@@ -56,8 +56,7 @@ unsafe fn load_empty<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
     true
 }
 
-/// Returns the newly loaded magazine: empty, or the older of two full ones. Makes a missing spare; `None` when memory
-/// has run out.
+/// The newly loaded magazine: empty, or the older of two full ones. `None` when memory has run out.
 ///
 /// # Safety
 /// The heap is the calling thread's, and a magazine is loaded for `bin`.
@@ -77,7 +76,7 @@ unsafe fn swap_with_spare<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> Option<*mu
 ///
 /// # Safety
 /// The heap is the calling thread's, and `magazine` is loaded, with its slots counted.
-unsafe fn stop_at_a_stranger<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Magazine) {
+unsafe fn check_slots<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Magazine) {
     // SAFETY: the caller owns the magazine, and nothing else refers to its slots; 0 places need no slots.
     unsafe {
         if L::MARKS
@@ -100,8 +99,8 @@ fn note_freed<L: Lane>(shard: ShardId, bin: Bin, adopted: bool, slots: &[Slot]) 
     }
 }
 
-/// Gives the full, loaded `magazine` to the thread's own depot or, from a consumer, to its slots' one owner. False,
-/// with nothing done, if there is no room.
+/// Gives the full, loaded `magazine` to the own depot or, from a consumer, to its slots' one owner; false if that is
+/// full.
 ///
 /// # Safety
 /// As for [`spill`]. After success the caller unloads `magazine`.
@@ -135,7 +134,7 @@ unsafe fn put_full<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Magaz
 /// As for [`spill`]; `magazine` is the heap's.
 unsafe fn send_home<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Magazine) {
     let allocator = L::allocator();
-    // SAFETY: the caller owns the heap and its magazine. `load` sets the entry to the magazine's count again.
+    // SAFETY: the caller owns the heap and `magazine`; `load` updates the entry.
     unsafe {
         count(&heap.counters.homeward, u64::from((*magazine).count));
         let mut homeward = Homeward::new(&allocator.pages, &allocator.exchange, heap.shard);
@@ -152,8 +151,7 @@ unsafe fn keep_own<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Magaz
     let allocator = L::allocator();
     let shard = heap.shard;
     let mut homeward = Homeward::new(&allocator.pages, &allocator.exchange, shard);
-    // SAFETY: the caller owns the heap and its magazine. `kept` never passes the drain, so each place is read before
-    // reuse.
+    // SAFETY: the caller owns the heap and `magazine`; `kept` never passes the drain; `load` updates the entry.
     unsafe {
         let (places, all) = (Magazine::slots(magazine), usize::from((*magazine).count));
         let mut kept = 0;
@@ -178,9 +176,9 @@ unsafe fn keep_own<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Magaz
 /// Bytes of a cache line. Outside rule: x86-64 and nearly all AArch64.
 const LINE_BYTES: u32 = 64;
 
-/// Sends `slot` home if it shares a cache line with another shard's slots; otherwise returns it. For the first slot
-/// that a thread frees in a bin: it would be reused again and again, and the threads would share its line falsely.
-pub fn send_neighbour_home<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, slot: Slot) -> Option<Slot> {
+/// Sends `slot`, the first that a thread frees in a bin, home if it shares a cache line with another shard's slots: its
+/// reuse would share that line falsely, again and again. Otherwise returns it.
+pub fn send_shared_line_home<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, slot: Slot) -> Option<Slot> {
     let (allocator, shard) = (L::allocator(), heap.shard);
     let owner = allocator.pages.owner(slot.address());
     if bins::info(bin).slot_bytes >= LINE_BYTES || owner == shard {

@@ -49,11 +49,11 @@ fn check_spans<L: Lane>() -> Result<usize, &'static str> {
         core::array::from_fn(|shard| allocator.exchange.shards().get(shard).map(|shard| shard.owned().lock()));
     let mut found = [[Found::default(); BINS]; SHARDS];
     let mut purged_pages = [0; SHARDS];
-    let (mut large_bytes, mut held_bytes) = (0, 0);
+    let (mut large_bytes, mut waiting_bytes) = (0, 0);
     walk_runs(&allocator.pages.runs, |span| {
         match span.kind {
             Kind::Large => large_bytes += span.bytes(),
-            Kind::Waiting => held_bytes += span.bytes(),
+            Kind::Waiting => waiting_bytes += span.bytes(),
             Kind::Small => {
                 let info = bins::info(span.bin);
                 if !span.is_consistent() || span.pages as usize != usize::from(info.span_pages) + L::GUARD_PAGES {
@@ -80,7 +80,7 @@ fn check_spans<L: Lane>() -> Result<usize, &'static str> {
         }
         Ok(())
     })?;
-    if held_bytes != allocator.pages.guards.waiting_bytes() {
+    if waiting_bytes != allocator.pages.guards.waiting_bytes() {
         return Err("the bytes of runs that are held");
     }
     for ((owned, found), purged_pages) in owned.iter().zip(&found).zip(purged_pages) {

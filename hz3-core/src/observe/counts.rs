@@ -29,7 +29,7 @@ macro_rules! counts {
         counts! { @ [$($field)*] [$($row)* Row { name: $label, get: |stats| stats.$name(), set: |_, _| {} },] $($rest)* }
     };
     (@ [$($field:tt)*] [$($row:tt)*]) => {
-        /// Counts of one allocator: bytes, or the number of what the name says.
+        /// Counts of one allocator, in bytes unless the name says otherwise.
         #[derive(Clone, Copy, Default, Debug)]
         #[non_exhaustive]
         pub struct Stats { $($field)* }

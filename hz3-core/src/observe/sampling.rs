@@ -6,11 +6,9 @@
 //! sampled small block = a run of pages, tagged large      its free looks it up among the sampled blocks
 //! ```
 //!
-//! Only its page tag tells a sampled block from others, so other frees look up nothing. A sampled block never enters a
-//! magazine; its pages return to the free runs. Without a profile there are no decoys, and each slow path has one test.
-//!
-//! Threads count requested sizes. Allocations before the profile began, or by threads without a heap (late
-//! destructors), are not in the profile.
+//! Only its page tag marks a sampled block, so other frees look up nothing. Its pages return to the free runs, never to
+//! a magazine. Without a profile there are no decoys, and each slow path has one test. Threads count requested sizes;
+//! those without a heap (late destructors) count nothing.
 
 use crate::allocator::{HeapOf, Lane, thread_heap};
 use crate::pages::bins::{self, MAX_SMALL_BYTES, bin_for};
@@ -20,31 +18,30 @@ use crate::thread::heap::{self, is_static};
 use core::ffi::{c_int, c_void};
 use core::ptr::NonNull;
 
-/// Begins the profile of lane `L`: samples this thread and those that start later. Call it once, before there are other
-/// threads, and only if blocks are freed by address: a free by size, as in [`crate::api::global_alloc::Hz3`], misses
-/// sampled blocks if there was no memory for the thread's decoy.
+/// Begins the profile: samples this thread and those that start later. Call it once, before there are others, and only
+/// if blocks are freed by address: a free by size can't tell sampled blocks if there was no memory for a decoy.
 pub fn begin<L: Lane>(unwinder: Unwinder, interval_bytes: usize) {
     let allocator = L::allocator();
     // An uncounted walk first: it may load and initialise something.
     let mut walk = Walk::new(unwinder);
-    walk.go();
+    walk.run();
     allocator.profile.begin(unwinder, interval_bytes);
     // SAFETY: the pointer and the heap are this thread's.
     unsafe {
         if let Some(heap) = thread_heap::<L>()
             && heap::decoy(L::heap()).is_none()
         {
-            disguise::<L>(heap);
+            install_decoy::<L>(heap);
         }
     }
 }
 
-/// Points the thread at the decoy of `heap`, so that it is sampled from now on. Does nothing when memory has run out.
+/// Points the thread at the decoy of `heap`: samples it from now on, unless memory has run out.
 ///
 /// # Safety
 /// The heap is the calling thread's.
 #[cold]
-pub unsafe fn disguise<L: Lane>(heap: *mut HeapOf<L>) {
+pub unsafe fn install_decoy<L: Lane>(heap: *mut HeapOf<L>) {
     let allocator = L::allocator();
     // SAFETY: the caller owns the heap and so its decoy, which is never unmapped and no other thread's.
     unsafe {
@@ -58,8 +55,7 @@ pub unsafe fn disguise<L: Lane>(heap: *mut HeapOf<L>) {
     }
 }
 
-/// The sampled block that `make` allocates for `bytes`, at most [`MAX_SMALL_BYTES`], if this thread's next sample is
-/// due.
+/// The sampled block that `make` allocates for `bytes`, at most [`MAX_SMALL_BYTES`], if a sample is due.
 #[inline]
 pub fn small<L: Lane>(bytes: usize, make: impl FnOnce() -> Option<NonNull<u8>>) -> Option<NonNull<u8>> {
     if L::allocator().profile.is_on() { sample_if_due::<L>(bytes, make) } else { None }
@@ -85,7 +81,7 @@ fn sample_if_due<L: Lane>(bytes: usize, block: impl FnOnce() -> Option<NonNull<u
     let block = block()?;
     // SAFETY: the decoy is this thread's. Busy: allocations by the walk are not the program's.
     unsafe { (*decoy).pace.set_busy(true) };
-    profile.add(block.as_ptr().addr(), bytes, walk.go());
+    profile.add(block.as_ptr().addr(), bytes, walk.run());
     // SAFETY: the decoy is this thread's; the reference that the walk may have made has ended.
     unsafe { (*decoy).pace.set_busy(false) };
     Some(block)
@@ -99,7 +95,7 @@ pub fn large<L: Lane>(address: usize, bytes: usize) {
     }
 }
 
-/// Removes the large block at `address` from the profile before it is freed or resized; `None` if it is not in it.
+/// Removes the large block at `address` from the profile, if it is there, before it is freed or resized.
 #[inline]
 pub fn take<L: Lane>(address: usize) -> Option<Sample> {
     let profile = &L::allocator().profile;
@@ -114,8 +110,8 @@ pub fn put_back<L: Lane>(sample: Option<Sample>) {
     }
 }
 
-/// Usable bytes of the large block at `address`, whose run has `run_bytes`. A sampled small block has those of its
-/// slot, so that sampling does not change the program's behaviour.
+/// Usable bytes of the large block at `address`: its `run_bytes` or, so that sampling does not change the program's
+/// behaviour, the slot size of a sampled small block.
 #[inline]
 pub fn usable_bytes<L: Lane>(address: usize, run_bytes: usize) -> usize {
     let profile = &L::allocator().profile;
@@ -135,8 +131,8 @@ struct Walk {
 }
 
 /// `_URC_NO_REASON` and `_URC_END_OF_STACK` of the Itanium C++ ABI.
-const GO_ON: c_int = 0;
-const END: c_int = 5;
+const CONTINUE: c_int = 0;
+const STOP: c_int = 5;
 
 impl Walk {
     fn new(unwinder: Unwinder) -> Self {
@@ -144,7 +140,7 @@ impl Walk {
     }
 
     /// Return addresses, from the allocator's caller outwards.
-    fn go(&mut self) -> &[usize] {
+    fn run(&mut self) -> &[usize] {
         self.depth = 0;
         let backtrace = self.unwinder.backtrace;
         // SAFETY: `_Unwind_Backtrace` may be called anywhere; `visit` alone uses the walk meanwhile.
@@ -152,21 +148,23 @@ impl Walk {
         self.frames.get(..self.depth).unwrap_or(&[])
     }
 
+    /// # Safety
+    /// `frame` is the unwinder's, and `walk` a [`Walk`] without another reference.
     unsafe extern "C" fn visit(frame: *mut c_void, walk: *mut c_void) -> c_int {
         // SAFETY: `walk` is the one that `run` passed, and nothing else refers to it.
         let walk = unsafe { &mut *walk.cast::<Walk>() };
         // SAFETY: the unwinder passes its own frame to be read by its own function.
         let address = unsafe { (walk.unwinder.get_ip)(frame) };
         if walk.depth == 0 && (walk.unwinder.own_start..walk.unwinder.own_end).contains(&address) {
-            return GO_ON;
+            return CONTINUE;
         }
         match walk.frames.get_mut(walk.depth) {
             Some(place) if address != 0 => {
                 *place = address;
                 walk.depth += 1;
-                GO_ON
+                CONTINUE
             }
-            _ => END,
+            _ => STOP,
         }
     }
 }

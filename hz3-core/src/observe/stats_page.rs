@@ -31,7 +31,7 @@ pub const STATE: usize = 6;
 /// Index of the seqlock's sequence number.
 pub const SEQUENCE: usize = 7;
 /// State while the process runs.
-pub const LIVES: u64 = 1;
+pub const LIVE: u64 = 1;
 /// State after the process ended by `exit`; the snapshot is the last.
 pub const ENDED: u64 = 2;
 
@@ -53,9 +53,9 @@ pub const BIN_NAMES: [&str; 14] = [
     "batched",
 ];
 
-const TAKING: usize = 4;
+const TIMING_WORDS: usize = 4;
 /// Words of a snapshot.
-pub const SNAPSHOT_WORDS: usize = TAKING + ROWS + BINS * BIN_NAMES.len();
+pub const SNAPSHOT_WORDS: usize = TIMING_WORDS + ROWS + BINS * BIN_NAMES.len();
 /// Bytes of the shared page: a multiple of the system's page.
 pub const BYTES: usize = ((HEAD_WORDS + SNAPSHOT_WORDS) * size_of::<u64>()).next_multiple_of(PAGE_BYTES);
 
@@ -88,7 +88,7 @@ impl Head {
         for (place, byte) in name.iter_mut().zip(lane.bytes()) {
             *place = byte;
         }
-        Head { process, lane: name, created_ms, state: LIVES }
+        Head { process, lane: name, created_ms, state: LIVE }
     }
 
     /// The head as words, with sequence number 0.
@@ -114,7 +114,7 @@ impl Head {
 
 /// When and how a snapshot was taken.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Taking {
+pub struct Timing {
     /// Number of the snapshot, from 1.
     pub number: u64,
     /// When it was taken.
@@ -129,7 +129,7 @@ pub struct Taking {
 #[derive(Clone, Copy, Debug)]
 pub struct Snapshot {
     /// When and how it was taken.
-    pub taking: Taking,
+    pub timing: Timing,
     /// Counts of the whole allocator.
     pub stats: Stats,
     /// Counts by bin, in the order of [`BIN_NAMES`]; bin 0 is unused.
@@ -139,12 +139,12 @@ pub struct Snapshot {
 /// Encodes a snapshot into `words`; `heat` gives the counts of a bin.
 pub fn write(
     words: &mut [u64; SNAPSHOT_WORDS],
-    taking: Taking,
+    timing: Timing,
     stats: &Stats,
     bins: &[BinStats; BINS],
     heat: impl Fn(usize) -> BinCounts,
 ) {
-    let head = [taking.number, taking.taken_ms, taking.took_us, taking.pause_ms];
+    let head = [timing.number, timing.taken_ms, timing.took_us, timing.pause_ms];
     let rows = stats.rows();
     let rows = rows.iter().map(|&(_, value)| value as u64);
     let bins = bins.iter().enumerate().flat_map(|(number, bin)| bin_words(bin, heat(number)));
@@ -176,7 +176,7 @@ pub fn read(words: &[u64]) -> Option<Snapshot> {
     for (place, chunk) in bins.iter_mut().zip(chunks) {
         *place = *chunk;
     }
-    Some(Snapshot { taking: Taking { number, taken_ms, took_us, pause_ms }, stats: Stats::from_rows(rows), bins })
+    Some(Snapshot { timing: Timing { number, taken_ms, took_us, pause_ms }, stats: Stats::from_rows(rows), bins })
 }
 
 #[cfg(test)]
@@ -186,9 +186,9 @@ mod tests {
     #[test]
     fn a_head_is_read_as_it_was_written_and_another_one_refused() {
         let head = Head::new(77, "hardened", 12345);
-        assert_eq!((head.lane, head.state), (*b"hardened", LIVES));
+        assert_eq!((head.lane, head.state), (*b"hardened", LIVE));
         let words = head.words();
-        assert_eq!((words[PROCESS], words[STATE], words[SEQUENCE]), (77, LIVES, 0));
+        assert_eq!((words[PROCESS], words[STATE], words[SEQUENCE]), (77, LIVE, 0));
         assert_eq!(Head::read(&words), Ok(head));
         let changed = |at: usize, value| {
             let mut words = words;
@@ -213,12 +213,12 @@ mod tests {
         bins[3] = BinStats { slot_bytes: 48, span_bytes: 4096, slots: 85, out: 40, in_threads: 10, in_depots: 5 };
         let counts =
             BinCounts { refills: 1, refilled: 2, spills: 3, freed: 4, foreign: 5, adopted: 6, batches: 7, batched: 8 };
-        let taking = Taking { number: 9, taken_ms: 8, took_us: 7, pause_ms: 250 };
+        let timing = Timing { number: 9, taken_ms: 8, took_us: 7, pause_ms: 250 };
         let mut words = [u64::MAX; SNAPSHOT_WORDS];
         let heat = |number| if number == 3 { counts } else { BinCounts::default() };
-        write(&mut words, taking, &stats, &bins, heat);
+        write(&mut words, timing, &stats, &bins, heat);
         let snapshot = read(&words).expect("enough words");
-        assert_eq!(snapshot.taking, taking);
+        assert_eq!(snapshot.timing, timing);
         assert_eq!(snapshot.stats.rows(), stats.rows());
         assert_eq!(snapshot.bins[3], [48, 4096, 85, 25, 10, 5, 1, 2, 3, 4, 5, 6, 7, 8]);
         assert!(snapshot.bins.iter().enumerate().all(|(number, bin)| number == 3 || *bin == [0; BIN_NAMES.len()]));
