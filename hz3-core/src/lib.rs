@@ -1,5 +1,5 @@
-//! hz3's core: a general-purpose memory allocator for Linux whose free blocks travel between threads in
-//! magazines, one exchange for dozens of blocks.
+//! A general-purpose memory allocator for Linux. Free blocks travel between threads in magazines: dozens of blocks per
+//! exchange.
 //!
 //! # As a Rust program's allocator
 //!
@@ -14,32 +14,31 @@
 //! assert!(GLOBAL.stats().live_bytes() > 0);
 //! ```
 //!
-//! [`Hz3`] is the scale lane; `Hz3<Fast>` and `Hz3<Hardened>` are the others. `malloc` of the C library stays what it is.
-//! The crate needs Linux, stable Rust and `libc`, not `std`. These options of the environment hold here too:
-//! `HZ3_ARENA_SIZE`, `HZ3_PURGE_DELAY_MS`, `HZ3_SHOW_ERRORS`, `HZ3_THP`, and `HZ3_BACKGROUND_THREAD` after
-//! [`Hz3::start_background_thread`].
+//! [`Hz3`] is the scale lane; `Hz3<Fast>` and `Hz3<Hardened>` are the others. The C library's `malloc` is not replaced.
+//! The crate needs Linux, stable Rust and `libc`, but not `std`. It reads these environment variables:
+//! `HZ3_ARENA_SIZE`, `HZ3_PURGE_DELAY_MS`, `HZ3_SHOW_ERRORS`, `HZ3_THP`, and, in [`Hz3::start_background_thread`],
+//! `HZ3_BACKGROUND_THREAD`.
 //!
 //! # Inside
 //!
-//! Folders are layers. Each imports only those below it:
+//! Folders are layers; each imports only those below it:
 //!
 //! ```text
-//! api         what a caller can ask for
+//! api         what programs call
 //! lane        the lanes: each a choice of constants and types
-//! process     threads that start and end, forks, the background thread
+//! process     start and end of threads, forks, the background thread
 //! observe     counts, checks and samples of an allocator
 //! allocator   the parts of one lane, put together
-//! upkeep      what happens with time
-//! thread      one thread's share of the memory
+//! upkeep      decay: sends surplus magazines home, purges free memory
+//! thread      a thread's heap
 //! transfer    how free slots change hands
-//! record      what an allocator notes about its program
-//! hardening   the means of the hardened lane
-//! pages       where memory comes from
-//! platform    what lies outside, and the tools that everything else is made with
+//! record      what an allocator records about its program
+//! hardening   the hardened lane's checks
+//! pages       spans, runs and direct mappings
+//! platform    the system, and tools for all layers
 //! ```
 //!
-//! All of it is private. The feature `internals` opens it to `hz3-preload`, `xtask` and the tests; what it opens may change
-//! with any version.
+//! All of it is private. The feature `internals` opens it to `hz3-preload`, `xtask` and the tests, without stability.
 //!
 //! Nothing here allocates from elsewhere, blocks without bound, formats text or panics.
 

@@ -90,14 +90,14 @@ fn a_block_is_freed_with_the_size_that_it_was_asked_for() {
             let block = block::malloc_aligned::<Hardened>(bytes, align);
             assert!(!block.is_null());
             // SAFETY: live, and not used again.
-            unsafe { block::free_of_size::<Hardened>(block, bytes, align) };
+            unsafe { block::free_with_layout::<Hardened>(block, bytes, align) };
         }
         for shorter in [bytes, bytes * 3 / 4, bytes / 2, bytes / 3, bytes / 10] {
             let block = block::malloc::<Hardened>(bytes);
             // SAFETY: live; the result replaces it, and is not used again.
             unsafe {
                 let block = block::realloc::<Hardened>(block, shorter);
-                block::free_of_size::<Hardened>(block, shorter, 1);
+                block::free_with_layout::<Hardened>(block, shorter, 1);
             }
         }
     }

@@ -1,9 +1,8 @@
-//! C: the functions of `stdlib.h` and `malloc.h`, and what they add to the lane's: `errno` and argument
-//! checks.
+//! C: the functions of `stdlib.h` and `malloc.h`. They add `errno` and argument checks to the lane's functions.
 //!
-//! Outside rules: malloc(3), posix_memalign(3), malloc_usable_size(3), mallopt(3), mallinfo(3),
-//! malloc_trim(3), malloc_info(3) for what glibc promises; C23 7.24.3 for `free_sized`,
-//! `free_aligned_sized`, `aligned_alloc`; POSIX.1-2024 for `posix_memalign` and `reallocarray`.
+//! Outside rules: malloc(3), posix_memalign(3), malloc_usable_size(3), mallopt(3), mallinfo(3), malloc_trim(3),
+//! malloc_info(3) for glibc's promises; C23 7.24.3 for `free_sized`, `free_aligned_sized`, `aligned_alloc`;
+//! POSIX.1-2024 for `posix_memalign` and `reallocarray`.
 
 use core::ptr::null_mut;
 use hz3_core::Lane;
@@ -21,16 +20,16 @@ pub fn out_of_memory() -> *mut u8 {
 }
 
 fn set_errno(value: i32) {
-    // SAFETY: errno is the calling thread's own.
+    // SAFETY: this thread's `errno`.
     unsafe { *libc::__errno_location() = value };
 }
 
-/// What the panic handler does.
+/// Called by the panic handler.
 pub fn panicked() -> ! {
     abort::impossible::<Linux>("internal error")
 }
 
-/// The slow path of `malloc`: [`block::malloc`] with `errno`.
+/// The slow path of `malloc`, with `errno`.
 #[cold]
 #[inline(never)]
 pub fn malloc_slow<L: Lane>(bytes: usize) -> *mut u8 {
@@ -38,13 +37,13 @@ pub fn malloc_slow<L: Lane>(bytes: usize) -> *mut u8 {
     if block.is_null() { out_of_memory() } else { block }
 }
 
-/// `malloc`: null and `ENOMEM` on failure; 0 bytes are a block.
+/// `malloc`: null and `ENOMEM` on failure; 0 bytes make a block.
 #[inline(always)]
 pub fn malloc<L: Lane>(bytes: usize) -> *mut u8 {
     block::malloc_or::<L>(bytes, malloc_slow::<L>)
 }
 
-/// `calloc`: as `malloc`, zeroed; fails where the product overflows.
+/// `calloc`: `malloc`, zeroed; fails if the product overflows.
 #[inline(always)]
 pub fn calloc<L: Lane>(count: usize, bytes: usize) -> *mut u8 {
     let block = match count.checked_mul(bytes) {
@@ -54,13 +53,13 @@ pub fn calloc<L: Lane>(count: usize, bytes: usize) -> *mut u8 {
     if block.is_null() { out_of_memory() } else { block }
 }
 
-/// `realloc`: as glibc's, frees a block that is resized to 0 bytes and returns null.
+/// `realloc`: as in glibc, 0 bytes free a block and give null. Null and `ENOMEM` on failure.
 ///
 /// # Safety
-/// `block` is null or a live block.
+/// `block` is null or a live block; unless it fails, the caller no longer uses `block`.
 #[inline(always)]
 pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller passes null or a live block.
     unsafe {
         if bytes == 0 && !block.is_null() {
             block::free::<L>(block);
@@ -71,8 +70,7 @@ pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
     }
 }
 
-/// `memalign` and, but for the check of its arguments, the whole family. An alignment that is no power of
-/// two is rounded up to one, as glibc does; null and `EINVAL` where there is none.
+/// `memalign`. An alignment is rounded up to a power of two, as in glibc; null and `EINVAL` if that overflows.
 #[inline]
 pub fn memalign<L: Lane>(align: usize, bytes: usize) -> *mut u8 {
     let Some(align) = align.checked_next_power_of_two() else {
@@ -83,7 +81,7 @@ pub fn memalign<L: Lane>(align: usize, bytes: usize) -> *mut u8 {
     if block.is_null() { out_of_memory() } else { block }
 }
 
-/// `aligned_alloc`: null and `EINVAL` where the alignment is no power of two.
+/// `aligned_alloc`: null and `EINVAL` unless the alignment is a power of two.
 #[inline]
 pub fn aligned_alloc<L: Lane>(align: usize, bytes: usize) -> *mut u8 {
     if !align.is_power_of_two() {
@@ -93,7 +91,7 @@ pub fn aligned_alloc<L: Lane>(align: usize, bytes: usize) -> *mut u8 {
     memalign::<L>(align, bytes)
 }
 
-/// `posix_memalign`: the error is the result; neither `errno` nor, on failure, `*out` is touched.
+/// `posix_memalign`: returns the error. Leaves `errno` alone, and `*out` too on failure.
 ///
 /// # Safety
 /// `out` is writable.
@@ -106,7 +104,7 @@ pub unsafe fn posix_memalign<L: Lane>(out: *mut *mut u8, align: usize, bytes: us
     if block.is_null() {
         return libc::ENOMEM;
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: `out` is writable.
     unsafe { *out = block };
     0
 }
@@ -120,7 +118,7 @@ pub fn pvalloc<L: Lane>(bytes: usize) -> *mut u8 {
     }
 }
 
-/// `malloc_usable_size`: 0 for null; a pointer that is no block's stops the process.
+/// `malloc_usable_size`: 0 for null; aborts the process if no block begins there.
 #[inline]
 pub fn malloc_usable_size<L: Lane>(block: *const u8) -> usize {
     match size::usable_bytes::<L>(block) {
@@ -129,16 +127,16 @@ pub fn malloc_usable_size<L: Lane>(block: *const u8) -> usize {
     }
 }
 
-/// `malloc_trim`: 1 where memory went back to the system.
+/// `malloc_trim`: 1 if memory was returned to the system.
 #[inline]
 pub fn malloc_trim<L: Lane>(_pad: usize) -> i32 {
     i32::from(block::trim::<L>())
 }
 
-/// `mallopt`: accepts glibc's parameters, none of which means anything here; 0 for an unknown one.
+/// `mallopt`: accepts and ignores glibc's parameters; 0 for an unknown one.
 #[inline]
 pub const fn mallopt(parameter: i32, _value: i32) -> i32 {
-    // M_MXFAST 1 … M_ARENA_MAX -8, as malloc.h numbers them.
+    // malloc.h: M_MXFAST is 1, M_ARENA_MAX -8.
     (parameter >= -8 && parameter <= 1 && parameter != 0) as i32
 }
 
@@ -150,35 +148,35 @@ macro_rules! export_c {
         use core::ffi::{CStr, c_char, c_int, c_void};
         use $crate::c as interface;
 
-        /// The library's version and lane, a static string.
+        /// Version and lane of the library, a static string.
         #[unsafe(no_mangle)]
         pub extern "C" fn hz3_version() -> *const c_char {
             const VERSION: &CStr = $version;
             VERSION.as_ptr()
         }
 
-        /// Writes the heap profile to the file `path`, or, where that is null, to the one that `HZ3_PROFILE` names.
-        /// 0, or -1 and `errno`: `EINVAL` where there is no profile, else what the system says.
+        /// Writes the heap profile to `path`, or to the file of `HZ3_PROFILE` if null. 0, or -1 and `errno`: `EINVAL`
+        /// without a profile, else the system's error.
         ///
         /// # Safety
         /// `path` is null or a C string.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn hz3_profile_dump(path: *const c_char) -> c_int {
-            // SAFETY: the caller's promise.
+            // SAFETY: `path` is null or a C string.
             unsafe { $crate::profile::dump::<$lane>(path) }
         }
 
-        /// Fills at most the first `size` bytes of a `struct hz3_stats`; returns the bytes that the library knows.
+        /// Fills at most the first `size` bytes of a `struct hz3_stats`; returns the size that the library knows.
         ///
         /// # Safety
         /// `size` bytes at `out` are writable.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn hz3_stats(out: *mut c_void, size: usize) -> usize {
-            // SAFETY: the caller's promise.
+            // SAFETY: `size` bytes at `out` are writable.
             unsafe { $crate::report::fill::<$lane>(out.cast(), size) }
         }
 
-        /// malloc_trim(3), without its pad.
+        /// malloc_trim(3) without padding.
         #[unsafe(no_mangle)]
         pub extern "C" fn hz3_trim() -> c_int {
             interface::malloc_trim::<$lane>(0)
@@ -199,41 +197,41 @@ macro_rules! export_c {
         /// free(3).
         ///
         /// # Safety
-        /// `block` is null or a live block that nobody uses any more.
+        /// `block` is null or a live block that is no longer used.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn free(block: *mut c_void) {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller gives up `block`, which may be null.
             unsafe { $crate::hz3_core::api::block::free::<$lane>(block.cast()) }
         }
 
-        /// The name that free(3) had in old libraries.
+        /// free(3) by its name in old libraries.
         ///
         /// # Safety
         /// As for [`free`].
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn cfree(block: *mut c_void) {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller gives up `block`, which may be null.
             unsafe { $crate::hz3_core::api::block::free::<$lane>(block.cast()) }
         }
 
         /// C23 `free_sized`.
         ///
         /// # Safety
-        /// As for [`free`]; `bytes` is what was asked for.
+        /// As for [`free`]; `bytes` is the requested size.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn free_sized(block: *mut c_void, bytes: usize) {
-            // SAFETY: the caller's promise.
-            unsafe { $crate::hz3_core::api::block::free_of_size::<$lane>(block.cast(), bytes, 1) }
+            // SAFETY: the caller gives up `block`, which may be null.
+            unsafe { $crate::hz3_core::api::block::free_with_layout::<$lane>(block.cast(), bytes, 1) }
         }
 
         /// C23 `free_aligned_sized`.
         ///
         /// # Safety
-        /// As for [`free`]; `align` and `bytes` are what was asked for.
+        /// As for [`free`]; `align` and `bytes` are as requested.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn free_aligned_sized(block: *mut c_void, align: usize, bytes: usize) {
-            // SAFETY: the caller's promise.
-            unsafe { $crate::hz3_core::api::block::free_of_size::<$lane>(block.cast(), bytes, align) }
+            // SAFETY: the caller gives up `block`, which may be null.
+            unsafe { $crate::hz3_core::api::block::free_with_layout::<$lane>(block.cast(), bytes, align) }
         }
 
         /// calloc(3).
@@ -245,10 +243,10 @@ macro_rules! export_c {
         /// realloc(3).
         ///
         /// # Safety
-        /// `block` is null or a live block.
+        /// `block` is null or a live block; unless it fails, the caller no longer uses `block`.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn realloc(block: *mut c_void, bytes: usize) -> *mut c_void {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller passes null or a live block.
             unsafe { interface::realloc::<$lane>(block.cast(), bytes).cast() }
         }
 
@@ -259,7 +257,7 @@ macro_rules! export_c {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn reallocarray(block: *mut c_void, count: usize, bytes: usize) -> *mut c_void {
             match count.checked_mul(bytes) {
-                // SAFETY: the caller's promise.
+                // SAFETY: the caller passes null or a live block.
                 Some(bytes) => unsafe { interface::realloc::<$lane>(block.cast(), bytes).cast() },
                 None => interface::out_of_memory().cast(),
             }
@@ -271,7 +269,7 @@ macro_rules! export_c {
         /// `out` is writable.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, bytes: usize) -> c_int {
-            // SAFETY: the caller's promise.
+            // SAFETY: `out` is writable.
             unsafe { interface::posix_memalign::<$lane>(out.cast(), align, bytes) }
         }
 
@@ -317,7 +315,7 @@ macro_rules! export_c {
             interface::mallopt(parameter, value)
         }
 
-        /// mallinfo(3), whose counts wrap at 2^31.
+        /// mallinfo(3): counts wrap at 2^31.
         #[unsafe(no_mangle)]
         pub extern "C" fn mallinfo() -> $crate::libc::mallinfo {
             $crate::report::mallinfo::<$lane>()
@@ -341,7 +339,7 @@ macro_rules! export_c {
         /// `stream` is an open stream.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn malloc_info(options: c_int, stream: *mut $crate::libc::FILE) -> c_int {
-            // SAFETY: the caller's promise.
+            // SAFETY: `stream` is an open stream.
             unsafe { $crate::report::malloc_info::<$lane>(options, stream) }
         }
     };

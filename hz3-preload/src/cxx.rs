@@ -1,12 +1,10 @@
-//! C++: `operator new` and `operator delete` in all their forms.
+//! C++: all forms of `operator new` and `operator delete`.
 //!
-//! The throwing forms need the C++ runtime of the program: its new-handler and its way to throw
-//! `std::bad_alloc`. Both are looked up by name when memory has run out, never linked, so that a C program
-//! needs no C++ library. An exception must not pass through a Rust frame, so the loop that calls the
-//! handler and throws is a naked function with unwind tables of its own.
+//! The throwing forms look up the program's C++ runtime by name when memory has run out, so that C programs need none.
+//! An exception must not cross a Rust frame, so a naked function with unwind tables calls the new-handler and throws.
 //!
-//! Outside rules: C++20 [new.delete.single], [new.delete.array], [alloc.errors]; Itanium C++ ABI 5.1
-//! (names); the names of libstdc++'s and libc++'s `std::__throw_bad_alloc` and `std::get_new_handler`.
+//! Outside rules: C++20 [new.delete.single], [new.delete.array], [alloc.errors]; Itanium C++ ABI 5.1 (names);
+//! `std::__throw_bad_alloc` and `std::get_new_handler` as libstdc++ and libc++ name them.
 
 use core::arch::naked_asm;
 use core::ffi::{CStr, c_void};
@@ -19,9 +17,9 @@ use hz3_core::platform::linux::Linux;
 const GET_NEW_HANDLER: &CStr = c"_ZSt15get_new_handlerv";
 const THROW_BAD_ALLOC: &CStr = c"_ZSt17__throw_bad_allocv";
 
-/// `name` in the program's global scope, or in a C++ runtime that was loaded out of its sight.
+/// `name` in the global scope, or in a C++ runtime loaded outside it; or null.
 fn find(name: &CStr) -> *mut c_void {
-    // SAFETY: both names are C strings; RTLD_NOLOAD loads nothing.
+    // SAFETY: all names are C strings; RTLD_NOLOAD loads nothing, and each handle is closed once.
     unsafe {
         let found = libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr());
         if !found.is_null() {
@@ -41,18 +39,16 @@ fn find(name: &CStr) -> *mut c_void {
     }
 }
 
-/// The new-handler in force, or null.
 extern "C" fn new_handler() -> *mut c_void {
     let get = find(GET_NEW_HANDLER);
     if get.is_null() {
         return null_mut();
     }
-    // SAFETY: `std::get_new_handler()` takes nothing and returns a function pointer.
+    // SAFETY: the symbol is `std::get_new_handler()`, which takes nothing and returns a function pointer.
     unsafe { core::mem::transmute::<*mut c_void, extern "C" fn() -> *mut c_void>(get)() }
 }
 
-/// The function that throws `std::bad_alloc`. A program without a C++ runtime that calls `operator new`
-/// all the same is stopped.
+/// Aborts a process without a C++ runtime.
 extern "C" fn thrower() -> *mut c_void {
     let throw = find(THROW_BAD_ALLOC);
     if throw.is_null() {
@@ -65,10 +61,10 @@ extern "C" fn allocate<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
     block::malloc_aligned::<L>(bytes, align)
 }
 
-/// Allocates or throws: tries, calls the new-handler, tries again, and throws when there is no handler.
+/// Allocates. On failure calls the new-handler and tries again; throws if there is no handler.
 ///
 /// # Safety
-/// `align` is a power of two. Must be called as C++ code would be: exceptions pass through it.
+/// `align` is a power of two. Exceptions pass through to the caller, which must be able to unwind.
 #[cfg(target_arch = "x86_64")]
 #[unsafe(naked)]
 pub unsafe extern "C" fn new_or_throw<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
@@ -106,10 +102,10 @@ pub unsafe extern "C" fn new_or_throw<L: Lane>(bytes: usize, align: usize) -> *m
     )
 }
 
-/// Allocates or throws: tries, calls the new-handler, tries again, and throws when there is no handler.
+/// Allocates. On failure calls the new-handler and tries again; throws if there is no handler.
 ///
 /// # Safety
-/// `align` is a power of two. Must be called as C++ code would be: exceptions pass through it.
+/// `align` is a power of two. Exceptions pass through to the caller, which must be able to unwind.
 #[cfg(target_arch = "aarch64")]
 #[unsafe(naked)]
 pub unsafe extern "C" fn new_or_throw<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
@@ -146,13 +142,11 @@ pub unsafe extern "C" fn new_or_throw<L: Lane>(bytes: usize, align: usize) -> *m
     )
 }
 
-/// The nothrow forms' slow path: tries, and where that fails and a new-handler is installed, leaves the
-/// rest to the C++ runtime's own `operator new(…, std::nothrow)` named `next`, which calls ours and turns
+/// On failure, if there is a new-handler, the C++ runtime's own nothrow form, `next`, calls our throwing form and turns
 /// an exception into null.
 ///
 /// # Safety
-/// `align` is a power of two; `next` is the mangled name of the form that was called, which takes the
-/// size, the alignment if it is above the default, and a reference.
+/// `align` is a power of two. `next` is a form's mangled name, taking size, alignment if above 16, and a reference.
 #[cold]
 #[inline(never)]
 pub unsafe fn new_or_null<L: Lane>(bytes: usize, align: usize, next: &CStr) -> *mut u8 {
@@ -160,7 +154,7 @@ pub unsafe fn new_or_null<L: Lane>(bytes: usize, align: usize, next: &CStr) -> *
     if !block.is_null() || new_handler().is_null() {
         return block;
     }
-    // SAFETY: the name is a C string; the caller's promise about its type. The reference is never used.
+    // SAFETY: a C string; the symbol has the parameters that the caller promises, and the reference is valid.
     unsafe {
         let next = libc::dlsym(libc::RTLD_NEXT, next.as_ptr());
         if next.is_null() {
@@ -202,15 +196,14 @@ macro_rules! export_cxx {
     (@new $lane:ty, $($name:ident)*) => {$(
         #[unsafe(no_mangle)]
         pub extern "C" fn $name(bytes: usize) -> *mut c_void {
-            // SAFETY: 16 is a power of two. The call is the last thing here and leaves no frame behind, so
-            // that an exception passes from the naked function straight to the caller.
+            // SAFETY: 16 is a power of two. A tail call: an exception passes straight to the C++ caller.
             block::malloc_or::<$lane>(bytes, |bytes| unsafe { new_or_throw::<$lane>(bytes, 16) }).cast()
         }
     )*};
     (@new_nothrow $lane:ty, $($name:ident $text:literal),*) => {$(
         #[unsafe(no_mangle)]
         pub extern "C" fn $name(bytes: usize, _: *const c_void) -> *mut c_void {
-            // SAFETY: 16 is a power of two; the name is this form's.
+            // SAFETY: 16 is a power of two; the name is this form's, without an alignment.
             block::malloc_or::<$lane>(bytes, |bytes| unsafe { new_or_null::<$lane>(bytes, 16, $text) }).cast()
         }
     )*};
@@ -221,38 +214,37 @@ macro_rules! export_cxx {
             if !block.is_null() {
                 return block.cast();
             }
-            // SAFETY: the caller gives a power of two; as above for the frame.
+            // SAFETY: C++ passes a power of two. It is a tail call, so an exception passes straight to the C++ caller.
             unsafe { new_or_throw::<$lane>(bytes, align).cast() }
         }
     )*};
     (@new_aligned_nothrow $lane:ty, $($name:ident $text:literal),*) => {$(
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(bytes: usize, align: usize, _: *const c_void) -> *mut c_void {
-            // SAFETY: the caller gives a power of two; the name is this form's.
+            // SAFETY: C++ passes a power of two above 16; the name is this form's.
             unsafe { new_or_null::<$lane>(bytes, align, $text).cast() }
         }
     )*};
     (@delete $lane:ty, $($name:ident)*) => {$(
-        // The forms differ in what follows the pointer: an alignment, a tag. All of that comes in further
-        // registers, which the function leaves unread.
+        // An alignment or a tag after the pointer comes in further registers, which stay unread.
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(block: *mut c_void) {
-            // SAFETY: the caller gives up a live block, or null.
+            // SAFETY: C++ gives up the block, which may be null.
             unsafe { block::free::<$lane>(block.cast()) }
         }
     )*};
     (@delete_sized $lane:ty, $($name:ident)*) => {$(
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(block: *mut c_void, bytes: usize) {
-            // SAFETY: the caller gives up a live block, or null.
-            unsafe { block::free_of_size::<$lane>(block.cast(), bytes, 1) }
+            // SAFETY: C++ gives up the block, which may be null.
+            unsafe { block::free_with_layout::<$lane>(block.cast(), bytes, 1) }
         }
     )*};
     (@delete_sized_aligned $lane:ty, $($name:ident)*) => {$(
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name(block: *mut c_void, bytes: usize, align: usize) {
-            // SAFETY: the caller gives up a live block, or null.
-            unsafe { block::free_of_size::<$lane>(block.cast(), bytes, align) }
+            // SAFETY: C++ gives up the block, which may be null.
+            unsafe { block::free_with_layout::<$lane>(block.cast(), bytes, align) }
         }
     )*};
 }

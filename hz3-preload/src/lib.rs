@@ -1,7 +1,6 @@
-//! The C and C++ allocation interface over a lane of `hz3-core`, as a macro that a cdylib invokes once.
+//! The C and C++ allocation interface of a lane of `hz3-core`, as a macro that each cdylib invokes once.
 //!
-//! [`export_lane!`] defines every exported function; the cdylibs under this folder add nothing. What the
-//! functions promise, and where the promise comes from, stands in [`c`] and [`cxx`].
+//! [`export_lane!`] defines every exported function. [`c`] and [`cxx`] say what they promise, and by which standard.
 
 #![no_std]
 
@@ -18,14 +17,12 @@ pub use hz3_core;
 #[doc(hidden)]
 pub use libc;
 
-// The `libc` crate names the C library only when nothing in the same build asks for its `std` feature; `cargo build
-// --workspace` builds everything at once, and there the benchmark and xtask do.
+// Without it `libc` links no C library in a build of the whole workspace, which enables its `std` feature.
 #[link(name = "c")]
 unsafe extern "C" {}
 
-// The unwind tables of `core` name the standard library's personality routine. An optimised build drops them; a plain
-// `cargo build` of the workspace keeps them. Nothing unwinds here: a panic stops the process. Weak: should the standard
-// library be linked too, its own is taken.
+// Unoptimised builds keep `core`'s unwind tables, which name this routine. Nothing unwinds: a panic aborts. Weak, so
+// that a linked standard library's own wins.
 #[cfg(debug_assertions)]
 core::arch::global_asm!(
     ".weak rust_eh_personality",
@@ -34,14 +31,14 @@ core::arch::global_asm!(
     "rust_eh_personality: .long 0"
 );
 
-/// Exports the C and C++ interface of a lane from this cdylib, and defines its panic handler.
+/// Exports the C and C++ interface of a lane from this cdylib and defines its panic handler.
 #[macro_export]
 macro_rules! export_lane {
     ($lane:ty, $version:literal) => {
         $crate::export_c!($lane, $version);
         $crate::export_cxx!($lane);
 
-        /// Run by the loader once libc is ready, before the program's own constructors.
+        /// The loader runs it once libc is ready, before the program's own constructors.
         #[used]
         #[unsafe(link_section = ".init_array")]
         static CONSTRUCTOR: extern "C" fn() = {
@@ -54,8 +51,7 @@ macro_rules! export_lane {
             constructor
         };
 
-        /// Run by the loader when the process ends by `exit` or by a return from `main`, after the program's own
-        /// destructors.
+        /// The loader runs it at `exit` or return from `main`, after the program's own destructors.
         #[used]
         #[unsafe(link_section = ".fini_array")]
         static DESTRUCTOR: extern "C" fn() = {
@@ -67,7 +63,7 @@ macro_rules! export_lane {
             destructor
         };
 
-        /// Nothing in the library panics; should it, the process can't be trusted any more.
+        /// Nothing in the library panics; if it does, the process can't be trusted any more.
         #[cfg(not(test))]
         #[panic_handler]
         fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

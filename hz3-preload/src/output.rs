@@ -1,4 +1,4 @@
-//! Output: files that the library writes, named by the environment. Nothing here allocates.
+//! Output: writes files that the environment names. Nothing here allocates.
 
 use core::ffi::{CStr, c_int};
 use core::fmt::Write;
@@ -6,30 +6,30 @@ use hz3_core::platform::abort;
 use hz3_core::platform::linux::Linux;
 use hz3_core::platform::options::{Options, Path};
 
-/// Reports, where the environment does not forbid it, that the file of `option` can't be written.
+/// Warns that the file of `option` can't be written, unless the environment forbids it.
 pub fn cannot_write(options: &Options, option: &str) {
     if options.shows_errors() {
         abort::warning::<Linux>(&[option.as_bytes(), b": the file can't be written"]);
     }
 }
 
-/// A file's name for the system.
+/// A file's name as a C string.
 pub struct Name {
     bytes: [u8; libc::PATH_MAX as usize],
     used: usize,
 }
 
 impl Name {
-    /// The name that an option gives, `%p` in it standing for the process id.
+    /// The name in an option, with `%p` replaced by the process id.
     ///
     /// # Errors
-    /// It becomes too long: `ENAMETOOLONG`.
+    /// `ENAMETOOLONG`.
     pub fn of(path: &Path) -> Result<Name, c_int> {
         let mut name = Name { bytes: [0; libc::PATH_MAX as usize], used: 0 };
         let mut bytes = path.bytes().peekable();
         while let Some(byte) = bytes.next() {
             if byte == b'%' && bytes.next_if_eq(&b'p').is_some() {
-                // SAFETY: takes and changes nothing.
+                // SAFETY: no preconditions.
                 write!(name, "{}", unsafe { libc::getpid() }).map_err(|_| libc::ENAMETOOLONG)?;
             } else {
                 name.push(byte).ok_or(libc::ENAMETOOLONG)?;
@@ -41,7 +41,7 @@ impl Name {
     /// The name as a C string.
     ///
     /// # Errors
-    /// It fills the whole buffer: `ENAMETOOLONG`.
+    /// `ENAMETOOLONG`, if there is no room for the zero at its end.
     pub fn as_c_str(&self) -> Result<&CStr, c_int> {
         CStr::from_bytes_until_nul(&self.bytes).map_err(|_| libc::ENAMETOOLONG)
     }
@@ -59,61 +59,60 @@ impl Write for Name {
     }
 }
 
-/// A file that is being written, through a buffer. The first error stays, and nothing is written after it.
+/// A buffered file to write. Keeps the first error and writes nothing after it.
 pub struct File {
     descriptor: c_int,
-    /// Whether it is closed with the file.
-    is_own: bool,
+    /// Whether to close the descriptor on drop.
+    is_owned: bool,
     error: c_int,
     used: usize,
     bytes: [u8; 4096],
 }
 
 impl File {
-    /// Creates the file that an option names, `%p` in it standing for the process id, or makes it empty. The error is
-    /// an `errno`.
+    /// Creates or truncates the file that an option names.
     ///
     /// # Errors
-    /// The path becomes too long, or the system refuses.
+    /// An `errno`: the name is too long, or the system's.
     pub fn create(path: &Path) -> Result<File, c_int> {
         Self::create_at(Name::of(path)?.as_c_str()?)
     }
 
-    /// As [`File::create`], at `path` as it is.
+    /// [`File::create`], at `path` as it is.
     ///
     /// # Errors
-    /// The system refuses.
+    /// The system's `errno`.
     pub fn create_at(path: &CStr) -> Result<File, c_int> {
         let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC;
-        // SAFETY: the path is a C string.
-        Self::own(unsafe { libc::open(path.as_ptr(), flags, 0o666) })
+        // SAFETY: `path` is a C string.
+        Self::owned(unsafe { libc::open(path.as_ptr(), flags, 0o666) })
     }
 
-    /// Writes what is left.
+    /// Writes the rest.
     ///
     /// # Errors
-    /// The first one of all, an `errno`.
+    /// The first `errno`.
     pub fn finish(mut self) -> Result<(), c_int> {
         self.flush();
         if self.error == 0 { Ok(()) } else { Err(self.error) }
     }
 
-    /// A descriptor of the program's, which stays open.
+    /// A descriptor of the program's, left open.
     pub fn borrowed(descriptor: c_int) -> File {
-        File { descriptor, is_own: false, error: 0, used: 0, bytes: [0; 4096] }
+        File { descriptor, is_owned: false, error: 0, used: 0, bytes: [0; 4096] }
     }
 
-    fn own(descriptor: c_int) -> Result<File, c_int> {
-        if descriptor < 0 { Err(last_error()) } else { Ok(File { is_own: true, ..Self::borrowed(descriptor) }) }
+    fn owned(descriptor: c_int) -> Result<File, c_int> {
+        if descriptor < 0 { Err(last_error()) } else { Ok(File { is_owned: true, ..Self::borrowed(descriptor) }) }
     }
 
     fn flush(&mut self) {
         let mut rest = self.bytes.get(..self.used).unwrap_or(&[]);
         while !rest.is_empty() && self.error == 0 {
-            // SAFETY: reads the slice.
+            // SAFETY: `rest` has that many bytes.
             let written = unsafe { libc::write(self.descriptor, rest.as_ptr().cast(), rest.len()) };
             match usize::try_from(written) {
-                // Some files take nothing and report nothing; to ask again would be for ever.
+                // Some files accept nothing without an error; retrying would never end.
                 Ok(0) => self.error = libc::EIO,
                 Ok(written) => rest = rest.get(written..).unwrap_or(&[]),
                 Err(_) => match last_error() {
@@ -125,17 +124,17 @@ impl File {
         self.used = 0;
     }
 
-    /// Notes an error, where it is the first.
+    /// Keeps `error` if it is the first.
     fn fail(&mut self, error: c_int) {
         if self.error == 0 {
             self.error = error;
         }
     }
 
-    /// Appends the contents of another file. One that can't be read is an error of this one.
-    pub fn copy(&mut self, path: &CStr) {
-        // SAFETY: the path is a C string.
-        let source = match File::own(unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) }) {
+    /// Appends the contents of the file `path`; failure to read it is this file's error.
+    pub fn append(&mut self, path: &CStr) {
+        // SAFETY: `path` is a C string.
+        let source = match File::owned(unsafe { libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) }) {
             Ok(source) => source,
             Err(error) => return self.fail(error),
         };
@@ -144,7 +143,7 @@ impl File {
             if self.error != 0 {
                 return;
             }
-            // SAFETY: writes into the buffer, which is empty, and no more than it holds.
+            // SAFETY: the flushed buffer is writable and has that many bytes.
             let read = unsafe { libc::read(source.descriptor, self.bytes.as_mut_ptr().cast(), self.bytes.len()) };
             match usize::try_from(read) {
                 Ok(0) => return,
@@ -175,8 +174,8 @@ impl Write for File {
 
 impl Drop for File {
     fn drop(&mut self) {
-        if self.is_own {
-            // SAFETY: the descriptor is this file's own.
+        if self.is_owned {
+            // SAFETY: this file owns the descriptor, which is not used again.
             unsafe { libc::close(self.descriptor) };
         }
     }
@@ -184,6 +183,6 @@ impl Drop for File {
 
 /// The calling thread's `errno`.
 pub fn last_error() -> c_int {
-    // SAFETY: errno is the calling thread's own.
+    // SAFETY: this thread's `errno`.
     unsafe { *libc::__errno_location() }
 }

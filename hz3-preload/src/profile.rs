@@ -1,4 +1,4 @@
-//! Profile: the file that the sampling heap profiler writes, and when.
+//! Profile: when and how the sampled heap profile is written.
 //!
 //! ```text
 //! heap profile: <live>: <bytes> [<all>: <bytes>] @ heap_v2/<interval>
@@ -8,11 +8,10 @@
 //! <contents of /proc/self/maps>
 //! ```
 //!
-//! The counts are those of the samples; readers scale them by the interval. Nothing here allocates, except that the
-//! loader may when it is asked for the unwinder, before the profile begins.
+//! Readers scale the samples' counts by the interval. Nothing allocates, except the loader before the profile begins.
 //!
-//! Outside rules: pprof's `legacy_profile.go` and gperftools' `pprof` for the format; the Itanium C++ ABI (exception
-//! handling, level I) for `_Unwind_Backtrace` and `_Unwind_GetIP`.
+//! Outside rules: pprof's `legacy_profile.go` and gperftools' `pprof` (format); Itanium C++ ABI, exception handling,
+//! level I (`_Unwind_Backtrace`, `_Unwind_GetIP`).
 
 use crate::output::{self, File};
 use core::ffi::{CStr, c_char, c_int, c_void};
@@ -26,11 +25,10 @@ use hz3_core::record::profile::{Backtrace, Counts, GetIp, Unwinder};
 
 const UNWINDER: &CStr = c"libgcc_s.so.1";
 
-/// The process that the profile began in; 0 while there is none.
+/// The process that began the profile; 0 without one.
 static PROCESS: AtomicU32 = AtomicU32::new(0);
 
-/// Begins the profile where the environment asks for one. Called by the library's constructor, in the process's one
-/// thread.
+/// Begins the profile if the environment asks for it. Called by the constructor, while there is one thread.
 pub fn begin_if_wanted<L: Lane>() {
     let options = L::allocator().read_options();
     if options.profile().is_none() {
@@ -40,19 +38,19 @@ pub fn begin_if_wanted<L: Lane>() {
         abort::warning::<Linux>(&[b"HZ3_PROFILE: ", UNWINDER.to_bytes(), b" is not to be had; there is no profile"]);
         return;
     };
-    // Relaxed: read by forked children and at exit. SAFETY: takes and changes nothing.
+    // Relaxed: readers start after it. SAFETY: no preconditions.
     PROCESS.store(unsafe { libc::getpid() }.cast_unsigned(), Ordering::Relaxed);
     sampling::begin::<L>(unwinder, options.profile_interval_bytes());
 }
 
-/// libgcc's unwinder, which every C++ and Rust program has loaded, and which glibc itself loads for `backtrace` and
-/// `pthread_exit`. Its walk allocates nothing where the loader finds frames for it, as glibc's does.
+/// libgcc's unwinder, loaded by C++ and Rust programs anyway. Its walk does not allocate if the loader finds the
+/// frames.
 fn find_unwinder() -> Option<Unwinder> {
-    // SAFETY: the names are C strings; the library stays loaded, so that the functions live on.
+    // SAFETY: the names are C strings, the library stays loaded, the types are the ABI's; only the walk uses `own`.
     unsafe {
         let library = libc::dlopen(UNWINDER.as_ptr(), libc::RTLD_LAZY);
         if library.is_null() {
-            // Its message is not the program's.
+            // Clears the error, which is not the program's.
             libc::dlerror();
             return None;
         }
@@ -61,8 +59,8 @@ fn find_unwinder() -> Option<Unwinder> {
         if backtrace.is_null() || get_ip.is_null() {
             return None;
         }
-        let mut own = Own { address: look_for_own_code as *const () as usize, start: 0, end: 0 };
-        libc::dl_iterate_phdr(Some(look_for_own_code), (&raw mut own).cast());
+        let mut own = CodeRange { address: find_own_code as *const () as usize, start: 0, end: 0 };
+        libc::dl_iterate_phdr(Some(find_own_code), (&raw mut own).cast());
         Some(Unwinder {
             backtrace: core::mem::transmute::<*mut c_void, Backtrace>(backtrace),
             get_ip: core::mem::transmute::<*mut c_void, GetIp>(get_ip),
@@ -72,19 +70,20 @@ fn find_unwinder() -> Option<Unwinder> {
     }
 }
 
-/// The part of the process that holds this library's code.
-struct Own {
-    /// An address in it.
+/// Address range of this library's code; `address` lies in it.
+struct CodeRange {
     address: usize,
     start: usize,
     end: usize,
 }
 
-unsafe extern "C" fn look_for_own_code(object: *mut libc::dl_phdr_info, _bytes: usize, own: *mut c_void) -> c_int {
-    // SAFETY: the loader's own description of a loaded object, and the argument of `dl_iterate_phdr`.
-    let (object, own) = unsafe { (&*object, &mut *own.cast::<Own>()) };
+/// # Safety
+/// `object` is the loader's, and `own` a [`CodeRange`] without another reference.
+unsafe extern "C" fn find_own_code(object: *mut libc::dl_phdr_info, _bytes: usize, own: *mut c_void) -> c_int {
+    // SAFETY: the caller passes the loader's description of an object, and its own `CodeRange`.
+    let (object, own) = unsafe { (&*object, &mut *own.cast::<CodeRange>()) };
     for number in 0..usize::from(object.dlpi_phnum) {
-        // SAFETY: there are that many program headers.
+        // SAFETY: the object has `dlpi_phnum` program headers.
         let header = unsafe { &*object.dlpi_phdr.add(number) };
         let start = (object.dlpi_addr + header.p_vaddr) as usize;
         let end = start + header.p_memsz as usize;
@@ -96,25 +95,25 @@ unsafe extern "C" fn look_for_own_code(object: *mut libc::dl_phdr_info, _bytes: 
     0
 }
 
-/// Writes the profile at the process's end. A forked child writes one only if its name is not its parent's.
+/// Writes the profile at exit. A forked child writes one only if its file name differs from its parent's.
 pub fn write_at_exit<L: Lane>() {
-    // Relaxed: as in `begin_if_wanted`. SAFETY: takes and changes nothing.
+    // Relaxed: written before this thread started. SAFETY: no preconditions.
     let (began_in, process) = (PROCESS.load(Ordering::Relaxed), unsafe { libc::getpid() }.cast_unsigned());
     let options = L::allocator().options();
     if began_in == 0 || !(began_in == process || options.profile().names_process()) {
         return;
     }
-    // SAFETY: errno is the calling thread's own.
+    // SAFETY: this thread's `errno`.
     let errno = unsafe { *libc::__errno_location() };
     if write_named::<L>().is_err() {
         output::cannot_write(options, "HZ3_PROFILE");
     }
-    // SAFETY: as above.
+    // SAFETY: this thread's `errno`.
     unsafe { *libc::__errno_location() = errno };
 }
 
-/// Writes the profile to `path`, or, where that is null, to the file that the environment names. 0, or -1 and
-/// `errno`: `EINVAL` where there is no profile, else what the system says.
+/// Writes the profile to `path`, or where the environment says if null. 0, or -1 and `errno`: `EINVAL` without a
+/// profile, else the system's error.
 ///
 /// # Safety
 /// `path` is null or a C string.
@@ -124,13 +123,13 @@ pub unsafe fn dump<L: Lane>(path: *const c_char) -> c_int {
     } else if path.is_null() {
         write_named::<L>()
     } else {
-        // SAFETY: the caller's promise.
+        // SAFETY: `path` is a C string, not null.
         File::create_at(unsafe { CStr::from_ptr(path) }).and_then(write_to::<L>)
     };
     match outcome {
         Ok(()) => 0,
         Err(error) => {
-            // SAFETY: errno is the calling thread's own.
+            // SAFETY: this thread's `errno`.
             unsafe { *libc::__errno_location() = error };
             -1
         }
@@ -143,13 +142,13 @@ fn write_named<L: Lane>() -> Result<(), c_int> {
 
 fn write_to<L: Lane>(mut file: File) -> Result<(), c_int> {
     write_text::<L>(&mut file);
-    file.copy(c"/proc/self/maps");
+    file.append(c"/proc/self/maps");
     file.finish()
 }
 
 fn write_text<L: Lane>(file: &mut File) {
     let profile = &L::allocator().profile;
-    // The file keeps the error for its end.
+    // `finish` returns the first error.
     let _ = write!(file, "heap profile: ");
     write_counts(file, profile.totals());
     let _ = writeln!(file, " heap_v2/{}", profile.interval_bytes());

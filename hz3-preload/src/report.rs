@@ -1,6 +1,6 @@
-//! Report: `mallinfo`, `mallinfo2`, `malloc_stats` and `malloc_info` over a lane's counts.
+//! Report: `mallinfo`, `mallinfo2`, `malloc_stats`, `malloc_info` and the banner.
 //!
-//! Nothing here allocates: text is formed in a buffer on the stack and written at once.
+//! Nothing here allocates: text is formatted in a buffer on the stack and written at once.
 
 use crate::output::File;
 use core::fmt::Write;
@@ -12,10 +12,10 @@ use hz3_core::platform::linux::Linux;
 use hz3_core::platform::options::{HugePages, NEVER};
 use hz3_core::platform::os::Os;
 
-/// Bytes of the longest report: a line of a row, with room to spare, for each and for the head and the foot.
+/// Bytes of the longest report: a line, with room to spare, per row, head and foot.
 const TEXT_BYTES: usize = (ROWS + 3) * 80;
 
-/// Text of bounded length; what does not fit is dropped.
+/// Bounded text; the excess is dropped.
 struct Text {
     bytes: [u8; TEXT_BYTES],
     used: usize,
@@ -42,17 +42,17 @@ impl Write for Text {
     }
 }
 
-/// `mallinfo2`, with mallinfo(3)'s fields in the sense nearest to glibc's: `arena = uordblks + fordblks`, and
-/// all of it besides `hblkhd`. Exact while no thread allocates or frees. Bytes, except for `hblks`.
+/// `mallinfo2`, with fields as close to glibc's as possible: `arena = uordblks + fordblks`, and `hblkhd` is separate.
+/// Exact while no thread allocates or frees. Bytes, except for `hblks`.
 ///
 /// | field | here |
 /// |---|---|
-/// | `arena` | made usable in arenas |
-/// | `uordblks` | live blocks in arenas, each with all of its slot or pages; free blocks in caches don't count |
-/// | `fordblks` | the rest of `arena`: free blocks in caches and spans, and free runs |
-/// | `fsmblks` | of it, free blocks in caches: magazines, stashes, depots |
-/// | `keepcost` | of it, free runs that may hold memory, which `malloc_trim` gives back |
-/// | `hblks`, `hblkhd` | number and bytes of live blocks that are mappings of their own |
+/// | `arena` | committed bytes of arenas |
+/// | `uordblks` | live blocks in arenas, with their whole slots or pages |
+/// | `fordblks` | the rest of `arena`: cached slots, free slots in spans, free runs |
+/// | `fsmblks` | part of `fordblks`: cached slots, in magazines, stashes, depots and quarantines |
+/// | `keepcost` | part of `fordblks`: dirty runs, which `malloc_trim` purges |
+/// | `hblks`, `hblkhd` | number and bytes of direct mappings |
 /// | `ordblks`, `smblks`, `usmblks` | 0: not counted |
 pub fn mallinfo2<L: Lane>() -> libc::mallinfo2 {
     let stats = collect::<L>();
@@ -87,7 +87,7 @@ pub fn mallinfo<L: Lane>() -> libc::mallinfo {
     }
 }
 
-/// A line for the library and one per count. What `out` does not take is dropped, or `out` keeps the error.
+/// Writes a line for the library and one per count. Errors are dropped; `out` may keep them.
 pub fn write_counts<L: Lane>(out: &mut impl Write, stats: &Stats) {
     let _ = writeln!(out, "hz3 {} lane {}", env!("CARGO_PKG_VERSION"), L::NAME);
     for (name, value) in stats.rows() {
@@ -102,16 +102,16 @@ pub fn malloc_stats<L: Lane>() {
     Linux::write_error(text.as_bytes());
 }
 
-/// Fills the first `size` bytes of `out`, whole counts only, in the order of [`Stats::rows`], which is that of
-/// `struct hz3_stats` in hz3.h: rows may be added at the end only. Returns the bytes that there are.
+/// Fills the first `size` bytes of `out`, whole counts only, in the order of [`Stats::rows`]: that of `struct
+/// hz3_stats`, which grows at its end. Returns the bytes of all counts.
 ///
 /// # Safety
-/// `size` bytes at `out` are writable.
+/// `size` bytes at `out` are writable; it may be unaligned.
 pub unsafe fn fill<L: Lane>(out: *mut usize, size: usize) -> usize {
     let wanted = size / size_of::<usize>();
     if wanted > 0 {
         for (index, (_, value)) in collect::<L>().rows().into_iter().enumerate().take(wanted) {
-            // SAFETY: the caller's promise; the place lies within `size`. Nothing is assumed of the alignment.
+            // SAFETY: the count lies within the `size` writable bytes; unaligned writes are allowed.
             unsafe { out.add(index).write_unaligned(value) };
         }
     }
@@ -125,14 +125,14 @@ pub fn dump<L: Lane>(descriptor: i32) -> i32 {
     match file.finish() {
         Ok(()) => 0,
         Err(error) => {
-            // SAFETY: errno is the calling thread's own.
+            // SAFETY: this thread's `errno`.
             unsafe { *libc::__errno_location() = error };
             -1
         }
     }
 }
 
-/// A stream of the program's, written line by line. The first failure stays, and nothing is written after it.
+/// Writes nothing after the first failure.
 struct Stream {
     stream: *mut libc::FILE,
     failed: bool,
@@ -141,23 +141,23 @@ struct Stream {
 impl Write for Stream {
     fn write_str(&mut self, text: &str) -> core::fmt::Result {
         if !self.failed {
-            // SAFETY: reads the text; whoever made this has the stream open.
+            // SAFETY: `text` has that many bytes, and `malloc_info`'s caller promises an open stream.
             self.failed = unsafe { libc::fwrite(text.as_ptr().cast(), 1, text.len(), self.stream) } != text.len();
         }
         if self.failed { Err(core::fmt::Error) } else { Ok(()) }
     }
 }
 
-/// `malloc_info`: one XML element per count, and `size` elements for the bins that have spans, whose attributes
-/// docs/statistics.md names; 0, or -1 with `errno` where `options` is not 0 or the stream fails.
+/// `malloc_info`: an XML element per count, and a `size` element per bin with spans (docs/statistics.md). 0, or -1 and
+/// `errno` if `options` is not 0 or the stream fails.
 ///
-/// All is counted before the first byte is written: the stream may take memory for itself.
+/// Counts everything before the first write, because the stream may allocate.
 ///
 /// # Safety
 /// `stream` is an open stream.
 pub unsafe fn malloc_info<L: Lane>(options: i32, stream: *mut libc::FILE) -> i32 {
     if options != 0 {
-        // SAFETY: errno is the calling thread's own.
+        // SAFETY: this thread's `errno`.
         unsafe { *libc::__errno_location() = libc::EINVAL };
         return -1;
     }
@@ -167,14 +167,13 @@ pub unsafe fn malloc_info<L: Lane>(options: i32, stream: *mut libc::FILE) -> i32
     if write_xml::<L>(&mut stream, &stats, &bins).is_ok() { 0 } else { -1 }
 }
 
-/// The document of [`malloc_info`].
 fn write_xml<L: Lane>(out: &mut impl Write, stats: &Stats, bins: &[BinStats]) -> core::fmt::Result {
     writeln!(out, "<malloc version=\"hz3-{}\" lane=\"{}\">", env!("CARGO_PKG_VERSION"), L::NAME)?;
     for (name, value) in stats.rows() {
         writeln!(out, "  <count name=\"{name}\" value=\"{value}\"/>")?;
     }
     writeln!(out, "  <sizes>")?;
-    // Requests above the next smaller slot are served by a bin; the smallest one serves those of 0 bytes too.
+    // A bin serves sizes above the next smaller slot; the smallest also serves 0 bytes.
     let mut from = 0;
     for bin in bins.iter().filter(|bin| bin.slot_bytes > 0) {
         let (to, total) = (bin.slot_bytes, bin.span_bytes);
@@ -188,7 +187,7 @@ fn write_xml<L: Lane>(out: &mut impl Write, stats: &Stats, bins: &[BinStats]) ->
     writeln!(out, "  </sizes>\n</malloc>")
 }
 
-/// At start: version, lane and options, where `HZ3_VERBOSE` asks for them.
+/// At start: version, lane and options, if `HZ3_VERBOSE` asks for them.
 pub fn banner<L: Lane>() {
     let options = L::allocator().read_options();
     if !options.is_verbose() {
@@ -215,7 +214,7 @@ pub fn banner<L: Lane>() {
         ("PROFILE", options.profile()),
     ] {
         let _ = write!(text, "hz3: HZ3_{name}=");
-        // Byte for byte up to a line's length: a longer path is cut here, and used whole.
+        // Shows the path's first 256 bytes; the whole of it is used.
         for byte in path.bytes().take(256) {
             let _ = text.write_char(if byte.is_ascii_graphic() { char::from(byte) } else { '?' });
         }

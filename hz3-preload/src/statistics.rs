@@ -1,12 +1,11 @@
-//! Statistics: what the library says at the process's end, where the options ask for it: as a table for people and
-//! as JSON for programs, from the same counts.
+//! Statistics: the report at exit, if the options ask for it: as a table or as JSON, from the same counts.
 //!
 //! ```text
 //! counts      every count of `stats`
-//! where       what hz3's memory is used for, adding up to what is mapped, each line with what changes it
-//! resident    what of it, and of the process, holds memory (mincore(2), proc(5))
-//! bins        each size class that has spans
-//! shards      what lies where it can be taken by other threads
+//! where       uses of hz3's memory, adding up to what is mapped, each with what changes it
+//! resident    resident bytes of the arenas and of the process (mincore(2), proc(5))
+//! bins        each bin with spans
+//! shards      spans, depots and inboxes
 //! heat        who frees whose slots
 //! ```
 //!
@@ -24,10 +23,8 @@ use hz3_core::platform::options::Path;
 use hz3_core::platform::units::{Bin, PAGE_BYTES};
 use hz3_core::record::heat::SHARDS;
 
-/// How the counts are written.
-type Form = fn(&mut File, &Counts);
+type Format = fn(&mut File, &Counts);
 
-/// One moment's counts.
 struct Counts {
     stats: Stats,
     bins: [BinStats; BINS],
@@ -47,7 +44,7 @@ impl Counts {
     }
 }
 
-/// At exit: the statistics that the options ask for. Not reached by `_exit`, `quick_exit`, exec or a signal.
+/// At exit: writes the reports that the options ask for. `_exit`, `quick_exit`, exec and signals skip it.
 pub fn at_exit<L: Lane>() {
     let options = L::allocator().read_options();
     if !options.reports_at_exit() {
@@ -57,27 +54,27 @@ pub fn at_exit<L: Lane>() {
     if options.shows_stats() {
         let mut file = File::borrowed(libc::STDERR_FILENO);
         write_table::<L>(&mut file, &counts);
-        // Nobody is left to tell of a failure.
+        // Standard error failed, so there is nowhere to report it.
         let _ = file.finish();
     }
-    let forms: [(_, _, Form); 2] = [
+    let formats: [(_, _, Format); 2] = [
         ("HZ3_STATS_FILE", options.stats_file(), write_table::<L>),
         ("HZ3_STATS_JSON", options.stats_json(), write_json::<L>),
     ];
-    for (name, path, form) in forms {
-        if !path.is_none() && write_file(path, &counts, form).is_err() {
+    for (name, path, format) in formats {
+        if !path.is_none() && write_file(path, &counts, format).is_err() {
             output::cannot_write(options, name);
         }
     }
 }
 
-fn write_file(path: &Path, counts: &Counts, form: Form) -> Result<(), c_int> {
+fn write_file(path: &Path, counts: &Counts, format: Format) -> Result<(), c_int> {
     let mut file = File::create(path)?;
-    form(&mut file, counts);
+    format(&mut file, counts);
     file.finish()
 }
 
-/// Part of a whole in per cent; 0 of nothing.
+/// 0 if `whole` is 0.
 fn percent(part: u64, whole: u64) -> u64 {
     (part * 100).checked_div(whole).unwrap_or(0)
 }
@@ -86,7 +83,6 @@ fn mib(bytes: usize) -> f64 {
     bytes as f64 / (1 << 20) as f64
 }
 
-/// The bins that have spans or whose slots other threads freed, by number.
 fn bins_in_use(counts: &Counts) -> impl Iterator<Item = (Bin, &BinStats)> {
     counts.bins.iter().enumerate().filter(|(_, bin)| bin.span_bytes > 0).map(|(number, bin)| (Bin(number as u8), bin))
 }
@@ -95,7 +91,7 @@ fn shards<L: Lane>() -> impl Iterator<Item = (usize, ShardStats)> {
     (0..SHARDS).map_while(|index| Some((index, collect_shard::<L>(index)?)))
 }
 
-/// The table. A file keeps its first error for its end, here and below.
+/// Write errors are dropped, here and below: `finish` returns the first one.
 fn write_table<L: Lane>(file: &mut File, counts: &Counts) {
     write_counts::<L>(file, &counts.stats);
     let _ = writeln!(file, "\nwhere the memory is           MiB    what changes it");
@@ -172,7 +168,6 @@ fn write_heat<L: Lane>(file: &mut File, counts: &Counts) {
     }
 }
 
-/// Writes what comes between commas: each item by `write`.
 fn write_list<T>(file: &mut File, items: impl Iterator<Item = T>, mut write: impl FnMut(&mut File, T)) {
     for (index, item) in items.enumerate() {
         if index > 0 {
@@ -182,10 +177,10 @@ fn write_list<T>(file: &mut File, items: impl Iterator<Item = T>, mut write: imp
     }
 }
 
-/// One JSON object; docs/statistics.md names its members.
+/// docs/statistics.md names the members.
 fn write_json<L: Lane>(file: &mut File, counts: &Counts) {
     let heat = &L::allocator().exchange.heat;
-    // SAFETY: takes nothing, returns a number.
+    // SAFETY: no preconditions.
     let process = unsafe { libc::getpid() };
     let version = env!("CARGO_PKG_VERSION");
     let _ = write!(file, "{{\"schema\":1,\"version\":\"{version}\",\"lane\":\"{}\",\"pid\":{process},", L::NAME);
@@ -220,10 +215,10 @@ fn write_json<L: Lane>(file: &mut File, counts: &Counts) {
     let _ = writeln!(file, "]}}");
 }
 
-/// Bytes of the process that hold memory; 0 where that can't be told.
+/// 0 if unknown.
 fn process_resident() -> usize {
     let mut text = [0_u8; 128];
-    // SAFETY: a C string, a buffer and its length; the descriptor is closed once.
+    // SAFETY: the path is a C string, the buffer has that many bytes, and the descriptor is closed once.
     let read = unsafe {
         let file = libc::open(c"/proc/self/statm".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
         if file < 0 {
@@ -238,7 +233,6 @@ fn process_resident() -> usize {
     pages.unwrap_or(0) * PAGE_BYTES
 }
 
-/// Bytes of the arenas that hold memory.
 fn arenas_resident<L: Lane>() -> usize {
     let mut pages = [0_u8; 4096];
     let mut resident = 0;
@@ -246,7 +240,7 @@ fn arenas_resident<L: Lane>() -> usize {
         for first in (0..stretch.pages).step_by(pages.len()) {
             let count = pages.len().min(stretch.pages - first);
             let start = core::ptr::with_exposed_provenance_mut(stretch.start + first * PAGE_BYTES);
-            // SAFETY: committed pages stay mapped; the buffer has a byte for each.
+            // SAFETY: committed pages stay mapped, and the buffer has a byte for each of these.
             if unsafe { libc::mincore(start, count * PAGE_BYTES, pages.as_mut_ptr()) } != 0 {
                 return Err(());
             }

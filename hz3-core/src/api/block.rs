@@ -1,7 +1,7 @@
-//! Block: what a program calls: allocate, free, and ask for the size of a block.
+//! Block: allocates, frees, resizes and measures blocks.
 //!
-//! Each call chooses the hit paths of the lanes for speed ([`hot`]) or of the hardened one ([`checked`]), and the miss
-//! behind them. Locks are taken in misses only; no call blocks without bound. `errno` is the caller's business.
+//! Each function tries the lane's hit path ([`hot`], or [`checked`] in the hardened lane), then the miss. Only misses
+//! take locks. No call blocks without bound or reports through `errno`.
 
 use crate::allocator::Lane;
 use crate::api::size::{self, usable_bytes_for};
@@ -13,14 +13,13 @@ use core::ptr::null_mut;
 
 pub use miss::MAX_BYTES;
 
-/// Allocates `bytes` bytes at a multiple of 16; null when memory has run out or the size is above [`MAX_BYTES`]. 0 bytes
-/// are a block too.
+/// Allocates `bytes` bytes, aligned to 16. Null if memory has run out or `bytes` exceeds [`MAX_BYTES`].
 #[inline(always)]
 pub fn malloc<L: Lane>(bytes: usize) -> *mut u8 {
     malloc_or::<L>(bytes, miss::malloc::<L>)
 }
 
-/// [`malloc`], with `miss` called, as the last thing, where this thread has no slot at hand.
+/// [`malloc`] with `miss` as a tail call if this thread has no cached slot.
 #[inline(always)]
 pub fn malloc_or<L: Lane>(bytes: usize, miss: impl FnOnce(usize) -> *mut u8) -> *mut u8 {
     if L::HARDENED { checked::malloc_or::<L>(bytes, miss) } else { hot::malloc_or::<L>(bytes, miss) }
@@ -32,14 +31,13 @@ pub fn malloc_miss<L: Lane>(bytes: usize) -> *mut u8 {
     miss::malloc::<L>(bytes)
 }
 
-/// Frees the block at `block`; null is allowed and does nothing. A pointer that is no block's start stops
-/// the process.
+/// Frees `block`; null does nothing. An invalid pointer aborts the process if the lane detects it.
 ///
 /// # Safety
-/// `block` is null or a block of this lane's that nobody uses any more.
+/// `block` is null or a live block of this lane that is no longer used.
 #[inline(always)]
 pub unsafe fn free<L: Lane>(block: *mut u8) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller gives up `block`, which may be null.
     unsafe {
         if L::HARDENED {
             return checked::free_or::<L>(block, |block| miss::free::<L>(block), miss::push_or_spill::<L>);
@@ -48,13 +46,13 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
     }
 }
 
-/// [`free`] of a block that [`malloc`] made for `bytes`, without a look at the page tag.
+/// [`free`] of a block that [`malloc`] returned for `bytes`, without reading the page tag.
 ///
 /// # Safety
-/// As for [`free`], and the block serves `bytes`: its bin is that of `bytes`, or both are large.
+/// `block` is a live block of this lane, not null, and no longer used. Its bin is that of `bytes`, or both are large.
 #[inline(always)]
 pub unsafe fn free_sized<L: Lane>(block: *mut u8, bytes: usize) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller gives up the block, whose bin is that of `bytes`, or both are large.
     unsafe {
         if L::HARDENED {
             return free::<L>(block);
@@ -63,18 +61,17 @@ pub unsafe fn free_sized<L: Lane>(block: *mut u8, bytes: usize) {
     }
 }
 
-/// [`free`] of a block that begins no small one of the first arena, or where a hit was tried already.
+/// [`free`] without the hit path.
 ///
 /// # Safety
 /// As for [`free`].
 #[inline(always)]
 pub unsafe fn free_miss<L: Lane>(block: *mut u8) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller gives up `block`, which may be null.
     unsafe { miss::free::<L>(block) }
 }
 
-/// Allocates `bytes` at a multiple of `align`, a power of two; null when memory has run out or the size is
-/// above [`MAX_BYTES`].
+/// [`malloc`], aligned to `align`, a power of two.
 pub fn malloc_aligned<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
     if align <= MIN_ALIGN {
         return malloc::<L>(bytes);
@@ -86,45 +83,43 @@ pub fn malloc_aligned<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
     }
 }
 
-/// Allocates `bytes` bytes that read as zero; null as for [`malloc`].
+/// [`malloc`], zeroed.
 #[inline]
 pub fn malloc_zeroed<L: Lane>(bytes: usize) -> *mut u8 {
     malloc_aligned_zeroed::<L>(bytes, MIN_ALIGN)
 }
 
-/// As [`malloc_aligned`], of bytes that read as zero, at a multiple of at most a page.
+/// [`malloc_aligned`], zeroed. `align` is at most a page.
 #[inline]
 pub fn malloc_aligned_zeroed<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
     if bytes > MAX_SMALL_BYTES - L::TRAILER_BYTES {
         return large_zeroed::<L>(bytes, align);
     }
     let block = malloc_aligned::<L>(bytes, align);
-    // In a hardened lane free slots read as zero, mark and all, once they are handed out.
+    // The hardened lane's free slots are wiped already.
     if !L::HARDENED && !block.is_null() {
-        // SAFETY: the block holds `bytes` bytes.
+        // SAFETY: the fresh block has `bytes` bytes.
         unsafe { block.write_bytes(0, bytes) };
     }
     block
 }
 
-/// Allocates a large block of `bytes` at a multiple of `align`, a power of two, that reads as zero:
-/// pages that come fresh from the system are not cleared again. Null as for [`malloc_aligned`].
+/// [`malloc_aligned`] of a large block, zeroed. Fresh pages are not cleared again.
 pub fn large_zeroed<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
     let Some(block) = miss::large::<L>(bytes, align) else { return null_mut() };
     if !block.zeroed {
-        // SAFETY: the block holds `bytes` bytes.
+        // SAFETY: the fresh block has `bytes` bytes.
         unsafe { block.start.write_bytes(0, bytes) };
     }
     block.start
 }
 
-/// Frees the block at `block`, which the program says it requested `bytes` at a multiple of `align` for; a hardened lane
-/// stops the process where that can't be.
+/// [`free`], given `bytes` and `align` of the allocation. The hardened lane aborts the process if they are wrong.
 ///
 /// # Safety
 /// As for [`free`].
 #[inline(always)]
-pub unsafe fn free_of_size<L: Lane>(block: *mut u8, bytes: usize, align: usize) {
+pub unsafe fn free_with_layout<L: Lane>(block: *mut u8, bytes: usize, align: usize) {
     if L::HARDENED
         && !block.is_null()
         && let Some(requested) = usable_bytes_for::<L>("free()", block)
@@ -132,26 +127,25 @@ pub unsafe fn free_of_size<L: Lane>(block: *mut u8, bytes: usize, align: usize) 
     {
         abort::misuse::<L::Os>("free()", "wrong size for", block.addr());
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller gives up `block`, which may be null.
     unsafe { free::<L>(block) }
 }
 
-/// Resizes the block at `block`, which moves where it must; contents are kept up to the smaller size.
-/// Null, and the block as it was, when memory has run out or the size is above [`MAX_BYTES`]. A null
-/// block is allocated. `bytes` of 0 makes the smallest block.
+/// Resizes `block`, in place or by moving it, and keeps its contents. A null block is allocated. On failure, as for
+/// [`malloc`], returns null and changes nothing.
 ///
 /// # Safety
-/// `block` is null or a live block of this lane's; the caller uses the result in its place.
+/// `block` is null or a live block of this lane. After success the caller no longer uses it.
 pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
     if bytes > MAX_BYTES {
         return null_mut();
     }
-    // SAFETY: the caller's promise.
+    // SAFETY: `block` is null or a live block of this lane; `malloc` and `free` are the lane's.
     unsafe { size::realloc::<L>(block, bytes, malloc::<L>, |block| free::<L>(block)) }
 }
 
-/// Gives all free memory that can be reached back to the system; whether any went. Other threads' caches are emptied when
-/// those threads next take a slow path.
+/// Returns reachable free memory to the system; true if there was any. Other threads empty their caches at their next
+/// slow path.
 pub fn trim<L: Lane>() -> bool {
     miss::trim::<L>()
 }

@@ -1,13 +1,12 @@
-//! Checked: the paths of `malloc` and `free` that nearly every call takes in the hardened lane.
+//! Checked: the hit paths of `malloc` and `free` in the hardened lane.
 //!
 //! ```text
-//! malloc   size + trailer → entry of its bin → a slot of the loaded magazine, drawn → look, unmark, canary
-//! free     address → page tag → span: a slot? free already? canary whole? → wipe, mark → quarantine
-//!                                                                  what leaves that → entry of its bin → push
+//! malloc   size + trailer → entry of its bin → draw a slot of the loaded magazine → still wiped? → clear mark, canary
+//! free     address → page tag → a slot? not free? canary intact? → wipe, mark → quarantine
+//!                                                           slots that leave it → entry of their bin → push
 //! ```
 //!
-//! As on the hit paths of the other lanes, a thread without a heap, or sampled, meets entries that are all null and
-//! leaves for the miss.
+//! A thread without a heap, or a sampled one, has null entries and takes the miss.
 
 use crate::allocator::{HeapOf, Lane};
 use crate::hardening::free_mark;
@@ -18,12 +17,12 @@ use crate::pages::slot::Slot;
 use crate::platform::units::Bin;
 use crate::thread::heap::{Entry, entry_at};
 
-/// A block of `bytes` bytes, or what `miss` returns, called as the last thing, where this thread has no slot at hand.
+/// A block of `bytes` bytes, or a tail call to `miss` if this thread has no cached slot.
 #[inline(always)]
 pub fn malloc_or<L: Lane>(bytes: usize, miss: impl FnOnce(usize) -> *mut u8) -> *mut u8 {
     if let Some(bin) = bin_for(bytes.saturating_add(L::TRAILER_BYTES)) {
-        // SAFETY: an entry that holds a slot is that of this thread's heap, which nothing else refers to; the slot that
-        // leaves it is this thread's alone.
+        // SAFETY: `entries` is this thread's pointer. Only its heap has entries with slots, without another reference;
+        // slots of `bin` fit `bytes` and the trailer.
         unsafe {
             let entries = L::heap();
             let entry = entry_at(entries, bin);
@@ -37,17 +36,17 @@ pub fn malloc_or<L: Lane>(bytes: usize, miss: impl FnOnce(usize) -> *mut u8) -> 
     miss(bytes)
 }
 
-/// Frees `block`, or calls `miss` as the last thing. `spill` takes a slot for which the heap has no room.
+/// Frees `block`, or tail-calls `miss`. `spill` takes slots that the heap has no room for.
 ///
 /// # Safety
-/// `block` is null or a block of this lane's that nobody uses any more.
+/// `block` is null or a block of this lane that is no longer used.
 #[inline(always)]
 pub unsafe fn free_or<L: Lane>(block: *mut u8, miss: impl FnOnce(*mut u8), spill: impl Fn(&mut HeapOf<L>, Bin, Slot)) {
     let pages = &L::allocator().pages;
     let tag = pages.tag(block.addr());
     let bin = tag.bin();
-    // SAFETY: where the block is what it should be, it is nobody's any more; an entry with a magazine is that of this
-    // thread's heap, which nothing else refers to.
+    // SAFETY: `entries` is this thread's pointer. Only its heap has loaded entries, without another reference. `tag` is
+    // the page's; after `require_live` the caller gives up a live slot of `bin`.
     unsafe {
         let entries = L::heap();
         if bin == FOREIGN || !(*entry_at(entries, bin)).is_loaded() {
@@ -60,8 +59,7 @@ pub unsafe fn free_or<L: Lane>(block: *mut u8, miss: impl FnOnce(*mut u8), spill
     }
 }
 
-/// Puts `slot`, which is wiped, into the heap's quarantine, and what has to leave that into a magazine. `spill` takes a slot
-/// for which there is no room.
+/// Puts the wiped `slot` into quarantine. Slots that must leave it go to a magazine or, if that is full, to `spill`.
 #[inline]
 pub fn quarantine<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, slot: Slot, spill: impl Fn(&mut HeapOf<L>, Bin, Slot)) {
     let bytes = bins::info(bin).slot_bytes as usize;
@@ -74,10 +72,10 @@ pub fn quarantine<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, slot: Slot, spill: im
         if entry.is_full() {
             spill(heap, leaving, slot);
         } else {
-            // SAFETY: the heap is this thread's, and there is room.
+            // SAFETY: the entry is one of this thread's heap and not full.
             unsafe { Entry::push(core::ptr::from_ref(entry).cast_mut(), slot) }
         }
-        // Only a large slot makes several leave.
+        // Only a large slot displaces several.
         random = random.wrapping_mul(0x915f_77f5);
     }
     heap.quarantine.put(bin, slot);

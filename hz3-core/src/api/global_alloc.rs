@@ -1,16 +1,15 @@
 //! Global: a lane as a Rust program's `#[global_allocator]`.
 //!
 //! ```text
-//! Layout { size, align } → size rounded up to a multiple of align → the bin of that, on the way in and out alike
+//! Layout { size, align } → size rounded up to a multiple of align → its bin, for alloc and dealloc alike
 //! ```
 //!
-//! Rust hands a block's layout back when it frees it, so the bin is known without a look at the page tag. This
-//! holds as long as every block lies in the bin of its *present* layout; `realloc` therefore stays in place only
-//! where old and new layout share a bin, or are both large.
+//! Rust passes the layout to `dealloc`, so the bin is known without the page tag. That requires every block to lie in
+//! the bin of its *present* layout: `realloc` stays in place only if both layouts share a bin, or are both large.
 //!
-//! Slots of a bin lie at multiples of the largest power of two that divides the bin's size, and classes are so
-//! spaced that the smallest bin for a multiple of `align`, up to a page, has a size that is one: below eight
-//! times `align` every multiple is a class of its own, above it the step between classes is a multiple.
+//! Rounding also aligns: slots are aligned to the largest power of two that divides their size. The smallest bin for a
+//! multiple of `align`, up to a page, has a size divisible by `align`: below eight times `align` each multiple is a
+//! bin, and above it the steps between bins are multiples.
 
 use crate::allocator::Lane;
 use crate::api::block;
@@ -23,10 +22,10 @@ use crate::process::background;
 use core::alloc::{GlobalAlloc, Layout};
 use core::marker::PhantomData;
 
-/// hz3 as a global allocator, in lane `L`: [`Scale`] unless said otherwise, or [`Fast`](crate::Fast).
+/// hz3 as a global allocator in lane `L`: [`Scale`] by default, [`Fast`](crate::Fast) or [`Hardened`](crate::Hardened).
 ///
-/// A value holds nothing; all values of a lane are the same allocator, of which the program has one. A program
-/// may have both lanes, as long as each block goes back to the lane that it came from.
+/// A value has no state: all values of a lane are one allocator. A program may use several lanes, as long as each block
+/// returns to its own.
 ///
 /// ```
 /// use hz3_core::{Fast, Hz3};
@@ -40,13 +39,12 @@ use core::marker::PhantomData;
 /// GLOBAL.trim();
 /// ```
 ///
-/// Memory that has run out gives null, as [`GlobalAlloc`] asks; nothing panics or unwinds. Blocks that are freed
-/// twice, or with a layout that is not theirs, are undefined behaviour by the trait's contract, and are not looked
-/// for here.
+/// Returns null when memory has run out, and never panics or unwinds. Only the hardened lane checks for double frees
+/// and wrong layouts, which the trait declares undefined.
 pub struct Hz3<L: Lane = Scale>(PhantomData<fn() -> L>);
 
 impl<L: Lane> Hz3<L> {
-    /// The lane's allocator. Asks the system for nothing.
+    /// The lane's allocator. Makes no system call.
     pub const fn new() -> Self {
         Self(PhantomData)
     }
@@ -56,20 +54,19 @@ impl<L: Lane> Hz3<L> {
         L::NAME
     }
 
-    /// Gives all free memory that can be reached back to the system; whether any went. Other threads' caches are
-    /// emptied when those threads next take a slow path.
+    /// Returns reachable free memory to the system; true if there was any. Other threads empty their caches at their
+    /// next slow path. Takes locks.
     pub fn trim(&self) -> bool {
         block::trim::<L>()
     }
 
-    /// What the allocator's memory is used for, counted now; exact while no thread allocates or frees.
+    /// Counts the allocator's memory now; exact while no thread allocates or frees. Takes locks.
     pub fn stats(&self) -> Stats {
         stats::collect::<L>()
     }
 
-    /// Starts the thread that gives memory back while the program rests, where the environment asks for it
-    /// (`HZ3_BACKGROUND_THREAD=1`). Call it once, at the start of `main`: a Rust program has no other moment of
-    /// its own for it, and most need no such thread.
+    /// Starts the thread that purges while the program is idle, if `HZ3_BACKGROUND_THREAD=1`. Call it once, at the
+    /// start of `main`.
     pub fn start_background_thread(&self) {
         background::start_if_wanted::<L>();
     }
@@ -81,20 +78,17 @@ impl<L: Lane> Default for Hz3<L> {
     }
 }
 
-/// The size by whose bin a block of `layout` is served, whose alignment is at most a page. Never overflows: a
-/// layout's size, rounded up so, is at most `isize::MAX`.
+/// `layout` is aligned to at most a page. Can't overflow: `Layout` keeps the rounded size within `isize::MAX`.
 #[inline(always)]
 const fn served_bytes(layout: Layout) -> usize {
     (layout.size() + (layout.align() - 1)) & layout.align().wrapping_neg()
 }
 
-/// Whether blocks of `layout` lie in a bin, and not in pages of their own.
 #[inline(always)]
 const fn is_small(layout: Layout) -> bool {
     layout.align() <= PAGE_BYTES && served_bytes(layout) <= MAX_SMALL_BYTES
 }
 
-/// Whether a block serves both layouts, of one alignment, where it is: by its bin.
 #[inline(always)]
 fn share_a_bin(first: Layout, second: Layout) -> bool {
     is_small(first)
@@ -102,8 +96,8 @@ fn share_a_bin(first: Layout, second: Layout) -> bool {
         && crate::pages::bins::bin_for(served_bytes(first)) == crate::pages::bins::bin_for(served_bytes(second))
 }
 
-// SAFETY: blocks of a lane do not overlap, hold at least their layout's size at its alignment (module comment;
-// large blocks begin with a page, or at the alignment asked for), and stay until they are freed. Nothing unwinds.
+// SAFETY: blocks don't overlap, last until freed, and fit their layout: small ones by their bin (module comment), large
+// ones by `malloc_aligned`. Nothing unwinds.
 unsafe impl<L: Lane> GlobalAlloc for Hz3<L> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -115,11 +109,10 @@ unsafe impl<L: Lane> GlobalAlloc for Hz3<L> {
 
     #[inline]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        // SAFETY: the caller gives a live block and its layout, so that its bin is the one that `alloc` and
-        // `realloc` chose for it; above a page of alignment every block is large.
+        // SAFETY: the block is live, and `layout` gives its bin; blocks aligned to more than a page are large.
         unsafe {
             if L::HARDENED {
-                return block::free_of_size::<L>(block, layout.size(), layout.align());
+                return block::free_with_layout::<L>(block, layout.size(), layout.align());
             }
             if layout.align() > PAGE_BYTES {
                 return block::free_miss::<L>(block);
@@ -141,17 +134,16 @@ unsafe impl<L: Lane> GlobalAlloc for Hz3<L> {
 
     #[inline]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        // SAFETY: the caller promises that the size, rounded up to the alignment, does not overflow.
+        // SAFETY: the caller promises that `bytes`, rounded up to the alignment, does not overflow `isize`.
         let new = unsafe { Layout::from_size_align_unchecked(bytes, layout.align()) };
         if L::HARDENED && layout.align() <= MIN_ALIGN {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller passes a live block and uses the result in its place.
             return unsafe { block::realloc::<L>(block, bytes) };
         }
         if !L::HARDENED && share_a_bin(layout, new) {
             return block;
         }
-        // SAFETY: the caller's promises; the sizes are of one kind where `block::realloc` is called, which keeps a
-        // large block large and on a page's start.
+        // SAFETY: the block is live and of `layout`. `block::realloc` gets large sizes only and keeps page alignment.
         unsafe {
             if !L::HARDENED && layout.align() <= PAGE_BYTES && !is_small(layout) && !is_small(new) {
                 block::realloc::<L>(block, served_bytes(new))
@@ -162,14 +154,11 @@ unsafe impl<L: Lane> GlobalAlloc for Hz3<L> {
     }
 }
 
-/// [`GlobalAlloc::realloc`] for a block that has to change its bin, or whose alignment is above a page.
-///
 /// # Safety
-/// As for `realloc`.
+/// `block` is live and of layout `old`; the caller uses the result, if not null, in its place.
 #[inline(never)]
 unsafe fn move_block<L: Lane>(lane: &Hz3<L>, block: *mut u8, old: Layout, new: Layout) -> *mut u8 {
-    // SAFETY: the caller's promise: two live blocks, both at least as long as what is copied, and the old one ends
-    // here.
+    // SAFETY: two live blocks, each at least as long as the copy; the old one has layout `old` and ends here.
     unsafe {
         let to = lane.alloc(new);
         if !to.is_null() {

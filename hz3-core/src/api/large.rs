@@ -1,7 +1,7 @@
-//! Large: blocks above the biggest bin, and what the hardened lane writes behind their ends.
+//! Large: allocates, frees and resizes blocks above the largest bin.
 //!
 //! ```text
-//! page heap → span → | requested size … | canary | guard page |      canary and guard in the hardened lane alone
+//! page heap → span → | requested size … | canary | guard page |      canary and guard in the hardened lane only
 //! ```
 
 use crate::hardening::canary;
@@ -13,21 +13,19 @@ use crate::platform::abort;
 use crate::platform::units::{MIN_ALIGN, PAGE_BYTES, SpanId, pages_for};
 use core::ptr::{NonNull, null_mut};
 
-/// A large block, and whether its bytes are known to be zero.
+/// A fresh large block.
 pub struct Block {
-    /// Its first byte.
+    /// First byte.
     pub start: *mut u8,
-    /// Whether it reads as zero.
+    /// Whether its bytes are known to be zero.
     pub zeroed: bool,
 }
 
-/// A large block's place.
 #[derive(Clone, Copy)]
 struct Place {
     start: usize,
-    /// Bytes that are the block's: its pages, without a guard.
+    /// Its pages, without the guard.
     room: usize,
-    /// Bytes that may be used.
     usable: usize,
 }
 
@@ -38,7 +36,7 @@ impl Place {
     }
 }
 
-/// Allocates `bytes` (at most `isize::MAX`) at a multiple of `align`, a power of two. `None` when memory has run out.
+/// Allocates `bytes`, at most `isize::MAX`, aligned to `align`, a power of two. `None` when memory has run out.
 pub fn allocate<P: Policy>(pages: &PageHeap<P>, bytes: usize, align: usize) -> Option<Block> {
     let page_count = pages_for(bytes.max(1)) + P::GUARD_PAGES;
     let align_pages = align.div_ceil(PAGE_BYTES).max(1);
@@ -46,7 +44,7 @@ pub fn allocate<P: Policy>(pages: &PageHeap<P>, bytes: usize, align: usize) -> O
         return None;
     }
     let id = pages.take_large(page_count, align_pages)?;
-    // SAFETY: the span is this thread's: just made.
+    // SAFETY: this thread owns the fresh span; the bytes behind `bytes` are unused.
     unsafe {
         let span = at(pages.spans(), id);
         let block = Block { start: core::ptr::with_exposed_provenance_mut((*span).start), zeroed: (*span).zeroed };
@@ -58,24 +56,23 @@ pub fn allocate<P: Policy>(pages: &PageHeap<P>, bytes: usize, align: usize) -> O
     }
 }
 
-/// A block of pages in place of a small one of `bytes`, which is to be sampled.
+/// A block of pages in place of a small one, to be sampled.
 pub fn allocate_for_sample<P: Policy>(pages: &PageHeap<P>, bytes: usize) -> Option<NonNull<u8>> {
     let block = allocate(pages, bytes, MIN_ALIGN)?;
     if P::HARDENED && !block.zeroed {
-        // It stands for a slot, and those read as zero.
-        // SAFETY: the block holds `bytes` bytes, and is nobody's yet.
+        // A hardened slot reads as zero. SAFETY: the fresh block has `bytes` bytes.
         unsafe { block.start.write_bytes(0, bytes) };
     }
     NonNull::new(block.start)
 }
 
-/// Notes, in a hardened lane, the requested size of the large block `id`, and writes its canary.
+/// In a hardened lane: records the requested size and writes the canary.
 ///
 /// # Safety
-/// The caller owns the span; what lies behind `bytes` is nobody's.
+/// The caller owns the span, which has room for `bytes`. Nothing uses the bytes behind them.
 unsafe fn seal<P: Policy>(pages: &PageHeap<P>, id: SpanId, bytes: usize) {
     if P::HARDENED {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller owns the span; the bytes behind `bytes` are writable and unused.
         unsafe {
             let span = &mut *at(pages.spans(), id);
             span.set_requested_bytes(bytes);
@@ -86,13 +83,13 @@ unsafe fn seal<P: Policy>(pages: &PageHeap<P>, id: SpanId, bytes: usize) {
     }
 }
 
-/// Notes, as for a fresh one, that the large block at `address` is of `bytes` from here on.
+/// `seal`, after the requested size of the block at `address` has changed.
 ///
 /// # Safety
-/// The block is the caller's, and holds `bytes`.
+/// The caller owns the block, which has room for `bytes`.
 pub unsafe fn reseal<P: Policy>(pages: &PageHeap<P>, address: usize, bytes: usize) {
     let tag = pages.tag(address);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller owns the block, which has room; a descriptor removed from the table is this thread's.
     unsafe {
         if tag.kind() == Kind::Large {
             seal(pages, tag.span(), bytes);
@@ -103,13 +100,13 @@ pub unsafe fn reseal<P: Policy>(pages: &PageHeap<P>, address: usize, bytes: usiz
     }
 }
 
-/// Bytes that may be used of the large block at `address`; `None` where no large block begins there. Where the lane
-/// looks, one that was written to behind its end stops the process in the name of `entry`.
+/// Usable bytes of the large block at `address`; `None` if none begins there. A damaged canary aborts the process in
+/// the name of `entry`. May take the lock of the direct mappings.
 pub fn usable_bytes<P: Policy>(pages: &PageHeap<P>, entry: &str, address: usize) -> Option<usize> {
     let tag = pages.tag(address);
     let place = if tag.kind() == Kind::Large {
-        // SAFETY: a live large block's descriptor is fixed; where the address is no block's, the
-        // number read is thrown away or the caller stops the process.
+        // SAFETY: descriptors are never unmapped, and fixed while their large block lives; else the values are
+        // discarded.
         let place = Place::of::<P>(unsafe { &*at(pages.spans(), tag.span()) });
         (place.start == address).then_some(place)
     } else {
@@ -117,8 +114,7 @@ pub fn usable_bytes<P: Policy>(pages: &PageHeap<P>, entry: &str, address: usize)
     }?;
     if P::HARDENED {
         let start = core::ptr::with_exposed_provenance(address);
-        // SAFETY: a large block begins here, which is the caller's; where another thread frees it at this moment,
-        // the look may be a fault, which ends the process as well.
+        // SAFETY: the caller's block has `room` bytes. Should another thread free it now, a fault ends the process too.
         let is_whole =
             unsafe { canary::is_large_sealed(canary::process_key::<P::Os>(), start, place.room, place.usable) };
         if !is_whole {
@@ -128,28 +124,28 @@ pub fn usable_bytes<P: Policy>(pages: &PageHeap<P>, entry: &str, address: usize)
     Some(place.usable)
 }
 
-/// Frees the large block at `address`; false where no large block begins there.
+/// Frees the large block at `address`; false if none begins there.
 ///
 /// # Safety
-/// Nothing uses the block any more.
+/// The block is no longer used.
 pub unsafe fn free<P: Policy>(pages: &PageHeap<P>, address: usize) -> bool {
     if P::HARDENED && usable_bytes(pages, "free()", address).is_none() {
         return false;
     }
     let tag = pages.tag(address);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller gives up the block.
     unsafe { if tag.kind() == Kind::Large { pages.release_run(tag, address) } else { pages.release_direct(address) } }
 }
 
-/// Resizes the large block at `address` to hold `bytes` without copying: in place, or by moving a mapping's pages. Null
-/// where that can't be done, and the block is as it was.
+/// Resizes a large block without copying: in place, or by remapping a direct mapping. Null if impossible, with nothing
+/// changed.
 ///
 /// # Safety
-/// The block is the caller's.
+/// The caller owns the block, which is live.
 pub unsafe fn resize<P: Policy>(pages: &PageHeap<P>, address: usize, bytes: usize) -> *mut u8 {
     let page_count = pages_for(bytes.max(1)) + P::GUARD_PAGES;
     let tag = pages.tag(address);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller owns the live block.
     unsafe {
         if tag.kind() == Kind::Large {
             resize_run(pages, tag.span(), page_count, bytes)
@@ -159,15 +155,13 @@ pub unsafe fn resize<P: Policy>(pages: &PageHeap<P>, address: usize, bytes: usiz
     }
 }
 
-/// [`resize`] of a run.
-///
 /// # Safety
-/// As for [`resize`].
+/// The caller owns the live block, whose span is `id`.
 unsafe fn resize_run<P: Policy>(pages: &PageHeap<P>, id: SpanId, page_count: usize, bytes: usize) -> *mut u8 {
-    // SAFETY: the caller's promise: a live large block's descriptor is fixed.
+    // SAFETY: the caller owns the block, so its descriptor does not change; after the resize it has room for `bytes`.
     unsafe {
         let (start, old_pages) = ((*at(pages.spans(), id)).start, (*at(pages.spans(), id)).pages as usize);
-        // What has grown to the size of a mapping of its own should become one.
+        // A block that reaches the size of a direct mapping should become one.
         if page_count > old_pages && page_count >= DIRECT_BYTES / PAGE_BYTES || !pages.resize_run(id, page_count) {
             return null_mut();
         }
@@ -176,16 +170,14 @@ unsafe fn resize_run<P: Policy>(pages: &PageHeap<P>, id: SpanId, page_count: usi
     }
 }
 
-/// [`resize`] of a direct mapping.
-///
 /// # Safety
-/// As for [`resize`].
+/// The caller owns the block.
 unsafe fn resize_direct<P: Policy>(pages: &PageHeap<P>, address: usize, page_count: usize, bytes: usize) -> *mut u8 {
     if page_count < DIRECT_BYTES / PAGE_BYTES / 2 || u32::try_from(page_count).is_err() {
         return null_mut();
     }
     let Some(id) = pages.direct.remove(pages.spans(), address) else { return null_mut() };
-    // SAFETY: the descriptor is this thread's while it is out of the table, and the mapping is whole.
+    // SAFETY: out of the table the descriptor is this thread's; a resized mapping has room for `bytes`.
     unsafe {
         let moved = pages.resize_direct(id, page_count);
         if moved.is_some() {

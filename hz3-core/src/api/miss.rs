@@ -1,17 +1,17 @@
-//! Miss: `malloc` and `free` where the hit paths end: no slot or no room at hand, a large block, no heap yet.
+//! Miss: the slow paths of `malloc` and `free`.
 //!
 //! ```text
-//! malloc   heap → refill → pop          or a slot straight from a span, or pages
-//! free     heap → spill → push          or straight home, or pages
+//! malloc   heap → refill → pop          or one slot carved from a span, or pages
+//! free     heap → spill → push          or home, or pages
 //! ```
 //!
-//! Every so often a miss looks at the clock for what is due.
+//! Now and then a miss checks the clock and runs due upkeep.
 
 use crate::allocator::{HeapOf, Lane, thread_heap};
 use crate::api::checked;
 use crate::api::large::{self, Block};
 use crate::api::refill::refill;
-use crate::api::spill::{send_neighbour_home, spill};
+use crate::api::spill::{send_shared_line_home, spill};
 use crate::hardening::free_mark;
 use crate::hardening::validation::{hand_out, refuse, require_live, usable};
 use crate::observe::sampling;
@@ -27,10 +27,10 @@ use crate::upkeep::round;
 use crate::upkeep::trim::{flush, gather, may_be_met};
 use core::ptr::{NonNull, null_mut};
 
-/// Largest request in bytes. Outside rule: C23 7.24.3 with POSIX: no object is larger than `PTRDIFF_MAX`.
+/// Largest request in bytes. Outside rule: C23 7.24.3 with POSIX: no object exceeds `PTRDIFF_MAX`.
 pub const MAX_BYTES: usize = isize::MAX as usize;
 
-/// `malloc` where this thread has no slot at hand.
+/// `malloc` if this thread has no cached slot.
 #[cold]
 #[inline(never)]
 pub fn malloc<L: Lane>(bytes: usize) -> *mut u8 {
@@ -44,39 +44,39 @@ pub fn malloc<L: Lane>(bytes: usize) -> *mut u8 {
 pub fn small<L: Lane>(bin: Bin, bytes: usize) -> *mut u8 {
     let block =
         sampling::small::<L>(bytes, || large::allocate_for_sample(&L::allocator().pages, bytes)).or_else(|| {
-            or_after_trim::<L, _>(0, || {
+            retry_after_trim::<L, _>(0, || {
                 NonNull::new(match thread_heap::<L>() {
-                    // SAFETY: the heap is this thread's.
+                    // SAFETY: this thread's heap, without another reference.
                     Some(heap) => unsafe { pop_or_refill::<L>(&mut *heap, bin, bytes) },
-                    None => uncached::<L>(bin, bytes),
+                    None => carve_one::<L>(bin, bytes),
                 })
             })
         });
     block.map_or(null_mut(), NonNull::as_ptr)
 }
 
-/// A large block; `None` when memory has run out or the size is above [`MAX_BYTES`].
+/// A large block, aligned to `align`; `None` when memory has run out or `bytes` exceeds [`MAX_BYTES`].
 pub fn large<L: Lane>(bytes: usize, align: usize) -> Option<Block> {
-    // What can never be had is not worth a trim: a descriptor counts pages in 32 bits.
+    // A descriptor counts pages in 32 bits; more is impossible and not worth a trim.
     if bytes > MAX_BYTES || u32::try_from(bytes / PAGE_BYTES + align / PAGE_BYTES + 2).is_err() {
         return None;
     }
-    tick_of::<L>();
-    let block = or_after_trim::<L, _>(bytes, || large::allocate(&L::allocator().pages, bytes, align))?;
+    tick_thread::<L>();
+    let block = retry_after_trim::<L, _>(bytes, || large::allocate(&L::allocator().pages, bytes, align))?;
     sampling::large::<L>(block.start.addr(), bytes);
     Some(block)
 }
 
-/// A slot straight from a span, for threads without a heap; null when memory has run out.
+/// For threads without a heap; null when memory has run out.
 #[cold]
-fn uncached<L: Lane>(bin: Bin, bytes: usize) -> *mut u8 {
+fn carve_one<L: Lane>(bin: Bin, bytes: usize) -> *mut u8 {
     let mut out = no_slots::<1>();
     let allocator = L::allocator();
     if carve(&allocator.pages, &allocator.exchange, ShardId(0), bin, &mut out) == 0 {
         return null_mut();
     }
     let [slot] = out;
-    // SAFETY: the slot was just taken.
+    // SAFETY: `carve` filled the one place with a slot of `bin`, which has room for `bytes` and the trailer.
     unsafe { hand_out::<L>(slot.assume_init(), bin, bytes) }
 }
 
@@ -84,14 +84,14 @@ fn pop_or_refill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, bytes: usize) -> *mut 
     if heap.entry(bin).is_empty() {
         tick::<L>(heap);
         heap.unsettled();
-        // SAFETY: the heap is this thread's, and the entry empty.
-        let filled = unsafe { refill::<L>(heap, bin, empty::<L>) };
+        // SAFETY: the heap is this thread's and the entry is empty; `tick` can only empty entries.
+        let filled = unsafe { refill::<L>(heap, bin, flush_heap::<L>) };
         heap.settled();
         if !filled {
-            return uncached::<L>(bin, bytes);
+            return carve_one::<L>(bin, bytes);
         }
     }
-    // SAFETY: the heap is this thread's, and begins with its entries; a filled entry has a slot.
+    // SAFETY: the heap is this thread's and begins with its entries; the entry has a slot, which fits `bytes` and the trailer.
     unsafe {
         // Pointers, because the entry and the random numbers are parts of one heap.
         let heap = core::ptr::from_mut(heap);
@@ -105,10 +105,10 @@ fn pop_or_refill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, bytes: usize) -> *mut 
     }
 }
 
-/// `free` where the block is not a small one of the first arena, or this thread has no room at hand.
+/// `free` if the block is not a small one of the first arena, or the magazine is full.
 ///
 /// # Safety
-/// `block` is null or a block of this lane's that nobody uses any more.
+/// `block` is null or a block of this lane that is no longer used.
 #[cold]
 #[inline(never)]
 pub unsafe fn free<L: Lane>(block: *mut u8) {
@@ -118,10 +118,10 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
     let allocator = L::allocator();
     let tag = allocator.pages.tag(block.addr());
     if tag.bin() == FOREIGN {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller gives up the block.
         return unsafe { free_large::<L>(block) };
     }
-    // SAFETY: where it is the block that it should be, it is nobody's any more.
+    // SAFETY: `tag` is the page's. After `require_live` a slot begins at `block`; the caller has given it up.
     let slot = unsafe {
         require_live(&allocator.pages, "free()", tag, block);
         if L::HARDENED {
@@ -133,31 +133,29 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
         Slot::new(block)
     };
     match thread_heap::<L>() {
-        // SAFETY: the heap is this thread's.
+        // SAFETY: this thread's heap, without another reference.
         Some(heap) if L::HARDENED => unsafe {
             checked::quarantine::<L>(&mut *heap, tag.bin(), slot, push_or_spill::<L>);
         },
-        // SAFETY: as above.
+        // SAFETY: this thread's heap, without another reference.
         Some(heap) => unsafe { push_or_spill::<L>(&mut *heap, tag.bin(), slot) },
         None => deliver_one(&allocator.pages, &allocator.exchange, slot),
     }
 }
 
-/// [`free`] of what is no small block.
-///
 /// # Safety
-/// As for [`free`].
+/// `block` is a block of this lane that is no longer used.
 unsafe fn free_large<L: Lane>(block: *mut u8) {
     let pages = &L::allocator().pages;
     sampling::take::<L>(block.addr());
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller gives up the block.
     if !unsafe { large::free(pages, block.addr()) } {
         refuse(pages, "free()", block.addr());
     }
-    tick_of::<L>();
+    tick_thread::<L>();
 }
 
-/// Puts `slot` into a magazine, or home.
+/// Puts `slot` into a magazine, or sends it home.
 #[inline]
 pub fn push_or_spill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, slot: Slot) {
     let mut slot = slot;
@@ -165,9 +163,9 @@ pub fn push_or_spill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, slot: Slot) {
         let is_first = !heap.entry(bin).is_loaded();
         tick::<L>(heap);
         heap.unsettled();
-        // SAFETY: the heap is this thread's, and the entry full, or without a magazine now.
+        // SAFETY: the heap is this thread's. The entry is full, or `tick` has unloaded it: null entries are full too.
         let has_room = unsafe { spill::<L>(heap, bin) };
-        let left = if has_room && is_first { send_neighbour_home::<L>(heap, bin, slot) } else { Some(slot) };
+        let left = if has_room && is_first { send_shared_line_home::<L>(heap, bin, slot) } else { Some(slot) };
         heap.settled();
         let Some(kept) = left else { return };
         if !has_room {
@@ -176,57 +174,54 @@ pub fn push_or_spill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, slot: Slot) {
         }
         slot = kept;
     }
-    // SAFETY: the heap is this thread's, and there is room.
+    // SAFETY: the entry is one of this thread's heap and not full.
     unsafe { Entry::push(heap.entry_mut(bin), slot) }
 }
 
-/// Empties `heap`.
-///
 /// # Safety
 /// The caller owns the heap.
-unsafe fn empty<L: Lane>(heap: *mut HeapOf<L>) {
+unsafe fn flush_heap<L: Lane>(heap: *mut HeapOf<L>) {
     let allocator = L::allocator();
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller owns the heap.
     unsafe { flush(&allocator.pages, &allocator.exchange, heap) };
 }
 
-/// Counts a miss of this thread and, now and then, looks at the clock for what is due. May empty any entry of the heap.
+/// Counts a miss and sometimes checks the clock. May unload any entry of the heap.
 #[inline]
 fn tick<L: Lane>(heap: &mut HeapOf<L>) {
     match heap.ticks.checked_sub(1) {
         Some(left) if heap.trims == L::allocator().trims() => heap.ticks = left,
-        _ => look_at_the_clock::<L>(heap),
+        _ => check_clock::<L>(heap),
     }
 }
 
 #[cold]
-fn look_at_the_clock<L: Lane>(heap: &mut HeapOf<L>) {
+fn check_clock<L: Lane>(heap: &mut HeapOf<L>) {
     let allocator = L::allocator();
     heap.ticks = TICKS;
     let trims = allocator.trims();
-    // SAFETY: the heap is this thread's, and no entry of it is in use.
+    // SAFETY: the heap is this thread's, and no magazine of it is in use.
     unsafe {
         if core::mem::replace(&mut heap.trims, trims) == trims {
             drop_cold_bins(&allocator.pages, &allocator.exchange, heap, L::Os::now_ms());
         } else {
-            empty::<L>(heap);
+            flush_heap::<L>(heap);
         }
     }
     round::tick(&allocator.pages, &allocator.exchange, &allocator.schedule, &allocator.observer);
 }
 
-fn tick_of<L: Lane>() {
+fn tick_thread<L: Lane>() {
     if let Some(heap) = thread_heap::<L>() {
-        // SAFETY: the heap is this thread's.
+        // SAFETY: this thread's heap, without another reference.
         tick::<L>(unsafe { &mut *heap });
     }
 }
 
-/// The attempt's result, or, where the system has no more memory for `bytes`, that of a second one after everything
-/// that lies free in caches has come together. A program may probe for sizes that can't be had as often as it likes: that
-/// does not cost its other threads their caches, nor itself more than a look at the books.
+/// Trims before a second `attempt` only if caches may add up to `bytes`, and asks other threads rarely: probes for
+/// impossible sizes must not cost them their caches.
 #[inline]
-fn or_after_trim<L: Lane, T>(bytes: usize, attempt: impl Fn() -> Option<T>) -> Option<T> {
+fn retry_after_trim<L: Lane, T>(bytes: usize, attempt: impl Fn() -> Option<T>) -> Option<T> {
     attempt().or_else(|| {
         let allocator = L::allocator();
         if !may_be_met(&allocator.pages, &allocator.exchange, bytes) {
@@ -238,24 +233,23 @@ fn or_after_trim<L: Lane, T>(bytes: usize, attempt: impl Fn() -> Option<T>) -> O
     })
 }
 
-/// Gives all free memory that can be reached back to the system; whether any went. The calling thread's
-/// cache is emptied too; other threads' caches are theirs alone, and each empties its own at its next slow
-/// path.
+/// Returns reachable free memory to the system; true if there was any. Empties this thread's cache; other threads empty
+/// theirs at their next slow path.
 pub fn trim<L: Lane>() -> bool {
     L::allocator().ask_for_trim();
     trim_own::<L>()
 }
 
-/// As [`trim`], without asking the other threads.
+/// [`trim`] without asking other threads.
 fn trim_own<L: Lane>() -> bool {
     let allocator = L::allocator();
     let entries = L::heap();
     if !is_static(entries) {
-        // SAFETY: the heap is this thread's, and stays in use, empty.
+        // SAFETY: `entries` is this thread's pointer to a heap, which stays in use, empty.
         unsafe {
             let heap = behind::<L::Stash, L::Quarantine>(entries);
             (*heap).trims = allocator.trims();
-            empty::<L>(heap);
+            flush_heap::<L>(heap);
         }
     }
     gather(&allocator.pages, &allocator.exchange)

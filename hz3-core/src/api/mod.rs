@@ -1,4 +1,4 @@
-//! Api: what a caller can ask for.
+//! Api: what programs call.
 
 pub mod block;
 pub mod checked;

@@ -1,10 +1,10 @@
-//! Refill: what fills a thread's empty entry.
+//! Refill: fills a thread's empty entry.
 //!
 //! ```text
 //! spare magazine → own depot → own inbox → other shards' → slots at home, own and others' → fresh slots → new span
 //! ```
 //!
-//! A producer has a way of its own: [`crate::thread::flow`]. Policy acts here, once per magazine, never on a hit.
+//! A producer refills in order: [`crate::thread::flow`]. Policy acts here, once per magazine, never on a hit.
 
 use crate::allocator::{HeapOf, Lane};
 use crate::pages::bins;
@@ -19,34 +19,31 @@ use crate::transfer::homeward::Homeward;
 use crate::transfer::magazine::Magazine;
 use core::ptr::null_mut;
 
-/// Most bytes that a thread's first refill of a bin carves, unless one slot is larger. Chosen: a page, so that
-/// short-lived threads which need a block or two of a size do not spread over fresh pages.
+/// Bytes of a thread's first carve of a bin, unless one slot is larger. Chosen: a page; short-lived threads touch few.
 const FIRST_BATCH_BYTES: u32 = 4096;
 
-/// Fills the empty entry of `bin`; false when memory has run out. `adopt` empties the heap of a thread that a fork left
-/// behind.
+/// Fills the empty entry of `bin`; false when memory has run out. `flush` empties heaps orphaned by a fork. May take
+/// locks.
 ///
 /// # Safety
 /// The heap is the calling thread's, and the entry is empty.
-pub unsafe fn refill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, adopt: unsafe fn(*mut HeapOf<L>)) -> bool {
+pub unsafe fn refill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, flush: unsafe fn(*mut HeapOf<L>)) -> bool {
     heap.mark_active(bin);
-    // SAFETY: the heap is this thread's and its magazines with it; the loaded one is empty.
+    // SAFETY: the heap is this thread's and the entry is empty; each step that fails leaves it empty.
     unsafe {
         load_spare::<L>(heap, bin)
             || refill_in_order::<L>(heap, bin)
             || take_full::<L>(heap, bin)
-            || refill_from_spans::<L>(heap, bin, adopt)
+            || refill_from_spans::<L>(heap, bin, flush)
     }
 }
 
-/// Loads the spare magazine, if it has slots.
-///
 /// # Safety
 /// As for [`refill`].
 unsafe fn load_spare<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
     let entry = heap.entry(bin);
     let spare = entry.spare();
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller owns the heap and both magazines; `load` runs only if nothing is loaded.
     unsafe {
         if spare.is_null() || (*spare).count == 0 {
             return false;
@@ -54,7 +51,7 @@ unsafe fn load_spare<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
         if entry.is_loaded() {
             entry.swap();
         } else {
-            // A spill could not get an empty magazine for the full one that it gave away.
+            // A spill gave its full magazine away and found no empty one.
             entry.set_spare(null_mut());
             entry.load(spare);
         }
@@ -62,33 +59,30 @@ unsafe fn load_spare<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
     true
 }
 
-/// Loads a full magazine of any shard's, if there is one.
-///
 /// # Safety
 /// As for [`refill`].
 unsafe fn take_full<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
     let Some((full, is_stolen)) = L::allocator().exchange.take_full(heap.shard, bin) else { return false };
-    // SAFETY: the caller's promise; what was taken is this thread's.
-    unsafe { exchange::<L>(heap, bin, full, is_stolen) };
+    // SAFETY: the heap is this thread's, the entry is empty, and the magazine taken is this thread's.
+    unsafe { load_full::<L>(heap, bin, full, is_stolen) };
     true
 }
 
-/// Loads `full` in place of the empty magazine of `bin`, if there is one.
+/// Loads `full` and gives away the empty magazine in its place, if any.
 ///
 /// # Safety
 /// As for [`refill`]; the caller owns `full`.
-unsafe fn exchange<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, full: *mut Magazine, is_stolen: bool) {
+unsafe fn load_full<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, full: *mut Magazine, is_stolen: bool) {
     let allocator = L::allocator();
     let entry = heap.entry(bin);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller owns the heap and `full`; an unloaded magazine is this thread's, and is given up once.
     unsafe {
-        let spent = entry.unload();
+        let emptied = entry.unload();
         entry.load(full);
-        if let Some(spent) = spent {
-            // The empty goes where the full one came from, so that empties don't pile up with those
-            // who only allocate.
-            (*spent).origin = (*full).origin;
-            allocator.exchange.return_empty(spent);
+        if let Some(emptied) = emptied {
+            // The empty magazine goes to the full one's shard, so that empties don't pile up in producers' shards.
+            (*emptied).origin = (*full).origin;
+            allocator.exchange.return_empty(emptied);
         }
         count(if is_stolen { &heap.counters.steals } else { &heap.counters.refills }, 1);
         note_refill::<L>(heap, bin, usize::from((*full).count));
@@ -103,7 +97,7 @@ fn note_refill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, slots: usize) {
     }
 }
 
-/// The refill of a producer's bin, as [`flow`] says; false where the thread is none, or its shard has nothing for it.
+/// [`refill`] for a producer ([`flow`]); false if the thread is none or its shard has nothing.
 ///
 /// # Safety
 /// As for [`refill`].
@@ -114,19 +108,20 @@ unsafe fn refill_in_order<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
     }
     let allocator = L::allocator();
     let (shard, slot_bytes) = (heap.shard, bins::info(bin).slot_bytes as usize);
-    // SAFETY: the caller's promise; what was taken is this thread's.
+    // SAFETY: the entry and what was taken are this thread's; `slots` ends before `full` is loaded; `fill` finds a
+    // magazine.
     unsafe {
         let overflow = allocator.exchange.reverse_inbox_into_depot(shard, bin);
         if overflow != 0 {
             Homeward::new(&allocator.pages, &allocator.exchange, shard).send_chain(bin, overflow);
         }
         if let Some(full) = allocator.exchange.take_full_of(shard, bin) {
-            // Slots leave at the end; the first to have come leaves first.
+            // Magazines pop at the end. Reversed, the oldest slot leaves first.
             let slots = Magazine::contents(full);
             slots.reverse();
             slots.iter().for_each(|slot| prefetch::to_write(slot.as_ptr()));
             let has_order = flow::has_order(slots, slot_bytes);
-            exchange::<L>(heap, bin, full, false);
+            load_full::<L>(heap, bin, full, false);
             if !has_order {
                 heap.balances.forget(bin);
             }
@@ -140,21 +135,19 @@ unsafe fn refill_in_order<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
     }
 }
 
-/// Fills an empty magazine with slots from spans; false when memory has run out.
-///
 /// # Safety
 /// As for [`refill`].
-unsafe fn refill_from_spans<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, adopt: unsafe fn(*mut HeapOf<L>)) -> bool {
+unsafe fn refill_from_spans<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, flush: unsafe fn(*mut HeapOf<L>)) -> bool {
     let allocator = L::allocator();
     let shard = heap.shard;
-    // SAFETY: the caller's promise; an orphan is this thread's while it is adopted.
+    // SAFETY: `load` finds nothing loaded; an orphan is this thread's until given; `batch` is within the capacity.
     unsafe {
         if !heap.entry(bin).is_loaded() {
             let Some(magazine) = allocator.exchange.empty_magazine(shard, bin) else { return false };
             heap.entry(bin).load(magazine);
         }
         allocator.heaps.adopt_orphans(|orphan| {
-            adopt(orphan);
+            flush(orphan);
             allocator.heaps.give(orphan);
         });
         let batch = next_batch::<L>(heap, bin);
@@ -162,13 +155,13 @@ unsafe fn refill_from_spans<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, adopt: unsa
     }
 }
 
-/// Fills the loaded, empty magazine of `bin` with what `carve` takes into `batch` places; false where that is nothing.
+/// False if `carve`, given `batch` places of the loaded, empty magazine, takes no slot.
 ///
 /// # Safety
-/// As for [`refill`]; `batch` is at most the magazine's capacity.
+/// As for [`refill`]; a magazine of at least `batch` places is loaded.
 unsafe fn fill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, batch: u16, carve: impl FnOnce(&mut Places) -> usize) -> bool {
     let entry = heap.entry(bin);
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller owns the heap; the magazine has `batch` places, and `carve` fills the first `taken` of them.
     let taken = unsafe {
         let taken = carve(entry.places(batch));
         entry.set_count(taken);
@@ -179,8 +172,7 @@ unsafe fn fill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, batch: u16, carve: impl 
     taken > 0
 }
 
-/// How many slots to carve: few at first, so that a thread which needs one block of a size does not
-/// spread over many pages, then twice as many each time.
+/// Few slots at first, so that a thread which needs one block touches few pages; then twice as many each time.
 fn next_batch<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> u16 {
     let capacity = shape::<L>(bin).capacity;
     let Some(batch) = heap.batches.get_mut(usize::from(bin.0)) else { return 1 };

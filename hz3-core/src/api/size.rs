@@ -1,10 +1,10 @@
-//! Size: how many bytes of a block may be used, and blocks that grow or shrink.
+//! Size: usable bytes of a block, and `realloc`.
 //!
-//! A block stays where it is while it fits there well; else its contents move.
+//! A block that fits well in its place stays there; otherwise its contents move.
 
 use crate::allocator::Lane;
 use crate::api::large;
-use crate::api::slack::{keeps_place, with_slack};
+use crate::api::slack::{stays_in_place, with_slack};
 use crate::hardening::canary;
 use crate::hardening::free_mark;
 use crate::hardening::validation::{refuse, require_live, usable};
@@ -12,14 +12,14 @@ use crate::observe::sampling;
 use crate::pages::bins::{self, FOREIGN, MAX_SMALL_BYTES};
 use core::ptr::null_mut;
 
-/// Bytes that may be used of the live block at `block`; `None` where none begins there. Null has 0.
+/// Usable bytes of the block at `block`; 0 for null, `None` if none begins there. A damaged canary aborts the process.
 #[allow(clippy::not_unsafe_ptr_arg_deref, reason = "read only where it is the start of a slot")]
 pub fn usable_bytes<L: Lane>(block: *const u8) -> Option<usize> {
     usable_bytes_for::<L>("malloc_usable_size()", block)
 }
 
-/// [`usable_bytes`] in the name of `entry`.
-#[allow(clippy::not_unsafe_ptr_arg_deref, reason = "as above")]
+/// [`usable_bytes`], with `entry` in messages.
+#[allow(clippy::not_unsafe_ptr_arg_deref, reason = "read only where it is the start of a slot")]
 #[inline]
 pub fn usable_bytes_for<L: Lane>(entry: &str, block: *const u8) -> Option<usize> {
     if block.is_null() {
@@ -30,26 +30,26 @@ pub fn usable_bytes_for<L: Lane>(entry: &str, block: *const u8) -> Option<usize>
     match tag.bin() {
         FOREIGN => large_usable::<L>(entry, block.addr()),
         bin => {
-            // SAFETY: a slot of 16 bytes or more begins at the block where the first test says so.
+            // SAFETY: `is_slot` is true, so a slot of 16 bytes or more begins at `block`.
             let is_live = pages.is_slot(tag, block.addr()) && !(L::MARKS && unsafe { free_mark::is_set(block) });
-            // SAFETY: as above, and it is not free.
+            // SAFETY: a slot of `bin` begins at `block` and is not marked free.
             is_live.then(|| unsafe { usable::<L>(entry, bin, block) })
         }
     }
 }
 
-/// Bytes that may be used of the large block at `address`; `None` where none begins there.
+/// [`usable_bytes`] of a large block.
 fn large_usable<L: Lane>(entry: &str, address: usize) -> Option<usize> {
     let bytes = large::usable_bytes(&L::allocator().pages, entry, address)?;
     Some(if L::HARDENED { bytes } else { sampling::usable_bytes::<L>(address, bytes) })
 }
 
-/// Resizes the block at `block` to `bytes`, at most `isize::MAX`, by `malloc` and `free` where it must move; contents are kept up
-/// to the smaller size. Null, and the block as it was, when memory has run out. A null block is allocated.
+/// Resizes `block` to `bytes`, at most `isize::MAX`, in place or with `malloc` and `free`, and keeps its contents. A
+/// null block is allocated. Null, with nothing changed, when memory has run out.
 ///
 /// # Safety
-/// `block` is null or a live block of this lane's; the caller uses the result in its place. `malloc` and `free` are the
-/// lane's.
+/// `block` is null or a live block of this lane. After success the caller no longer uses it. `malloc` and `free` are
+/// the lane's.
 pub unsafe fn realloc<L: Lane>(
     block: *mut u8,
     bytes: usize,
@@ -67,7 +67,7 @@ pub unsafe fn realloc<L: Lane>(
             None => refuse(pages, "realloc()", block.addr()),
         },
         bin => {
-            // SAFETY: the tag is the page's, and then a live block's.
+            // SAFETY: `tag` is the page's; after `require_live` a live slot of `bin` begins at `block`.
             unsafe {
                 require_live(pages, "realloc()", tag, block);
                 usable::<L>("realloc()", bin, block)
@@ -77,20 +77,20 @@ pub unsafe fn realloc<L: Lane>(
     if L::HARDENED {
         let slot_bytes = bins::info(tag.bin()).slot_bytes as usize;
         let wanted = bytes.saturating_add(L::TRAILER_BYTES);
-        if tag.bin() != FOREIGN && wanted <= slot_bytes && keeps_place(wanted, slot_bytes) {
-            // SAFETY: the block is the caller's, and its slot holds what is wanted.
+        if tag.bin() != FOREIGN && wanted <= slot_bytes && stays_in_place(wanted, slot_bytes) {
+            // SAFETY: the caller owns the block, and its slot has room for `bytes` and the trailer.
             unsafe { canary::seal(canary::process_key::<L::Os>(), block, slot_bytes, bytes) };
             return block;
         }
-    } else if bytes <= old && keeps_place(bytes, old) {
+    } else if bytes <= old && stays_in_place(bytes, old) {
         return block;
     }
     const { assert!(L::TRAILER_BYTES < MAX_SMALL_BYTES) }
-    let large_from = MAX_SMALL_BYTES - L::TRAILER_BYTES;
-    if tag.bin() == FOREIGN && old > large_from && bytes > large_from {
-        // Before the block may move: another thread's may come to lie in its place at once.
+    let max_small_bytes = MAX_SMALL_BYTES - L::TRAILER_BYTES;
+    if tag.bin() == FOREIGN && old > max_small_bytes && bytes > max_small_bytes {
+        // Before the block may move: another thread's block may take its address at once.
         let sample = sampling::take::<L>(block.addr());
-        // SAFETY: the block is the caller's.
+        // SAFETY: the caller owns the live block.
         let here = unsafe { large::resize(pages, block.addr(), bytes) };
         if !here.is_null() {
             sampling::large::<L>(here.addr(), bytes);
@@ -106,19 +106,19 @@ pub unsafe fn realloc<L: Lane>(
         if bytes > old {
             return null_mut();
         }
-        // A block that shrinks still fits where it is.
+        // A block that shrinks still fits in its place.
         if L::HARDENED && tag.bin() == FOREIGN {
-            // SAFETY: the block is the caller's, and holds more than `bytes`.
+            // SAFETY: the caller owns the block, which is at least `bytes` long.
             unsafe { large::reseal(pages, block.addr(), bytes) };
         } else if L::HARDENED {
-            // SAFETY: the block is the caller's, and its slot holds what is wanted.
+            // SAFETY: the caller owns the block, and its slot already had room for `bytes` and the trailer.
             unsafe {
                 canary::seal(canary::process_key::<L::Os>(), block, bins::info(tag.bin()).slot_bytes as usize, bytes)
             };
         }
         return block;
     }
-    // SAFETY: two live blocks, both at least as long as what is copied; the old one ends here.
+    // SAFETY: two live blocks, each at least as long as the copy; the caller gives up the old one.
     unsafe {
         new.copy_from_nonoverlapping(block, old.min(bytes));
         free(block);

@@ -1,31 +1,28 @@
-//! Slack: what `realloc` adds to a large block that grows step by step, and what a block that shrinks may keep.
+//! Slack: extra bytes that `realloc` gives to large blocks that grow in steps, and keeps in blocks that shrink.
 //!
 //! ```text
-//! asked for   |████████|            |█████████|          |██████████|
+//! requested   |████████|            |█████████|          |██████████|
 //! pages       |████████|  moves →   |█████████|·|        |██████████|   in place
 //! ```
 //!
-//! A buffer that is appended to grows by an eighth or less at a time, and each time that it moves all of it is copied.
-//! With room for one more such step every second move is saved, and for smaller steps nearly all.
+//! An append buffer grows by an eighth or less per step, and each move copies all of it. Room for one more step saves
+//! every second move, or nearly all if steps are smaller.
 
 use crate::pages::bins::MAX_SMALL_BYTES;
 use crate::platform::units::PAGE_BYTES;
 
-/// The part of a block that one step of growth adds at most, and that its slack is: an eighth. Chosen: what CPython's
-/// lists and strings grow by, and what a small block may waste.
+/// Largest step of growth, and the slack, as a part of the block. Chosen: CPython's growth of lists and strings.
 const STEP: usize = 8;
 
-/// Bytes to allocate for a block of `old` usable bytes that must move to hold `bytes`: some more where both are large
-/// and the step is so small that another one is likely.
+/// Bytes to allocate when a block of `old` usable bytes moves to grow to `bytes`: with slack if another step is likely.
 pub fn with_slack(bytes: usize, old: usize) -> usize {
     let is_step = old > MAX_SMALL_BYTES && bytes > old && bytes - old <= old / STEP + PAGE_BYTES;
     if is_step { bytes.saturating_add(bytes / STEP + PAGE_BYTES / 2) } else { bytes }
 }
 
-/// Whether a block of `old` usable bytes stays where it is when it shrinks to `bytes`: down to half, so
-/// that a size which hovers around a bin's edge does not move each time, and always when tiny. A large one keeps no
-/// more than [`with_slack`] may have added, and a few pages.
-pub fn keeps_place(bytes: usize, old: usize) -> bool {
+/// Whether a block of `old` usable bytes stays in place when it shrinks to `bytes`: a small one down to half, so that
+/// sizes around a bin's edge don't move each time; a large one with at most the slack and a few pages to spare.
+pub fn stays_in_place(bytes: usize, old: usize) -> bool {
     if old > MAX_SMALL_BYTES {
         old - bytes <= bytes / STEP + 2 * PAGE_BYTES || old - bytes < 4 * PAGE_BYTES && bytes > MAX_SMALL_BYTES
     } else {
@@ -59,7 +56,7 @@ mod tests {
                 [bytes - 1, bytes - bytes / 16, bytes - bytes / 9, bytes / 2].map(|old| pages_for(old) * PAGE_BYTES)
             {
                 let usable = pages_for(with_slack(bytes, old)) * PAGE_BYTES;
-                assert!(usable <= bytes + bytes / 8 + 2 * PAGE_BYTES && keeps_place(bytes, usable), "{bytes} {old}");
+                assert!(usable <= bytes + bytes / 8 + 2 * PAGE_BYTES && stays_in_place(bytes, usable), "{bytes} {old}");
             }
         }
     }

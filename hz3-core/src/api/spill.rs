@@ -1,4 +1,4 @@
-//! Spill: what makes room in a thread's full entry.
+//! Spill: makes room in a thread's full entry.
 //!
 //! ```text
 //! empty magazine, spare magazine → own depot (adopted) → home through the stash (not adopted, or depot full)
@@ -17,13 +17,13 @@ use crate::transfer::homeward::Homeward;
 use crate::transfer::magazine::Magazine;
 use crate::transfer::remote_stash::RemoteStash;
 
-/// Makes room in the full entry of `bin`; false where it can't.
+/// Makes room in the full entry of `bin`; false when memory has run out. May take a shard's lock.
 ///
 /// # Safety
 /// The heap is the calling thread's, and the entry is full.
 pub unsafe fn spill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
     heap.mark_active(bin);
-    // SAFETY: the heap is this thread's and its magazines with it.
+    // SAFETY: the heap is this thread's. `oldest` is loaded and full when passed on, and unloaded once given away.
     unsafe {
         if !heap.entry(bin).is_loaded() {
             return load_empty::<L>(heap, bin);
@@ -32,7 +32,7 @@ pub unsafe fn spill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
         if !heap.entry(bin).is_full() {
             return true;
         }
-        stop_at_a_stranger::<L>(heap, bin, oldest);
+        check_slots::<L>(heap, bin, oldest);
         // Before it is given away, because from then on it is another thread's.
         heap.entry(bin).unload();
         if L::ADOPT || !keep_own::<L>(heap, bin, oldest) {
@@ -46,24 +46,23 @@ pub unsafe fn spill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
     }
 }
 
-/// Loads an empty magazine; false where there is none.
+/// False when memory has run out.
 ///
 /// # Safety
-/// As for [`spill`]; nothing is loaded.
+/// The heap is the calling thread's, and nothing is loaded for `bin`.
 unsafe fn load_empty<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
     let Some(magazine) = L::allocator().exchange.empty_magazine(heap.shard, bin) else { return false };
-    // SAFETY: the caller's promise; the magazine is this thread's.
+    // SAFETY: the heap and the magazine are this thread's, and nothing is loaded.
     unsafe { heap.entry(bin).load(magazine) };
     true
 }
 
-/// Exchanges the loaded magazine for the spare one, made where there is none. Returns what is loaded then: an empty
-/// magazine, or the older of two full ones. `None` when memory has run out.
+/// The newly loaded magazine: empty, or the older of two full ones. `None` when memory has run out.
 ///
 /// # Safety
-/// As for [`spill`]; a magazine is loaded.
+/// The heap is the calling thread's, and a magazine is loaded for `bin`.
 unsafe fn swap_with_spare<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> Option<*mut Magazine> {
-    // SAFETY: the caller's promise; a magazine that was just made is this thread's.
+    // SAFETY: the caller owns the heap; both magazines are there, and one that was just made is this thread's.
     unsafe {
         if heap.entry(bin).spare().is_null() {
             let magazine = L::allocator().exchange.empty_magazine(heap.shard, bin)?;
@@ -74,17 +73,17 @@ unsafe fn swap_with_spare<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> Option<*mu
     }
 }
 
-/// In a lane that marks: stops the process where `magazine` has an address that is no slot of `bin`.
+/// Aborts the process if `magazine` has an address that is no slot of `bin`, in a lane that marks.
 ///
 /// # Safety
-/// As for [`spill`]; the magazine is loaded.
-unsafe fn stop_at_a_stranger<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Magazine) {
-    // SAFETY: the caller's promise.
+/// The heap is the calling thread's, and `magazine` is loaded, with its slots counted.
+unsafe fn check_slots<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Magazine) {
+    // SAFETY: the caller owns the magazine, and nothing else refers to its slots; 0 places need no slots.
     unsafe {
         if L::MARKS
             && let Some(address) = first_invalid(&L::allocator().pages, bin, Magazine::contents(magazine))
         {
-            // A handler of the program's for SIGABRT may allocate.
+            // The program's SIGABRT handler may allocate.
             heap.entry(bin).set_count(0);
             heap.settled();
             misuse_of::<L>("free()", "invalid pointer", bin, address);
@@ -92,8 +91,6 @@ unsafe fn stop_at_a_stranger<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: 
     }
 }
 
-/// Notes slots of `bin` that the thread hands on, if that is asked for; `adopted` says whether those of others stay with
-/// its shard.
 #[inline]
 fn note_freed<L: Lane>(shard: ShardId, bin: Bin, adopted: bool, slots: &[Slot]) {
     let allocator = L::allocator();
@@ -103,15 +100,14 @@ fn note_freed<L: Lane>(shard: ShardId, bin: Bin, adopted: bool, slots: &[Slot]) 
     }
 }
 
-/// Puts the full `magazine` into the depot of the thread's shard, or, for a consumer whose slots have one owner, into
-/// that owner's inbox; false, and nothing done, where that is full.
+/// Gives the full `magazine` to the own depot or, from a consumer, to its slots' one owner; false if that is full.
 ///
 /// # Safety
-/// As for [`spill`]; the caller owns the magazine, which is not loaded, and no longer does after a success.
+/// As for [`spill`]; the caller owns `magazine`, which is not loaded, and no longer does after a success.
 unsafe fn put_full<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Magazine) -> bool {
     let allocator = L::allocator();
     let shard = heap.shard;
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller owns `magazine`, its slots are counted, and nothing else refers to them.
     unsafe {
         let (slots, capacity) = (Magazine::contents(magazine), (*magazine).capacity);
         let slot_count = slots.len();
@@ -135,10 +131,10 @@ unsafe fn put_full<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Magaz
 /// Sends the slots of the full `magazine` home; it is empty afterwards.
 ///
 /// # Safety
-/// As for [`spill`]; the caller owns the magazine, which is not loaded.
+/// As for [`spill`]; the caller owns `magazine`, which is not loaded.
 unsafe fn send_home<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Magazine) {
     let allocator = L::allocator();
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller owns the heap and `magazine`, which is not loaded.
     unsafe {
         count(&heap.counters.homeward, u64::from((*magazine).count));
         let mut homeward = Homeward::new(&allocator.pages, &allocator.exchange, heap.shard);
@@ -146,7 +142,7 @@ unsafe fn send_home<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Maga
     }
 }
 
-/// Sends the slots of the full `magazine` that other shards own home; true where that made room.
+/// Sends home the slots of the full `magazine` that other shards own; true if that made room.
 ///
 /// # Safety
 /// As for [`send_home`].
@@ -154,7 +150,7 @@ unsafe fn keep_own<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Magaz
     let allocator = L::allocator();
     let shard = heap.shard;
     let mut homeward = Homeward::new(&allocator.pages, &allocator.exchange, shard);
-    // SAFETY: the heap is this thread's and the magazine with it; each slot is moved once, to no later place.
+    // SAFETY: the caller owns the heap and `magazine`; `kept` never passes the drain.
     unsafe {
         let (places, all) = (Magazine::slots(magazine), usize::from((*magazine).count));
         let mut kept = 0;
@@ -175,13 +171,12 @@ unsafe fn keep_own<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Magaz
     }
 }
 
-/// Bytes of a cache line. Outside rule: x86-64, and AArch64 but for a few.
+/// Bytes of a cache line. Outside rule: x86-64 and nearly all AArch64.
 const LINE_BYTES: u32 = 64;
 
-/// Sends `slot` home where it shares a cache line with slots of another shard; else returns it. For the first slot that a
-/// thread frees in a bin: were it kept, it would be the next to be handed out, again and again, and its line would go back
-/// and forth between this thread and its neighbours' for as long.
-pub fn send_neighbour_home<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, slot: Slot) -> Option<Slot> {
+/// Sends `slot`, the first that a thread frees in a bin, home if it shares a cache line with another shard's slots: its
+/// reuse would share that line falsely, again and again. Otherwise returns it.
+pub fn send_shared_line_home<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, slot: Slot) -> Option<Slot> {
     let (allocator, shard) = (L::allocator(), heap.shard);
     let owner = allocator.pages.owner(slot.address());
     if bins::info(bin).slot_bytes >= LINE_BYTES || owner == shard {

@@ -1,4 +1,4 @@
-//! Books: the walker that checks an allocator's counts, lists and tags against each other. For tests and debug builds.
+//! Books: checks an allocator's counts, lists and page tags against each other, for tests and debug builds.
 
 use crate::allocator::Lane;
 use crate::observe::stats::{collect, each_cached, small_bins};
@@ -12,7 +12,6 @@ use crate::platform::os::Os;
 use crate::platform::units::PAGE_BYTES;
 use crate::record::heat::SHARDS;
 
-/// What the walk over an arena's spans found of one shard and bin.
 #[derive(Clone, Copy, Default)]
 struct Found {
     spans: u32,
@@ -20,13 +19,12 @@ struct Found {
     out: u64,
 }
 
-/// Checks lane `L`'s books, for tests and debug builds, at a moment when no thread allocates or frees: every
-/// committed page belongs to exactly one span or run, each shard's and bin's counts are those of its spans'
-/// bitmaps, the lists hold the spans with room and no others, every cached slot is one that its span counts
-/// as handed out, and the parts add up to what is committed. Takes every shard's lock, then the run lock.
+/// Checks all of lane `L` while no thread allocates or frees. Every committed page belongs to one span or run; the
+/// counts of each shard and bin match its spans' bitmaps; the lists have exactly the spans with room; every cached slot
+/// is out of its span; and the parts add up to the committed bytes. Takes every shard's lock, then the run lock.
 ///
 /// # Errors
-/// Names the broken rule. While threads are at work, a rule may seem broken that is not.
+/// The broken rule. While threads work, false alarms are possible.
 pub fn check_accounts<L: Lane>() -> Result<(), &'static str> {
     let allocator = L::allocator();
     check_runs(&allocator.pages.runs)?;
@@ -41,21 +39,21 @@ pub fn check_accounts<L: Lane>() -> Result<(), &'static str> {
     if sum == stats.committed_bytes { Ok(()) } else { Err("the parts do not add up to what is committed") }
 }
 
-/// The part of [`check_accounts`] about spans; returns the bytes of large blocks in arenas.
+/// Returns the bytes of large blocks in arenas.
 fn check_spans<L: Lane>() -> Result<usize, &'static str> {
     const { assert!(L::SHARD_COUNT <= SHARDS) }
     let allocator = L::allocator();
     let spans = &allocator.pages.runs.spans;
-    // All at once, so that what the walk sees of spans in use is one moment's.
+    // All locks at once, for one consistent view of the spans in use.
     let owned: [_; SHARDS] =
         core::array::from_fn(|shard| allocator.exchange.shards().get(shard).map(|shard| shard.owned().lock()));
     let mut found = [[Found::default(); BINS]; SHARDS];
     let mut purged_pages = [0; SHARDS];
-    let (mut large_bytes, mut held_bytes) = (0, 0);
+    let (mut large_bytes, mut waiting_bytes) = (0, 0);
     walk_runs(&allocator.pages.runs, |span| {
         match span.kind {
             Kind::Large => large_bytes += span.bytes(),
-            Kind::Waiting => held_bytes += span.bytes(),
+            Kind::Waiting => waiting_bytes += span.bytes(),
             Kind::Small => {
                 let info = bins::info(span.bin);
                 if !span.is_consistent() || span.pages as usize != usize::from(info.span_pages) + L::GUARD_PAGES {
@@ -82,7 +80,7 @@ fn check_spans<L: Lane>() -> Result<usize, &'static str> {
         }
         Ok(())
     })?;
-    if held_bytes != allocator.pages.guards.waiting_bytes() {
+    if waiting_bytes != allocator.pages.guards.waiting_bytes() {
         return Err("the bytes of runs that are held");
     }
     for ((owned, found), purged_pages) in owned.iter().zip(&found).zip(purged_pages) {
@@ -102,7 +100,6 @@ fn check_spans<L: Lane>() -> Result<usize, &'static str> {
     Ok(large_bytes)
 }
 
-/// The part of [`check_accounts`] about slots in magazines, stashes and depots.
 fn check_caches<L: Lane>() -> Result<(), &'static str> {
     let runs = &L::allocator().pages.runs;
     let mut result = Ok(());
@@ -112,14 +109,14 @@ fn check_caches<L: Lane>() -> Result<(), &'static str> {
             *cached += count as u64;
         }
         for index in 0..count {
-            // SAFETY: `count` slots lie there; volatile, as in `Magazine::peek`.
+            // SAFETY: `count` places, never unmapped. Volatile: their thread may write them, each as one aligned word.
             let slot = unsafe { slots.add(index).read_volatile() };
             let tag = runs.arenas.tag_value(slot.addr());
             if tag.kind() != Kind::Small || tag.bin() != bin {
                 result = Err("a cached slot of another bin");
             } else {
                 let _owned = L::allocator().exchange.shard(tag.owner()).owned().lock();
-                // SAFETY: a small span's descriptor is its shard's, whose lock is held.
+                // SAFETY: a small page's tag has the id of its span, whose shard's lock is held.
                 let span = unsafe { &*at(&runs.spans, tag.span()) };
                 if !span.is_out(bins::info(bin), slot.addr()) {
                     result = Err("a cached slot that its span does not count as handed out");
@@ -136,12 +133,11 @@ fn check_caches<L: Lane>() -> Result<(), &'static str> {
     result
 }
 
-/// Calls `look` with each span and free run of every arena, by address, under the run lock; checks on the
-/// way that they cover every committed page once and that the page tags say so. For tests and debug builds,
-/// at a moment when no span is in transit.
+/// Calls `look` with every span and free run in address order, and checks that they cover each committed page once,
+/// with the right tags. Takes the run lock. No span may be in transit.
 ///
 /// # Errors
-/// Names the broken rule, or hands on the first error of `look`.
+/// The broken rule, or the first error of `look`.
 pub fn walk_runs<O: Os>(
     runs: &Runs<O>,
     mut look: impl FnMut(&Span) -> Result<(), &'static str>,
@@ -179,10 +175,10 @@ pub fn walk_runs<O: Os>(
     })
 }
 
-/// Checks every list against the descriptors and the tags; for tests and debug builds.
+/// Checks the lists of free runs against descriptors and tags. Takes the run lock.
 ///
 /// # Errors
-/// Names the broken rule.
+/// The broken rule.
 pub fn check_runs<O: Os>(runs: &Runs<O>) -> Result<(), &'static str> {
     let mut free = runs.lock();
     for kind in [Kind::Dirty, Kind::Clean] {

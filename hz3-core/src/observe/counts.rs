@@ -1,23 +1,22 @@
-//! Counts: what an allocator's memory is used for, as numbers with names. Each count is declared once, here.
+//! Counts: named numbers of what an allocator's memory is used for, each declared once, here.
 //!
 //! ```text
 //! mapped     = committed + direct + unreturned + metadata
 //! committed  = live small + live large
-//!            + in magazines + in stashes + in depots             free slots, cached
-//!            + in quarantine + waiting runs                      freed a short while ago (hardened lane)
-//!            + free in spans + waste of spans                    free slots at home or never handed out; rests
+//!            + in magazines + in stashes + in depots             cached slots
+//!            + in quarantine + waiting runs                      freed recently (hardened lane)
+//!            + free in spans + waste of spans                    slots at home or never carved; tails of spans
 //!            + dirty + clean + purging                           free runs
 //! ```
 
-/// A count's name, and how it is read and written.
 struct Row {
     name: &'static str,
     get: fn(&Stats) -> usize,
-    /// Does nothing for a sum of other counts.
+    /// No-op for a sum of other counts.
     set: fn(&mut Stats, usize),
 }
 
-/// Declares the counts, in the order of [`Stats::rows`]: `count` is a field, `sum` a method of [`Stats`].
+/// Declares the counts in the order of [`Stats::rows`]: `count` is a field, `sum` a method of [`Stats`].
 macro_rules! counts {
     (@ [$($field:tt)*] [$($row:tt)*] $(#[$doc:meta])* count $name:ident as $label:literal; $($rest:tt)*) => {
         counts! {
@@ -30,7 +29,7 @@ macro_rules! counts {
         counts! { @ [$($field)*] [$($row)* Row { name: $label, get: |stats| stats.$name(), set: |_, _| {} },] $($rest)* }
     };
     (@ [$($field:tt)*] [$($row:tt)*]) => {
-        /// Counts of one allocator. Bytes unless said otherwise.
+        /// Counts of one allocator, in bytes unless the name says otherwise.
         #[derive(Clone, Copy, Default, Debug)]
         #[non_exhaustive]
         pub struct Stats { $($field)* }
@@ -46,93 +45,93 @@ counts! {
     /// Address space reserved for arenas.
     count reserved_bytes as "reserved_bytes";
     sum mapped_bytes as "mapped_bytes";
-    /// Descriptors, magazines, heaps and page tags, as far as their address space has been made usable.
+    /// Usable address space of descriptors, magazines, heaps, page tags and the heap profile.
     count metadata_bytes as "metadata_bytes";
-    /// Of `reserved_bytes`, made usable so far.
+    /// Usable part of `reserved_bytes`.
     count committed_bytes as "committed_bytes";
     sum live_bytes as "live_bytes";
-    /// Slots that the program holds.
+    /// Slots of live blocks.
     count small_live_bytes as "small_live_bytes";
     /// Large blocks in arenas.
     count large_bytes as "large_bytes";
-    /// Blocks that are mappings of their own.
+    /// Direct mappings.
     count direct_bytes as "direct_bytes";
-    /// Number of blocks that are mappings of their own.
+    /// Number of direct mappings.
     count direct_blocks as "direct_blocks";
-    /// Free slots in the loaded and spare magazines of all heaps.
+    /// Slots in the loaded and spare magazines of all heaps.
     count magazine_bytes as "magazine_bytes";
-    /// Free slots in the remote stashes of all heaps.
+    /// Slots in the remote stashes of all heaps.
     count stash_bytes as "stash_bytes";
-    /// Free slots in depots and inboxes.
+    /// Slots in depots and inboxes.
     count depot_bytes as "depot_bytes";
-    /// Free slots in spans: at home, or never handed out.
+    /// Free slots in spans: at home or never carved.
     count span_free_bytes as "span_free_bytes";
-    /// What spans hold beyond their last slot.
+    /// Tails of spans, too short for a slot.
     count span_waste_bytes as "span_waste_bytes";
-    /// Of `span_free_bytes` and `span_waste_bytes`, pages that hold no memory.
+    /// Purged pages within `span_free_bytes` and `span_waste_bytes`.
     count span_purged_bytes as "span_purged_bytes";
-    /// Free runs that may hold memory.
+    /// Dirty runs: free runs that may hold memory.
     count dirty_bytes as "dirty_bytes";
-    /// Free runs that hold none.
+    /// Clean runs: free runs that hold no memory.
     count clean_bytes as "clean_bytes";
-    /// Free runs whose memory is being given back at this moment.
+    /// Free runs that are being purged now.
     count purging_bytes as "purging_bytes";
-    /// Pages of small spans.
+    /// Spans of small blocks.
     count small_span_bytes as "small_span_bytes";
-    /// Slots that are live, in a magazine or in a stash; what the shards count.
+    /// Slots out of their spans: live or cached.
     count small_out_bytes as "small_out_bytes";
-    /// Memory given back to the system so far.
+    /// Bytes purged so far.
     count purged_bytes as "purged_bytes";
-    /// Heaps ever made, a number.
+    /// Heaps ever made.
     count heaps as "heaps";
-    /// Refills from the own shard's depots, a number.
+    /// Refills from the thread's own shard's depot or inbox.
     count refills as "refills";
-    /// Refills from other shards, a number.
+    /// Refills from other shards.
     count steals as "steals";
-    /// Refills from spans, a number.
+    /// Refills from spans.
     count carves as "carves";
-    /// Magazines handed to depots, a number.
+    /// Magazines put into depots and inboxes by spills.
     count spills as "spills";
-    /// Slots that went home, a number.
+    /// Slots sent home.
     count homeward as "homeward_slots";
-    /// Mappings that are nobody's any more and that the system did not take back.
+    /// Unused mappings that the system refused to unmap.
     count unreturned_bytes as "unreturned_bytes";
-    /// Free slots that the hardened lane keeps out of reuse for a while.
+    /// Slots in quarantine (hardened lane).
     count quarantine_bytes as "quarantine_bytes";
-    /// Free runs that the hardened lane keeps out of reuse for a while.
+    /// Free runs that wait before reuse (hardened lane).
     count held_bytes as "held_bytes";
-    /// Guards that the system refused to make or to remove, a number.
+    /// Guards that the system refused to install or remove.
     count refused_guards as "refused_guards";
 }
 
 impl Stats {
-    /// Blocks in arenas that the program holds.
+    /// Live blocks in arenas, in bytes of their slots or pages.
     pub fn arena_live_bytes(&self) -> usize {
         self.small_live_bytes + self.large_bytes
     }
 
-    /// Every block that the program holds.
+    /// All live blocks, in bytes of their slots or pages.
     pub fn live_bytes(&self) -> usize {
         self.arena_live_bytes() + self.direct_bytes
     }
 
-    /// Free slots in threads' caches and in those that threads share.
+    /// Cached slots: in magazines, stashes, depots and quarantines.
     pub fn cached_bytes(&self) -> usize {
         self.magazine_bytes + self.stash_bytes + self.depot_bytes + self.quarantine_bytes
     }
 
-    /// What is free in spans and in runs, or lost to the rests of spans.
+    /// Bytes free in spans and runs, or lost to tails of spans.
     pub fn uncached_bytes(&self) -> usize {
         let in_runs = self.dirty_bytes + self.clean_bytes + self.purging_bytes + self.held_bytes;
         self.span_free_bytes + self.span_waste_bytes + in_runs
     }
 
-    /// Address space that the allocator can use.
+    /// Usable address space, the allocator's own included.
     pub fn mapped_bytes(&self) -> usize {
         self.committed_bytes + self.direct_bytes + self.unreturned_bytes + self.metadata_bytes
     }
 
-    /// Every count with its name.
+    /// All counts with their names.
     pub fn rows(&self) -> [(&'static str, usize); ROWS] {
         let mut rows = [("", 0); ROWS];
         for (place, row) in rows.iter_mut().zip(ROW_LIST) {
@@ -141,7 +140,7 @@ impl Stats {
         rows
     }
 
-    /// Counts from their [`Stats::rows`].
+    /// The inverse of [`Stats::rows`].
     pub fn from_rows(rows: &[u64; ROWS]) -> Stats {
         let mut stats = Stats::default();
         for (row, &value) in ROW_LIST.iter().zip(rows) {
@@ -150,11 +149,11 @@ impl Stats {
         stats
     }
 
-    /// What the address space is used for; the bytes add up to [`Stats::mapped_bytes`].
+    /// The uses of address space; their bytes add up to [`Stats::mapped_bytes`].
     pub fn uses(&self) -> [Use; USES] {
         let held = |name, bytes, held_bytes, knob| Use { name, bytes, held_bytes, knob };
         let all = |name, bytes, knob| held(name, bytes, bytes, knob);
-        // Purged pages are of free slots, and of rests only where no slot reaches into their page.
+        // Purged pages contain free slots; a tail lies in one only if no slot reaches into its page.
         let free_held = self.span_free_bytes.saturating_sub(self.span_purged_bytes);
         [
             all("live_small", self.small_live_bytes, "the program's own blocks up to 32 KiB"),
@@ -190,14 +189,13 @@ pub const USES: usize = 15;
 /// One use of address space.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Use {
-    /// Its name, as in the statistics' JSON.
+    /// Name, as in the JSON statistics.
     pub name: &'static str,
     /// Bytes of address space.
     pub bytes: usize,
-    /// Of them, those that may hold memory, as far as hz3 knows: it has not given them back. What the program never
-    /// wrote to holds none, which hz3 can't know.
+    /// Part of `bytes` not returned to the system. It may hold memory; pages that the program never touched hold none.
     pub held_bytes: usize,
-    /// What changes it.
+    /// What changes it, for the user.
     pub knob: &'static str,
 }
 
@@ -205,7 +203,6 @@ pub struct Use {
 mod tests {
     use super::*;
 
-    /// Counts of which no two are the same.
     fn distinct() -> Stats {
         let mut rows = [0; ROWS];
         for (index, row) in rows.iter_mut().enumerate() {
@@ -219,7 +216,7 @@ mod tests {
         let stats = distinct();
         let rows = stats.rows().map(|(_, value)| value as u64);
         assert_eq!(Stats::from_rows(&rows).rows(), stats.rows());
-        // All but the two sums are as they were given.
+        // All but the two sums are unchanged.
         let changed = rows.iter().enumerate().filter(|&(index, &row)| row != 1 << index).count();
         assert_eq!(changed, 2);
     }

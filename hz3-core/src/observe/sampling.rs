@@ -1,17 +1,14 @@
-//! Sampling: how allocations get into the profile, and out of it.
+//! Sampling: chooses allocations for the heap profile and removes them when freed.
 //!
 //! ```text
-//! thread pointer → decoy: entries all null, pace          each call takes its slow path, and counts its bytes
-//!                    └──→ heap                            from which the slow path serves all but samples
-//! sampled small block = a run of pages, tagged large      its free finds the table of sampled blocks
+//! thread pointer → decoy: null entries, pace              each call takes its slow path, and counts its bytes
+//!                    └──→ heap                            serves the slow path, except for samples
+//! sampled small block = a run of pages, tagged large      its free looks it up among the sampled blocks
 //! ```
 //!
-//! A sampled block differs from others by its page tag alone, so that nothing has to be looked up for the rest.
-//! It is never in a magazine: what is freed goes back to the runs. While there is no profile, threads have no
-//! decoys, and what is left of all this is one test in each slow path.
-//!
-//! A thread counts what was asked for, by its own calls; what it allocates while it has no heap (in destructors
-//! that run late) or before the profile began is not in the profile.
+//! Only its page tag marks a sampled block, so other frees look up nothing. Its pages return to the free runs, never to
+//! a magazine. Without a profile there are no decoys, and each slow path has one test. Threads count requested sizes;
+//! those without a heap (late destructors) count nothing.
 
 use crate::allocator::{HeapOf, Lane, thread_heap};
 use crate::pages::bins::{self, MAX_SMALL_BYTES, bin_for};
@@ -21,52 +18,50 @@ use crate::thread::heap::{self, is_static};
 use core::ffi::{c_int, c_void};
 use core::ptr::NonNull;
 
-/// Begins the profile of lane `L`: this thread, and those that start from here on, are sampled. Call it once, before
-/// there are other threads, in a lane whose blocks are freed by address: who frees by size alone, as
-/// [`crate::api::global_alloc::Hz3`] does, can't tell a sampled block where memory for the thread's decoy was refused.
+/// Begins the profile: samples this thread and those that start later. Call it once, before there are others, and only
+/// if blocks are freed by address: a free by size can't tell sampled blocks if there was no memory for a decoy.
 pub fn begin<L: Lane>(unwinder: Unwinder, interval_bytes: usize) {
     let allocator = L::allocator();
-    // Once before it counts, because the first walk may load and initialise something.
+    // An uncounted walk first: it may load and initialise something.
     let mut walk = Walk::new(unwinder);
-    walk.go();
+    walk.run();
     allocator.profile.begin(unwinder, interval_bytes);
-    // SAFETY: the heap, and the pointer, are this thread's.
+    // SAFETY: the pointer and the heap are this thread's.
     unsafe {
         if let Some(heap) = thread_heap::<L>()
             && heap::decoy(L::heap()).is_none()
         {
-            disguise::<L>(heap);
+            install_decoy::<L>(heap);
         }
     }
 }
 
-/// Puts the decoy of `heap` at the thread's pointer, so that the thread is sampled from here on. Where the system
-/// has no memory for one, the thread is not.
+/// Points the thread at the decoy of `heap`: samples it from now on, unless memory has run out.
 ///
 /// # Safety
 /// The heap is the calling thread's.
 #[cold]
-pub unsafe fn disguise<L: Lane>(heap: *mut HeapOf<L>) {
+pub unsafe fn install_decoy<L: Lane>(heap: *mut HeapOf<L>) {
     let allocator = L::allocator();
-    // SAFETY: the caller's promise; the decoy is the thread's with the heap.
+    // SAFETY: the caller owns the heap and so its decoy, which is never unmapped and no other thread's.
     unsafe {
         if let Some(decoy) = allocator.heaps.decoy_of(heap) {
             let seed = decoy.as_ptr().addr() as u64 ^ (u64::from(L::Os::now_ms()) << 40);
             (*decoy.as_ptr()).pace.start(seed, allocator.profile.interval_bytes());
-            // A forked child's heap may come from a thread that was taking a sample.
+            // In a forked child, the heap's former thread may have been taking a sample.
             (*decoy.as_ptr()).pace.set_busy(false);
             L::set_heap(decoy.as_ptr().cast());
         }
     }
 }
 
-/// A sampled block of `bytes`, at most [`MAX_SMALL_BYTES`], which `make` makes, if the calling thread is due for one.
+/// The sampled block that `make` allocates for `bytes`, at most [`MAX_SMALL_BYTES`], if a sample is due.
 #[inline]
 pub fn small<L: Lane>(bytes: usize, make: impl FnOnce() -> Option<NonNull<u8>>) -> Option<NonNull<u8>> {
     if L::allocator().profile.is_on() { sample_if_due::<L>(bytes, make) } else { None }
 }
 
-/// Counts an allocation of `bytes` and, where it is due, has `block` make it, and takes the stack down.
+/// Counts an allocation; if a sample is due, `block` allocates it, and its stack is recorded.
 #[cold]
 #[inline(never)]
 fn sample_if_due<L: Lane>(bytes: usize, block: impl FnOnce() -> Option<NonNull<u8>>) -> Option<NonNull<u8>> {
@@ -74,25 +69,25 @@ fn sample_if_due<L: Lane>(bytes: usize, block: impl FnOnce() -> Option<NonNull<u
     if is_static(L::heap()) {
         thread_heap::<L>()?;
     }
-    // SAFETY: the thread's own pointer.
+    // SAFETY: the argument is the calling thread's pointer.
     let decoy = unsafe { heap::decoy(L::heap()) }?.as_ptr();
     let interval_bytes = profile.interval_bytes();
-    // SAFETY: the decoy is this thread's; no reference to its pace lives across the walk.
+    // SAFETY: the decoy is this thread's, and no reference to its pace outlives the call.
     let is_due = unsafe { (*decoy).pace.is_due(bytes, interval_bytes) };
     if !is_due {
         return None;
     }
     let mut walk = Walk::new(profile.unwinder()?);
     let block = block()?;
-    // SAFETY: as above. What the walk may allocate is not the program's.
+    // SAFETY: the decoy is this thread's. Busy: allocations by the walk are not the program's.
     unsafe { (*decoy).pace.set_busy(true) };
-    profile.add(block.as_ptr().addr(), bytes, walk.go());
-    // SAFETY: as above.
+    profile.add(block.as_ptr().addr(), bytes, walk.run());
+    // SAFETY: the decoy is this thread's; the reference that the walk may have made has ended.
     unsafe { (*decoy).pace.set_busy(false) };
     Some(block)
 }
 
-/// Counts the large block at `address`, for which `bytes` were asked, and samples it if it is due.
+/// Counts the large block at `address`, of requested size `bytes`, and samples it if due.
 #[inline]
 pub fn large<L: Lane>(address: usize, bytes: usize) {
     if L::allocator().profile.is_on() {
@@ -100,7 +95,7 @@ pub fn large<L: Lane>(address: usize, bytes: usize) {
     }
 }
 
-/// Takes the large block at `address` out of the profile, where it is in it: it is about to be freed or resized.
+/// Removes the large block at `address` from the profile, if it is there, before it is freed or resized.
 #[inline]
 pub fn take<L: Lane>(address: usize) -> Option<Sample> {
     let profile = &L::allocator().profile;
@@ -115,8 +110,8 @@ pub fn put_back<L: Lane>(sample: Option<Sample>) {
     }
 }
 
-/// Bytes that may be used of the large block at `address`, whose run has `run_bytes`: of a small one that was sampled
-/// as many as if it had not been, so that the program goes on in the same way.
+/// Usable bytes of the large block at `address`: its `run_bytes` or, so that sampling does not change the program's
+/// behaviour, the slot size of a sampled small block.
 #[inline]
 pub fn usable_bytes<L: Lane>(address: usize, run_bytes: usize) -> usize {
     let profile = &L::allocator().profile;
@@ -129,7 +124,6 @@ pub fn usable_bytes<L: Lane>(address: usize, run_bytes: usize) -> usize {
     }
 }
 
-/// A walk of the calling thread's stack.
 struct Walk {
     unwinder: Unwinder,
     frames: [usize; MAX_FRAMES],
@@ -137,38 +131,40 @@ struct Walk {
 }
 
 /// `_URC_NO_REASON` and `_URC_END_OF_STACK` of the Itanium C++ ABI.
-const GO_ON: c_int = 0;
-const END: c_int = 5;
+const CONTINUE: c_int = 0;
+const STOP: c_int = 5;
 
 impl Walk {
     fn new(unwinder: Unwinder) -> Self {
         Self { unwinder, frames: [0; MAX_FRAMES], depth: 0 }
     }
 
-    /// The return addresses of the frames from the allocator's caller outwards.
-    fn go(&mut self) -> &[usize] {
+    /// Return addresses, from the allocator's caller outwards.
+    fn run(&mut self) -> &[usize] {
         self.depth = 0;
         let backtrace = self.unwinder.backtrace;
-        // SAFETY: the unwinder is the platform's; `visit` gets this walk back, which nothing else refers to.
+        // SAFETY: `_Unwind_Backtrace` may be called anywhere; `visit` alone uses the walk meanwhile.
         unsafe { backtrace(Self::visit, (&raw mut *self).cast()) };
         self.frames.get(..self.depth).unwrap_or(&[])
     }
 
+    /// # Safety
+    /// `frame` is the unwinder's, and `walk` a [`Walk`] without another reference.
     unsafe extern "C" fn visit(frame: *mut c_void, walk: *mut c_void) -> c_int {
-        // SAFETY: `walk` is the argument of `go`.
+        // SAFETY: `walk` is the one that `run` passed, and nothing else refers to it.
         let walk = unsafe { &mut *walk.cast::<Walk>() };
-        // SAFETY: the unwinder's own frame, read by its own function.
+        // SAFETY: the unwinder passes its own frame to be read by its own function.
         let address = unsafe { (walk.unwinder.get_ip)(frame) };
         if walk.depth == 0 && (walk.unwinder.own_start..walk.unwinder.own_end).contains(&address) {
-            return GO_ON;
+            return CONTINUE;
         }
         match walk.frames.get_mut(walk.depth) {
             Some(place) if address != 0 => {
                 *place = address;
                 walk.depth += 1;
-                GO_ON
+                CONTINUE
             }
-            _ => END,
+            _ => STOP,
         }
     }
 }

@@ -1,9 +1,8 @@
-//! Stats: what an allocator's memory is used for, counted when asked.
+//! Stats: counts an allocator's memory on request.
 //!
-//! Every count is taken by itself while threads go on. What other threads' heaps hold is read without their
-//! knowledge, so that live bytes, which are what remains when everything free is taken off, are exact while
-//! no thread allocates or frees, and otherwise off by what moved meanwhile. A block counts with all bytes of
-//! its slot or its pages: what was asked for is not recorded, so the waste inside blocks can't be known.
+//! Each count is read separately while threads run, and other threads' heaps are read without a lock. Live bytes, the
+//! remainder after all free bytes, are therefore exact only while no thread allocates or frees. A block counts with its
+//! whole slot or pages: requested sizes are not recorded, so waste inside blocks is unknown.
 
 use crate::allocator::Lane;
 use crate::hardening::quarantine::Quarantine;
@@ -18,7 +17,6 @@ use crate::thread::heap::peek;
 use crate::transfer::magazine::Magazine;
 use crate::transfer::remote_stash::RemoteStash;
 
-/// Where a free slot waits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cache {
     Magazine,
@@ -35,16 +33,16 @@ fn slot_bytes(bin: Bin) -> usize {
     bins::info(bin).slot_bytes as usize
 }
 
-/// Bytes of `spans` spans of `bin`, their guards included.
+/// Guards included.
 fn span_bytes<L: Lane>(bin: Bin, spans: u32) -> usize {
     spans as usize * (usize::from(bins::info(bin).span_pages) + L::GUARD_PAGES) * PAGE_BYTES
 }
 
-/// Calls `look` with every group of cached slots of one bin: the first one's place and their number.
+/// Calls `look` with each group of cached slots of one bin: address of the first, and number.
 pub(crate) fn each_cached<L: Lane>(mut look: impl FnMut(Cache, Bin, *const *mut u8, usize)) {
     let allocator = L::allocator();
     allocator.heaps.each(|heap| {
-        // SAFETY: heaps and magazines are never unmapped.
+        // SAFETY: heaps, their stashes and quarantines, and magazines are never unmapped.
         unsafe {
             for bin in small_bins() {
                 peek(heap, bin, |slots, count| look(Cache::Magazine, bin, slots.cast(), count));
@@ -58,7 +56,7 @@ pub(crate) fn each_cached<L: Lane>(mut look: impl FnMut(Cache, Bin, *const *mut 
             let depot = shard.depot(bin);
             for stack in [&depot.full, &depot.inbox] {
                 stack.each(&allocator.exchange.magazines, |id| {
-                    // SAFETY: ids in stacks are magazines'.
+                    // SAFETY: ids in stacks are magazines', which are never unmapped.
                     let (slots, count) = unsafe { Magazine::peek(allocator.exchange.magazines.get(id)) };
                     look(Cache::Depot, bin, slots, count);
                 });
@@ -67,13 +65,13 @@ pub(crate) fn each_cached<L: Lane>(mut look: impl FnMut(Cache, Bin, *const *mut 
     }
 }
 
-/// Counts lane `L`'s allocator. Takes each shard's lock, the run lock and that of the direct blocks, one at a
+/// Counts lane `L`'s allocator. Takes each shard's lock, the run lock and the lock of the direct mappings, one at a
 /// time.
 pub fn collect<L: Lane>() -> Stats {
     collect_with_bins::<L>(&mut [BinStats::default(); BINS])
 }
 
-/// As [`collect`], and fills `bins`, by bin number, with the same counts apart: they add up to its own.
+/// [`collect`], also by bin: the values in `bins` add up to the result's.
 pub fn collect_with_bins<L: Lane>(bins: &mut [BinStats; BINS]) -> Stats {
     let allocator = L::allocator();
     let mut stats = Stats::default();
@@ -119,11 +117,11 @@ pub fn collect_with_bins<L: Lane>(bins: &mut [BinStats; BINS]) -> Stats {
         + allocator.exchange.magazines.bytes().0
         + allocator.heaps.mapped_bytes();
     stats.metadata_bytes = tables + allocator.pages.runs.arenas.tag_bytes() + allocator.profile.mapped_bytes();
-    // Relaxed, all: counts.
+    // Relaxed, all loads below: counts.
     stats.purged_bytes = allocator.pages.purged_bytes() as usize;
     stats.heaps = allocator.heaps.made() as usize;
     allocator.heaps.each(|heap| {
-        // SAFETY: heaps are never unmapped and counters are atomic.
+        // SAFETY: heaps are never unmapped, and counters are atomic.
         let counters = unsafe { &(*heap).counters };
         stats.refills += counters.refills.load(Ordering::Relaxed) as usize;
         stats.steals += counters.steals.load(Ordering::Relaxed) as usize;
@@ -134,40 +132,40 @@ pub fn collect_with_bins<L: Lane>(bins: &mut [BinStats; BINS]) -> Stats {
     stats
 }
 
-/// Counts of one bin. Numbers of slots but for the two in bytes; live slots are `out` less the cached ones.
+/// Counts of one bin: numbers of slots unless the name says bytes.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct BinStats {
-    /// Bytes of a slot.
+    /// Bytes of one slot.
     pub slot_bytes: usize,
-    /// Bytes of the bin's spans.
+    /// Bytes of all spans.
     pub span_bytes: usize,
     /// Slots that fit into them.
     pub slots: usize,
-    /// Live, in a magazine, a stash or a depot.
+    /// Out of their spans: live or cached.
     pub out: usize,
-    /// In the magazines, stashes and quarantines of threads.
+    /// In threads' magazines, stashes and quarantines.
     pub in_threads: usize,
     /// In depots and inboxes.
     pub in_depots: usize,
 }
 
 impl BinStats {
-    /// Slots that the program holds.
+    /// Slots of live blocks.
     pub fn live(&self) -> usize {
         self.out.saturating_sub(self.in_threads + self.in_depots)
     }
 
-    /// Slots that are free in their spans: at home, or never handed out.
+    /// Free slots in spans: at home or never carved.
     pub fn free_in_spans(&self) -> usize {
         self.slots.saturating_sub(self.out)
     }
 
-    /// What the spans hold beyond their last slots, in bytes.
+    /// Bytes of spans behind their last slots.
     pub fn rest_bytes(&self) -> usize {
         self.span_bytes.saturating_sub(self.slots * self.slot_bytes)
     }
 
-    /// Bytes of the spans that are no live slot's.
+    /// Bytes of spans outside live slots.
     pub fn unused_bytes(&self) -> usize {
         self.span_bytes.saturating_sub(self.live() * self.slot_bytes)
     }
@@ -182,11 +180,11 @@ pub struct ShardStats {
     pub out_bytes: usize,
     /// Slots in the magazines of its depots.
     pub depot_bytes: usize,
-    /// Slots that came home in magazines.
+    /// Slots in the magazines of its inboxes.
     pub inbox_bytes: usize,
 }
 
-/// The counts of shard number `index` of lane `L`; `None` where there is none.
+/// Counts of shard `index` of lane `L`; `None` if there is no such shard. Takes its lock.
 pub fn collect_shard<L: Lane>(index: usize) -> Option<ShardStats> {
     let allocator = L::allocator();
     let shard = allocator.exchange.shards().get(index)?;
@@ -198,7 +196,7 @@ pub fn collect_shard<L: Lane>(index: usize) -> Option<ShardStats> {
         let depot = shard.depot(bin);
         for (stack, bytes) in [(&depot.full, &mut stats.depot_bytes), (&depot.inbox, &mut stats.inbox_bytes)] {
             stack.each(&allocator.exchange.magazines, |id| {
-                // SAFETY: ids in stacks are magazines'.
+                // SAFETY: ids in stacks are magazines', which are never unmapped.
                 *bytes += unsafe { Magazine::peek(allocator.exchange.magazines.get(id)) }.1 * slot_bytes(bin);
             });
         }
@@ -206,8 +204,8 @@ pub fn collect_shard<L: Lane>(index: usize) -> Option<ShardStats> {
     Some(stats)
 }
 
-/// Bytes that the live block at `block` counts with: its slot, or its pages with their guard; `None` where no block of
-/// the lane begins there.
+/// Bytes that count for the live block at `block`: its slot, or its pages with their guard. `None` if no block of the
+/// lane begins there.
 pub fn block_bytes<L: Lane>(block: *const u8) -> Option<usize> {
     let tag = L::allocator().pages.tag(block.addr());
     match tag.bin() {
@@ -216,13 +214,14 @@ pub fn block_bytes<L: Lane>(block: *const u8) -> Option<usize> {
     }
 }
 
-/// Bytes that the large block at `address` counts with, its guard included; `None` where none begins there.
+/// [`block_bytes`] of a large block.
 fn large_span_bytes<L: Lane>(pages: &PageHeap<L>, address: usize) -> Option<usize> {
     let tag = pages.tag(address);
     if tag.kind() != Kind::Large {
         return pages.direct.with(pages.spans(), address, Span::bytes);
     }
-    // SAFETY: a live large block's descriptor is fixed; where the address is no block's, the number read is thrown away.
+    // SAFETY: a tag's descriptor is never unmapped, and fixed while its large block lives. For other addresses the
+    // value is discarded.
     let span = unsafe { &*at(pages.spans(), tag.span()) };
     (span.start == address).then(|| span.bytes())
 }

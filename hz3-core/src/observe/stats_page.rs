@@ -1,17 +1,16 @@
-//! Page: the layout of the shared statistics page, and its contents from and to counts. Who makes the file, and who
-//! reads it, is elsewhere.
+//! Page: layout of the shared statistics page, and conversion from and to counts.
 //!
 //! ```text
 //! word   0  magic          1  version        2  bytes of the page   3  process id
 //!        4  lane's name    5  created, ms    6  state               7  sequence
 //!        8  number of the snapshot           9  when it was taken, ms
-//!       10  microseconds that it took       11  milliseconds until the next at the soonest
+//!       10  microseconds that it took       11  milliseconds until the next, at least
 //!       12  rows of `Stats::rows`, in order
 //!        …  for each bin, the counts of `BIN_NAMES`
 //! ```
 //!
-//! A word has 64 bits, in the machine's order; times are those of the clock that goes on while the system sleeps
-//! (`CLOCK_BOOTTIME`). Words 0 to 5 never change. From word 8 on they change under the [`crate::platform::seqlock`] in word 7.
+//! Words have 64 bits in native byte order; times are `CLOCK_BOOTTIME`. Words 0 to 5 never change. The
+//! [`crate::platform::seqlock`] in word 7 protects words 8 and up.
 
 use crate::observe::counts::{ROWS, Stats};
 use crate::observe::stats::BinStats;
@@ -25,18 +24,18 @@ pub const MAGIC: u64 = u64::from_ne_bytes(*b"hz3 page");
 pub const VERSION: u64 = 1;
 /// Words before the snapshot.
 pub const HEAD_WORDS: usize = 8;
-/// The word of the process id.
+/// Index of the process id.
 pub const PROCESS: usize = 3;
-/// The word of the state.
+/// Index of the state.
 pub const STATE: usize = 6;
-/// The word of the sequence.
+/// Index of the seqlock's sequence number.
 pub const SEQUENCE: usize = 7;
-/// Word 6 while the process goes on.
-pub const LIVES: u64 = 1;
-/// Word 6 once the process ends by `exit`; the snapshot is the last.
+/// State while the process runs.
+pub const LIVE: u64 = 1;
+/// State after the process ended by `exit`; the snapshot is the last.
 pub const ENDED: u64 = 2;
 
-/// The counts of a bin, in order.
+/// Names of a bin's counts, in order.
 pub const BIN_NAMES: [&str; 14] = [
     "slot_bytes",
     "span_bytes",
@@ -54,54 +53,54 @@ pub const BIN_NAMES: [&str; 14] = [
     "batched",
 ];
 
-const TAKING: usize = 4;
+const TIMING_WORDS: usize = 4;
 /// Words of a snapshot.
-pub const SNAPSHOT_WORDS: usize = TAKING + ROWS + BINS * BIN_NAMES.len();
-/// Bytes of the page: whole pages of the system.
+pub const SNAPSHOT_WORDS: usize = TIMING_WORDS + ROWS + BINS * BIN_NAMES.len();
+/// Bytes of the shared page: a multiple of the system's page.
 pub const BYTES: usize = ((HEAD_WORDS + SNAPSHOT_WORDS) * size_of::<u64>()).next_multiple_of(PAGE_BYTES);
 
-/// The first words of a page.
+/// The words before the snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Head {
-    /// The process id, as the process itself sees it.
+    /// Process id, as the process itself sees it.
     pub process: u64,
-    /// Name of the lane, zeros behind it.
+    /// Name of the lane, padded with zeros.
     pub lane: [u8; 8],
-    /// When the page was made.
+    /// Creation time.
     pub created_ms: u64,
-    /// [`LIVES`] or [`ENDED`].
+    /// [`LIVE`] or [`ENDED`].
     pub state: u64,
 }
 
-/// Why what was read is no page.
+/// Why words are not a readable page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refused {
-    /// It is too short, or does not begin as one.
+    /// Too short, or without the magic.
     NoPage,
-    /// A page of another version, or with other numbers of rows and bins.
+    /// Another version, or the same with another number of rows or bins.
     Version(u64),
 }
 
 impl Head {
-    /// The head of a page of lane `lane`, of which eight bytes are kept.
+    /// The head of a live page; keeps the first eight bytes of `lane`.
     pub fn new(process: u64, lane: &str, created_ms: u64) -> Head {
         let mut name = [0; 8];
         for (place, byte) in name.iter_mut().zip(lane.bytes()) {
             *place = byte;
         }
-        Head { process, lane: name, created_ms, state: LIVES }
+        Head { process, lane: name, created_ms, state: LIVE }
     }
 
-    /// Its words.
+    /// The head as words, with sequence number 0.
     pub fn words(&self) -> [u64; HEAD_WORDS] {
         let lane = u64::from_ne_bytes(self.lane);
         [MAGIC, VERSION, BYTES as u64, self.process, lane, self.created_ms, self.state, 0]
     }
 
-    /// The head of what begins with `words`.
+    /// Parses the head at the start of `words`.
     ///
     /// # Errors
-    /// It is no page, or one that this version does not know.
+    /// Not a page, or one with another layout.
     pub fn read(words: &[u64]) -> Result<Head, Refused> {
         match *words {
             [MAGIC, VERSION, bytes, process, lane, created_ms, state, _, ..] if bytes == BYTES as u64 => {
@@ -115,37 +114,37 @@ impl Head {
 
 /// When and how a snapshot was taken.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Taking {
+pub struct Timing {
     /// Number of the snapshot, from 1.
     pub number: u64,
     /// When it was taken.
     pub taken_ms: u64,
-    /// Microseconds that the counting took.
+    /// Microseconds spent counting.
     pub took_us: u64,
-    /// Milliseconds until the next one, at the soonest.
+    /// Least milliseconds until the next one.
     pub pause_ms: u64,
 }
 
-/// What a page says at one moment.
+/// Contents of a page at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Snapshot {
     /// When and how it was taken.
-    pub taking: Taking,
-    /// The counts of all.
+    pub timing: Timing,
+    /// Counts of the whole allocator.
     pub stats: Stats,
-    /// Those of each bin, by number, in the order of [`BIN_NAMES`]. The first is none.
+    /// Counts by bin, in the order of [`BIN_NAMES`]; bin 0 is unused.
     pub bins: [[u64; BIN_NAMES.len()]; BINS],
 }
 
-/// Writes a snapshot into `words`.
+/// Encodes a snapshot into `words`; `heat` gives the counts of a bin.
 pub fn write(
     words: &mut [u64; SNAPSHOT_WORDS],
-    taking: Taking,
+    timing: Timing,
     stats: &Stats,
     bins: &[BinStats; BINS],
     heat: impl Fn(usize) -> BinCounts,
 ) {
-    let head = [taking.number, taking.taken_ms, taking.took_us, taking.pause_ms];
+    let head = [timing.number, timing.taken_ms, timing.took_us, timing.pause_ms];
     let rows = stats.rows();
     let rows = rows.iter().map(|&(_, value)| value as u64);
     let bins = bins.iter().enumerate().flat_map(|(number, bin)| bin_words(bin, heat(number)));
@@ -165,7 +164,7 @@ fn bin_words(bin: &BinStats, heat: BinCounts) -> [u64; BIN_NAMES.len()] {
     ]
 }
 
-/// The snapshot in `words`; `None` where they are too few.
+/// Decodes the snapshot in `words`; `None` if they are too few.
 pub fn read(words: &[u64]) -> Option<Snapshot> {
     let (&[number, taken_ms, took_us, pause_ms], rest) = words.split_first_chunk()?;
     let (rows, rest) = rest.split_first_chunk::<ROWS>()?;
@@ -177,7 +176,7 @@ pub fn read(words: &[u64]) -> Option<Snapshot> {
     for (place, chunk) in bins.iter_mut().zip(chunks) {
         *place = *chunk;
     }
-    Some(Snapshot { taking: Taking { number, taken_ms, took_us, pause_ms }, stats: Stats::from_rows(rows), bins })
+    Some(Snapshot { timing: Timing { number, taken_ms, took_us, pause_ms }, stats: Stats::from_rows(rows), bins })
 }
 
 #[cfg(test)]
@@ -187,9 +186,9 @@ mod tests {
     #[test]
     fn a_head_is_read_as_it_was_written_and_another_one_refused() {
         let head = Head::new(77, "hardened", 12345);
-        assert_eq!((head.lane, head.state), (*b"hardened", LIVES));
+        assert_eq!((head.lane, head.state), (*b"hardened", LIVE));
         let words = head.words();
-        assert_eq!((words[PROCESS], words[STATE], words[SEQUENCE]), (77, LIVES, 0));
+        assert_eq!((words[PROCESS], words[STATE], words[SEQUENCE]), (77, LIVE, 0));
         assert_eq!(Head::read(&words), Ok(head));
         let changed = |at: usize, value| {
             let mut words = words;
@@ -214,12 +213,12 @@ mod tests {
         bins[3] = BinStats { slot_bytes: 48, span_bytes: 4096, slots: 85, out: 40, in_threads: 10, in_depots: 5 };
         let counts =
             BinCounts { refills: 1, refilled: 2, spills: 3, freed: 4, foreign: 5, adopted: 6, batches: 7, batched: 8 };
-        let taking = Taking { number: 9, taken_ms: 8, took_us: 7, pause_ms: 250 };
+        let timing = Timing { number: 9, taken_ms: 8, took_us: 7, pause_ms: 250 };
         let mut words = [u64::MAX; SNAPSHOT_WORDS];
         let heat = |number| if number == 3 { counts } else { BinCounts::default() };
-        write(&mut words, taking, &stats, &bins, heat);
+        write(&mut words, timing, &stats, &bins, heat);
         let snapshot = read(&words).expect("enough words");
-        assert_eq!(snapshot.taking, taking);
+        assert_eq!(snapshot.timing, timing);
         assert_eq!(snapshot.stats.rows(), stats.rows());
         assert_eq!(snapshot.bins[3], [48, 4096, 85, 25, 10, 5, 1, 2, 3, 4, 5, 6, 7, 8]);
         assert!(snapshot.bins.iter().enumerate().all(|(number, bin)| number == 3 || *bin == [0; BIN_NAMES.len()]));

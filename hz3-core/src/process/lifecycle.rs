@@ -66,7 +66,7 @@ pub fn start<L: Lane>() -> Option<*mut HeapOf<L>> {
     })?;
     if allocator.profile.is_on() {
         // SAFETY: the heap is this thread's.
-        unsafe { sampling::disguise::<L>(heap) };
+        unsafe { sampling::install_decoy::<L>(heap) };
     }
     // From here on the thread can allocate, which the calls below may do.
     hook_thread::<L>(heap);

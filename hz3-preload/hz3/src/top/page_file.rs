@@ -230,7 +230,7 @@ impl PageFile {
             if before != 0 && before.is_multiple_of(2) && self.count()? == before {
                 let words = words_of(&bytes);
                 let snapshot = stats_page::read(&words[HEAD_WORDS..]).context("a page that is too short")?;
-                let age_ms = now_ms().saturating_sub(snapshot.taking.taken_ms);
+                let age_ms = now_ms().saturating_sub(snapshot.timing.taken_ms);
                 return Ok(Reading { snapshot, has_ended: words[stats_page::STATE] == ENDED, age_ms });
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -266,7 +266,7 @@ mod tests {
     use super::*;
     use hz3_core::observe::counts::Stats;
     use hz3_core::observe::stats::BinStats;
-    use hz3_core::observe::stats_page::{Taking, write};
+    use hz3_core::observe::stats_page::{Timing, write};
     use hz3_core::pages::bins::BINS;
     use hz3_core::record::heat::BinCounts;
 
@@ -282,9 +282,9 @@ mod tests {
         let mut words = Head::new(7, "scale", 5).words().to_vec();
         words[SEQUENCE] = count;
         let mut snapshot = [0; SNAPSHOT_WORDS];
-        let taking = Taking { number: 3, ..Taking::default() };
+        let timing = Timing { number: 3, ..Timing::default() };
         let bins = [BinStats::default(); BINS];
-        write(&mut snapshot, taking, &Stats::default(), &bins, |_| BinCounts::default());
+        write(&mut snapshot, timing, &Stats::default(), &bins, |_| BinCounts::default());
         words.extend(snapshot);
         words
     }
@@ -294,7 +294,7 @@ mod tests {
         let (_file, page_file) = page(&words(8));
         let page_file = page_file.unwrap();
         let reading = page_file.read().unwrap();
-        assert_eq!((reading.snapshot.taking.number, reading.has_ended, page_file.lane()), (3, false, "scale".into()));
+        assert_eq!((reading.snapshot.timing.number, reading.has_ended, page_file.lane()), (3, false, "scale".into()));
         for count in [0, 9] {
             assert!(page(&words(count)).1.unwrap().read().is_err_and(|error| error.to_string().contains("stopped")));
         }

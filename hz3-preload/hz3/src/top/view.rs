@@ -49,7 +49,7 @@ const MOVED: [&str; 3] = ["refilled", "freed", "foreign"];
 impl Rates {
     /// `None` where both are the same snapshot.
     pub fn between(before: &Snapshot, after: &Snapshot) -> Option<Rates> {
-        let seconds = after.taking.taken_ms.checked_sub(before.taking.taken_ms).filter(|&ms| ms > 0)? as f64 / 1000.0;
+        let seconds = after.timing.taken_ms.checked_sub(before.timing.taken_ms).filter(|&ms| ms > 0)? as f64 / 1000.0;
         let rate = |old: u64, new: u64| new.saturating_sub(old) as f64 / seconds;
         let of = |at: usize, name| rate(count(&before.bins[at], name), count(&after.bins[at], name));
         let bins = (0..after.bins.len()).map(|at| MOVED.map(|name| of(at, name))).collect();
@@ -97,13 +97,13 @@ fn bar(parts: &[(u64, char, Color)], whole: u64, width: usize) -> Vec<Span<'stat
 /// How old the snapshot is, and what that means.
 fn age(reading: &Reading) -> String {
     let seconds = reading.age_ms as f64 / 1000.0;
-    let taking = reading.snapshot.taking;
+    let timing = reading.snapshot.timing;
     let state = match () {
         () if reading.has_ended => "; the process has ended",
-        () if reading.age_ms > 4 * taking.pause_ms.max(250) => "; since then too few slow paths for a new one",
+        () if reading.age_ms > 4 * timing.pause_ms.max(250) => "; since then too few slow paths for a new one",
         () => "",
     };
-    format!("snapshot {}, {seconds:.1} s old, counted in {} µs{state}", taking.number, taking.took_us)
+    format!("snapshot {}, {seconds:.1} s old, counted in {} µs{state}", timing.number, timing.took_us)
 }
 
 /// A line whose middle is a bar.
@@ -180,7 +180,7 @@ pub fn draw(frame: &mut Frame, subject: &Subject, reading: &Reading, rates: Opti
 
 /// The view as one JSON object; docs/top.md names its members.
 pub fn json(subject: &Subject, reading: &Reading, rates: Option<&Rates>) -> Value {
-    let Snapshot { taking, stats, bins } = &reading.snapshot;
+    let Snapshot { timing, stats, bins } = &reading.snapshot;
     let object = |pairs: &mut dyn Iterator<Item = (&'static str, u64)>| -> Map<String, Value> {
         pairs.map(|(name, value)| (name.to_owned(), value.into())).collect()
     };
@@ -199,8 +199,8 @@ pub fn json(subject: &Subject, reading: &Reading, rates: Option<&Rates>) -> Valu
         "lane": subject.lane,
         "resident_bytes": subject.resident_bytes,
         "held_bytes": held,
-        "snapshot": {"number": taking.number, "age_ms": reading.age_ms, "took_us": taking.took_us,
-                     "pause_ms": taking.pause_ms, "is_last": reading.has_ended},
+        "snapshot": {"number": timing.number, "age_ms": reading.age_ms, "took_us": timing.took_us,
+                     "pause_ms": timing.pause_ms, "is_last": reading.has_ended},
         "counts": object(&mut stats.rows().iter().map(|&(name, value)| (name, value as u64))),
         "uses": object(&mut stats.uses().iter().map(|one| (one.name, one.bytes as u64))),
         "held": object(&mut stats.uses().iter().map(|one| (one.name, one.held_bytes as u64))),
@@ -213,7 +213,7 @@ pub fn json(subject: &Subject, reading: &Reading, rates: Option<&Rates>) -> Valu
 mod tests {
     use super::*;
     use hz3_core::observe::counts::Stats;
-    use hz3_core::observe::stats_page::Taking;
+    use hz3_core::observe::stats_page::Timing;
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
 
@@ -223,7 +223,7 @@ mod tests {
         let mut stats = Stats::default();
         (stats.committed_bytes, stats.small_live_bytes) = (3 << 20, 1 << 20);
         (stats.clean_bytes, stats.dirty_bytes) = (1 << 20, 1 << 20);
-        Snapshot { taking: Taking { number, taken_ms, took_us: 80, pause_ms: 250 }, stats, bins }
+        Snapshot { timing: Timing { number, taken_ms, took_us: 80, pause_ms: 250 }, stats, bins }
     }
 
     fn subject() -> Subject {
