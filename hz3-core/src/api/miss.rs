@@ -19,12 +19,12 @@ use crate::pages::bins::{self, FOREIGN, bin_for};
 use crate::pages::slot::{Slot, no_slots};
 use crate::platform::os::Os;
 use crate::platform::units::{Bin, MIN_ALIGN, PAGE_BYTES, ShardId};
-use crate::thread::cold_bins::drop_cold_bins;
-use crate::thread::heap::{Entry, TICKS, behind, entry_at, is_static};
+use crate::thread::cold_bins::send_cold_bins_home;
+use crate::thread::heap::{Entry, TICKS, entry_at, heap_at, is_static};
 use crate::transfer::carve::carve;
 use crate::transfer::homeward::deliver_one;
 use crate::upkeep::round;
-use crate::upkeep::trim::{flush, gather, may_be_met};
+use crate::upkeep::trim::{could_serve, flush, purge_all};
 use core::ptr::{NonNull, null_mut};
 
 /// Largest request in bytes. Outside rule: C23 7.24.3 with POSIX: no object is larger than `PTRDIFF_MAX`.
@@ -83,10 +83,10 @@ fn uncached<L: Lane>(bin: Bin, bytes: usize) -> *mut u8 {
 fn pop_or_refill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, bytes: usize) -> *mut u8 {
     if heap.entry(bin).is_empty() {
         tick::<L>(heap);
-        heap.unsettled();
+        heap.begin_change();
         // SAFETY: the heap is this thread's, and the entry empty.
         let filled = unsafe { refill::<L>(heap, bin, empty::<L>) };
-        heap.settled();
+        heap.end_change();
         if !filled {
             return uncached::<L>(bin, bytes);
         }
@@ -164,11 +164,11 @@ pub fn push_or_spill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, slot: Slot) {
     if heap.entry(bin).is_full() {
         let is_first = !heap.entry(bin).is_loaded();
         tick::<L>(heap);
-        heap.unsettled();
+        heap.begin_change();
         // SAFETY: the heap is this thread's, and the entry full, or without a magazine now.
         let has_room = unsafe { spill::<L>(heap, bin) };
         let left = if has_room && is_first { send_neighbour_home::<L>(heap, bin, slot) } else { Some(slot) };
-        heap.settled();
+        heap.end_change();
         let Some(kept) = left else { return };
         if !has_room {
             let allocator = L::allocator();
@@ -207,7 +207,7 @@ fn look_at_the_clock<L: Lane>(heap: &mut HeapOf<L>) {
     // SAFETY: the heap is this thread's, and no entry of it is in use.
     unsafe {
         if core::mem::replace(&mut heap.trims, trims) == trims {
-            drop_cold_bins(&allocator.pages, &allocator.exchange, heap, L::Os::now_ms());
+            send_cold_bins_home(&allocator.pages, &allocator.exchange, heap, L::Os::now_ms());
         } else {
             empty::<L>(heap);
         }
@@ -229,10 +229,10 @@ fn tick_of<L: Lane>() {
 fn or_after_trim<L: Lane, T>(bytes: usize, attempt: impl Fn() -> Option<T>) -> Option<T> {
     attempt().or_else(|| {
         let allocator = L::allocator();
-        if !may_be_met(&allocator.pages, &allocator.exchange, bytes) {
+        if !could_serve(&allocator.pages, &allocator.exchange, bytes) {
             return None;
         }
-        allocator.ask_for_trim_now_and_then();
+        allocator.request_trim_if_due();
         trim_own::<L>();
         attempt()
     })
@@ -242,7 +242,7 @@ fn or_after_trim<L: Lane, T>(bytes: usize, attempt: impl Fn() -> Option<T>) -> O
 /// cache is emptied too; other threads' caches are theirs alone, and each empties its own at its next slow
 /// path.
 pub fn trim<L: Lane>() -> bool {
-    L::allocator().ask_for_trim();
+    L::allocator().request_trim();
     trim_own::<L>()
 }
 
@@ -253,10 +253,10 @@ fn trim_own<L: Lane>() -> bool {
     if !is_static(entries) {
         // SAFETY: the heap is this thread's, and stays in use, empty.
         unsafe {
-            let heap = behind::<L::Stash, L::Quarantine>(entries);
+            let heap = heap_at::<L::Stash, L::Quarantine>(entries);
             (*heap).trims = allocator.trims();
             empty::<L>(heap);
         }
     }
-    gather(&allocator.pages, &allocator.exchange)
+    purge_all(&allocator.pages, &allocator.exchange)
 }

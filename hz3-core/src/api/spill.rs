@@ -86,7 +86,7 @@ unsafe fn stop_at_a_stranger<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: 
         {
             // A handler of the program's for SIGABRT may allocate.
             heap.entry(bin).set_count(0);
-            heap.settled();
+            heap.end_change();
             misuse_of::<L>("free()", "invalid pointer", bin, address);
         }
     }
