@@ -77,7 +77,8 @@ impl Entry {
     /// Replaces the second magazine.
     ///
     /// # Safety
-    /// The caller owns the entry's heap, and `magazine`, which may be null.
+    /// The caller owns the entry's heap, and `magazine` is null or the caller's. A decoy's foreign entry takes the
+    /// caller's heap instead.
     #[inline]
     pub unsafe fn set_spare(&self, magazine: *mut Magazine) {
         self.spare.store(magazine, Ordering::Relaxed);
