@@ -1,4 +1,4 @@
-//! Allocator: the parts of one lane, put together. It owns no algorithm.
+//! Allocator: composes the subsystems of one lane and owns no algorithm itself.
 //!
 //! ```text
 //! heap ⇄ exchange ⇄ other heaps      whole magazines, one exchange each
@@ -14,81 +14,78 @@ use crate::platform::options::Options;
 use crate::platform::os::Os;
 use crate::record::observer::Observer;
 use crate::record::profile::Profile;
-use crate::thread::heap::{Entries, Heap, Heaps, behind, is_static};
+use crate::thread::heap::{Entries, Heap, Heaps, heap_at, is_static};
 use crate::thread::hooks::Hooks;
 use crate::transfer::exchange::{Exchange, Sharded};
 use crate::transfer::remote_stash::RemoteStash;
 use crate::upkeep::schedule::Schedule;
 
-/// A lane: a choice of constants and types, and the one allocator that is made of them. The lanes are
-/// [`Fast`](crate::Fast), [`Scale`](crate::Scale) and [`Hardened`](crate::Hardened); there can be no others.
+/// A lane: a set of constants and types, and its one allocator. The lanes are [`Fast`](crate::Fast),
+/// [`Scale`](crate::Scale) and [`Hardened`](crate::Hardened); other crates can't add one.
 ///
 /// # Safety
-/// `allocator` always returns the same allocator, and `heap` returns what this thread last gave to `set_heap`, or a
-/// pointer to `NO_HEAP`. An all-zero `Stash` is an empty one, and so is an all-zero
-/// `Quarantine`. What `start_thread` returns is the calling thread's.
+/// `allocator` is always the same one. `heap` is what this thread last gave to `set_heap`, at first `NO_HEAP`. Zeros
+/// are an empty `Stash` and an empty `Quarantine`. The calling thread owns what `start_thread` returns.
 pub unsafe trait Lane: Sharded {
-    /// How slots travel home.
+    /// The kind of remote stash.
     #[doc(hidden)]
     type Stash: RemoteStash + 'static;
-    /// Where a thread's freed slots wait until they may be used again.
+    /// The kind of quarantine.
     #[doc(hidden)]
     type Quarantine: Quarantine + 'static;
 
     /// The lane's allocator.
     #[doc(hidden)]
     fn allocator() -> &'static Allocator<Self>;
-    /// The calling thread's pointer: where its entries are.
+    /// The calling thread's pointer: its heap, the decoy in front of it, or a static heap.
     #[doc(hidden)]
     fn heap() -> *mut Entries;
     /// Sets the calling thread's pointer.
     ///
     /// # Safety
-    /// `heap` lives until it is replaced, and is no other thread's.
+    /// `heap` is a static heap, or a heap or decoy that this thread owns while its pointer stays.
     #[doc(hidden)]
     unsafe fn set_heap(heap: *mut Entries);
-    /// Gives the calling thread, whose pointer leads to a static heap, its heap. `None` for a thread that is ending, or
-    /// when memory has run out.
+    /// Takes a heap for the calling thread, which has none. `None` if it is ending, or when memory has run out.
     #[doc(hidden)]
     fn start_thread() -> Option<*mut HeapOf<Self>>;
 }
 
-/// A thread's heap in lane `L`.
+/// A heap of lane `L`.
 pub type HeapOf<L> = Heap<<L as Lane>::Stash, <L as Lane>::Quarantine>;
 
-/// The calling thread's heap, taken now if it has none. `None` for a thread that is ending, or when memory has run out:
-/// the caller then goes to the spans directly.
+/// The calling thread's heap; takes one if it has none. `None` for a thread that is ending, or when memory has run out.
 #[inline]
 pub fn thread_heap<L: Lane>() -> Option<*mut HeapOf<L>> {
     let entries = L::heap();
-    // SAFETY: the thread's own pointer, to none of the static heaps.
-    if is_static(entries) { L::start_thread() } else { Some(unsafe { behind(entries) }) }
+    // SAFETY: `entries` is this thread's pointer and not a static heap.
+    if is_static(entries) { L::start_thread() } else { Some(unsafe { heap_at(entries) }) }
 }
 
 /// A lane's allocator.
 pub struct Allocator<L: Lane> {
     /// Where memory comes from.
     pub pages: PageHeap<L>,
-    /// The shards, and what moves between them.
+    /// The shards, and the magazines that move between them.
     pub exchange: Exchange<L>,
     /// Threads' heaps.
     pub heaps: Heaps<L::Stash, L::Quarantine, L::Os>,
     /// When upkeep is due.
     pub schedule: Schedule,
-    /// What tells hz3 of a thread's end and of forks.
+    /// The thread-exit key and the fork handlers.
     pub hooks: Hooks<L::Os>,
-    /// Which stacks the program's memory comes from, if that was asked for.
+    /// The heap profile; off unless begun.
     pub profile: Profile<L::Os>,
-    /// Who is told that time passes.
+    /// Told that time passes and that the process forked.
     pub observer: Observer,
-    /// Who starts the background thread in a forked child.
+    /// Starts the background thread in a forked child.
     pub in_child: Observer,
-    /// Trims asked for so far. Threads see it at their next slow path, and empty their caches.
+    /// Trim requests so far. At its next miss, a thread that sees a new one empties its cache.
     trims: AtomicU32,
 }
 
 impl<L: Lane> Allocator<L> {
-    /// An allocator that has asked the system for nothing yet.
+    /// An allocator without memory.
     #[allow(clippy::new_without_default, reason = "only a lane's static is one")]
     pub const fn new() -> Self {
         Self {
@@ -104,37 +101,36 @@ impl<L: Lane> Allocator<L> {
         }
     }
 
-    /// What the environment says.
+    /// The options: defaults until [`Allocator::read_options`].
     #[inline]
     pub fn options(&self) -> &Options {
         self.pages.options()
     }
 
-    /// Reads the environment, the first time that it is called, and returns what it says.
+    /// The options; the first call reads them from the environment.
     #[inline]
     pub fn read_options(&self) -> &Options {
         self.options().read::<L::Os>(abort::warning::<L::Os>);
         self.options()
     }
 
-    /// Trims asked for so far.
+    /// Trim requests so far, modulo 2^32.
     #[inline]
     pub fn trims(&self) -> u32 {
-        // Relaxed: a hint to other threads.
+        // Relaxed: a hint; nothing is published.
         self.trims.load(Ordering::Relaxed)
     }
 
-    /// Asks every thread to empty its cache at its next slow path.
-    pub fn ask_for_trim(&self) {
-        // Relaxed: as above.
+    /// Requests that every thread empty its cache at its next miss.
+    pub fn request_trim(&self) {
+        // Relaxed: a hint; nothing is published.
         self.trims.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// As [`Allocator::ask_for_trim`], once in a while: a thread that fails again and again does not cost the others
-    /// their caches each time.
-    pub fn ask_for_trim_now_and_then(&self) {
-        if self.schedule.may_ask(L::Os::now_ms()) {
-            self.ask_for_trim();
+    /// [`Allocator::request_trim`] with a rate limit: repeated failures must not empty all caches each time.
+    pub fn request_trim_if_due(&self) {
+        if self.schedule.claim_trim_request(L::Os::now_ms()) {
+            self.request_trim();
         }
     }
 }

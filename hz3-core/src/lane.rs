@@ -1,4 +1,4 @@
-//! Lane: the lanes, each a choice of constants and types, made here and nowhere else.
+//! Lane: defines every lane, each a set of constants and types.
 //!
 //! To add one: write a `lane!` here, a package like `hz3-preload/scale`, and its name in `xtask`'s list of lanes.
 
@@ -17,7 +17,7 @@ use crate::transfer::exchange::Sharded;
 use crate::transfer::remote_stash::{Dense, Sparse};
 use crate::transfer::shard::Shard;
 
-/// Writes a lane: the constants are its whole difference from the others.
+/// Defines a lane. Its arguments are all that distinguishes it from the others.
 macro_rules! lane {
     (
         $(#[$doc:meta])* $name:ident, label: $label:literal, os: $os:ty, shards: $shards:literal, stash: $stash:ty, quarantine: $quarantine:ty,
@@ -58,8 +58,8 @@ macro_rules! lane {
             const FRESH_SHARDS: Self::Shards = [const { Shard::new() }; $shards];
         }
 
-        // SAFETY: one static allocator; the thread pointer starts at NO_HEAP; null magazines and unused
-        // entries make an all-zero stash an empty one.
+        // SAFETY: one static allocator; the thread pointer starts at NO_HEAP, and only `set_heap` writes it; zeros are
+        // an empty stash and an empty quarantine; `lifecycle::start` returns a heap that the thread owns.
         unsafe impl Lane for $name {
             type Stash = $stash;
             type Quarantine = $quarantine;
@@ -91,7 +91,7 @@ macro_rules! lane {
 }
 
 lane! {
-    /// For local-heavy programs with few threads: remote slots go home to the shard that owns them.
+    /// For programs with few threads that mostly free their own blocks: remote frees go home to the owner.
     Fast, label: "fast", os: Linux, shards: 8, stash: Dense<8>, quarantine: quarantine::None,
     first_arena: 4 << 30, adopt: false, magazine: (62, 32 << 10, 4),
     depot_bytes: 8 << 20, depot_magazines: 255, first_batch: 4,
@@ -99,7 +99,7 @@ lane! {
 }
 
 lane! {
-    /// For many threads that free each other's blocks: remote slots stay with the thread that freed them.
+    /// For many threads that free each other's blocks: the freeing thread's shard adopts remote frees.
     Scale, label: "scale", os: Linux, shards: 32, stash: Sparse<256>, quarantine: quarantine::None,
     first_arena: 16 << 30, adopt: true, magazine: (62, 32 << 10, 4),
     depot_bytes: 8 << 20, depot_magazines: 255, first_batch: 4,
@@ -107,8 +107,7 @@ lane! {
 }
 
 lane! {
-    /// For programs that shall find their misuses of memory, at a price: as [`Scale`], with all
-    /// `Policy::HARDENED` means.
+    /// As [`Scale`], and detects misuse of memory at a cost: all means of `Policy::HARDENED`.
     Hardened, label: "hardened", os: Linux, shards: 32, stash: Sparse<256>, quarantine: quarantine::Ring<256, { 1 << 20 }>,
     first_arena: 16 << 30, adopt: true, magazine: (62, 32 << 10, 4),
     depot_bytes: 8 << 20, depot_magazines: 255, first_batch: 4,
@@ -117,7 +116,7 @@ lane! {
 
 #[cfg(feature = "internals")]
 lane! {
-    /// For tests: adopts, and overflows after two slots, four stash entries and two magazines.
+    /// For tests: adopts; a magazine has room for two slots, a depot for two magazines, the stash for four slots.
     Tiny, label: "tiny", os: Fake, shards: 2, stash: Sparse<4>, quarantine: quarantine::None,
     first_arena: 16 << 20, adopt: true, magazine: (2, 64, 2),
     depot_bytes: 64, depot_magazines: 2, first_batch: 1,
@@ -126,7 +125,7 @@ lane! {
 
 #[cfg(feature = "internals")]
 lane! {
-    /// For tests: as [`Tiny`], but slots go home through a dense stash.
+    /// For tests: as [`Tiny`], but remote frees go home through a dense stash.
     TinyHome, label: "tiny-home", os: Fake, shards: 4, stash: Dense<4>, quarantine: quarantine::None,
     first_arena: 16 << 20, adopt: false, magazine: (2, 64, 2),
     depot_bytes: 64, depot_magazines: 2, first_batch: 1,

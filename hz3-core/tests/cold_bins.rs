@@ -4,7 +4,7 @@ use hz3_core::allocator::thread_heap;
 use hz3_core::api::block;
 use hz3_core::pages::slot::Slot;
 use hz3_core::pages::span::at;
-use hz3_core::thread::cold_bins::{LOOK_MS, drop_cold_bins};
+use hz3_core::thread::cold_bins::{LOOK_MS, send_cold_bins_home};
 use hz3_core::transfer::homeward::Homeward;
 use hz3_core::transfer::remote_stash::RemoteStash;
 use hz3_core::{Fast, Lane};
@@ -35,8 +35,8 @@ fn what_lies_in_the_stash_goes_home_and_makes_no_span_young() {
     owned.lock().set_aside(pages.spans(), now, u32::MAX, &mut 1);
     // SAFETY: the heap is this thread's.
     unsafe {
-        (*heap).looked = now.wrapping_sub(LOOK_MS);
-        drop_cold_bins(pages, exchange, heap, now);
+        (*heap).last_look_ms = now.wrapping_sub(LOOK_MS);
+        send_cold_bins_home(pages, exchange, heap, now);
         assert_eq!((*heap).stash.slot_count(), 0);
     }
     assert_eq!(stamp(), freed);

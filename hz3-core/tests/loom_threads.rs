@@ -31,7 +31,7 @@ impl Pointer for OwnPointer {
     fn stage(&self) -> Stage<u32> {
         self.0.get()
     }
-    fn lead_to(&self, stage: Stage<u32>) {
+    fn set_stage(&self, stage: Stage<u32>) {
         self.0.set(stage);
     }
 }
@@ -196,7 +196,7 @@ enum Owner {
 #[derive(Clone)]
 struct Contents {
     made: usize,
-    /// Two words that agree while the heap is settled: its slots.
+    /// Two words that agree outside of changes: its slots.
     slots: [[u32; 2]; HEAPS + 1],
     owner: [Owner; HEAPS + 1],
     busy: [bool; HEAPS + 1],
@@ -275,7 +275,7 @@ impl Process {
         Arc::new(child)
     }
 
-    /// What the handler does in the child: see `thread.rs`.
+    /// What the handler does in the child: see `process::fork`.
     fn after_fork_in_child(&self, own: Option<u32>) {
         self.states.orphan_all_but(own.map(|own| self.state(own)));
         // SAFETY: `fork` left the lock to this thread, and no guard of it.
@@ -307,7 +307,7 @@ impl Process {
         let at = id as usize;
         self.step(|now| {
             assert_eq!(now.owner[at], Owner::Living);
-            self.state(id).unsettled();
+            self.state(id).begin_change();
             now.busy[at] = true;
             now.all += 1;
         });
@@ -316,16 +316,16 @@ impl Process {
 
     fn settle(&self, id: u32) {
         self.step(|now| {
-            self.state(id).settled();
+            self.state(id).end_change();
             now.busy[id as usize] = false;
         });
     }
 
-    /// As `thread::empty` and then `Heaps::give`, by `owner`.
+    /// As `trim::flush` and then `Heaps::give`, by `owner`.
     fn empty_and_give(&self, id: u32, owner: Owner) {
         let at = id as usize;
         self.step(|now| {
-            self.state(id).unsettled();
+            self.state(id).begin_change();
             now.busy[at] = true;
         });
         self.step(|now| now.home += now.slots[at][0]);
@@ -433,7 +433,7 @@ fn a_thread_without_a_heap_forks() {
 }
 
 /// A handler of another library, which ran earlier, has started a thread in the child. It and the forking thread look
-/// for orphans at the same time, of which one is settled and one was being changed.
+/// for orphans at the same time, of which one was between changes and one in the middle of one.
 #[test]
 fn an_orphan_is_adopted_once_and_no_living_threads_heap_is() {
     explore(|| {

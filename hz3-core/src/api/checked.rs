@@ -65,9 +65,9 @@ pub fn quarantine<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, slot: Slot, spill: im
     let bytes = bins::info(bin).slot_bytes as usize;
     let mut random = heap.random::<L::Os>();
     loop {
-        heap.unsettled();
+        heap.begin_change();
         let Some((leaving, slot)) = heap.quarantine.make_room(bytes, random) else { break };
-        heap.settled();
+        heap.end_change();
         let entry = heap.entry(leaving);
         if entry.is_full() {
             spill(heap, leaving, slot);
@@ -79,5 +79,5 @@ pub fn quarantine<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, slot: Slot, spill: im
         random = random.wrapping_mul(0x915f_77f5);
     }
     heap.quarantine.put(bin, slot);
-    heap.settled();
+    heap.end_change();
 }

@@ -19,12 +19,12 @@ use crate::pages::bins::{self, FOREIGN, bin_for};
 use crate::pages::slot::{Slot, no_slots};
 use crate::platform::os::Os;
 use crate::platform::units::{Bin, MIN_ALIGN, PAGE_BYTES, ShardId};
-use crate::thread::cold_bins::drop_cold_bins;
-use crate::thread::heap::{Entry, TICKS, behind, entry_at, is_static};
+use crate::thread::cold_bins::send_cold_bins_home;
+use crate::thread::heap::{Entry, TICKS, entry_at, heap_at, is_static};
 use crate::transfer::carve::carve;
 use crate::transfer::homeward::deliver_one;
 use crate::upkeep::round;
-use crate::upkeep::trim::{flush, gather, may_be_met};
+use crate::upkeep::trim::{could_serve, flush, purge_all};
 use core::ptr::{NonNull, null_mut};
 
 /// Largest request in bytes. Outside rule: C23 7.24.3 with POSIX: no object exceeds `PTRDIFF_MAX`.
@@ -83,10 +83,10 @@ fn carve_one<L: Lane>(bin: Bin, bytes: usize) -> *mut u8 {
 fn pop_or_refill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, bytes: usize) -> *mut u8 {
     if heap.entry(bin).is_empty() {
         tick::<L>(heap);
-        heap.unsettled();
+        heap.begin_change();
         // SAFETY: the heap is this thread's and the entry is empty; `tick` can only empty entries.
         let filled = unsafe { refill::<L>(heap, bin, flush_heap::<L>) };
-        heap.settled();
+        heap.end_change();
         if !filled {
             return carve_one::<L>(bin, bytes);
         }
@@ -162,11 +162,11 @@ pub fn push_or_spill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, slot: Slot) {
     if heap.entry(bin).is_full() {
         let is_first = !heap.entry(bin).is_loaded();
         tick::<L>(heap);
-        heap.unsettled();
+        heap.begin_change();
         // SAFETY: the heap is this thread's. The entry is full, or `tick` has unloaded it: null entries are full too.
         let has_room = unsafe { spill::<L>(heap, bin) };
         let left = if has_room && is_first { send_shared_line_home::<L>(heap, bin, slot) } else { Some(slot) };
-        heap.settled();
+        heap.end_change();
         let Some(kept) = left else { return };
         if !has_room {
             let allocator = L::allocator();
@@ -203,7 +203,7 @@ fn check_clock<L: Lane>(heap: &mut HeapOf<L>) {
     // SAFETY: the heap is this thread's, and no magazine of it is in use.
     unsafe {
         if core::mem::replace(&mut heap.trims, trims) == trims {
-            drop_cold_bins(&allocator.pages, &allocator.exchange, heap, L::Os::now_ms());
+            send_cold_bins_home(&allocator.pages, &allocator.exchange, heap, L::Os::now_ms());
         } else {
             flush_heap::<L>(heap);
         }
@@ -224,10 +224,10 @@ fn tick_thread<L: Lane>() {
 fn retry_after_trim<L: Lane, T>(bytes: usize, attempt: impl Fn() -> Option<T>) -> Option<T> {
     attempt().or_else(|| {
         let allocator = L::allocator();
-        if !may_be_met(&allocator.pages, &allocator.exchange, bytes) {
+        if !could_serve(&allocator.pages, &allocator.exchange, bytes) {
             return None;
         }
-        allocator.ask_for_trim_now_and_then();
+        allocator.request_trim_if_due();
         trim_own::<L>();
         attempt()
     })
@@ -236,7 +236,7 @@ fn retry_after_trim<L: Lane, T>(bytes: usize, attempt: impl Fn() -> Option<T>) -
 /// Returns reachable free memory to the system; true if there was any. Empties this thread's cache; other threads empty
 /// theirs at their next slow path.
 pub fn trim<L: Lane>() -> bool {
-    L::allocator().ask_for_trim();
+    L::allocator().request_trim();
     trim_own::<L>()
 }
 
@@ -247,10 +247,10 @@ fn trim_own<L: Lane>() -> bool {
     if !is_static(entries) {
         // SAFETY: `entries` is this thread's pointer to a heap, which stays in use, empty.
         unsafe {
-            let heap = behind::<L::Stash, L::Quarantine>(entries);
+            let heap = heap_at::<L::Stash, L::Quarantine>(entries);
             (*heap).trims = allocator.trims();
             flush_heap::<L>(heap);
         }
     }
-    gather(&allocator.pages, &allocator.exchange)
+    purge_all(&allocator.pages, &allocator.exchange)
 }

@@ -85,7 +85,7 @@ unsafe fn check_slots<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Ma
         {
             // The program's SIGABRT handler may allocate.
             heap.entry(bin).set_count(0);
-            heap.settled();
+            heap.end_change();
             misuse_of::<L>("free()", "invalid pointer", bin, address);
         }
     }

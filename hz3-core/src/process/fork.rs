@@ -1,25 +1,23 @@
-//! Fork: every lock of a lane, taken before a fork in the order of [`Rank`], released after it in both processes.
+//! Fork: takes all locks of a lane before a fork, in the order of [`Rank`], and releases them in both processes.
 //!
 //! ```text
-//! before            rank by rank, lowest first; a lock whose value is not settled is waited for
-//! after, parent     the same list, highest first
-//! after, child      first every other thread's heap becomes an orphan; then as in the parent
+//! before            takes rank by rank, lowest first; waits until each lock's value is settled
+//! after, parent     releases, highest first
+//! after, child      makes every other thread's heap an orphan; then as in the parent
 //! ```
 //!
-//! While a thread forks, other libraries' handlers may allocate in it: a lock that it holds for the fork lets it through.
+//! Other libraries' handlers may allocate in the forking thread: locks held for the fork let it through.
 //!
-//! Outside rules: pthread_atfork(3) (handlers that were registered first run last before the fork and first after it, so
-//! that other libraries' handlers may allocate).
+//! Outside rules: pthread_atfork(3) (handlers that were registered first run last before the fork and first after it).
 
 use crate::allocator::{Allocator, Lane};
 use crate::platform::lock::ForkLock;
 use crate::platform::os::Os;
 use crate::platform::rank::Rank;
 use crate::record::observer::Event;
-use crate::thread::heap::{behind, is_static};
+use crate::thread::heap::{heap_at, is_static};
 use core::ptr::null_mut;
 
-/// Calls `visit` with each lock of `rank`.
 fn each_lock<L: Lane>(allocator: &Allocator<L>, rank: Rank, mut visit: impl FnMut(&dyn ForkLock)) {
     let pages = &allocator.pages;
     match rank {
@@ -42,11 +40,11 @@ fn acquire_all<L: Lane>(allocator: &Allocator<L>) {
 }
 
 /// # Safety
-/// The calling thread took all of them.
+/// The calling thread took all locks by [`acquire_all`], before the fork or not, and has no guard of any.
 unsafe fn release_all<L: Lane>(allocator: &Allocator<L>) {
     L::Os::end_fork();
     for rank in Rank::ALL.into_iter().rev() {
-        // SAFETY: the caller's promise.
+        // SAFETY: the thread took the lock by `acquire_for_fork` and has no guard of it.
         each_lock(allocator, rank, |lock| unsafe { lock.release_after_fork() });
     }
 }
@@ -62,22 +60,22 @@ pub unsafe extern "C" fn before<L: Lane>() {
 /// The handler after a fork in the parent.
 ///
 /// # Safety
-/// As for [`before`], which was called in this thread.
+/// For `pthread_atfork` alone: [`before`] ran in this thread.
 pub unsafe extern "C" fn after_in_parent<L: Lane>() {
-    // SAFETY: `before` took the locks in this thread.
+    // SAFETY: `before` took the locks in this thread, which has no guard here.
     unsafe { release_all(L::allocator()) }
 }
 
 /// The handler after a fork in the child.
 ///
 /// # Safety
-/// As for [`after_in_parent`].
+/// For `pthread_atfork` alone: [`before`] ran in this thread.
 pub unsafe extern "C" fn after_in_child<L: Lane>() {
     let (allocator, entries) = (L::allocator(), L::heap());
-    // SAFETY: this thread took the locks before the fork. Until they are free no other thread that an earlier
-    // handler may have started gets a heap, so that all heaps but this thread's belong to threads that are gone.
+    // SAFETY: `entries` is this thread's pointer. `before` took the locks in this thread, which has no guard here.
+    // Until the release, no thread that an earlier handler started gets a heap: all others in use are orphans.
     unsafe {
-        allocator.heaps.orphan_all_but(if is_static(entries) { null_mut() } else { behind(entries) });
+        allocator.heaps.orphan_all_but(if is_static(entries) { null_mut() } else { heap_at(entries) });
         release_all(allocator);
     }
     allocator.observer.notify(Event::Forked);

@@ -1,4 +1,4 @@
-//! Process: the life of threads, forks and the background thread.
+//! Process: thread start and exit, fork, and the background thread.
 
 pub mod background;
 pub mod fork;

@@ -1,14 +1,13 @@
-//! Cold bins: a thread gives the slots of bins that it hardly uses back to their spans.
+//! Cold bins: a thread sends the cached slots of rarely used bins home to their spans.
 //!
 //! ```text
-//! look      look      look          every 250 ms, on a slow path
-//!   | r   s   |  ·  ·   |           r, s: slow paths of the bin, · hits only
-//!             kept      sent home, into their spans
+//! check     check     check         at most every 250 ms, on a miss
+//!   | r   s   |  ·  ·   |           r: refill, s: spill, ·: hit
+//!             kept      sent home
 //! ```
 //!
-//! What a magazine holds was freed in any order and lies on as many pages as it has slots. In a bin that lives on hits
-//! alone, a few dozen slots circulate for ever, and each keeps a page from going back to the system. Once at home they
-//! are handed out by address, so that the bin's next slots lie side by side.
+//! In a bin that only hits, a few dozen slots circulate for ever, and each may keep a page from being purged. Spans
+//! carve by address, so the bin's next slots lie side by side.
 
 use crate::pages::bins::BINS;
 use crate::pages::page_heap::PageHeap;
@@ -18,30 +17,29 @@ use crate::transfer::exchange::{Exchange, Sharded};
 use crate::transfer::homeward::Homeward;
 use crate::transfer::remote_stash::{RemoteStash, Sparse};
 
-/// Milliseconds between two looks. Chosen: long against a time slice, short against the purge delay.
+/// Milliseconds between two checks. Chosen: long against a time slice, short against the purge delay.
 pub const LOOK_MS: u32 = 250;
 
-/// Sends home what the magazines of those bins hold that took no slow path since the last look. Such a bin begins
-/// with a small batch when it is used again. Looks at most once per [`LOOK_MS`].
+/// Sends the slots of every bin without a miss since the last check home, and the stash with them. Does nothing within
+/// [`LOOK_MS`] of the last check. `now` is in milliseconds. Takes owners' locks.
 ///
 /// # Safety
-/// The caller owns the heap.
-pub unsafe fn drop_cold_bins<P: Sharded, S: RemoteStash, Q>(
+/// The caller owns `heap` and keeps no reference into it.
+pub unsafe fn send_cold_bins_home<P: Sharded, S: RemoteStash, Q>(
     pages: &PageHeap<P>,
     exchange: &Exchange<P>,
     heap: *mut Heap<S, Q>,
     now: u32,
 ) {
-    // SAFETY: the caller's promise; each magazine is disposed of once.
+    // SAFETY: the caller owns `heap`. Each magazine is taken out, so not loaded, and sent once.
     unsafe {
         let heap = &mut *heap;
-        if elapsed_ms(heap.looked, now) < LOOK_MS {
+        if elapsed_ms(heap.last_look_ms, now) < LOOK_MS {
             return;
         }
-        heap.looked = now;
-        heap.unsettled();
-        // Nobody needed them since the last look, or they were freed since then, which is as good as: they make no span
-        // young.
+        heap.last_look_ms = now;
+        heap.begin_change();
+        // Idle: these slots do not restart their spans' purge delay.
         let mut homeward = Homeward::idle(pages, exchange, heap.shard);
         let mut stash = Sparse::<256>::new();
         for bin in (1..BINS as u8).map(Bin) {
@@ -60,6 +58,6 @@ pub unsafe fn drop_cold_bins<P: Sharded, S: RemoteStash, Q>(
         }
         stash.flush(&mut homeward);
         heap.stash.flush(&mut homeward);
-        heap.settled();
+        heap.end_change();
     }
 }

@@ -1,4 +1,4 @@
-//! Heap: a thread's own cache, one entry per bin, and its remote stash.
+//! Heap: a thread's private cache of free slots, two magazines per bin, and its remote stash.
 //!
 //! ```text
 //! entry   top ─────────┐     limit ─┐
@@ -6,10 +6,9 @@
 //! magazine |hdr|slot|…|slot|  room  |        spare → a second magazine, full or empty
 //! ```
 //!
-//! The entry's first magazine is *loaded*: `base ≤ top ≤ limit`, slots lie below `top`. An entry without
-//! a magazine is all null: empty and full at once, as is every entry of the two static heaps below, which
-//! belong to threads that have no heap yet and to threads that gave theirs back. Only its own thread
-//! touches a heap, except in a forked child, where the threads of the others' are gone.
+//! The entry's first magazine is *loaded*: `base ≤ top ≤ limit`, slots lie below `top`. Without one the entry is all
+//! null, so empty and full at once: every access misses. The two static heaps consist of such entries. Only its owner
+//! writes a heap, except in a forked child, which adopts the heaps of threads that are gone.
 
 use crate::pages::bins::BINS;
 use crate::pages::shape::MAX_SLOTS;
@@ -26,15 +25,13 @@ use crate::transfer::magazine::Magazine;
 use core::marker::PhantomData;
 use core::ptr::{NonNull, null_mut};
 
-/// A heap's entry for one bin. Sync, every field: written by the owner thread, read by anyone; so that every access is
-/// atomic, and Relaxed, because what a reader sees need not agree.
+/// A heap's entry for one bin: `base` is the loaded magazine's first place, or null; `top` and `limit` are one past its
+/// last slot and its last place. Sync, every field: only the owner writes, any thread may read. Relaxed, every access:
+/// readers need no consistent view. The owner may also read plainly.
 #[repr(C)]
 pub struct Entry {
-    /// One past the last slot.
     top: AtomicPtr<Slot>,
-    /// The loaded magazine's first slot; null without a magazine.
     base: AtomicPtr<Slot>,
-    /// One past the loaded magazine's last place.
     limit: AtomicPtr<Slot>,
     /// The second magazine, or null.
     spare: AtomicPtr<Magazine>,
@@ -50,15 +47,16 @@ impl Entry {
         }
     }
 
-    // Relaxed, all accesses below: as the struct says.
+    // Relaxed, all accesses below: as `Entry` says. Hits read plainly, so that the read folds into the comparison, and
+    // step `top` by a load and a store of their own, which become one instruction on memory.
 
-    /// Whether there is no slot to take. True without a magazine.
+    /// Whether a pop would miss. True without a magazine.
     #[inline(always)]
     pub fn is_empty(&self) -> bool {
         self.top.load(Ordering::Relaxed) == self.base.load(Ordering::Relaxed)
     }
 
-    /// Whether there is no room for a slot. True without a magazine.
+    /// Whether a push would miss. True without a magazine.
     #[inline(always)]
     pub fn is_full(&self) -> bool {
         self.top.load(Ordering::Relaxed) == self.limit.load(Ordering::Relaxed)
@@ -79,43 +77,41 @@ impl Entry {
     /// Replaces the second magazine.
     ///
     /// # Safety
-    /// The caller owns the entry's heap, and `magazine`, which may be null.
+    /// The caller owns the entry's heap, and `magazine` is null or the caller's. A decoy's foreign entry takes the
+    /// caller's heap instead.
     #[inline]
     pub unsafe fn set_spare(&self, magazine: *mut Magazine) {
         self.spare.store(magazine, Ordering::Relaxed);
     }
 
-    /// Takes the slot on top; `None` where there is none.
+    /// Takes the top slot; `None` if there is none.
     ///
     /// # Safety
-    /// The entry is one of the calling thread's heap, decoy or static heap.
+    /// `this` is an entry at the calling thread's pointer, or of the heap that the thread owns.
     #[inline(always)]
     pub unsafe fn pop(this: *mut Entry) -> Option<Slot> {
-        // SAFETY: the caller's promise; between `base` and `top` the magazine's slots are initialised.
+        // SAFETY: `this` is valid, and this thread alone writes it. If `top` is not `base`, a slot lies below it.
         unsafe {
-            // Plain reads, which fold into the comparison: the calling thread alone writes these words.
             let top = *(*this).top.as_ptr();
             if top == *(*this).base.as_ptr() {
                 return None;
             }
-            // The decrement is a load and a store of its own, which the compiler makes one instruction on memory.
             let word = &(*this).top;
             word.store(word.load(Ordering::Relaxed).sub(1), Ordering::Relaxed);
             Some(top.sub(1).read())
         }
     }
 
-    /// Puts the slot at `block` on top, if there is room and it `is_fit`; whether it did.
+    /// Pushes the slot at `block` if there is room and `accept` then returns true; whether it did.
     ///
     /// # Safety
-    /// As for [`Entry::pop`]. A slot begins at `block`, which is nobody else's where it `is_fit`.
+    /// As for [`Entry::pop`]. If `accept` returns true, a free slot begins at `block` and belongs to the caller.
     #[inline(always)]
-    pub unsafe fn push_if(this: *mut Entry, block: *mut u8, is_fit: impl FnOnce() -> bool) -> bool {
-        // SAFETY: the caller's promise.
+    pub unsafe fn push_if(this: *mut Entry, block: *mut u8, accept: impl FnOnce() -> bool) -> bool {
+        // SAFETY: `this` is valid, this thread alone writes it, and there is room. The slot at `block` is the caller's.
         unsafe {
-            // Plain reads, as in `pop`.
             let top = *(*this).top.as_ptr();
-            if top == *(*this).limit.as_ptr() || !is_fit() {
+            if top == *(*this).limit.as_ptr() || !accept() {
                 return false;
             }
             Self::push_at(this, top, Slot::new(block));
@@ -123,81 +119,78 @@ impl Entry {
         true
     }
 
-    /// Puts `slot` on top of the loaded magazine, which has room.
+    /// Pushes `slot` onto the loaded magazine.
     ///
     /// # Safety
     /// As for [`Entry::pop`]; the entry is not full.
     #[inline(always)]
     pub unsafe fn push(this: *mut Entry, slot: Slot) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the calling thread may write `this`, which is not full; `top` is the entry's.
         unsafe { Self::push_at(this, (*this).top.load(Ordering::Relaxed), slot) }
     }
 
-    /// As [`Entry::push`], where `top` is known.
+    /// As [`Entry::push`], with a known `top`.
     ///
     /// # Safety
-    /// As for [`Entry::push`].
+    /// As for [`Entry::push`]; `top` is the entry's.
     #[inline(always)]
     unsafe fn push_at(this: *mut Entry, top: *mut Slot, slot: Slot) {
-        // SAFETY: the caller's promise.
+        // SAFETY: `top` is a free place of the loaded magazine, and this thread alone writes the entry.
         unsafe {
             top.write(slot);
-            // The slot is written before it counts, also in the eyes of a forked child, which sees this thread
-            // stopped between any two instructions.
+            // The slot is written before it counts: a fork copies this thread between any two instructions.
             compiler_fence(Ordering::Release);
-            // One instruction on memory, as in `pop`.
             let word = &(*this).top;
             word.store(word.load(Ordering::Relaxed).add(1), Ordering::Relaxed);
         }
     }
 
-    /// Takes one of the last few slots, which `random_below` chooses. Whoever hardens, draws.
+    /// Takes one of the last few slots, chosen by `random_below`: the hardened lane's `pop`.
     ///
     /// # Safety
     /// As for [`Entry::pop`]; the entry is not empty.
     #[inline(always)]
     pub unsafe fn draw(this: *mut Entry, random_below: impl FnOnce(usize) -> usize) -> Slot {
-        // SAFETY: the caller's promise; between `base` and `top` the magazine's slots are initialised.
+        // SAFETY: this thread alone writes `this`. `base ≤ place ≤ last < top`, and all these places contain slots.
         unsafe {
             let (top, base) = ((*this).top.load(Ordering::Relaxed), (*this).base.load(Ordering::Relaxed));
             let count = top.offset_from_unsigned(base);
-            let place = base.add(count - 1 - random_below(count.min(DRAWN)));
+            let place = base.add(count - 1 - random_below(count.min(DRAW_WINDOW)));
             let slot = place.read();
             let last = top.sub(1);
             (*this).top.store(last, Ordering::Relaxed);
-            // A forked child that sees this thread stopped here loses one slot, and finds none twice.
+            // A child forked here loses one slot and finds none twice.
             compiler_fence(Ordering::Release);
-            // Where they are one place, nothing counts there any more.
             place.write(last.read());
             slot
         }
     }
 
-    /// The places of the loaded magazine, which is empty, up to `count` of them.
+    /// The first `count` places of the loaded magazine.
     ///
     /// # Safety
-    /// The caller owns the entry's heap; a magazine is loaded, of at least that capacity.
+    /// The caller owns the entry's heap. The loaded magazine is empty, has `count` places, and is not used during `'a`.
     pub unsafe fn places<'a>(&self, count: u16) -> &'a mut Places {
-        // SAFETY: the caller's promise.
+        // SAFETY: `count` places follow `base`, need no initialisation and are the caller's during `'a`.
         unsafe { core::slice::from_raw_parts_mut(self.base.load(Ordering::Relaxed).cast(), usize::from(count)) }
     }
 
-    /// Says that the loaded magazine holds `count` slots.
+    /// Sets the loaded magazine's number of slots.
     ///
     /// # Safety
-    /// The caller owns the entry's heap; the first `count` places hold slots.
+    /// The caller owns the entry's heap; the first `count` places of the loaded magazine contain slots.
     pub unsafe fn set_count(&self, count: usize) {
-        // SAFETY: the caller's promise.
+        // SAFETY: `count` places follow `base` in the magazine.
         self.top.store(unsafe { self.base.load(Ordering::Relaxed).add(count) }, Ordering::Relaxed);
     }
 
-    /// Loads `magazine`.
+    /// Loads `magazine` with its `count`, in place of any other, which the caller keeps.
     ///
     /// # Safety
-    /// The caller owns the entry's heap, which has nothing loaded there, and the magazine.
+    /// The caller owns the entry's heap and `magazine`.
     #[inline]
     pub unsafe fn load(&self, magazine: *mut Magazine) {
-        // SAFETY: the slots lie in the magazine.
+        // SAFETY: the caller owns `magazine`; `count ≤ capacity` places follow its header.
         unsafe {
             let base = Magazine::slots(magazine);
             self.base.store(base, Ordering::Relaxed);
@@ -206,7 +199,7 @@ impl Entry {
         }
     }
 
-    /// The loaded magazine, its slots counted; it stays loaded. `None` where there is none.
+    /// The loaded magazine, with `count` set; it stays loaded. `None` without one.
     ///
     /// # Safety
     /// The caller owns the entry's heap.
@@ -216,7 +209,7 @@ impl Entry {
         if base.is_null() {
             return None;
         }
-        // SAFETY: `base` lies in a magazine of this heap, and `top` not before it.
+        // SAFETY: `base` and `top ≥ base` lie in one magazine, which the caller owns.
         unsafe {
             let magazine = Magazine::of_slots(base);
             (*magazine).count = top.offset_from_unsigned(base) as u16;
@@ -224,13 +217,13 @@ impl Entry {
         }
     }
 
-    /// Takes the loaded magazine out, its slots counted; the caller's from here on.
+    /// Takes the loaded magazine out, with `count` set; the caller owns it from here on. `None` without one.
     ///
     /// # Safety
     /// The caller owns the entry's heap.
     #[inline]
     pub unsafe fn unload(&self) -> Option<*mut Magazine> {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller owns the heap.
         let loaded = unsafe { self.loaded() };
         self.top.store(null_mut(), Ordering::Relaxed);
         self.base.store(null_mut(), Ordering::Relaxed);
@@ -238,13 +231,13 @@ impl Entry {
         loaded
     }
 
-    /// Takes both magazines out, their slots counted; the caller's from here on.
+    /// Takes both magazines out, with `count` set; the caller owns them from here on.
     ///
     /// # Safety
     /// The caller owns the entry's heap.
     pub unsafe fn unload_all(&self) -> [Option<NonNull<Magazine>>; 2] {
         let spare = NonNull::new(self.spare());
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller owns the heap; the spare is taken out.
         unsafe {
             let loaded = self.unload().and_then(NonNull::new);
             self.set_spare(null_mut());
@@ -252,13 +245,13 @@ impl Entry {
         }
     }
 
-    /// Exchanges the loaded magazine for the spare one. Both must be there.
+    /// Swaps the loaded magazine and the spare.
     ///
     /// # Safety
-    /// The caller owns the entry's heap.
+    /// The caller owns the entry's heap. If a magazine is loaded, there is a spare.
     #[inline]
     pub unsafe fn swap(&self) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller owns the heap, and both magazines with it.
         unsafe {
             if let Some(loaded) = self.loaded() {
                 let spare = self.spare();
@@ -268,32 +261,30 @@ impl Entry {
         }
     }
 
-    /// Calls `look` with the slots of each magazine: the first one's place and their number. For whoever does not own the
-    /// heap: exact while its owner leaves it alone.
-    pub fn peek(&self, mut look: impl FnMut(*const Slot, usize)) {
+    /// Calls `visit` with each magazine's first place and slot count, for other threads: exact while the owner is idle.
+    pub fn peek(&self, mut visit: impl FnMut(*const Slot, usize)) {
         let (top, base) = (self.top.load(Ordering::Relaxed), self.base.load(Ordering::Relaxed));
         let count = top.addr().wrapping_sub(base.addr()) / size_of::<Slot>();
-        // More than a magazine holds: the two words are of two magazines, because the owner was at work.
+        // A larger count: the owner swapped magazines between the two reads.
         if !base.is_null() && count <= MAX_SLOTS {
-            look(base, count);
+            visit(base, count);
         }
         let spare = self.spare();
         if !spare.is_null() {
-            // SAFETY: what an entry refers to is a magazine, and magazines are never unmapped.
+            // SAFETY: a non-null spare is a magazine, and magazines are never unmapped.
             let (slots, count) = unsafe { Magazine::peek(spare) };
-            look(slots.cast(), count);
+            visit(slots.cast(), count);
         }
     }
 }
 
-/// Among how many slots of a magazine one is drawn: the last ones. Chosen: what programs allocate one after another they
-/// read one after another, and the more of that order is lost, the longer they wait for memory. Python's objects took
-/// 1.5 times the scale lane's time where nothing was drawn, and 1.9 times among 16 here and in quarantine.
-const DRAWN: usize = 4;
+/// Top slots that [`Entry::draw`] chooses among. Chosen: random order costs cache misses. Python's objects took 1.5
+/// times the scale lane's time without a draw, and 1.9 times with 16 here and in quarantine.
+const DRAW_WINDOW: usize = 4;
 
 const _: () = assert!(size_of::<Entry>() == BIN_ENTRY_BYTES);
 
-/// The entries of a heap. The foreign bin's stays null for ever.
+/// The entries of a heap, by bin. The foreign bin's entry is never loaded.
 #[repr(C)]
 pub struct Entries([Entry; BINS]);
 
@@ -303,109 +294,106 @@ impl Entries {
     }
 }
 
-/// Slow paths of one thread between two looks at the clock.
+/// A thread reads the clock once per this many misses.
 pub const TICKS: u8 = 64;
 
-/// The heap of a thread that has none yet.
+/// The entries of a thread that has no heap yet.
 pub static NO_HEAP: Entries = Entries::none();
-/// The heap of a thread that is ending and has given its own back.
+/// The entries of a thread that is ending and has given its heap back.
 pub static LEFT_HEAP: Entries = Entries::none();
 
-/// What a thread's pointer leads to while there is a profile: entries that are all null, so that each of the
-/// thread's calls takes its slow path, and behind them the heap. All zeros but for that.
+/// Stands in front of a heap while there is a heap profile: its null entries make each call miss. Starts as zeros.
 #[repr(C)]
 pub struct Decoy {
-    /// At offset 0, as in a heap. The foreign bin's entry, of which no hit path reads more than `top`, `base` and
-    /// `limit`, has the heap's address for a spare magazine.
+    /// At offset 0, as in a heap. The foreign bin's `spare`, which no hit path reads, is the heap's address.
     entries: Entries,
-    /// When the thread is sampled next. Sync: owner thread.
+    /// Decides when the thread is sampled next. Sync: owner thread.
     pub pace: Pace,
 }
 
-/// The heap of a thread: the one at its pointer, or that behind the decoy there.
+/// The calling thread's heap: the one at its pointer, or the one behind the decoy there.
 ///
 /// # Safety
-/// `entries` is the calling thread's pointer and none of the two static heaps.
+/// `entries` is the calling thread's pointer and not a static heap.
 #[inline]
-pub unsafe fn behind<S, Q>(entries: *mut Entries) -> *mut Heap<S, Q> {
-    // SAFETY: the caller's promise; the foreign bin's spare is null in a heap.
+pub unsafe fn heap_at<S, Q>(entries: *mut Entries) -> *mut Heap<S, Q> {
+    // SAFETY: heaps and decoys are never unmapped. The foreign bin's spare is null in a heap.
     let heap = unsafe { (*entries).0[0].spare() };
     if heap.is_null() { entries.cast() } else { heap.cast() }
 }
 
-/// The decoy at a thread's pointer; `None` where there is a heap, of its own or a static one.
+/// The decoy at the calling thread's pointer; `None` if that is a heap, static or not.
 ///
 /// # Safety
 /// `entries` is the calling thread's pointer.
 #[inline]
 pub unsafe fn decoy(entries: *mut Entries) -> Option<NonNull<Decoy>> {
-    // SAFETY: every heap, the static ones included, begins with entries that outlive all threads.
+    // SAFETY: heaps, static or not, and decoys are never unmapped.
     let heap = unsafe { (*entries).0[0].spare() };
     if heap.is_null() { None } else { NonNull::new(entries.cast()) }
 }
 
-/// The entry of `bin` at a thread's pointer.
+/// The entry of `bin` at the calling thread's pointer.
 ///
 /// # Safety
 /// `entries` is the calling thread's pointer or heap.
 #[inline(always)]
 pub unsafe fn entry_at(entries: *mut Entries, bin: Bin) -> *mut Entry {
-    // SAFETY: the caller's promise; every bin has an entry.
+    // SAFETY: every bin has an entry, at its offset from `entries`.
     unsafe { entries.byte_add(bin.entry_offset()).cast() }
 }
 
-/// What a heap's events amount to. Plain counts of its own thread, read by anyone.
+/// Counts of a heap's events. Sync: only the owner thread writes, any thread may read.
 #[derive(Default)]
 pub struct Counters {
-    /// Refills from this thread's own shard's depots and inboxes.
+    /// Refills from the own shard's depots and inboxes.
     pub refills: AtomicU64,
     /// Refills from other shards.
     pub steals: AtomicU64,
     /// Refills from spans.
     pub carves: AtomicU64,
-    /// Magazines handed to a depot.
+    /// Magazines spilled to a depot or inbox.
     pub spills: AtomicU64,
-    /// Slots that went home.
+    /// Slots sent home.
     pub homeward: AtomicU64,
 }
 
 /// Adds to a counter that only the calling thread writes.
 #[inline]
 pub fn count(counter: &AtomicU64, more: u64) {
-    // Relaxed, and no read-modify-write: one writer, and readers want no more than a recent value.
+    // Relaxed, no read-modify-write: a count with one writer.
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
 }
 
-/// A thread's heap.
+/// A thread's heap. Sync, unless a field says otherwise: owner thread.
 #[repr(C, align(128))]
 pub struct Heap<S, Q> {
     /// At offset 0: a heap's address is its entries'.
     pub entries: Entries,
-    /// Slots that the next refill from a span carves, by bin. Sync: owner thread.
+    /// Slots that the next refill carves, by bin.
     pub batches: [u8; BINS],
-    /// Whether the thread is one end of a queue, by bin. Sync: owner thread.
+    /// Spills less refills, by bin.
     pub balances: Balances,
-    /// Bins that took a slow path since the last look for cold bins. Sync: owner thread.
+    /// Bins with a miss since the last check for cold bins.
     pub active: [bool; BINS],
-    /// When that look was, in milliseconds. Sync: owner thread.
-    pub looked: u32,
-    /// Trims of the allocator that this heap has followed. Sync: owner thread.
+    /// Time of that check, in milliseconds.
+    pub last_look_ms: u32,
+    /// The allocator's count of trim requests when the heap was last emptied.
     pub trims: u32,
-    /// The shard that the thread belongs to. Sync: owner thread.
+    /// The thread's shard.
     pub shard: ShardId,
-    /// Slow paths left until the next look at the clock. Sync: owner thread.
+    /// Misses left until the thread reads the clock.
     pub ticks: u8,
-    /// Whose the heap is.
     state: HeapState,
-    /// Where the thread's random numbers are; 0 before the first. Sync: owner thread.
+    /// State of the random number generator; 0 before its first use.
     random: u64,
-    /// The heap's decoy, or null where it never needed one. Sync: owner thread.
+    /// Null if the heap never needed one.
     decoy: *mut Decoy,
-    /// Counts of events.
+    /// Counts of events. Sync: any thread may read.
     pub counters: Counters,
-    /// Slots on their way home. Sync: owner thread.
+    /// Slots on their way home.
     pub stash: S,
-    /// Slots that were freed a short while ago. Sync: owner thread.
+    /// Recently freed slots that must not be used yet.
     pub quarantine: Q,
 }
 
@@ -424,7 +412,7 @@ impl<S, Q> Heap<S, Q> {
         core::ptr::from_ref(self.entry(bin)).cast_mut()
     }
 
-    /// A random number of 32 bits (xorshift64*, whose upper half is used).
+    /// A random number of 32 bits: the upper half of xorshift64*.
     pub fn random<O: Os>(&mut self) -> u32 {
         let mut state = self.random;
         if state == 0 {
@@ -437,12 +425,12 @@ impl<S, Q> Heap<S, Q> {
         (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
     }
 
-    /// A random number below `limit`, which fits 32 bits.
+    /// A random number below `limit`, which must fit in 32 bits; 0 for a `limit` of 0.
     pub fn random_below<O: Os>(&mut self, limit: usize) -> usize {
         ((u64::from(self.random::<O>()) * limit as u64) >> 32) as usize
     }
 
-    /// Notes that `bin` took a slow path.
+    /// Notes a miss of `bin`.
     #[inline]
     pub fn mark_active(&mut self, bin: Bin) {
         if let Some(active) = self.active.get_mut(usize::from(bin.0)) {
@@ -450,27 +438,27 @@ impl<S, Q> Heap<S, Q> {
         }
     }
 
-    /// As [`HeapState::unsettled`].
+    /// As [`HeapState::begin_change`].
     #[inline]
-    pub fn unsettled(&self) {
-        self.state.unsettled();
+    pub fn begin_change(&self) {
+        self.state.begin_change();
     }
 
-    /// As [`HeapState::settled`].
+    /// As [`HeapState::end_change`].
     #[inline]
-    pub fn settled(&self) {
-        self.state.settled();
+    pub fn end_change(&self) {
+        self.state.end_change();
     }
 }
 
-/// Bytes of one heap's unit. Chosen: the least power of two that every lane's heap fits in.
+/// Bytes of a heap's unit. Chosen: the least power of two that fits every lane's heap.
 const HEAP_UNIT_BYTES: usize = 8192;
 
-/// Bytes of one decoy's unit. Chosen: the least power of two that a decoy fits in.
+/// Bytes of a decoy's unit. Chosen: the least power of two that fits a decoy.
 const DECOY_UNIT_BYTES: usize = 4096;
 const _: () = assert!(size_of::<Decoy>() <= DECOY_UNIT_BYTES);
 
-/// Every heap there is, and those that no thread uses.
+/// All heaps, used and unused.
 pub struct Heaps<S, Q, O: Os> {
     table: Table<HEAP_UNIT_BYTES>,
     decoys: Table<DECOY_UNIT_BYTES>,
@@ -480,12 +468,12 @@ pub struct Heaps<S, Q, O: Os> {
 
 impl<S, Q, O: Os> Members for Heaps<S, Q, O> {
     fn state(&self, id: u32) -> &HeapState {
-        // SAFETY: heaps are never unmapped, and the state is atomic.
+        // SAFETY: `id` is a heap's. Heaps are never unmapped, and the state's fields are atomic.
         unsafe { &(*self.get(id)).state }
     }
 
     fn make(&self) -> Option<u32> {
-        // All-zero entries, counters and stash are empty ones.
+        // An all-zero heap is a valid, empty one.
         self.table.allocate::<O>(1)
     }
 
@@ -495,36 +483,35 @@ impl<S, Q, O: Os> Members for Heaps<S, Q, O> {
 }
 
 impl<S, Q, O: Os> Heaps<S, Q, O> {
-    /// None yet.
+    /// No heaps.
     pub const fn new() -> Self {
         const { assert!(size_of::<Heap<S, Q>>() <= HEAP_UNIT_BYTES) }
         Self { table: Table::new(), decoys: Table::new(), states: HeapStates::new(), heaps: PhantomData }
     }
 
     fn get(&self, id: u32) -> *mut Heap<S, Q> {
-        // SAFETY: ids come from the table.
+        // SAFETY: `id` came from this table and starts a heap's unit.
         unsafe { typed::<Heap<S, Q>, HEAP_UNIT_BYTES>(&self.table, id) }.as_ptr()
     }
 
-    /// A heap without slots for the calling thread. `None` where memory has run out.
+    /// An empty heap for the calling thread to own. `None` when memory has run out. Takes the heaps' lock.
     pub fn take(&self) -> Option<*mut Heap<S, Q>> {
         let heap = self.get(self.states.take(self)?);
-        // SAFETY: the heap is this thread's.
+        // SAFETY: this thread owns the heap.
         unsafe {
             (*heap).batches = [0; BINS];
             (*heap).active = [true; BINS];
-            (*heap).balances.begin_anew();
+            (*heap).balances.forget_all();
         }
         Some(heap)
     }
 
-    /// The decoy of `heap`, made where there is none; its pace may not have started. `None` where memory has run
-    /// out.
+    /// The decoy of `heap`, made on first use, its pace not started. `None` when memory has run out.
     ///
     /// # Safety
     /// The calling thread owns the heap.
     pub unsafe fn decoy_of(&self, heap: *mut Heap<S, Q>) -> Option<NonNull<Decoy>> {
-        // SAFETY: the caller's promise; a fresh unit is zeroed and this thread's alone.
+        // SAFETY: the caller owns `heap`. A fresh unit is zeroed, fits a decoy and is this thread's alone.
         unsafe {
             if (*heap).decoy.is_null() {
                 let decoy = typed::<Decoy, DECOY_UNIT_BYTES>(&self.decoys, self.decoys.allocate::<O>(1)?).as_ptr();
@@ -535,26 +522,26 @@ impl<S, Q, O: Os> Heaps<S, Q, O> {
         }
     }
 
-    /// Takes back a heap that holds no slot any more.
+    /// Takes back an empty heap. Takes the heaps' lock.
     ///
     /// # Safety
-    /// The calling thread owned it and uses it no longer.
+    /// The calling thread owns it, and no longer does afterwards.
     pub unsafe fn give(&self, heap: *mut Heap<S, Q>) {
-        // SAFETY: heaps are never unmapped, and the state is atomic.
+        // SAFETY: `heap` is never unmapped, and its state's fields are atomic.
         self.states.give(unsafe { &(*heap).state });
     }
 
-    /// The lock over the unused heaps, for fork.
+    /// The heaps' lock, for fork.
     pub fn lock_for_fork(&self) -> &dyn ForkLock {
         self.states.lock_for_fork()
     }
 
-    /// In a forked child: every heap but `own` (null for none) belonged to a thread that is gone.
+    /// In a forked child: makes every used heap but `own` (null for none) an orphan.
     ///
     /// # Safety
-    /// `own` is null or the calling thread's heap, and that thread holds the lock over the unused heaps.
+    /// `own` is null or the calling thread's heap. The calling thread holds the heaps' lock.
     pub unsafe fn orphan_all_but(&self, own: *mut Heap<S, Q>) {
-        // SAFETY: the caller's own heap, if it has one.
+        // SAFETY: `own` is null or a heap, which is never unmapped and which only this thread writes.
         self.states.orphan_all_but(unsafe { own.as_ref() }.map(|own| &own.state));
     }
 
@@ -564,17 +551,17 @@ impl<S, Q, O: Os> Heaps<S, Q, O> {
         self.states.adopt_orphans(self, |id| adopt(self.get(id)));
     }
 
-    /// Calls `look` with every heap there is, whoever uses it; heaps are never unmapped.
-    pub fn each(&self, mut look: impl FnMut(*const Heap<S, Q>)) {
+    /// Calls `visit` with every heap, used or not. Heaps are never unmapped.
+    pub fn each(&self, mut visit: impl FnMut(*const Heap<S, Q>)) {
         for id in 1..self.table.end() {
             let heap = self.table.peek(id).cast::<Heap<S, Q>>();
             if !heap.is_null() {
-                look(heap);
+                visit(heap);
             }
         }
     }
 
-    /// Heaps ever made.
+    /// Number of heaps ever made.
     pub fn made(&self) -> u32 {
         self.table.end() - 1
     }
@@ -591,24 +578,23 @@ impl<S, Q, O: Os> Default for Heaps<S, Q, O> {
     }
 }
 
-/// As [`Entry::peek`], for the entry of `bin` in `heap`. No reference to the whole heap: what else is in it is the owner's,
-/// who may be at work.
+/// As [`Entry::peek`], for the entry of `bin` in `heap`, without a reference to the whole heap: its owner may be writing.
 ///
 /// # Safety
 /// `heap` is one that [`Heaps::each`] gives.
-pub unsafe fn peek<S, Q>(heap: *const Heap<S, Q>, bin: Bin, look: impl FnMut(*const Slot, usize)) {
+pub unsafe fn peek<S, Q>(heap: *const Heap<S, Q>, bin: Bin, visit: impl FnMut(*const Slot, usize)) {
     let index = usize::from(bin.0);
-    // SAFETY: heaps are never unmapped, and an entry's words are atomic; the clamp is that of `Heap::entry`.
-    unsafe { &(*heap).entries.0[if index < BINS { index } else { 0 }] }.peek(look);
+    // SAFETY: heaps are never unmapped, and an entry's fields are atomic. The index is below `BINS`.
+    unsafe { &(*heap).entries.0[if index < BINS { index } else { 0 }] }.peek(visit);
 }
 
-/// Whether `heap` is one of the two static ones.
+/// Whether `heap` is a static heap.
 #[inline]
 pub fn is_static(heap: *const Entries) -> bool {
     core::ptr::eq(heap, &NO_HEAP) || core::ptr::eq(heap, &LEFT_HEAP)
 }
 
-/// Whether the thread of `heap` is ending.
+/// Whether the thread with `heap` at its pointer has given its heap back.
 #[inline]
 pub fn has_left(heap: *const Entries) -> bool {
     core::ptr::eq(heap, &LEFT_HEAP)

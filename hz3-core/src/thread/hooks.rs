@@ -1,13 +1,11 @@
-//! Hooks: the process-wide callbacks of an allocator, which one thread installs while others wait, and the key
-//! by which each thread's end is learnt.
+//! Hooks: installs an allocator's thread-exit key and fork handlers once per process.
 //!
 //! ```text
 //! UNHOOKED ── first thread ──→ HOOKING ── key made ──→ HOOKED + key
 //!                                 └────── refused ───→ KEYLESS
 //! ```
 //!
-//! The state is one word, so that a thread that comes later pays one load. The key is there before fork
-//! handlers are asked for, because to register those may allocate, which must not wait for the word.
+//! The key is published before `pthread_atfork` is called, which may allocate: that must not wait for the key.
 
 use crate::platform::atomic::{AtomicU32, Ordering};
 use crate::platform::os::Waiter;
@@ -18,7 +16,7 @@ const HOOKING: u32 = 1;
 const KEYLESS: u32 = 2;
 const HOOKED: u32 = 3;
 
-/// The state of the hooks.
+/// The state of the hooks: one word, so that later threads pay one load.
 pub struct Hooks<W: Waiter> {
     state: AtomicU32,
     waiter: PhantomData<fn() -> W>,
@@ -37,12 +35,11 @@ impl<W: Waiter> Hooks<W> {
         Self { state: AtomicU32::new(UNHOOKED), waiter: PhantomData }
     }
 
-    /// The key of the thread-exit hook; `None` where the system had none left. The first call makes it by
-    /// `make_key` and then calls `register`, in which the calling thread may come here again; calls of other
-    /// threads wait for the key.
+    /// The thread-exit key; `None` if the system had none left. The first call runs `make_key` and then `register`,
+    /// which may call this again. Other threads wait for the key.
     #[inline]
     pub fn key(&self, make_key: impl FnOnce() -> Option<u32>, register: impl FnOnce()) -> Option<u32> {
-        // Acquire: pairs with the Release in `install`, for the key.
+        // Acquire: pairs with the Release in `install`.
         let state = self.state.load(Ordering::Acquire);
         let state = if state < KEYLESS { self.install(state, make_key, register) } else { state };
         state.checked_sub(HOOKED)
@@ -50,12 +47,12 @@ impl<W: Waiter> Hooks<W> {
 
     #[cold]
     fn install(&self, mut state: u32, make_key: impl FnOnce() -> Option<u32>, register: impl FnOnce()) -> u32 {
-        // Acquire, where it fails: as in `key`. Relaxed, where it succeeds: nothing was written before.
+        // Acquire on failure: pairs with the Release below. Relaxed on success: nothing was published before.
         if state == UNHOOKED {
             match self.state.compare_exchange(UNHOOKED, HOOKING, Ordering::Relaxed, Ordering::Acquire) {
                 Ok(_) => {
                     let state = make_key().map_or(KEYLESS, |key| HOOKED + key);
-                    // Release: publishes the key. Pairs with every Acquire here.
+                    // Release: publishes the key. Pairs with every Acquire in this file.
                     self.state.store(state, Ordering::Release);
                     register();
                     return state;
@@ -65,7 +62,7 @@ impl<W: Waiter> Hooks<W> {
         }
         while state == HOOKING {
             W::yield_now();
-            // Acquire: as in `key`.
+            // Acquire: pairs with the Release above.
             state = self.state.load(Ordering::Acquire);
         }
         state

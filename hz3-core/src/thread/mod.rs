@@ -1,4 +1,4 @@
-//! Thread: one thread's share of the memory.
+//! Thread: what each thread owns, and the registry of all threads' heaps.
 
 #[cfg(not(loom))]
 pub mod cold_bins;

@@ -1,15 +1,14 @@
-//! Heap states: whose each heap is, from the thread that takes it to the one that adopts it after a fork.
+//! Registry: records which heaps are in use, unused, or orphans of threads that a fork left behind.
 //!
 //! ```text
 //! made ──→ IN_USE ── give ──→ UNUSED, in the list ── take ──→ IN_USE
 //!            │
-//!            └── its thread is gone with a fork: adopted, which empties and gives it,
-//!                or LOST where it was being changed at that moment
+//!            └── orphaned by a fork: adopted (emptied and given),
+//!                or LOST if its thread was changing it at that moment
 //! ```
 //!
-//! A thread has one heap in its life: its pointer leads to none, then to its heap, then to where those end up that have
-//! left, for good. After a fork the child counts a further *generation*. A heap in use whose generation is not the
-//! process's belonged to a thread that is not there. What a heap holds is none of this module's business.
+//! A thread has at most one heap in its life. A forked child starts a new *generation*: a heap in use of an older one
+//! is an orphan. The *heaps' lock* is that over the unused heaps.
 
 use crate::platform::atomic::{AtomicU32, Ordering};
 use crate::platform::lock::{ForkLock, Mutex};
@@ -21,64 +20,62 @@ const UNUSED: u32 = 0;
 const IN_USE: u32 = 1;
 const LOST: u32 = 2;
 
-/// What a heap says of its owner. Zeros: just made.
+/// The ownership of one heap. All zeros: just made.
 #[repr(C)]
 pub struct HeapState {
-    /// Whether the thread is changing more than one word of this heap. Read in a forked child.
+    /// Whether the owner is in the middle of a change. Sync: written by the owner, read in a forked child.
     busy: AtomicU32,
-    /// Sync: the lock over the unused heaps.
+    /// Sync: the heaps' lock.
     state: AtomicU32,
-    /// The process generation (count of forks) that the owner thread lives in. Sync: as `state`.
+    /// The owner's generation: the number of forks between the first process and its own. Sync: as `state`.
     generation: AtomicU32,
-    /// Sync: written by the thread that made the heap, before anybody else has it.
+    /// Sync: written once, by the thread that makes the heap.
     id: AtomicU32,
-    /// The next one of the list, where the heap is in it. Sync: as `state`.
+    /// The next unused heap, while this one is in the list. Sync: as `state`.
     next_unused: AtomicU32,
 }
 
 impl HeapState {
-    /// Says that several words are about to change; a child forked before [`HeapState::settled`] leaves this heap
-    /// alone.
+    /// Begins a change of several words. A child forked before [`HeapState::end_change`] does not adopt the heap.
     #[inline]
-    pub fn unsettled(&self) {
-        // Relaxed, with a compiler fence: only a forked child's single thread reads it, from a snapshot
-        // taken between two instructions of this thread.
+    pub fn begin_change(&self) {
+        // Relaxed, with a compiler fence: only a forked child reads it, from a copy of this thread's memory.
         self.busy.store(1, Ordering::Relaxed);
         compiler_fence(core::sync::atomic::Ordering::SeqCst);
     }
 
-    /// Says that the words agree again.
+    /// Ends the change: the words are consistent again.
     #[inline]
-    pub fn settled(&self) {
+    pub fn end_change(&self) {
         compiler_fence(core::sync::atomic::Ordering::SeqCst);
-        // Relaxed: as in `unsettled`.
+        // Relaxed, with a compiler fence: read in a forked child only.
         self.busy.store(0, Ordering::Relaxed);
     }
 }
 
-/// Where the heaps are.
+/// The heaps.
 pub trait Members {
-    /// What heap `id`, which was made, says of its owner.
+    /// The state of heap `id`, which was made.
     fn state(&self, id: u32) -> &HeapState;
-    /// Makes a heap of zeros and returns its id, which is not 0. `None` where memory has run out.
+    /// Makes an all-zero heap and returns its id, never 0. `None` when memory has run out.
     fn make(&self) -> Option<u32>;
-    /// One past the highest id of those made so far.
+    /// One past the highest id made so far.
     fn end(&self) -> u32;
 }
 
-/// The first id of the list of unused heaps; 0 where it is empty.
+/// The list of unused heaps: its first id, or 0 if it is empty.
 struct Unused(u32);
 
 impl Ranked for Unused {
     const RANK: Rank = Rank::Heaps;
 }
 
-/// Which heaps no thread uses, and the process's generation.
+/// The unused heaps, and the process's generation.
 pub struct HeapStates<W: Waiter> {
     unused: Mutex<Unused, W>,
-    /// Sync: the lock.
+    /// Sync: the heaps' lock.
     generation: AtomicU32,
-    /// Whether heaps of threads that did not survive a fork may be waiting.
+    /// Whether there may be orphans to adopt.
     orphans: AtomicU32,
 }
 
@@ -95,15 +92,15 @@ impl<W: Waiter> HeapStates<W> {
         Self { unused: Mutex::new(Unused(0)), generation: AtomicU32::new(0), orphans: AtomicU32::new(0) }
     }
 
-    /// The id of a heap that is the calling thread's from here on. `None` where there is none and none can be made.
+    /// A heap, unused or new, that the calling thread owns from here on. `None` when memory has run out.
     pub fn take(&self, members: &impl Members) -> Option<u32> {
         let mut unused = self.unused.lock();
         let mut id = unused.0;
         if id == 0 {
-            // The system is asked without the lock. A fork meanwhile leaves the child one heap that was never used.
+            // No lock is held during the system call. A child forked meanwhile loses one heap, which was never used.
             drop(unused);
             id = members.make()?;
-            // Relaxed: this thread's alone until it is given back under the lock, or until a fork, which orders all.
+            // Relaxed: read by its owner, or after a fork, which orders the store, by an adopter.
             members.state(id).id.store(id, Ordering::Relaxed);
             unused = self.unused.lock();
         } else {
@@ -111,14 +108,14 @@ impl<W: Waiter> HeapStates<W> {
             unused.0 = members.state(id).next_unused.load(Ordering::Relaxed);
         }
         let heap = members.state(id);
-        // Relaxed, all: read under the lock.
+        // Relaxed, all: under the lock.
         heap.generation.store(self.generation.load(Ordering::Relaxed), Ordering::Relaxed);
         heap.state.store(IN_USE, Ordering::Relaxed);
         drop(unused);
         Some(id)
     }
 
-    /// Takes back a heap that the calling thread owned and uses no longer.
+    /// Takes back an empty heap, which the calling thread owns until now.
     pub fn give(&self, heap: &HeapState) {
         let mut first = self.unused.lock();
         // Relaxed, all: under the lock.
@@ -127,12 +124,12 @@ impl<W: Waiter> HeapStates<W> {
         first.0 = heap.id.load(Ordering::Relaxed);
     }
 
-    /// The lock over the unused heaps, for fork.
+    /// The heaps' lock, for fork.
     pub fn lock_for_fork(&self) -> &dyn ForkLock {
         &self.unused
     }
 
-    /// In a forked child, whose thread holds the lock: every heap but its `own` belonged to a thread that is gone.
+    /// In a forked child: makes every used heap but `own` an orphan. The calling thread holds the heaps' lock.
     pub fn orphan_all_but(&self, own: Option<&HeapState>) {
         // Relaxed, all: under the lock.
         let generation = self.generation.load(Ordering::Relaxed).wrapping_add(1);
@@ -143,15 +140,14 @@ impl<W: Waiter> HeapStates<W> {
         self.orphans.store(1, Ordering::Relaxed);
     }
 
-    /// Hands each heap whose thread did not survive a fork to `adopt`, which must empty it and give it back. Heaps that
-    /// were being changed at the fork are given up with what they hold.
+    /// Hands each orphan to `adopt`, which must empty it and give it back. Orphans in the middle of a change are lost.
     #[inline]
     pub fn adopt_orphans(&self, members: &impl Members, mut adopt: impl FnMut(u32)) {
-        // Relaxed: the fork ordered it; a second thread that misses it loses nothing.
+        // Relaxed: a hint; a thread that misses it loses nothing.
         if self.orphans.load(Ordering::Relaxed) == 0 {
             return;
         }
-        // Relaxed: it is the exchange that lets one thread through, and the lock below that orders what it sees.
+        // Relaxed: the swap lets one thread through; the lock in `is_orphan` orders what it sees.
         if self.orphans.swap(0, Ordering::Relaxed) == 0 {
             return;
         }
@@ -162,10 +158,10 @@ impl<W: Waiter> HeapStates<W> {
         }
     }
 
-    /// Whether `heap` is one to adopt. One that can't be is lost from here on.
+    /// Whether `heap` is an orphan that can be adopted; one that can't becomes LOST.
     fn is_orphan(&self, heap: &HeapState) -> bool {
         let _unused = self.unused.lock();
-        // Relaxed, all: under the lock, but for `busy`, which the fork ordered.
+        // Relaxed, all: under the lock; an orphan's `busy` was written before the fork.
         if heap.state.load(Ordering::Relaxed) != IN_USE {
             return false;
         }
@@ -186,29 +182,29 @@ impl<W: Waiter> Default for HeapStates<W> {
     }
 }
 
-/// What a thread's pointer leads to.
+/// The target of a thread's pointer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage<H> {
     /// No heap yet.
     Without,
     /// The thread's heap.
     With(H),
-    /// None any more.
+    /// No heap any more.
     Left,
 }
 
-/// A thread's pointer, as the start and the end of the thread see it.
+/// A thread's pointer to its heap.
 pub trait Pointer {
     /// A thread's heap.
     type Heap: Copy;
-    /// Where it leads.
+    /// The current target.
     fn stage(&self) -> Stage<Self::Heap>;
-    /// Leads it to `stage`.
-    fn lead_to(&self, stage: Stage<Self::Heap>);
+    /// Sets the target.
+    fn set_stage(&self, stage: Stage<Self::Heap>);
 }
 
-/// The heap of the thread of `pointer`, which `take` finds where it has none yet. `None` for a thread that has left,
-/// so that what it frees late is not stranded in a second heap, and where `take` finds none.
+/// The thread's heap, from `take` if it has none yet. `None` if that fails, or if the thread has left: a second heap
+/// would strand late frees.
 #[inline]
 pub fn begin<P: Pointer>(pointer: &P, take: impl FnOnce() -> Option<P::Heap>) -> Option<P::Heap> {
     match pointer.stage() {
@@ -216,23 +212,23 @@ pub fn begin<P: Pointer>(pointer: &P, take: impl FnOnce() -> Option<P::Heap>) ->
         Stage::Left => None,
         Stage::Without => {
             let heap = take()?;
-            pointer.lead_to(Stage::With(heap));
+            pointer.set_stage(Stage::With(heap));
             Some(heap)
         }
     }
 }
 
-/// Ends the thread's use of its heap, if it has one: `give` empties it and gives it back.
+/// Marks the thread as left; `give` empties its heap, if it has one, and gives it back.
 #[inline]
 pub fn leave<P: Pointer>(pointer: &P, give: impl FnOnce(P::Heap)) {
     if let Stage::With(heap) = pointer.stage() {
-        // Before the heap is emptied: what is freed within goes elsewhere.
-        pointer.lead_to(Stage::Left);
+        // First, so that nothing freed inside `give` enters the heap.
+        pointer.set_stage(Stage::Left);
         give(heap);
     }
 }
 
-/// Copies for models, in which a forked child is a copy of what it would find.
+/// Copies that stand for a forked child's memory in models.
 #[cfg(loom)]
 #[allow(missing_docs, reason = "for models only")]
 mod forked {
@@ -246,7 +242,7 @@ mod forked {
         }
 
         pub fn forked(&self) -> Self {
-            // Relaxed: the caller sees to it that nobody writes, or that it does not matter.
+            // Relaxed: the model decides which stores the copy may miss.
             let copy = |word: &AtomicU32| AtomicU32::new(word.load(Ordering::Relaxed));
             Self {
                 busy: copy(&self.busy),
@@ -259,13 +255,13 @@ mod forked {
     }
 
     impl<W: Waiter> HeapStates<W> {
-        /// A copy whose lock is held for the fork, as the caller holds the original's.
+        /// A copy with its lock held for the fork, as the calling thread holds the original's.
         pub fn forked(&self) -> Self {
-            // SAFETY: the lock is held.
+            // SAFETY: the calling thread holds the lock for the fork.
             let unused = unsafe { self.unused.value_while_held() }.0;
             let copy = Self {
                 unused: Mutex::new(Unused(unused)),
-                // Relaxed, both: as above.
+                // Relaxed, both: under the lock, or a hint.
                 generation: AtomicU32::new(self.generation.load(Ordering::Relaxed)),
                 orphans: AtomicU32::new(self.orphans.load(Ordering::Relaxed)),
             };

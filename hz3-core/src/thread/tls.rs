@@ -1,14 +1,13 @@
-//! Thread pointer: the one word of thread-local storage that a lane has, its thread's heap.
+//! Thread pointer: a lane's only thread-local word, which points to the thread's heap.
 //!
-//! `thread_local!` in a shared library calls `__tls_get_addr` on every access. A symbol of our own, read
-//! through the initial-exec model, costs two instructions, needs no initialisation, and takes eight bytes
-//! of the static TLS that glibc keeps for libraries which are loaded late. The initial value is the
-//! address of the empty heap, so that no access tests whether the thread has started.
+//! `thread_local!` in a shared library calls `__tls_get_addr` on every access. This initial-exec symbol costs two
+//! instructions on x86-64, and eight bytes of the static TLS that glibc reserves for libraries loaded late. It starts
+//! as the address of `NO_HEAP`: no access tests whether the thread has started.
 //!
 //! Outside rules: "ELF Handling For Thread-Local Storage" (Drepper), sections 4.3.6 and 4.4.6; the glibc
-//! manual, "Replacing malloc", which asks for initial-exec.
+//! manual, "Replacing malloc" (asks for initial-exec).
 
-/// Defines a lane's thread pointer under a symbol name, with its reader and writer.
+/// Defines a lane's thread pointer under a symbol name, with a getter and a setter.
 macro_rules! thread_pointer {
     ($lane:ident, $symbol:literal) => {
         #[cfg(not(miri))]
@@ -30,7 +29,7 @@ macro_rules! thread_pointer {
             #[inline(always)]
             fn thread_pointer() -> *mut $crate::thread::heap::Entries {
                 let heap;
-                // SAFETY: reads the thread-local word that is defined above.
+                // SAFETY: reads the initialised thread-local word defined above; changes no memory.
                 unsafe {
                     core::arch::asm!(
                         concat!("mov {heap}, qword ptr [rip + ", $symbol, "@GOTTPOFF]"),
@@ -45,7 +44,7 @@ macro_rules! thread_pointer {
             #[cfg(all(target_arch = "x86_64", not(miri)))]
             #[inline(always)]
             fn set_thread_pointer(heap: *mut $crate::thread::heap::Entries) {
-                // SAFETY: writes the thread-local word that is defined above.
+                // SAFETY: writes the thread-local word defined above, which only this thread accesses.
                 unsafe {
                     core::arch::asm!(
                         concat!("mov {offset}, qword ptr [rip + ", $symbol, "@GOTTPOFF]"),
@@ -61,7 +60,7 @@ macro_rules! thread_pointer {
             #[inline(always)]
             fn thread_pointer() -> *mut $crate::thread::heap::Entries {
                 let heap;
-                // SAFETY: reads the thread-local word that is defined above.
+                // SAFETY: reads the initialised thread-local word defined above; changes no memory.
                 unsafe {
                     core::arch::asm!(
                         concat!("adrp {offset}, :gottprel:", $symbol),
@@ -79,7 +78,7 @@ macro_rules! thread_pointer {
             #[cfg(all(target_arch = "aarch64", not(miri)))]
             #[inline(always)]
             fn set_thread_pointer(heap: *mut $crate::thread::heap::Entries) {
-                // SAFETY: writes the thread-local word that is defined above.
+                // SAFETY: writes the thread-local word defined above, which only this thread accesses.
                 unsafe {
                     core::arch::asm!(
                         concat!("adrp {offset}, :gottprel:", $symbol),

@@ -1,7 +1,6 @@
-//! Holes: whole pages of spans in use whose slots are all free. Their memory goes back.
+//! Holes: purges pages whose slots are all free in spans that are still in use.
 //!
-//! While the memory of a hole is given back, its span is out of the shard's lists, so that nobody takes a slot of it, and
-//! no lock is held.
+//! Meanwhile a span is set aside: out of its shard's lists, so that no thread takes its slots, and with no lock held.
 
 use crate::pages::bins::BINS;
 use crate::pages::page_heap::PageHeap;
@@ -13,15 +12,14 @@ use crate::transfer::shard::HoleScan;
 use crate::upkeep::schedule::Schedule;
 use core::ptr::NonNull;
 
-/// Spans looked at for holes at a time at most.
-const LOOKS: u32 = 4096;
-/// Calls to the system for holes at a time at most, but for what the last span adds.
-const HOLES: usize = 2048;
-/// Spans looked at for holes under one holding of a shard's lock.
-const LOOKS_PER_LOCK: u32 = 64;
+/// Most spans searched per call.
+const MAX_SPANS: u32 = 4096;
+/// System calls after which a call stops once the current span is done.
+const MAX_CALLS: usize = 2048;
+const SPANS_PER_LOCK: u32 = 64;
 
-/// Gives the memory of holes back of which no slot was needed for `delay_ms`, going on where the last call
-/// stopped; whether work is left over.
+/// Purges holes of spans idle for `delay_ms` at `now`, from the last call's shard on. Does a bounded amount; whether
+/// work is left. Takes shards' locks.
 pub fn purge_holes<P: Sharded>(
     pages: &PageHeap<P>,
     exchange: &Exchange<P>,
@@ -29,12 +27,12 @@ pub fn purge_holes<P: Sharded>(
     now: u32,
     delay_ms: u32,
 ) -> bool {
-    let (mut looks, mut calls) = (LOOKS, 0);
+    let (mut looks, mut calls) = (MAX_SPANS, 0);
     let first = schedule.next_shard() as usize;
     for shard in exchange.used_shards().skip(first).chain(exchange.used_shards().take(first)) {
         if !purge_holes_of(pages, exchange, shard, now, delay_ms, &mut looks, |made| {
             calls += made;
-            calls < HOLES
+            calls < MAX_CALLS
         }) {
             schedule.set_next_shard(u32::from(shard.0));
             return true;
@@ -43,17 +41,16 @@ pub fn purge_holes<P: Sharded>(
     false
 }
 
-/// Gives the memory of all holes back; returns how many bytes went.
+/// Purges all holes; the bytes that went, by other threads too. Takes shards' locks.
 pub fn purge_all_holes<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, now: u32) -> usize {
-    // What other threads add meanwhile is no matter.
     let before = pages.purged_bytes();
     for shard in exchange.used_shards() {
-        // No more looks than there are spans, so that the end comes although other threads make further holes.
+        // Bounded, so that it ends although other threads make further holes.
         let spans: u32 = {
             let owned = exchange.shard(shard).owned().lock();
             (1..BINS as u8).map(|bin| owned.counts(Bin(bin)).1).sum()
         };
-        // The first turn may go on from the middle.
+        // The first pass may start in the middle of the lists.
         for _ in 0..2 {
             let mut looks = spans;
             purge_holes_of(pages, exchange, shard, now, 0, &mut looks, |_| true);
@@ -62,8 +59,8 @@ pub fn purge_all_holes<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, 
     pages.purged_bytes().wrapping_sub(before) as usize
 }
 
-/// As [`purge_holes`], in one shard, until all its spans or `looks` of them were looked at, or
-/// `goes_on`, which is told how many calls to the system were made, says to stop. Whether all were.
+/// Purges one shard's holes, in at most `looks` spans (counted down). After each span, `keep_going` gets its number of
+/// system calls and may stop. False if work is left, except after a refusal.
 fn purge_holes_of<P: Sharded>(
     pages: &PageHeap<P>,
     exchange: &Exchange<P>,
@@ -71,15 +68,15 @@ fn purge_holes_of<P: Sharded>(
     now: u32,
     delay_ms: u32,
     looks: &mut u32,
-    mut goes_on: impl FnMut(usize) -> bool,
+    mut keep_going: impl FnMut(usize) -> bool,
 ) -> bool {
     if P::HARDENED {
-        // What the pages of free slots hold is looked at when the slots are used again.
+        // Free slots' contents are checked when they are used again.
         return true;
     }
     let owned = exchange.shard(shard).owned();
     loop {
-        let mut allowed = LOOKS_PER_LOCK.min(*looks);
+        let mut allowed = SPANS_PER_LOCK.min(*looks);
         let (before, found) = (allowed, owned.lock().set_aside(pages.spans(), now, delay_ms, &mut allowed));
         *looks -= before - allowed;
         match found {
@@ -88,17 +85,17 @@ fn purge_holes_of<P: Sharded>(
             HoleScan::Pause => {}
             HoleScan::Holes { id, start, pages: holes } => {
                 let (purged, calls) = purge_pages(pages, start, holes);
-                // SAFETY: the span was set aside above; where it is empty, it is in no list and this thread's.
+                // SAFETY: set aside above, and put back once. An empty one is in no list and has no slot out.
                 unsafe {
                     if owned.lock().put_back(pages.spans(), id, purged) {
                         pages.release_small(id, true);
                     }
                 }
                 if purged != holes {
-                    // The system refuses, and would again.
+                    // A refusal would only repeat.
                     return true;
                 }
-                if !goes_on(calls) {
+                if !keep_going(calls) {
                     return false;
                 }
             }
@@ -106,8 +103,8 @@ fn purge_holes_of<P: Sharded>(
     }
 }
 
-/// Gives the memory of `holes` of a span that begins at `start` and is set aside, back. Returns those that went, and
-/// the number of calls to the system.
+/// Purges the pages `holes`, a bit each, of the span at address `start`, which is set aside. Returns the purged pages
+/// and the number of system calls.
 fn purge_pages<P: Policy>(pages: &PageHeap<P>, start: usize, holes: u128) -> (u128, usize) {
     let (mut left, mut purged, mut calls) = (holes, 0, 0);
     while left != 0 {
@@ -116,8 +113,7 @@ fn purge_pages<P: Policy>(pages: &PageHeap<P>, start: usize, holes: u128) -> (u1
         let run = (u128::MAX >> (128 - count)) << first;
         left &= !run;
         calls += 1;
-        // SAFETY: the pages lie in a committed span, and every slot in them is free and stays so: it is at home or
-        // was never handed out, and nobody takes one while the span is set aside.
+        // SAFETY: whole pages of a committed span. Their slots are free, and stay so while the span is set aside.
         let gone = NonNull::new(core::ptr::with_exposed_provenance_mut(start + first as usize * PAGE_BYTES))
             .is_some_and(|start| unsafe { P::Os::purge(start, count as usize * PAGE_BYTES) });
         if !gone {

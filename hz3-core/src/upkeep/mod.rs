@@ -1,4 +1,4 @@
-//! Upkeep: what happens with time.
+//! Upkeep: returns free memory to the system as time passes.
 
 pub mod holes;
 pub mod round;

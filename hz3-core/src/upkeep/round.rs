@@ -1,12 +1,12 @@
-//! Upkeep: what an allocator does now and then so that free memory comes together and goes back.
+//! Round: sends surplus magazines home and purges memory that stayed free for the purge delay.
 //!
 //! ```text
 //! magazines in depots → slots in spans → holes in spans, empty spans → runs → operating system
-//!           unneeded for an eighth of the delay       unneeded for the delay
+//!           idle for an eighth of the delay       idle for the delay
 //! ```
 //!
-//! It is due eight times per purge delay, on whichever slow path looks at the clock then, or on the background
-//! thread. One turn does a bounded amount; where that leaves work over, the next one is due much sooner.
+//! A turn is due eight times per purge delay, at the next miss that reads the clock or in the background thread. It
+//! does a bounded amount. If work is left, the next turn is due eight times sooner.
 
 use crate::pages::bins::BINS;
 use crate::pages::page_heap::PageHeap;
@@ -21,47 +21,46 @@ use crate::transfer::homeward::send_depots;
 use crate::upkeep::holes::purge_holes;
 use crate::upkeep::schedule::Schedule;
 
-/// Bytes of dirty runs given back at a time at most: bounds the time that one thread spends on it.
-const PURGE_BYTES: usize = 256 << 20;
-/// Magazines sent home at a time at most, for the same reason.
-const MAGAZINES: u32 = 1024;
-/// Mappings that the system did not take back that it is asked for again at a time.
-const MAPPINGS: usize = 16;
-/// Times per purge delay that upkeep is due.
-const PER_DELAY: u32 = 8;
+/// Bytes of dirty runs after which a turn stops purging: bounds the time of one thread.
+const MAX_PURGE_BYTES: usize = 256 << 20;
+/// Most magazines sent home per turn, for the same reason.
+const MAX_MAGAZINES: u32 = 1024;
+/// Most refused `munmap` calls that a turn repeats.
+const MAX_UNMAPS: usize = 16;
+const TICKS_PER_DELAY: u32 = 8;
 
-/// Milliseconds between two times that upkeep is due: an eighth of the purge delay.
+/// Milliseconds between two turns: an eighth of the purge delay, or of the lane's default if the delay is `NEVER`.
 pub fn tick_ms<P: Policy>(options: &Options) -> u32 {
     match options.purge_delay_ms() {
-        NEVER => P::PURGE_DELAY_MS / PER_DELAY,
-        delay_ms => delay_ms / PER_DELAY,
+        NEVER => P::PURGE_DELAY_MS / TICKS_PER_DELAY,
+        delay_ms => delay_ms / TICKS_PER_DELAY,
     }
 }
 
-/// Tells `observer` that time passes, and does some upkeep if it is time. Called from slow paths now and then.
+/// Tells `observer` the time and, if a turn is due, does it. The caller holds no lock.
 #[cold]
 pub fn tick<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &Schedule, observer: &Observer) {
     let now = P::Os::now_ms();
     observer.notify(Event::Tick(now));
     let tick_ms = tick_ms::<P>(pages.options());
-    if !schedule.is_due(now, tick_ms) {
+    if !schedule.claim_turn(now, tick_ms) {
         return;
     }
-    if schedule.begins_round(now, tick_ms) {
+    if schedule.begin_round_if_due(now, tick_ms) {
         make_surplus_due(exchange);
     }
-    let mut is_behind = send_depots(pages, exchange, MAGAZINES, Depot::take_due) == MAGAZINES;
+    let mut is_behind = send_depots(pages, exchange, MAX_MAGAZINES, Depot::take_due) == MAX_MAGAZINES;
     let delay_ms = pages.options().purge_delay_ms();
     if delay_ms != NEVER {
         let now = P::Os::now_ms();
         is_behind |= purge_holes(pages, exchange, schedule, now, delay_ms);
-        is_behind |= pages.purge(now, delay_ms, PURGE_BYTES) >= PURGE_BYTES;
+        is_behind |= pages.purge(now, delay_ms, MAX_PURGE_BYTES) >= MAX_PURGE_BYTES;
     }
-    pages.unmap_again(MAPPINGS);
+    pages.unmap_again(MAX_UNMAPS);
     schedule.set_behind(is_behind);
 }
 
-/// Makes the magazines of every depot due that were not needed since the last round.
+/// Makes the surplus of every depot due to be sent home, by its low-water mark since the last round.
 fn make_surplus_due<P: Sharded>(exchange: &Exchange<P>) {
     for shard in exchange.used_shards() {
         for bin in (1..BINS as u8).map(Bin) {

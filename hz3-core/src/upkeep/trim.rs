@@ -1,8 +1,9 @@
-//! Trim: all that lies free comes together, because a thread ends, the program asks for it, or memory has run out.
+//! Trim: empties caches and purges free memory at thread exit, on request, or when memory has run out.
 //!
 //! ```text
-//! flush    a heap's magazines that hold enough → the depot of its shard; the others, stash and quarantine → home
-//! gather   the calling thread's heap, all depots → spans → holes, runs → operating system
+//! flush       a heap's magazines with enough slots → its shard's depot (if the lane adopts);
+//!             all other magazines, stash, quarantine → home
+//! purge_all   all depots → spans → holes, runs → operating system
 //! ```
 
 use crate::hardening::quarantine::Quarantine;
@@ -16,20 +17,20 @@ use crate::transfer::homeward::{Homeward, empty_depots};
 use crate::transfer::remote_stash::RemoteStash;
 use crate::upkeep::holes::purge_all_holes;
 
-/// Empties `heap`.
+/// Empties `heap`. Takes owners' locks.
 ///
 /// # Safety
-/// The caller owns the heap.
+/// The caller owns `heap` and keeps no reference into it.
 pub unsafe fn flush<P: Sharded, S: RemoteStash, Q: Quarantine>(
     pages: &PageHeap<P>,
     exchange: &Exchange<P>,
     heap: *mut Heap<S, Q>,
 ) {
-    // SAFETY: the caller's promise; each magazine is disposed of once.
+    // SAFETY: the caller owns `heap`. Each magazine is taken out, so not loaded, and given away once.
     unsafe {
         let heap = &mut *heap;
         let shard = heap.shard;
-        heap.unsettled();
+        heap.begin_change();
         let mut homeward = Homeward::new(pages, exchange, shard);
         for bin in (1..BINS as u8).map(Bin) {
             for magazine in heap.entry(bin).unload_all().into_iter().flatten() {
@@ -43,12 +44,12 @@ pub unsafe fn flush<P: Sharded, S: RemoteStash, Q: Quarantine>(
             homeward.send_slot(bin, slot, &mut heap.stash);
         }
         heap.stash.flush(&mut homeward);
-        heap.settled();
+        heap.end_change();
     }
 }
 
-/// Gives all free memory that can be reached back to the system; whether any went. Other threads' caches are theirs alone.
-pub fn gather<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) -> bool {
+/// Empties all depots and purges all free memory outside of threads' caches; whether any went. Takes shards' locks.
+pub fn purge_all<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) -> bool {
     empty_depots(pages, exchange);
     if P::HARDENED {
         pages.release_waiting(0, 0);
@@ -58,11 +59,10 @@ pub fn gather<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) -> bool {
     purge_all_holes(pages, exchange, now) + pages.purge(now, 0, usize::MAX) + returned > 0
 }
 
-/// Whether `bytes` could be served if all caches were empty and all that is free came together: there are at least as
-/// many in free runs, in spans of small blocks, and in mappings that the system did not take back. To give pages back
-/// makes no further mapping possible: the system's limits count address space.
+/// Whether a trim could make room for `bytes`: an upper bound. It counts address space, as the system's limits do; a
+/// purge makes no room for a mapping. Takes shards' locks.
 #[cold]
-pub fn may_be_met<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, bytes: usize) -> bool {
+pub fn could_serve<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, bytes: usize) -> bool {
     let (dirty, clean, purging) = pages.runs.free_bytes();
     let mut most = dirty + clean + purging + pages.direct.unreturned().1 + pages.guards.waiting_bytes();
     for shard in exchange.used_shards() {

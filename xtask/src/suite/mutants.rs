@@ -215,8 +215,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "left-too-late",
         file: "thread/registry.rs",
-        original: "pointer.lead_to(Stage::Left);\n        give(heap);",
-        fault: "give(heap);\n        pointer.lead_to(Stage::Left);",
+        original: "pointer.set_stage(Stage::Left);\n        give(heap);",
+        fault: "give(heap);\n        pointer.set_stage(Stage::Left);",
         model: ONE_OWNER,
     },
     Mutant {
