@@ -92,7 +92,7 @@ macro_rules! lane {
 
 lane! {
     /// For programs with few threads that mostly free their own blocks: remote frees go home to the owner.
-    Fast, label: "fast", os: Linux, shards: 8, stash: Dense<8>, quarantine: quarantine::None,
+    Fast, label: "fast", os: Linux, shards: 8, stash: Dense<8>, quarantine: quarantine::NoQuarantine,
     first_arena: 4 << 30, adopt: false, magazine: (62, 32 << 10, 4),
     depot_bytes: 8 << 20, depot_magazines: 255, first_batch: 4,
     marks: false, hardened: false, purge_delay_ms: 1000, thread_pointer: "hz3_heap_fast",
@@ -100,7 +100,7 @@ lane! {
 
 lane! {
     /// For many threads that free each other's blocks: the freeing thread's shard adopts remote frees.
-    Scale, label: "scale", os: Linux, shards: 32, stash: Sparse<256>, quarantine: quarantine::None,
+    Scale, label: "scale", os: Linux, shards: 32, stash: Sparse<256>, quarantine: quarantine::NoQuarantine,
     first_arena: 16 << 30, adopt: true, magazine: (62, 32 << 10, 4),
     depot_bytes: 8 << 20, depot_magazines: 255, first_batch: 4,
     marks: false, hardened: false, purge_delay_ms: 1000, thread_pointer: "hz3_heap_scale",
@@ -117,7 +117,7 @@ lane! {
 #[cfg(feature = "internals")]
 lane! {
     /// For tests: adopts; a magazine has room for two slots, a depot for two magazines, the stash for four slots.
-    Tiny, label: "tiny", os: Fake, shards: 2, stash: Sparse<4>, quarantine: quarantine::None,
+    Tiny, label: "tiny", os: Fake, shards: 2, stash: Sparse<4>, quarantine: quarantine::NoQuarantine,
     first_arena: 16 << 20, adopt: true, magazine: (2, 64, 2),
     depot_bytes: 64, depot_magazines: 2, first_batch: 1,
     marks: true, hardened: false, purge_delay_ms: 0, thread_pointer: "hz3_heap_tiny",
@@ -126,7 +126,7 @@ lane! {
 #[cfg(feature = "internals")]
 lane! {
     /// For tests: as [`Tiny`], but remote frees go home through a dense stash.
-    TinyHome, label: "tiny-home", os: Fake, shards: 4, stash: Dense<4>, quarantine: quarantine::None,
+    TinyHome, label: "tiny-home", os: Fake, shards: 4, stash: Dense<4>, quarantine: quarantine::NoQuarantine,
     first_arena: 16 << 20, adopt: false, magazine: (2, 64, 2),
     depot_bytes: 64, depot_magazines: 2, first_batch: 1,
     marks: true, hardened: false, purge_delay_ms: 0, thread_pointer: "hz3_heap_tiny_home",

@@ -28,15 +28,15 @@ fn what_lies_in_the_stash_goes_home_and_makes_no_span_young() {
     // SAFETY: the heap is this thread's; the first block is live, and given up here.
     unsafe {
         let slot = Slot::new(with_exposed_provenance_mut(first));
-        Homeward::new(pages, exchange, (*heap).shard).send_slot(tag.bin(), slot, &mut (*heap).stash);
+        Homeward::new(pages, exchange, (*heap).shard.get()).send_slot(tag.bin(), slot, &(*heap).stash);
         assert_eq!((*heap).stash.slot_count(), 1);
     }
     let (freed, now) = (stamp(), stamp().wrapping_add(LOOK_MS * 10));
     owned.lock().set_aside(pages.spans(), now, u32::MAX, &mut 1);
     // SAFETY: the heap is this thread's.
     unsafe {
-        (*heap).last_look_ms = now.wrapping_sub(LOOK_MS);
-        send_cold_bins_home(pages, exchange, heap, now);
+        (*heap).last_look_ms.set(now.wrapping_sub(LOOK_MS));
+        send_cold_bins_home(pages, exchange, &*heap, now);
         assert_eq!((*heap).stash.slot_count(), 0);
     }
     assert_eq!(stamp(), freed);

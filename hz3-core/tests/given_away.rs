@@ -17,7 +17,7 @@ fn a_spilled_magazine_stays_as_the_next_owner_leaves_it() {
     static IS_OVER: AtomicBool = AtomicBool::new(false);
     let (allocator, bin) = (Scale::allocator(), bin_for(BYTES).unwrap());
     // SAFETY: the heap is this thread's.
-    let shard = unsafe { (*thread_heap::<Scale>().unwrap()).shard };
+    let shard = unsafe { (*thread_heap::<Scale>().unwrap()).shard.get() };
     let taker = std::thread::spawn(move || {
         let mut taken = 0;
         while !IS_OVER.load(Ordering::Relaxed) {
@@ -25,12 +25,13 @@ fn a_spilled_magazine_stays_as_the_next_owner_leaves_it() {
             taken += 1;
             // SAFETY: what was taken is this thread's until it is put back, slots and all.
             unsafe {
-                let count = std::mem::replace(&mut (*magazine).count, 0);
+                let count = (*magazine).count();
+                (*magazine).set_count(0);
                 for _ in 0..1000 {
-                    assert_eq!((&raw const (*magazine).count).read_volatile(), 0, "written to after {taken}");
+                    assert_eq!((*magazine).count(), 0, "written to after {taken}");
                     std::hint::spin_loop();
                 }
-                (*magazine).count = count;
+                (*magazine).set_count(count);
                 while !allocator.exchange.put_full(shard, bin, magazine, true) {}
             }
         }

@@ -16,14 +16,14 @@ fn is_still_producer(step: usize) -> bool {
     let heap = thread_heap::<Fast>().unwrap();
     // SAFETY: the heap is this thread's, the magazine too until it is in the inbox, and each block goes into one place.
     unsafe {
-        let shard = (*heap).shard;
+        let shard = (*heap).shard.get();
         let magazine = allocator.exchange.empty_magazine(shard, bin).unwrap();
         let capacity = (*magazine).capacity;
         let blocks: Vec<*mut u8> = (0..usize::from(capacity) * step).map(|_| block::malloc::<Fast>(BYTES)).collect();
         for (index, &block) in blocks.iter().step_by(step).enumerate() {
             Magazine::slots(magazine).add(index).write(Slot::new(block));
         }
-        (*magazine).count = capacity;
+        (*magazine).set_count(capacity);
         while !(*heap).entry(bin).is_empty() {
             block::malloc::<Fast>(BYTES);
         }

@@ -41,7 +41,7 @@ pub fn malloc_or<L: Lane>(bytes: usize, miss: impl FnOnce(usize) -> *mut u8) -> 
 /// # Safety
 /// `block` is null or a block of this lane that is no longer used.
 #[inline(always)]
-pub unsafe fn free_or<L: Lane>(block: *mut u8, miss: impl FnOnce(*mut u8), spill: impl Fn(&mut HeapOf<L>, Bin, Slot)) {
+pub unsafe fn free_or<L: Lane>(block: *mut u8, miss: impl FnOnce(*mut u8), spill: impl Fn(&HeapOf<L>, Bin, Slot)) {
     let pages = &L::allocator().pages;
     let tag = pages.tag(block.addr());
     let bin = tag.bin();
@@ -55,13 +55,13 @@ pub unsafe fn free_or<L: Lane>(block: *mut u8, miss: impl FnOnce(*mut u8), spill
         require_live(pages, "free()", tag, block);
         usable::<L>("free()", bin, block);
         free_mark::wipe(block, bins::info(bin).slot_bytes as usize);
-        quarantine::<L>(&mut *entries.cast(), bin, Slot::new(block), spill);
+        quarantine::<L>(&*entries.cast(), bin, Slot::new(block), spill);
     }
 }
 
 /// Puts the wiped `slot` into quarantine. Slots that must leave it go to a magazine or, if that is full, to `spill`.
 #[inline]
-pub fn quarantine<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, slot: Slot, spill: impl Fn(&mut HeapOf<L>, Bin, Slot)) {
+pub fn quarantine<L: Lane>(heap: &HeapOf<L>, bin: Bin, slot: Slot, spill: impl Fn(&HeapOf<L>, Bin, Slot)) {
     let bytes = bins::info(bin).slot_bytes as usize;
     let mut random = heap.random::<L::Os>();
     loop {

@@ -20,7 +20,7 @@ use crate::pages::slot::{Slot, no_slots};
 use crate::platform::os::Os;
 use crate::platform::units::{Bin, MIN_ALIGN, PAGE_BYTES, ShardId};
 use crate::thread::cold_bins::send_cold_bins_home;
-use crate::thread::heap::{Entry, TICKS, entry_at, heap_at, is_static};
+use crate::thread::heap::{Entry, TICKS, heap_at, is_static};
 use crate::transfer::carve::carve;
 use crate::transfer::homeward::deliver_one;
 use crate::upkeep::round;
@@ -47,7 +47,7 @@ pub fn small<L: Lane>(bin: Bin, bytes: usize) -> *mut u8 {
             retry_after_trim::<L, _>(0, || {
                 NonNull::new(match thread_heap::<L>() {
                     // SAFETY: this thread's heap, without another reference.
-                    Some(heap) => unsafe { pop_or_refill::<L>(&mut *heap, bin, bytes) },
+                    Some(heap) => unsafe { pop_or_refill::<L>(&*heap, bin, bytes) },
                     None => carve_one::<L>(bin, bytes),
                 })
             })
@@ -80,7 +80,7 @@ fn carve_one<L: Lane>(bin: Bin, bytes: usize) -> *mut u8 {
     unsafe { hand_out::<L>(slot.assume_init(), bin, bytes) }
 }
 
-fn pop_or_refill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, bytes: usize) -> *mut u8 {
+fn pop_or_refill<L: Lane>(heap: &HeapOf<L>, bin: Bin, bytes: usize) -> *mut u8 {
     if heap.entry(bin).is_empty() {
         tick::<L>(heap);
         heap.begin_change();
@@ -93,11 +93,9 @@ fn pop_or_refill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, bytes: usize) -> *mut 
     }
     // SAFETY: the heap is this thread's and begins with its entries; the entry has a slot, which fits `bytes` and the trailer.
     unsafe {
-        // Pointers, because the entry and the random numbers are parts of one heap.
-        let heap = core::ptr::from_mut(heap);
-        let entry = entry_at(heap.cast(), bin);
+        let entry = heap.entry_mut(bin);
         let slot = if L::HARDENED {
-            Some(Entry::draw(entry, |limit| (*heap).random_below::<L::Os>(limit)))
+            Some(Entry::draw(entry, |limit| heap.random_below::<L::Os>(limit)))
         } else {
             Entry::pop(entry)
         };
@@ -135,10 +133,10 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
     match thread_heap::<L>() {
         // SAFETY: this thread's heap, without another reference.
         Some(heap) if L::HARDENED => unsafe {
-            checked::quarantine::<L>(&mut *heap, tag.bin(), slot, push_or_spill::<L>);
+            checked::quarantine::<L>(&*heap, tag.bin(), slot, push_or_spill::<L>);
         },
         // SAFETY: this thread's heap, without another reference.
-        Some(heap) => unsafe { push_or_spill::<L>(&mut *heap, tag.bin(), slot) },
+        Some(heap) => unsafe { push_or_spill::<L>(&*heap, tag.bin(), slot) },
         None => deliver_one(&allocator.pages, &allocator.exchange, slot),
     }
 }
@@ -157,7 +155,7 @@ unsafe fn free_large<L: Lane>(block: *mut u8) {
 
 /// Puts `slot` into a magazine, or sends it home.
 #[inline]
-pub fn push_or_spill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, slot: Slot) {
+pub fn push_or_spill<L: Lane>(heap: &HeapOf<L>, bin: Bin, slot: Slot) {
     let mut slot = slot;
     if heap.entry(bin).is_full() {
         let is_first = !heap.entry(bin).is_loaded();
@@ -180,7 +178,7 @@ pub fn push_or_spill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, slot: Slot) {
 
 /// # Safety
 /// The caller owns the heap.
-unsafe fn flush_heap<L: Lane>(heap: *mut HeapOf<L>) {
+unsafe fn flush_heap<L: Lane>(heap: &HeapOf<L>) {
     let allocator = L::allocator();
     // SAFETY: the caller owns the heap.
     unsafe { flush(&allocator.pages, &allocator.exchange, heap) };
@@ -188,21 +186,21 @@ unsafe fn flush_heap<L: Lane>(heap: *mut HeapOf<L>) {
 
 /// Counts a miss and sometimes checks the clock. May unload any entry of the heap.
 #[inline]
-fn tick<L: Lane>(heap: &mut HeapOf<L>) {
-    match heap.ticks.checked_sub(1) {
-        Some(left) if heap.trims == L::allocator().trims() => heap.ticks = left,
+fn tick<L: Lane>(heap: &HeapOf<L>) {
+    match heap.ticks.get().checked_sub(1) {
+        Some(left) if heap.trims.get() == L::allocator().trims() => heap.ticks.set(left),
         _ => check_clock::<L>(heap),
     }
 }
 
 #[cold]
-fn check_clock<L: Lane>(heap: &mut HeapOf<L>) {
+fn check_clock<L: Lane>(heap: &HeapOf<L>) {
     let allocator = L::allocator();
-    heap.ticks = TICKS;
+    heap.ticks.set(TICKS);
     let trims = allocator.trims();
     // SAFETY: the heap is this thread's, and no magazine of it is in use.
     unsafe {
-        if core::mem::replace(&mut heap.trims, trims) == trims {
+        if heap.trims.replace(trims) == trims {
             send_cold_bins_home(&allocator.pages, &allocator.exchange, heap, L::Os::now_ms());
         } else {
             flush_heap::<L>(heap);
@@ -214,7 +212,7 @@ fn check_clock<L: Lane>(heap: &mut HeapOf<L>) {
 fn tick_thread<L: Lane>() {
     if let Some(heap) = thread_heap::<L>() {
         // SAFETY: this thread's heap, without another reference.
-        tick::<L>(unsafe { &mut *heap });
+        tick::<L>(unsafe { &*heap });
     }
 }
 
@@ -248,8 +246,8 @@ fn trim_own<L: Lane>() -> bool {
         // SAFETY: `entries` is this thread's pointer to a heap, which stays in use, empty.
         unsafe {
             let heap = heap_at::<L::Stash, L::Quarantine>(entries);
-            (*heap).trims = allocator.trims();
-            flush_heap::<L>(heap);
+            (*heap).trims.set(allocator.trims());
+            flush_heap::<L>(&*heap);
         }
     }
     purge_all(&allocator.pages, &allocator.exchange)

@@ -27,7 +27,7 @@ const FIRST_BATCH_BYTES: u32 = 4096;
 ///
 /// # Safety
 /// The heap is the calling thread's, and the entry is empty.
-pub unsafe fn refill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, flush: unsafe fn(*mut HeapOf<L>)) -> bool {
+pub unsafe fn refill<L: Lane>(heap: &HeapOf<L>, bin: Bin, flush: unsafe fn(&HeapOf<L>)) -> bool {
     heap.mark_active(bin);
     // SAFETY: the heap is this thread's and the entry is empty; each step that fails leaves it empty.
     unsafe {
@@ -40,12 +40,12 @@ pub unsafe fn refill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, flush: unsafe fn(*
 
 /// # Safety
 /// As for [`refill`].
-unsafe fn load_spare<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
+unsafe fn load_spare<L: Lane>(heap: &HeapOf<L>, bin: Bin) -> bool {
     let entry = heap.entry(bin);
     let spare = entry.spare();
     // SAFETY: the caller owns the heap and both magazines; `load` runs only if nothing is loaded.
     unsafe {
-        if spare.is_null() || (*spare).count == 0 {
+        if spare.is_null() || (*spare).count() == 0 {
             return false;
         }
         if entry.is_loaded() {
@@ -61,8 +61,8 @@ unsafe fn load_spare<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
 
 /// # Safety
 /// As for [`refill`].
-unsafe fn take_full<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
-    let Some((full, is_stolen)) = L::allocator().exchange.take_full(heap.shard, bin) else { return false };
+unsafe fn take_full<L: Lane>(heap: &HeapOf<L>, bin: Bin) -> bool {
+    let Some((full, is_stolen)) = L::allocator().exchange.take_full(heap.shard.get(), bin) else { return false };
     // SAFETY: the heap is this thread's, the entry is empty, and the magazine taken is this thread's.
     unsafe { load_full::<L>(heap, bin, full, is_stolen) };
     true
@@ -72,7 +72,7 @@ unsafe fn take_full<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
 ///
 /// # Safety
 /// As for [`refill`]; the caller owns `full`.
-unsafe fn load_full<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, full: *mut Magazine, is_stolen: bool) {
+unsafe fn load_full<L: Lane>(heap: &HeapOf<L>, bin: Bin, full: *mut Magazine, is_stolen: bool) {
     let allocator = L::allocator();
     let entry = heap.entry(bin);
     // SAFETY: the caller owns the heap and `full`; an unloaded magazine is this thread's, and is given up once.
@@ -85,11 +85,11 @@ unsafe fn load_full<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, full: *mut Magazine
             allocator.exchange.return_empty(emptied);
         }
         count(if is_stolen { &heap.counters.steals } else { &heap.counters.refills }, 1);
-        note_refill::<L>(heap, bin, usize::from((*full).count));
+        note_refill::<L>(heap, bin, usize::from((*full).count()));
     }
 }
 
-fn note_refill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, slots: usize) {
+fn note_refill<L: Lane>(heap: &HeapOf<L>, bin: Bin, slots: usize) {
     heap.balances.note_refill(bin, shape::<L>(bin).capacity, slots);
     let allocator = L::allocator();
     if allocator.options().counts_heat() {
@@ -101,13 +101,13 @@ fn note_refill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, slots: usize) {
 ///
 /// # Safety
 /// As for [`refill`].
-unsafe fn refill_in_order<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
+unsafe fn refill_in_order<L: Lane>(heap: &HeapOf<L>, bin: Bin) -> bool {
     let capacity = shape::<L>(bin).capacity;
     if !L::KEEPS_ORDER || !heap.balances.is_producer(bin, capacity) {
         return false;
     }
     let allocator = L::allocator();
-    let (shard, slot_bytes) = (heap.shard, bins::info(bin).slot_bytes as usize);
+    let (shard, slot_bytes) = (heap.shard.get(), bins::info(bin).slot_bytes as usize);
     // SAFETY: the entry and what was taken are this thread's; `slots` ends before `full` is loaded; `fill` finds a
     // magazine.
     unsafe {
@@ -137,9 +137,9 @@ unsafe fn refill_in_order<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
 
 /// # Safety
 /// As for [`refill`].
-unsafe fn refill_from_spans<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, flush: unsafe fn(*mut HeapOf<L>)) -> bool {
+unsafe fn refill_from_spans<L: Lane>(heap: &HeapOf<L>, bin: Bin, flush: unsafe fn(&HeapOf<L>)) -> bool {
     let allocator = L::allocator();
-    let shard = heap.shard;
+    let shard = heap.shard.get();
     // SAFETY: `load` finds nothing loaded; an orphan is this thread's until given; `batch` is within the capacity.
     unsafe {
         if !heap.entry(bin).is_loaded() {
@@ -147,7 +147,7 @@ unsafe fn refill_from_spans<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, flush: unsa
             heap.entry(bin).load(magazine);
         }
         allocator.heaps.adopt_orphans(|orphan| {
-            flush(orphan);
+            flush(&*orphan);
             allocator.heaps.give(orphan);
         });
         let batch = next_batch::<L>(heap, bin);
@@ -159,7 +159,7 @@ unsafe fn refill_from_spans<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, flush: unsa
 ///
 /// # Safety
 /// As for [`refill`]; a magazine of at least `batch` places is loaded.
-unsafe fn fill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, batch: u16, carve: impl FnOnce(&mut Places) -> usize) -> bool {
+unsafe fn fill<L: Lane>(heap: &HeapOf<L>, bin: Bin, batch: u16, carve: impl FnOnce(&mut Places) -> usize) -> bool {
     let entry = heap.entry(bin);
     // SAFETY: the caller owns the heap; the magazine has `batch` places, and `carve` fills the first `taken` of them.
     let taken = unsafe {
@@ -173,11 +173,11 @@ unsafe fn fill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, batch: u16, carve: impl 
 }
 
 /// Few slots at first, so that a thread which needs one block touches few pages; then twice as many each time.
-fn next_batch<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> u16 {
+fn next_batch<L: Lane>(heap: &HeapOf<L>, bin: Bin) -> u16 {
     let capacity = shape::<L>(bin).capacity;
-    let Some(batch) = heap.batches.get_mut(usize::from(bin.0)) else { return 1 };
+    let Some(batch) = heap.batches.get(usize::from(bin.0)) else { return 1 };
     let first = (FIRST_BATCH_BYTES / bins::info(bin).slot_bytes.max(1)).clamp(1, u32::from(L::FIRST_BATCH)) as u16;
-    let now = u16::from(*batch).max(first).min(capacity);
-    *batch = (now * 2).min(capacity) as u8;
+    let now = u16::from(batch.get()).max(first).min(capacity);
+    batch.set((now * 2).min(capacity) as u8);
     now
 }

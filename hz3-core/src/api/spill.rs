@@ -21,7 +21,7 @@ use crate::transfer::remote_stash::RemoteStash;
 ///
 /// # Safety
 /// The heap is the calling thread's, and the entry is full.
-pub unsafe fn spill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
+pub unsafe fn spill<L: Lane>(heap: &HeapOf<L>, bin: Bin) -> bool {
     heap.mark_active(bin);
     // SAFETY: the heap is this thread's. `oldest` is loaded and full when passed on, and unloaded once given away.
     unsafe {
@@ -50,8 +50,8 @@ pub unsafe fn spill<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
 ///
 /// # Safety
 /// The heap is the calling thread's, and nothing is loaded for `bin`.
-unsafe fn load_empty<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
-    let Some(magazine) = L::allocator().exchange.empty_magazine(heap.shard, bin) else { return false };
+unsafe fn load_empty<L: Lane>(heap: &HeapOf<L>, bin: Bin) -> bool {
+    let Some(magazine) = L::allocator().exchange.empty_magazine(heap.shard.get(), bin) else { return false };
     // SAFETY: the heap and the magazine are this thread's, and nothing is loaded.
     unsafe { heap.entry(bin).load(magazine) };
     true
@@ -61,11 +61,11 @@ unsafe fn load_empty<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> bool {
 ///
 /// # Safety
 /// The heap is the calling thread's, and a magazine is loaded for `bin`.
-unsafe fn swap_with_spare<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> Option<*mut Magazine> {
+unsafe fn swap_with_spare<L: Lane>(heap: &HeapOf<L>, bin: Bin) -> Option<*mut Magazine> {
     // SAFETY: the caller owns the heap; both magazines are there, and one that was just made is this thread's.
     unsafe {
         if heap.entry(bin).spare().is_null() {
-            let magazine = L::allocator().exchange.empty_magazine(heap.shard, bin)?;
+            let magazine = L::allocator().exchange.empty_magazine(heap.shard.get(), bin)?;
             heap.entry(bin).set_spare(magazine);
         }
         heap.entry(bin).swap();
@@ -77,7 +77,7 @@ unsafe fn swap_with_spare<L: Lane>(heap: &mut HeapOf<L>, bin: Bin) -> Option<*mu
 ///
 /// # Safety
 /// The heap is the calling thread's, and `magazine` is loaded, with its slots counted.
-unsafe fn check_slots<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Magazine) {
+unsafe fn check_slots<L: Lane>(heap: &HeapOf<L>, bin: Bin, magazine: *mut Magazine) {
     // SAFETY: the caller owns the magazine, and nothing else refers to its slots; 0 places need no slots.
     unsafe {
         if L::MARKS
@@ -104,9 +104,9 @@ fn note_freed<L: Lane>(shard: ShardId, bin: Bin, adopted: bool, slots: &[Slot]) 
 ///
 /// # Safety
 /// As for [`spill`]; the caller owns `magazine`, which is not loaded, and no longer does after a success.
-unsafe fn put_full<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Magazine) -> bool {
+unsafe fn put_full<L: Lane>(heap: &HeapOf<L>, bin: Bin, magazine: *mut Magazine) -> bool {
     let allocator = L::allocator();
-    let shard = heap.shard;
+    let shard = heap.shard.get();
     // SAFETY: the caller owns `magazine`, its slots are counted, and nothing else refers to them.
     unsafe {
         let (slots, capacity) = (Magazine::contents(magazine), (*magazine).capacity);
@@ -132,13 +132,13 @@ unsafe fn put_full<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Magaz
 ///
 /// # Safety
 /// As for [`spill`]; the caller owns `magazine`, which is not loaded.
-unsafe fn send_home<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Magazine) {
+unsafe fn send_home<L: Lane>(heap: &HeapOf<L>, bin: Bin, magazine: *mut Magazine) {
     let allocator = L::allocator();
     // SAFETY: the caller owns the heap and `magazine`, which is not loaded.
     unsafe {
-        count(&heap.counters.homeward, u64::from((*magazine).count));
-        let mut homeward = Homeward::new(&allocator.pages, &allocator.exchange, heap.shard);
-        homeward.send_slots(bin, magazine, &mut heap.stash);
+        count(&heap.counters.homeward, u64::from((*magazine).count()));
+        let mut homeward = Homeward::new(&allocator.pages, &allocator.exchange, heap.shard.get());
+        homeward.send_slots(bin, magazine, &heap.stash);
     }
 }
 
@@ -146,13 +146,13 @@ unsafe fn send_home<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Maga
 ///
 /// # Safety
 /// As for [`send_home`].
-unsafe fn keep_own<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Magazine) -> bool {
+unsafe fn keep_own<L: Lane>(heap: &HeapOf<L>, bin: Bin, magazine: *mut Magazine) -> bool {
     let allocator = L::allocator();
-    let shard = heap.shard;
+    let shard = heap.shard.get();
     let mut homeward = Homeward::new(&allocator.pages, &allocator.exchange, shard);
     // SAFETY: the caller owns the heap and `magazine`; `kept` never passes the drain.
     unsafe {
-        let (places, all) = (Magazine::slots(magazine), usize::from((*magazine).count));
+        let (places, all) = (Magazine::slots(magazine), usize::from((*magazine).count()));
         let mut kept = 0;
         for slot in Magazine::drain(magazine) {
             let owner = allocator.pages.owner(slot.address());
@@ -166,7 +166,7 @@ unsafe fn keep_own<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, magazine: *mut Magaz
         }
         count(&heap.counters.homeward, (all - kept) as u64);
         heap.balances.note_spill(bin, (*magazine).capacity, all - kept);
-        (*magazine).count = kept as u16;
+        (*magazine).set_count(kept as u16);
         kept < all
     }
 }
@@ -176,8 +176,8 @@ const LINE_BYTES: u32 = 64;
 
 /// Sends `slot`, the first that a thread frees in a bin, home if it shares a cache line with another shard's slots: its
 /// reuse would share that line falsely, again and again. Otherwise returns it.
-pub fn send_shared_line_home<L: Lane>(heap: &mut HeapOf<L>, bin: Bin, slot: Slot) -> Option<Slot> {
-    let (allocator, shard) = (L::allocator(), heap.shard);
+pub fn send_shared_line_home<L: Lane>(heap: &HeapOf<L>, bin: Bin, slot: Slot) -> Option<Slot> {
+    let (allocator, shard) = (L::allocator(), heap.shard.get());
     let owner = allocator.pages.owner(slot.address());
     if bins::info(bin).slot_bytes >= LINE_BYTES || owner == shard {
         return Some(slot);

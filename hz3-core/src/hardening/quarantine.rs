@@ -9,45 +9,44 @@
 
 use crate::pages::bins;
 use crate::pages::slot::Slot;
+use crate::platform::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::platform::units::Bin;
+use core::cell::Cell;
 
 /// A quarantine of one thread, or none. All zeros is empty.
 pub trait Quarantine {
     /// Takes a slot out that must leave before one of `bytes` bytes enters. `random` chooses it.
-    fn make_room(&mut self, bytes: usize, random: u32) -> Option<(Bin, Slot)>;
+    fn make_room(&self, bytes: usize, random: u32) -> Option<(Bin, Slot)>;
     /// Adds a slot of `bin`, after [`Quarantine::make_room`] returned `None`.
-    fn put(&mut self, bin: Bin, slot: Slot);
+    fn put(&self, bin: Bin, slot: Slot);
     /// Takes the oldest slot out.
-    fn take(&mut self) -> Option<(Bin, Slot)>;
+    fn take(&self) -> Option<(Bin, Slot)>;
     /// Calls `visit` with each slot. The caller need not own the quarantine: exact while its owner leaves it alone.
-    ///
-    /// # Safety
-    /// `this` is a quarantine whose memory is never unmapped.
-    unsafe fn peek(this: *const Self, visit: impl FnMut(Bin, *mut u8));
+    fn peek(&self, visit: impl FnMut(Bin, *mut u8));
 }
 
 /// For a lane without quarantine.
-pub struct None;
+pub struct NoQuarantine;
 
-impl Quarantine for None {
-    fn make_room(&mut self, _: usize, _: u32) -> Option<(Bin, Slot)> {
-        Option::None
+impl Quarantine for NoQuarantine {
+    fn make_room(&self, _: usize, _: u32) -> Option<(Bin, Slot)> {
+        None
     }
-    fn put(&mut self, _: Bin, _: Slot) {}
-    fn take(&mut self) -> Option<(Bin, Slot)> {
-        Option::None
+    fn put(&self, _: Bin, _: Slot) {}
+    fn take(&self) -> Option<(Bin, Slot)> {
+        None
     }
-    unsafe fn peek(_: *const Self, _: impl FnMut(Bin, *mut u8)) {}
+    fn peek(&self, _: impl FnMut(Bin, *mut u8)) {}
 }
 
 /// At most `SLOTS` slots, a power of two, and `BYTES` bytes, unless a single slot has more.
 pub struct Ring<const SLOTS: usize, const BYTES: usize> {
     /// Place of the oldest slot.
-    head: u32,
-    used: u32,
-    bytes: usize,
+    head: AtomicU32,
+    used: AtomicU32,
+    bytes: Cell<usize>,
     /// Bin above, address below.
-    slots: [u64; SLOTS],
+    slots: [AtomicU64; SLOTS],
 }
 
 /// How many of the oldest slots may be drawn. Chosen: few, so that slots leave nearly in order.
@@ -69,23 +68,35 @@ impl<const SLOTS: usize, const BYTES: usize> Ring<SLOTS, BYTES> {
     /// An empty quarantine.
     pub const fn new() -> Self {
         assert!(SLOTS.is_power_of_two());
-        Self { head: 0, used: 0, bytes: 0, slots: [0; SLOTS] }
+        Self {
+            head: AtomicU32::new(0),
+            used: AtomicU32::new(0),
+            bytes: Cell::new(0),
+            slots: [const { AtomicU64::new(0) }; SLOTS],
+        }
+    }
+
+    // Relaxed, all accesses: the owner's own words; to others, a snapshot.
+
+    fn used(&self) -> u32 {
+        self.used.load(Ordering::Relaxed)
     }
 
     /// The place `after` places behind the oldest.
-    fn place(&mut self, after: u32) -> &mut u64 {
-        let index = self.head.wrapping_add(after) as usize & (SLOTS - 1);
+    fn place(&self, after: u32) -> &AtomicU64 {
+        let index = self.head.load(Ordering::Relaxed).wrapping_add(after) as usize & (SLOTS - 1);
         // SAFETY: the mask keeps the index below SLOTS.
-        unsafe { self.slots.get_unchecked_mut(index) }
+        unsafe { self.slots.get_unchecked(index) }
     }
 
-    fn remove(&mut self, after: u32) -> (Bin, Slot) {
-        let oldest = *self.place(0);
-        let entry = core::mem::replace(self.place(after), oldest);
-        self.head = self.head.wrapping_add(1);
-        self.used -= 1;
+    fn remove(&self, after: u32) -> (Bin, Slot) {
+        let oldest = self.place(0).load(Ordering::Relaxed);
+        let entry = self.place(after).load(Ordering::Relaxed);
+        self.place(after).store(oldest, Ordering::Relaxed);
+        self.head.store(self.head.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        self.used.store(self.used() - 1, Ordering::Relaxed);
         let (bin, start) = parts_of(entry);
-        self.bytes = self.bytes.saturating_sub(bins::info(bin).slot_bytes as usize);
+        self.bytes.set(self.bytes.get().saturating_sub(bins::info(bin).slot_bytes as usize));
         // SAFETY: `put` took this slot, which leaves here.
         (bin, unsafe { Slot::new(start) })
     }
@@ -99,34 +110,30 @@ impl<const SLOTS: usize, const BYTES: usize> Default for Ring<SLOTS, BYTES> {
 
 impl<const SLOTS: usize, const BYTES: usize> Quarantine for Ring<SLOTS, BYTES> {
     #[inline]
-    fn make_room(&mut self, bytes: usize, random: u32) -> Option<(Bin, Slot)> {
-        if self.used == 0 || (self.used as usize) < SLOTS && self.bytes + bytes <= BYTES {
-            return Option::None;
+    fn make_room(&self, bytes: usize, random: u32) -> Option<(Bin, Slot)> {
+        let used = self.used();
+        if used == 0 || (used as usize) < SLOTS && self.bytes.get() + bytes <= BYTES {
+            return None;
         }
-        let drawn = u64::from(self.used.div_ceil(2).min(DRAW_AMONG));
+        let drawn = u64::from(used.div_ceil(2).min(DRAW_AMONG));
         Some(self.remove(((u64::from(random) * drawn) >> 32) as u32))
     }
 
     #[inline]
-    fn put(&mut self, bin: Bin, slot: Slot) {
-        let used = self.used;
-        *self.place(used) = entry_of(bin, slot);
-        self.used += 1;
-        self.bytes += bins::info(bin).slot_bytes as usize;
+    fn put(&self, bin: Bin, slot: Slot) {
+        let used = self.used();
+        self.place(used).store(entry_of(bin, slot), Ordering::Relaxed);
+        self.used.store(used + 1, Ordering::Relaxed);
+        self.bytes.set(self.bytes.get() + bins::info(bin).slot_bytes as usize);
     }
 
-    fn take(&mut self) -> Option<(Bin, Slot)> {
-        if self.used == 0 { Option::None } else { Some(self.remove(0)) }
+    fn take(&self) -> Option<(Bin, Slot)> {
+        if self.used() == 0 { None } else { Some(self.remove(0)) }
     }
 
-    unsafe fn peek(this: *const Self, mut visit: impl FnMut(Bin, *mut u8)) {
-        // SAFETY: the quarantine is mapped. Volatile: the owner may be storing the words, each in one piece.
-        let (head, used) =
-            unsafe { ((&raw const (*this).head).read_volatile(), (&raw const (*this).used).read_volatile()) };
-        for after in 0..used.min(SLOTS as u32) {
-            let index = head.wrapping_add(after) as usize & (SLOTS - 1);
-            // SAFETY: the mask keeps the index below SLOTS. Volatile: the owner may be storing the word.
-            let (bin, slot) = parts_of(unsafe { (&raw const (*this).slots[index]).read_volatile() });
+    fn peek(&self, mut visit: impl FnMut(Bin, *mut u8)) {
+        for after in 0..self.used().min(SLOTS as u32) {
+            let (bin, slot) = parts_of(self.place(after).load(Ordering::Relaxed));
             visit(bin, slot);
         }
     }
@@ -140,7 +147,7 @@ mod tests {
 
     /// Frees slots in turn; returns how many frees each one stayed for.
     fn stays<const SLOTS: usize, const BYTES: usize>(bin: Bin, count: usize) -> Vec<usize> {
-        let mut ring = Ring::<SLOTS, BYTES>::new();
+        let ring = Ring::<SLOTS, BYTES>::new();
         let bytes = bins::info(bin).slot_bytes as usize;
         let (mut stays, mut inside, mut random) = (Vec::new(), VecDeque::new(), 1_u32);
         for number in 0..count {
@@ -156,15 +163,14 @@ mod tests {
             ring.put(bin, unsafe { Slot::new(core::ptr::without_provenance_mut(address)) });
             inside.push_back((address, number));
             let mut seen = Vec::new();
-            // SAFETY: this thread's ring.
-            unsafe { Ring::peek(&raw const ring, |bin, slot| seen.push((bin, slot))) };
+            ring.peek(|bin, slot| seen.push((bin, slot)));
             assert_eq!(seen.len(), inside.len());
             assert!(seen.len() <= SLOTS && (seen.len() == 1 || seen.len() * bytes <= BYTES));
         }
         let left: Vec<_> = core::iter::from_fn(|| ring.take()).collect();
         assert_eq!(left.len(), inside.len());
         assert!(left.iter().all(|(_, slot)| inside.iter().any(|&(inside, _)| inside == slot.address())));
-        assert!(ring.bytes == 0 && ring.make_room(usize::MAX, 0).is_none());
+        assert!(ring.bytes.get() == 0 && ring.make_room(usize::MAX, 0).is_none());
         stays
     }
 

@@ -47,8 +47,8 @@ pub(crate) fn each_cached<L: Lane>(mut look: impl FnMut(Cache, Bin, *const *mut 
             for bin in small_bins() {
                 peek(heap, bin, |slots, count| look(Cache::Magazine, bin, slots.cast(), count));
             }
-            L::Stash::peek(&raw const (*heap).stash, |bin, slots, count| look(Cache::Stash, bin, slots, count));
-            L::Quarantine::peek(&raw const (*heap).quarantine, |bin, slot| look(Cache::Quarantine, bin, &slot, 1));
+            (*heap).stash.peek(|bin, slots, count| look(Cache::Stash, bin, slots, count));
+            (*heap).quarantine.peek(|bin, slot| look(Cache::Quarantine, bin, &slot, 1));
         }
     });
     for shard in allocator.exchange.shards() {

@@ -55,9 +55,9 @@ pub fn start<L: Lane>() -> Option<*mut HeapOf<L>> {
         let heap = allocator.heaps.take()?;
         // SAFETY: `take` gave the heap to this thread alone.
         unsafe {
-            (*heap).shard = allocator.exchange.assign_shard();
-            (*heap).ticks = TICKS;
-            (*heap).trims = allocator.trims();
+            (*heap).shard.set(allocator.exchange.assign_shard());
+            (*heap).ticks.set(TICKS);
+            (*heap).trims.set(allocator.trims());
         }
         Some(heap)
     })?;
@@ -107,7 +107,7 @@ unsafe extern "C" fn leave<L: Lane>(_: *mut libc::c_void) {
         // SAFETY: this thread owns the heap, and its pointer has left it.
         unsafe {
             let allocator = L::allocator();
-            flush(&allocator.pages, &allocator.exchange, heap);
+            flush(&allocator.pages, &allocator.exchange, &*heap);
             allocator.heaps.give(heap);
         }
     });

@@ -28,32 +28,31 @@ pub const LOOK_MS: u32 = 250;
 pub unsafe fn send_cold_bins_home<P: Sharded, S: RemoteStash, Q>(
     pages: &PageHeap<P>,
     exchange: &Exchange<P>,
-    heap: *mut Heap<S, Q>,
+    heap: &Heap<S, Q>,
     now: u32,
 ) {
     // SAFETY: the caller owns `heap`. Each magazine is taken out, so not loaded, and sent once.
     unsafe {
-        let heap = &mut *heap;
-        if elapsed_ms(heap.last_look_ms, now) < LOOK_MS {
+        if elapsed_ms(heap.last_look_ms.get(), now) < LOOK_MS {
             return;
         }
-        heap.last_look_ms = now;
+        heap.last_look_ms.set(now);
         heap.begin_change();
         // Idle: these slots do not restart their spans' purge delay.
-        let mut homeward = Homeward::idle(pages, exchange, heap.shard);
-        let mut stash = Sparse::<256>::new();
+        let mut homeward = Homeward::idle(pages, exchange, heap.shard.get());
+        let stash = Sparse::<256>::new();
         for bin in (1..BINS as u8).map(Bin) {
-            let Some(active) = heap.active.get_mut(usize::from(bin.0)) else { continue };
-            if core::mem::replace(active, false) {
+            let Some(active) = heap.active.get(usize::from(bin.0)) else { continue };
+            if active.replace(false) {
                 continue;
             }
             heap.balances.forget(bin);
             let magazines = heap.entry(bin).unload_all();
-            if let Some(batch) = heap.batches.get_mut(usize::from(bin.0)) {
-                *batch = 0;
+            if let Some(batch) = heap.batches.get(usize::from(bin.0)) {
+                batch.set(0);
             }
             for magazine in magazines.into_iter().flatten() {
-                homeward.send_magazine(bin, magazine.as_ptr(), &mut stash);
+                homeward.send_magazine(bin, magazine.as_ptr(), &stash);
             }
         }
         stash.flush(&mut homeward);

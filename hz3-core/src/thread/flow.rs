@@ -15,6 +15,7 @@
 use crate::pages::bins::BINS;
 use crate::pages::slot::Slot;
 use crate::platform::units::{Bin, PAGE_BYTES, ShardId};
+use core::cell::Cell;
 
 /// Balance, in magazines, from which a thread is a consumer or, negative, a producer. Chosen: more than threads that
 /// free each other's blocks drift apart in a time slice.
@@ -26,54 +27,53 @@ const MAX_BALANCE: i16 = 128;
 const MAX_OWN_BYTES: u32 = 1 << 20;
 
 /// A thread's balances, by bin, in slots. All zeros: nothing counted.
-#[derive(Clone, Copy)]
 pub struct Balances {
-    slots: [i16; BINS],
-    own_bytes: u32,
+    slots: [Cell<i16>; BINS],
+    own_bytes: Cell<u32>,
 }
 
 impl Balances {
-    fn add(&mut self, bin: Bin, capacity: u16, slots: i16) {
-        if let Some(balance) = self.slots.get_mut(usize::from(bin.0)) {
+    fn add(&self, bin: Bin, capacity: u16, slots: i16) {
+        if let Some(balance) = self.slots.get(usize::from(bin.0)) {
             let most = MAX_BALANCE * capacity as i16;
-            *balance = balance.saturating_add(slots).clamp(-most, most);
+            balance.set(balance.get().saturating_add(slots).clamp(-most, most));
         }
     }
 
     fn of(&self, bin: Bin) -> i16 {
-        self.slots.get(usize::from(bin.0)).copied().unwrap_or(0)
+        self.slots.get(usize::from(bin.0)).map_or(0, Cell::get)
     }
 
     /// Counts a refill of `slots` slots.
-    pub fn note_refill(&mut self, bin: Bin, capacity: u16, slots: usize) {
+    pub fn note_refill(&self, bin: Bin, capacity: u16, slots: usize) {
         self.add(bin, capacity, -(slots as i16));
     }
 
     /// Counts a spill of `slots` slots.
-    pub fn note_spill(&mut self, bin: Bin, capacity: u16, slots: usize) {
+    pub fn note_spill(&self, bin: Bin, capacity: u16, slots: usize) {
         self.add(bin, capacity, slots as i16);
     }
 
     /// Whether a producer may take more slots from its own spans.
     pub fn may_take_own(&self) -> bool {
-        self.own_bytes < MAX_OWN_BYTES
+        self.own_bytes.get() < MAX_OWN_BYTES
     }
 
     /// Counts `bytes` of slots that a producer took from its own spans.
-    pub fn note_own(&mut self, bytes: usize) {
-        self.own_bytes = self.own_bytes.saturating_add(bytes as u32);
+    pub fn note_own(&self, bytes: usize) {
+        self.own_bytes.set(self.own_bytes.get().saturating_add(bytes as u32));
     }
 
     /// Resets the balance of `bin`.
-    pub fn forget(&mut self, bin: Bin) {
-        if let Some(balance) = self.slots.get_mut(usize::from(bin.0)) {
-            *balance = 0;
+    pub fn forget(&self, bin: Bin) {
+        if let Some(balance) = self.slots.get(usize::from(bin.0)) {
+            balance.set(0);
         }
     }
 
     /// Resets every balance, but not the bytes that producers took: a heap's next thread must not take as many again.
-    pub fn forget_all(&mut self) {
-        self.slots = [0; BINS];
+    pub fn forget_all(&self) {
+        self.slots.iter().for_each(|balance| balance.set(0));
     }
 
     /// Whether other threads free the blocks of `bin` that this one allocates.
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn a_thread_becomes_an_end_of_a_queue_late_and_stays_one_for_a_while() {
         const CAPACITY: u16 = 62;
-        let (mut balances, bin) = (Balances { slots: [0; BINS], own_bytes: 0 }, Bin(4));
+        let (balances, bin) = (Balances { slots: [const { Cell::new(0) }; BINS], own_bytes: Cell::new(0) }, Bin(4));
         let magazines = |count: i16| (0..count * 2).map(|_| usize::from(CAPACITY / 2));
         for slots in magazines(ONE_WAY).skip(1) {
             balances.note_spill(bin, CAPACITY, slots);

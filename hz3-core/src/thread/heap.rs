@@ -22,6 +22,7 @@ use crate::record::pace::Pace;
 use crate::thread::flow::Balances;
 use crate::thread::registry::{HeapState, HeapStates, Members};
 use crate::transfer::magazine::Magazine;
+use core::cell::Cell;
 use core::marker::PhantomData;
 use core::ptr::{NonNull, null_mut};
 
@@ -195,7 +196,7 @@ impl Entry {
             let base = Magazine::slots(magazine);
             self.base.store(base, Ordering::Relaxed);
             self.limit.store(base.add(usize::from((*magazine).capacity)), Ordering::Relaxed);
-            self.top.store(base.add(usize::from((*magazine).count)), Ordering::Relaxed);
+            self.top.store(base.add(usize::from((*magazine).count())), Ordering::Relaxed);
         }
     }
 
@@ -212,7 +213,7 @@ impl Entry {
         // SAFETY: `base` and `top ≥ base` lie in one magazine, which the caller owns.
         unsafe {
             let magazine = Magazine::of_slots(base);
-            (*magazine).count = top.offset_from_unsigned(base) as u16;
+            (*magazine).set_count(top.offset_from_unsigned(base) as u16);
             Some(magazine)
         }
     }
@@ -365,30 +366,31 @@ pub fn count(counter: &AtomicU64, more: u64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
 }
 
-/// A thread's heap. Sync, unless a field says otherwise: owner thread.
+/// A thread's heap. Its owner alone changes it; any thread may read what is atomic, so that there is never a `&mut` to it.
+/// Sync of cells: owner thread.
 #[repr(C, align(128))]
 pub struct Heap<S, Q> {
     /// At offset 0: a heap's address is its entries'.
     pub entries: Entries,
     /// Slots that the next refill carves, by bin.
-    pub batches: [u8; BINS],
+    pub batches: [Cell<u8>; BINS],
     /// Spills less refills, by bin.
     pub balances: Balances,
     /// Bins with a miss since the last check for cold bins.
-    pub active: [bool; BINS],
+    pub active: [Cell<bool>; BINS],
     /// Time of that check, in milliseconds.
-    pub last_look_ms: u32,
+    pub last_look_ms: Cell<u32>,
     /// The allocator's count of trim requests when the heap was last emptied.
-    pub trims: u32,
+    pub trims: Cell<u32>,
     /// The thread's shard.
-    pub shard: ShardId,
+    pub shard: Cell<ShardId>,
     /// Misses left until the thread reads the clock.
-    pub ticks: u8,
+    pub ticks: Cell<u8>,
     state: HeapState,
     /// State of the random number generator; 0 before its first use.
-    random: u64,
+    random: Cell<u64>,
     /// Null if the heap never needed one.
-    decoy: *mut Decoy,
+    decoy: Cell<*mut Decoy>,
     /// Counts of events. Sync: any thread may read.
     pub counters: Counters,
     /// Slots on their way home.
@@ -413,28 +415,28 @@ impl<S, Q> Heap<S, Q> {
     }
 
     /// A random number of 32 bits: the upper half of xorshift64*.
-    pub fn random<O: Os>(&mut self) -> u32 {
-        let mut state = self.random;
+    pub fn random<O: Os>(&self) -> u32 {
+        let mut state = self.random.get();
         if state == 0 {
             state = O::random_seed() ^ core::ptr::from_ref(self).addr() as u64 | 1;
         }
         state ^= state >> 12;
         state ^= state << 25;
         state ^= state >> 27;
-        self.random = state;
+        self.random.set(state);
         (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
     }
 
     /// A random number below `limit`, which must fit in 32 bits; 0 for a `limit` of 0.
-    pub fn random_below<O: Os>(&mut self, limit: usize) -> usize {
+    pub fn random_below<O: Os>(&self, limit: usize) -> usize {
         ((u64::from(self.random::<O>()) * limit as u64) >> 32) as usize
     }
 
     /// Notes a miss of `bin`.
     #[inline]
-    pub fn mark_active(&mut self, bin: Bin) {
-        if let Some(active) = self.active.get_mut(usize::from(bin.0)) {
-            *active = true;
+    pub fn mark_active(&self, bin: Bin) {
+        if let Some(active) = self.active.get(usize::from(bin.0)) {
+            active.set(true);
         }
     }
 
@@ -499,8 +501,8 @@ impl<S, Q, O: Os> Heaps<S, Q, O> {
         let heap = self.get(self.states.take(self)?);
         // SAFETY: this thread owns the heap.
         unsafe {
-            (*heap).batches = [0; BINS];
-            (*heap).active = [true; BINS];
+            (*heap).batches.iter().for_each(|batch| batch.set(0));
+            (*heap).active.iter().for_each(|active| active.set(true));
             (*heap).balances.forget_all();
         }
         Some(heap)
@@ -513,12 +515,12 @@ impl<S, Q, O: Os> Heaps<S, Q, O> {
     pub unsafe fn decoy_of(&self, heap: *mut Heap<S, Q>) -> Option<NonNull<Decoy>> {
         // SAFETY: the caller owns `heap`. A fresh unit is zeroed, fits a decoy and is this thread's alone.
         unsafe {
-            if (*heap).decoy.is_null() {
+            if (*heap).decoy.get().is_null() {
                 let decoy = typed::<Decoy, DECOY_UNIT_BYTES>(&self.decoys, self.decoys.allocate::<O>(1)?).as_ptr();
                 (*decoy).entries.0[0].set_spare(heap.cast());
-                (*heap).decoy = decoy;
+                (*heap).decoy.set(decoy);
             }
-            NonNull::new((*heap).decoy)
+            NonNull::new((*heap).decoy.get())
         }
     }
 

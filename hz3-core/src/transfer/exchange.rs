@@ -134,7 +134,7 @@ impl<P: Sharded> Exchange<P> {
         };
         // SAFETY: this thread owns the magazine now.
         unsafe {
-            (*magazine).count = 0;
+            (*magazine).set_count(0);
             (*magazine).capacity = shape.capacity;
             (*magazine).origin = shard;
             Magazine::prefetch(magazine);

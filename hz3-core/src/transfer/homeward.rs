@@ -42,7 +42,7 @@ impl<'a, P: Sharded> Homeward<'a, P> {
 
     /// Sends one slot of `bin` home through `stash`.
     #[inline]
-    pub fn send_slot(&mut self, bin: Bin, slot: Slot, stash: &mut impl RemoteStash) {
+    pub fn send_slot(&mut self, bin: Bin, slot: Slot, stash: &impl RemoteStash) {
         let owner = self.pages.owner(slot.address());
         stash.put(owner, bin, slot, self);
     }
@@ -51,7 +51,7 @@ impl<'a, P: Sharded> Homeward<'a, P> {
     ///
     /// # Safety
     /// The caller owns the magazine, which is not loaded.
-    pub unsafe fn send_slots(&mut self, bin: Bin, magazine: *mut Magazine, stash: &mut impl RemoteStash) {
+    pub unsafe fn send_slots(&mut self, bin: Bin, magazine: *mut Magazine, stash: &impl RemoteStash) {
         // SAFETY: the caller owns the magazine, which is not loaded.
         for slot in unsafe { Magazine::drain(magazine) } {
             self.send_slot(bin, slot, stash);
@@ -62,7 +62,7 @@ impl<'a, P: Sharded> Homeward<'a, P> {
     ///
     /// # Safety
     /// The caller owns the magazine, which is not loaded, and gives it up.
-    pub unsafe fn send_magazine(&mut self, bin: Bin, magazine: *mut Magazine, stash: &mut impl RemoteStash) {
+    pub unsafe fn send_magazine(&mut self, bin: Bin, magazine: *mut Magazine, stash: &impl RemoteStash) {
         // SAFETY: the caller owns the magazine, which is not loaded, and gives it up.
         unsafe {
             self.send_slots(bin, magazine, stash);
@@ -78,14 +78,14 @@ impl<'a, P: Sharded> Homeward<'a, P> {
     #[cold]
     #[inline(never)]
     pub unsafe fn send_chain(&mut self, bin: Bin, first: u32) {
-        let mut stash = Sparse::<256>::new();
+        let stash = Sparse::<256>::new();
         let mut next = first;
         while next != 0 {
             let id = next;
             // Relaxed: this thread owns the magazine.
             next = self.exchange.magazines.next(id).load(Ordering::Relaxed);
             // SAFETY: links lead to magazines' ids; the caller gave up these, which are not loaded.
-            unsafe { self.send_magazine(bin, self.exchange.magazines.get(id), &mut stash) };
+            unsafe { self.send_magazine(bin, self.exchange.magazines.get(id), &stash) };
         }
         stash.flush(self);
     }
@@ -110,7 +110,7 @@ impl<P: Sharded> Carrier for Homeward<'_, P> {
     unsafe fn send_to_inbox(&mut self, owner: ShardId, bin: Bin, magazine: *mut Magazine) {
         // SAFETY: the caller gives up the magazine, which is not loaded.
         unsafe {
-            self.note_batch(bin, usize::from((*magazine).count));
+            self.note_batch(bin, usize::from((*magazine).count()));
             if !(*magazine).is_worthwhile() || !self.exchange.put_full(owner, bin, magazine, true) {
                 deliver(self.pages, self.exchange, owner, bin, Magazine::drain(magazine), self.idle);
                 self.exchange.return_empty(magazine);
@@ -192,7 +192,7 @@ pub fn send_depots<P: Sharded>(
     most: u32,
     share: impl Fn(&Depot, u32) -> u32,
 ) -> u32 {
-    let mut stash = Sparse::<256>::new();
+    let stash = Sparse::<256>::new();
     let mut left = most;
     for shard in exchange.used_shards() {
         let mut homeward = Homeward::idle(pages, exchange, shard);
@@ -205,7 +205,7 @@ pub fn send_depots<P: Sharded>(
             for _ in 0..due {
                 let Some(magazine) = exchange.take_full_of(shard, bin) else { break };
                 // SAFETY: this thread took the magazine, which is not loaded.
-                unsafe { homeward.send_magazine(bin, magazine, &mut stash) };
+                unsafe { homeward.send_magazine(bin, magazine, &stash) };
             }
         }
     }

@@ -9,7 +9,7 @@
 
 use crate::pages::shape::{HEADER_BYTES, MAX_SLOTS, UNIT_BYTES};
 use crate::pages::slot::{Batch, Slot};
-use crate::platform::atomic::AtomicU32;
+use crate::platform::atomic::{AtomicU16, AtomicU32, Ordering};
 use crate::platform::os::Os;
 use crate::platform::prefetch;
 use crate::platform::table::{Table, typed};
@@ -24,8 +24,8 @@ pub struct Magazine {
     next: AtomicU32,
     /// Its id. Sync: fixed.
     pub id: u32,
-    /// Slots, while it is not loaded. Sync: its owner.
-    pub count: u16,
+    /// Slots, while it is not loaded. Sync: written by its owner, read by anyone.
+    count: AtomicU16,
     /// Most slots. Sync: its owner.
     pub capacity: u16,
     /// It has 64 · 2^class bytes. Sync: fixed.
@@ -38,9 +38,26 @@ pub struct Magazine {
 const WORTHWHILE: u16 = 8;
 
 impl Magazine {
+    /// Slots, while it is not loaded.
+    #[inline]
+    pub fn count(&self) -> u16 {
+        // Relaxed: the owner's own number; to others, a count.
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Sets the number of slots.
+    ///
+    /// # Safety
+    /// The caller owns the magazine; its first `count` places hold slots.
+    #[inline]
+    pub unsafe fn set_count(&self, count: u16) {
+        // Relaxed: as in `count`.
+        self.count.store(count, Ordering::Relaxed);
+    }
+
     /// Whether it is worth a place in a depot. A refill takes all of it, and a few slots serve better from their spans.
     pub fn is_worthwhile(&self) -> bool {
-        self.count >= self.capacity.div_ceil(WORTHWHILE)
+        self.count() >= self.capacity.div_ceil(WORTHWHILE)
     }
 
     /// Address of the first slot.
@@ -82,8 +99,8 @@ impl Magazine {
     /// # Safety
     /// `this` is a magazine.
     pub unsafe fn peek(this: *const Magazine) -> (*const *mut u8, usize) {
-        // SAFETY: magazines are never unmapped. Volatile: the owner may be storing the count, in one piece.
-        let count = unsafe { (&raw const (*this).count).read_volatile() };
+        // SAFETY: magazines are never unmapped, and the count is atomic.
+        let count = unsafe { (*this).count.load(Ordering::Relaxed) };
         // SAFETY: the slots follow the header in one allocation.
         (unsafe { this.add(1).cast() }, usize::from(count).min(MAX_SLOTS))
     }
@@ -96,7 +113,8 @@ impl Magazine {
     pub unsafe fn drain<'a>(this: *mut Magazine) -> Batch<'a> {
         // SAFETY: the caller owns the first `count` places; their slots count in the batch alone now.
         unsafe {
-            let count = usize::from(core::mem::replace(&mut (*this).count, 0));
+            let count = usize::from((*this).count());
+            (*this).set_count(0);
             Batch::of(core::slice::from_raw_parts_mut(Self::slots(this).cast(), count), count)
         }
     }
@@ -108,7 +126,7 @@ impl Magazine {
     #[inline]
     pub unsafe fn contents<'a>(this: *mut Magazine) -> &'a mut [Slot] {
         // SAFETY: the caller owns the first `count` places, which hold slots.
-        unsafe { core::slice::from_raw_parts_mut(Self::slots(this), usize::from((*this).count)) }
+        unsafe { core::slice::from_raw_parts_mut(Self::slots(this), usize::from((*this).count())) }
     }
 }
 

@@ -9,6 +9,7 @@
 
 use crate::pages::bins::{BINS, FOREIGN};
 use crate::pages::slot::{Batch, Slot, no_slots};
+use crate::platform::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use crate::platform::units::{Bin, ShardId};
 use crate::transfer::magazine::Magazine;
 use core::mem::MaybeUninit;
@@ -36,55 +37,55 @@ fn deliver_one(carrier: &mut impl Carrier, owner: ShardId, bin: Bin, slot: Slot)
 /// A remote stash of either kind.
 pub trait RemoteStash {
     /// Adds a free slot of `bin` and `owner`; may send batches.
-    fn put(&mut self, owner: ShardId, bin: Bin, slot: Slot, carrier: &mut impl Carrier);
+    fn put(&self, owner: ShardId, bin: Bin, slot: Slot, carrier: &mut impl Carrier);
     /// Sends all slots.
-    fn flush(&mut self, carrier: &mut impl Carrier);
+    fn flush(&self, carrier: &mut impl Carrier);
     /// Slots in the stash.
     fn slot_count(&self) -> usize;
     /// Calls `visit` with each group of slots: bin, first place, number. The caller need not own the stash: exact while
     /// its owner leaves it alone.
-    ///
-    /// # Safety
-    /// `this` is a stash; it and its magazines are never unmapped.
-    unsafe fn peek(this: *const Self, visit: impl FnMut(Bin, *const *mut u8, usize));
+    fn peek(&self, visit: impl FnMut(Bin, *const *mut u8, usize));
 }
 
 /// A stash with a magazine for each owner and bin. All zeros is empty.
 pub struct Dense<const SHARDS: usize> {
-    bank: [[*mut Magazine; BINS]; SHARDS],
+    bank: [[AtomicPtr<Magazine>; BINS]; SHARDS],
 }
 
 impl<const SHARDS: usize> RemoteStash for Dense<SHARDS> {
-    fn put(&mut self, owner: ShardId, bin: Bin, slot: Slot, carrier: &mut impl Carrier) {
-        let Some(place) = self.bank.get_mut(usize::from(owner.0)).and_then(|bins| bins.get_mut(usize::from(bin.0)))
-        else {
+    // Relaxed, all: the owner's own words; to others, a snapshot.
+
+    fn put(&self, owner: ShardId, bin: Bin, slot: Slot, carrier: &mut impl Carrier) {
+        let Some(place) = self.bank.get(usize::from(owner.0)).and_then(|bins| bins.get(usize::from(bin.0))) else {
             return;
         };
         if bin == FOREIGN {
             // Not a slot: delivery stops the process.
             return deliver_one(carrier, owner, bin, slot);
         }
-        if place.is_null() {
-            let Some(magazine) = carrier.empty_magazine(bin) else { return deliver_one(carrier, owner, bin, slot) };
-            *place = magazine;
+        let mut magazine = place.load(Ordering::Relaxed);
+        if magazine.is_null() {
+            let Some(empty) = carrier.empty_magazine(bin) else { return deliver_one(carrier, owner, bin, slot) };
+            place.store(empty, Ordering::Relaxed);
+            magazine = empty;
         }
-        let magazine = *place;
         // SAFETY: the bank owns the magazine, which is never full; it leaves the bank before it is given up.
         unsafe {
-            Magazine::slots(magazine).add(usize::from((*magazine).count)).write(slot);
-            (*magazine).count += 1;
-            if (*magazine).count == (*magazine).capacity {
-                *place = null_mut();
+            Magazine::slots(magazine).add(usize::from((*magazine).count())).write(slot);
+            (*magazine).set_count((*magazine).count() + 1);
+            if (*magazine).count() == (*magazine).capacity {
+                place.store(null_mut(), Ordering::Relaxed);
                 carrier.send_to_inbox(owner, bin, magazine);
             }
         }
     }
 
-    fn flush(&mut self, carrier: &mut impl Carrier) {
-        for (owner, bins) in self.bank.iter_mut().enumerate() {
-            for (bin, place) in bins.iter_mut().enumerate() {
-                let magazine = core::mem::replace(place, null_mut());
+    fn flush(&self, carrier: &mut impl Carrier) {
+        for (owner, bins) in self.bank.iter().enumerate() {
+            for (bin, place) in bins.iter().enumerate() {
+                let magazine = place.load(Ordering::Relaxed);
                 if !magazine.is_null() {
+                    place.store(null_mut(), Ordering::Relaxed);
                     // SAFETY: the bank owned the magazine, and has forgotten it.
                     unsafe { carrier.send_to_inbox(ShardId(owner as u8), Bin(bin as u8), magazine) };
                 }
@@ -93,18 +94,20 @@ impl<const SHARDS: usize> RemoteStash for Dense<SHARDS> {
     }
 
     fn slot_count(&self) -> usize {
-        let magazines = self.bank.iter().flatten().filter(|place| !place.is_null());
+        let magazines = self.bank.iter().flatten().map(|place| place.load(Ordering::Relaxed));
         // SAFETY: the bank owns its magazines.
-        magazines.map(|&magazine| usize::from(unsafe { (*magazine).count })).sum()
+        magazines
+            .filter(|magazine| !magazine.is_null())
+            .map(|magazine| usize::from(unsafe { (*magazine).count() }))
+            .sum()
     }
 
-    unsafe fn peek(this: *const Self, mut visit: impl FnMut(Bin, *const *mut u8, usize)) {
-        for owner in 0..SHARDS {
-            for bin in 1..BINS {
-                // SAFETY: in the bank. Volatile: the owner may be storing it, in one piece.
-                let magazine = unsafe { (&raw const (*this).bank[owner][bin]).read_volatile() };
+    fn peek(&self, mut visit: impl FnMut(Bin, *const *mut u8, usize)) {
+        for bins in &self.bank {
+            for (bin, place) in bins.iter().enumerate() {
+                let magazine = place.load(Ordering::Relaxed);
                 if !magazine.is_null() {
-                    // SAFETY: not null, so a magazine.
+                    // SAFETY: what was in the bank is a magazine, and magazines are never unmapped.
                     let (slots, count) = unsafe { Magazine::peek(magazine) };
                     visit(Bin(bin as u8), slots, count);
                 }
@@ -115,15 +118,15 @@ impl<const SHARDS: usize> RemoteStash for Dense<SHARDS> {
 
 /// A stash of `ENTRIES` entries. All zeros is empty.
 pub struct Sparse<const ENTRIES: usize> {
-    used: usize,
+    used: AtomicUsize,
     /// Owner and bin above, address below: sorted, they form batches.
-    entries: [u64; ENTRIES],
+    entries: [AtomicU64; ENTRIES],
 }
 
 impl<const ENTRIES: usize> Sparse<ENTRIES> {
     /// An empty stash.
     pub const fn new() -> Self {
-        Self { used: 0, entries: [0; ENTRIES] }
+        Self { used: AtomicUsize::new(0), entries: [const { AtomicU64::new(0) }; ENTRIES] }
     }
 }
 
@@ -136,53 +139,95 @@ impl<const ENTRIES: usize> Default for Sparse<ENTRIES> {
 /// Bits of a user address: 47 on x86-64, 48 on AArch64.
 const ADDRESS_BITS: u32 = 48;
 
+/// Slots of one owner and bin that go home together, at most. Chosen: little stack, and a lock for dozens.
+const BATCH: usize = 64;
+
+fn owner_of(key: u64) -> ShardId {
+    ShardId((key >> 8) as u8)
+}
+
+fn bin_of(key: u64) -> Bin {
+    Bin(key as u8)
+}
+
 fn start_of(entry: u64) -> *mut u8 {
     core::ptr::with_exposed_provenance_mut((entry & ((1 << ADDRESS_BITS) - 1)) as usize)
 }
 
+/// Sorts `entries` by Shell's method: short, in place, and by whole words, which other threads may read meanwhile.
+fn sort(entries: &[AtomicU64]) {
+    // Relaxed, all: the owner's own words.
+    for gap in [57, 23, 10, 4, 1] {
+        for (end, entry) in entries.iter().enumerate().skip(gap) {
+            let value = entry.load(Ordering::Relaxed);
+            let mut at = end;
+            while let Some((lower, other)) = at.checked_sub(gap).and_then(|lower| Some((lower, entries.get(lower)?)))
+                && let Some(place) = entries.get(at)
+            {
+                let larger = other.load(Ordering::Relaxed);
+                if larger <= value {
+                    break;
+                }
+                place.store(larger, Ordering::Relaxed);
+                at = lower;
+            }
+            if let Some(place) = entries.get(at) {
+                place.store(value, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
 impl<const ENTRIES: usize> RemoteStash for Sparse<ENTRIES> {
-    fn put(&mut self, owner: ShardId, bin: Bin, slot: Slot, carrier: &mut impl Carrier) {
-        if self.used == ENTRIES {
+    // Relaxed, all: the owner's own words; to others, a snapshot.
+
+    fn put(&self, owner: ShardId, bin: Bin, slot: Slot, carrier: &mut impl Carrier) {
+        if self.used.load(Ordering::Relaxed) == ENTRIES {
             self.flush(carrier);
         }
-        if let Some(entry) = self.entries.get_mut(self.used) {
+        let used = self.used.load(Ordering::Relaxed);
+        if let Some(entry) = self.entries.get(used) {
             let key = u64::from(owner.0) << 8 | u64::from(bin.0);
-            *entry = key << ADDRESS_BITS | slot.into_block().expose_provenance() as u64;
-            self.used += 1;
+            entry.store(key << ADDRESS_BITS | slot.into_block().expose_provenance() as u64, Ordering::Relaxed);
+            self.used.store(used + 1, Ordering::Relaxed);
         }
     }
 
-    fn flush(&mut self, carrier: &mut impl Carrier) {
-        let used = core::mem::replace(&mut self.used, 0);
-        let Some(entries) = self.entries.get_mut(..used) else { return };
-        entries.sort_unstable();
-        let mut batch = no_slots::<ENTRIES>();
-        for group in entries.chunk_by(|a, b| a >> ADDRESS_BITS == b >> ADDRESS_BITS) {
-            for (place, entry) in batch.iter_mut().zip(group) {
+    fn flush(&self, carrier: &mut impl Carrier) {
+        let Some(entries) = self.entries.get(..self.used.load(Ordering::Relaxed)) else { return };
+        self.used.store(0, Ordering::Relaxed);
+        sort(entries);
+        let mut batch = no_slots::<BATCH>();
+        let (mut key, mut filled) = (0, 0);
+        for entry in entries {
+            let entry = entry.load(Ordering::Relaxed);
+            if filled == BATCH || filled > 0 && entry >> ADDRESS_BITS != key {
+                // SAFETY: the first places are filled.
+                carrier.deliver(owner_of(key), bin_of(key), unsafe { Batch::of(&mut batch, filled) });
+                filled = 0;
+            }
+            key = entry >> ADDRESS_BITS;
+            if let Some(place) = batch.get_mut(filled) {
                 // SAFETY: `put` took this slot; it leaves once, because `used` is 0.
-                place.write(unsafe { Slot::new(start_of(*entry)) });
+                place.write(unsafe { Slot::new(start_of(entry)) });
+                filled += 1;
             }
-            if let Some(first) = group.first() {
-                let key = first >> ADDRESS_BITS;
-                // SAFETY: the loop filled the first places.
-                let slots = unsafe { Batch::of(&mut batch, group.len()) };
-                carrier.deliver(ShardId((key >> 8) as u8), Bin(key as u8), slots);
-            }
+        }
+        if filled > 0 {
+            // SAFETY: the first places are filled.
+            carrier.deliver(owner_of(key), bin_of(key), unsafe { Batch::of(&mut batch, filled) });
         }
     }
 
     fn slot_count(&self) -> usize {
-        self.used
+        self.used.load(Ordering::Relaxed)
     }
 
-    unsafe fn peek(this: *const Self, mut visit: impl FnMut(Bin, *const *mut u8, usize)) {
-        // SAFETY: the stash is mapped. Volatile: the owner may be storing it, in one piece.
-        let used = unsafe { (&raw const (*this).used).read_volatile() };
-        for index in 0..used.min(ENTRIES) {
-            // SAFETY: an index below ENTRIES. Volatile: the owner may be storing the entry.
-            let entry = unsafe { (&raw const (*this).entries[index]).read_volatile() };
+    fn peek(&self, mut visit: impl FnMut(Bin, *const *mut u8, usize)) {
+        for entry in self.entries.iter().take(self.used.load(Ordering::Relaxed)) {
+            let entry = entry.load(Ordering::Relaxed);
             let slot = start_of(entry);
-            visit(Bin((entry >> ADDRESS_BITS) as u8), &slot, 1);
+            visit(bin_of(entry >> ADDRESS_BITS), &slot, 1);
         }
     }
 }
@@ -222,7 +267,7 @@ mod tests {
         }
     }
 
-    fn everything_arrives_once(stash: &mut impl RemoteStash) -> usize {
+    fn everything_arrives_once(stash: &impl RemoteStash) -> usize {
         let mut post = Post::default();
         let mut sent = BTreeSet::new();
         for turn in 0..if cfg!(miri) { 40 } else { 3000_usize } {
@@ -233,8 +278,7 @@ mod tests {
             stash.put(ShardId(owner as u8), Bin(bin as u8), slot, &mut post);
             assert_eq!(stash.slot_count() + post.delivered.len(), sent.len());
             let mut seen = 0;
-            // SAFETY: this thread's stash.
-            unsafe { RemoteStash::peek(stash, |_, _, count| seen += count) };
+            stash.peek(|_, _, count| seen += count);
             assert_eq!(seen, stash.slot_count());
         }
         stash.flush(&mut post);
@@ -245,13 +289,31 @@ mod tests {
 
     #[test]
     fn a_dense_stash_delivers_every_slot_once_in_full_batches() {
-        let mut stash = Dense::<8> { bank: [[null_mut(); BINS]; 8] };
-        assert!(everything_arrives_once(&mut stash) <= 3000 / 6 + 7 * 31);
+        let stash = Dense::<8> { bank: [const { [const { AtomicPtr::new(null_mut()) }; BINS] }; 8] };
+        assert!(everything_arrives_once(&stash) <= 3000 / 6 + 7 * 31);
+    }
+
+    #[test]
+    fn entries_are_sorted() {
+        let mut number = 1_u64;
+        for length in 0..300 {
+            let entries: std::vec::Vec<_> = (0..length)
+                .map(|_| {
+                    number = number.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+                    AtomicU64::new(number >> 33 & 0x3f)
+                })
+                .collect();
+            let values = || entries.iter().map(|entry| entry.load(Ordering::Relaxed)).collect::<std::vec::Vec<_>>();
+            let mut expected = values();
+            expected.sort_unstable();
+            sort(&entries);
+            assert_eq!(values(), expected);
+        }
     }
 
     #[test]
     fn a_sparse_stash_delivers_every_slot_once_in_few_batches() {
-        let mut stash = Sparse::<256>::new();
-        assert!(everything_arrives_once(&mut stash) <= 12 * 217);
+        let stash = Sparse::<256>::new();
+        assert!(everything_arrives_once(&stash) <= 12 * 217);
     }
 }

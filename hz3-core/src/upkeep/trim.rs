@@ -24,24 +24,23 @@ use crate::upkeep::holes::purge_all_holes;
 pub unsafe fn flush<P: Sharded, S: RemoteStash, Q: Quarantine>(
     pages: &PageHeap<P>,
     exchange: &Exchange<P>,
-    heap: *mut Heap<S, Q>,
+    heap: &Heap<S, Q>,
 ) {
     // SAFETY: the caller owns `heap`. Each magazine is taken out, so not loaded, and given away once.
     unsafe {
-        let heap = &mut *heap;
-        let shard = heap.shard;
+        let shard = heap.shard.get();
         heap.begin_change();
         let mut homeward = Homeward::new(pages, exchange, shard);
         for bin in (1..BINS as u8).map(Bin) {
             for magazine in heap.entry(bin).unload_all().into_iter().flatten() {
                 let magazine = magazine.as_ptr();
                 if !P::ADOPT || !(*magazine).is_worthwhile() || !exchange.put_full(shard, bin, magazine, false) {
-                    homeward.send_magazine(bin, magazine, &mut heap.stash);
+                    homeward.send_magazine(bin, magazine, &heap.stash);
                 }
             }
         }
         while let Some((bin, slot)) = heap.quarantine.take() {
-            homeward.send_slot(bin, slot, &mut heap.stash);
+            homeward.send_slot(bin, slot, &heap.stash);
         }
         heap.stash.flush(&mut homeward);
         heap.end_change();
