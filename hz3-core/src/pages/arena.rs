@@ -79,7 +79,7 @@ impl Reservation {
             if tags_to > tags_from && !O::commit(tags.byte_add(tags_from).cast(), tags_to - tags_from) {
                 return false;
             }
-            // First written under the run lock, where a page fault would hold up all threads.
+            // Tags are first written under the run lock, where a page fault would hold up all threads.
             O::populate(tags.add(committed).cast(), pages * size_of::<TagCell>());
         }
         true

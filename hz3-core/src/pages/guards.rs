@@ -81,7 +81,7 @@ impl<O: Os> Guards<O> {
         self.count_refusal(start.is_some_and(|start| unsafe { O::unguard(start, bytes) }))
     }
 
-    /// Announces a run for [`Guards::push`].
+    /// Announces a run that [`Guards::push`] will get.
     pub fn begin_transit(&self) {
         self.waiting.lock().in_transit += 1;
     }

@@ -86,8 +86,6 @@ impl<P: Policy> PageHeap<P> {
                 .is_some()
     }
 
-    // ---- small spans ----
-
     /// A new span of `bin` for `owner`, tagged and guarded. `None` if memory runs out.
     pub fn take_small(&self, bin: Bin, owner: ShardId) -> Option<SpanId> {
         let id = self.runs.allocate(usize::from(bins::info(bin).span_pages) + P::GUARD_PAGES, 1)?;
@@ -136,8 +134,6 @@ impl<P: Policy> PageHeap<P> {
             self.runs.arenas.set_tag(span.start + page * PAGE_BYTES, tag);
         }
     }
-
-    // ---- large blocks ----
 
     /// Changes the kind of span `id` and tags its first and last page.
     ///
@@ -304,8 +300,6 @@ impl<P: Policy> PageHeap<P> {
         }
     }
 
-    // ---- mappings that end ----
-
     /// Unmaps `id`, or lets it wait if the system refuses. Returns whether it is unmapped.
     ///
     /// # Safety
@@ -358,8 +352,6 @@ impl<P: Policy> PageHeap<P> {
         }
         returned
     }
-
-    // ---- guards, and runs that wait ----
 
     /// Guards the last page of span `id`, unless the system refuses.
     ///
@@ -448,8 +440,6 @@ impl<P: Policy> PageHeap<P> {
             self.guards.end_transit();
         }
     }
-
-    // ---- memory that goes back ----
 
     /// Purges dirty runs that are at least `delay_ms` old at `now`, about `most_bytes`; returns the bytes purged.
     pub fn purge(&self, now: u32, delay_ms: u32, most_bytes: usize) -> usize {

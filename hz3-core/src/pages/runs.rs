@@ -32,18 +32,14 @@ const SPARES_NEEDED: u32 = 2;
 
 /// What the run lock protects.
 pub(crate) struct Index {
-    /// Runs that may hold memory.
     pub(crate) dirty: Lists,
-    /// Runs that read as zero.
     pub(crate) clean: Lists,
-    /// The dirty run to purge first.
     pub(crate) oldest: SpanId,
     youngest: SpanId,
     spares: SpanId,
     spare_count: u32,
     /// Runs being purged, which are in no list.
     in_purge: u32,
-    /// Their pages.
     in_purge_pages: usize,
 }
 
@@ -56,7 +52,6 @@ impl Ranked for Index {
 }
 
 impl Index {
-    /// No runs.
     const fn new() -> Self {
         Self {
             dirty: Lists::new(),
@@ -78,21 +73,16 @@ impl Index {
 
 /// The locked index, with the descriptors and tags it refers to.
 pub(crate) struct FreeRuns<'a, O: Os> {
-    /// The index.
     pub(crate) index: Guard<'a, Index, O>,
-    /// Every descriptor.
     spans: &'a Spans,
-    /// The page tags.
     arenas: &'a Arenas<O>,
 }
 
 impl<O: Os> FreeRuns<'_, O> {
-    /// Whether the next operation finds enough descriptors.
     fn has_spares(&self) -> bool {
         self.index.spare_count >= SPARES_NEEDED
     }
 
-    /// Adds `count` spare descriptors, chained from `first` to `last`.
     fn add_spares(&mut self, first: SpanId, last: SpanId, count: u32) {
         self.span(last).next = self.index.spares;
         self.index.spares = first;
@@ -291,7 +281,6 @@ impl<O: Os> FreeRuns<'_, O> {
         self.index.lists(kind).pages -= pages;
     }
 
-    /// Tags the first and the last page of span `id`.
     fn tag_edges(&self, id: SpanId) {
         let (start, bytes, kind) = {
             let span = self.span(id);
@@ -313,7 +302,6 @@ impl<O: Os> FreeRuns<'_, O> {
         Some(id)
     }
 
-    /// Makes descriptor `id` a spare one.
     fn retire(&mut self, id: SpanId) {
         self.span(id).next = self.index.spares;
         self.span(id).kind = Kind::None;

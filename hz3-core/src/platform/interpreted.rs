@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// In the place of Linux.
+/// Takes the place of Linux.
 pub struct Linux;
 
 /// Every reservation and mapping, by address.

@@ -252,7 +252,6 @@ mod tests {
             let other = std::thread::spawn(move || {
                 let mut value = LOCK.lock();
                 held.send(()).expect("somebody waits");
-                // Time for a wrong lock to let the other thread in.
                 std::thread::sleep(Duration::from_millis(20));
                 value.0 += 1;
             });
@@ -289,7 +288,7 @@ mod tests {
         drop(last);
         drop(second);
         assert!(rank::is_none_held());
-        // Who does not wait may try any.
+        // A lock may be tried in any order.
         let last = LAST.lock();
         drop((FIRST.try_lock(), last));
         FIRST.acquire_for_fork();
