@@ -21,9 +21,9 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn alone(test: impl FnOnce()) {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    Fake::relent();
+    Fake::grant_all();
     test();
-    Fake::relent();
+    Fake::grant_all();
 }
 
 const MIB: usize = 1 << 20;
@@ -62,7 +62,7 @@ fn a_mapping_that_the_system_does_not_take_back_serves_again_and_goes_later() {
         let second = block::malloc::<Tiny>(33 * MIB);
         assert_eq!(second, first);
         free(second);
-        Fake::relent();
+        Fake::grant_all();
         // Its pages were not given back either, and still hold what was written.
         let third = malloc_zeroed::<Tiny>(38 * MIB);
         assert_eq!(third, first);
@@ -72,7 +72,7 @@ fn a_mapping_that_the_system_does_not_take_back_serves_again_and_goes_later() {
         assert_eq!(collect::<Tiny>().unreturned_bytes, 0);
         Fake::refuse_after(0);
         free(third);
-        Fake::relent();
+        Fake::grant_all();
         expect_unreturned(40 * MIB);
         assert!(trim::<Tiny>());
         expect_unreturned(0);
@@ -86,7 +86,7 @@ fn the_ends_of_an_aligned_mapping_that_are_refused_stay_in_the_books() {
         free(block::malloc::<Tiny>(40 * MIB));
         Fake::refuse_after(1);
         let block = malloc_aligned::<Tiny>(40 * MIB, 64 * MIB);
-        Fake::relent();
+        Fake::grant_all();
         assert!(!block.is_null() && block.addr().is_multiple_of(64 * MIB));
         assert_eq!(collect::<Tiny>().unreturned_bytes, 64 * MIB);
         free(block);
@@ -111,7 +111,7 @@ fn mappings_that_are_refused_again_wait_in_line_and_all_of_them_go_in_the_end() 
         free(blocks[1]);
         trim::<Tiny>();
         expect_unreturned(220 * MIB);
-        Fake::relent();
+        Fake::grant_all();
         trim::<Tiny>();
         expect_unreturned(0);
     });
@@ -128,7 +128,7 @@ fn a_size_beyond_all_that_is_free_costs_nobody_a_cache() {
         for _ in 0..1000 {
             assert!(block::malloc::<Tiny>(4 << 30).is_null());
         }
-        Fake::relent();
+        Fake::grant_all();
         assert_eq!(Tiny::allocator().trims(), trims);
         assert!(collect::<Tiny>().magazine_bytes > 0, "even this thread's cache was emptied");
     });
@@ -145,7 +145,7 @@ fn a_thread_that_fails_again_and_again_asks_the_others_now_and_then() {
         Fake::refuse_after(0);
         let served: Vec<_> =
             (0..300).map(|_| block::malloc::<Tiny>(6 * MIB)).filter(|block| !block.is_null()).collect();
-        Fake::relent();
+        Fake::grant_all();
         let asked = Tiny::allocator().trims() - trims;
         assert!(served.len() < 4, "{} of 300 served", served.len());
         let most = start.elapsed().as_millis() / 125 + 1;
@@ -162,7 +162,7 @@ fn what_is_freed_in_a_request_s_way_still_serves_it() {
         Fake::refuse_after(0);
         blocks.into_iter().for_each(free);
         let block = block::malloc::<Tiny>(4 * MIB);
-        Fake::relent();
+        Fake::grant_all();
         write(block, 4 * MIB);
         free(block);
     });

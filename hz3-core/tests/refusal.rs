@@ -42,7 +42,7 @@ fn refuse_at_every_request<L: Lane>() {
                 // SAFETY: live blocks of the lane.
                 unsafe { block::free::<L>(std::ptr::with_exposed_provenance_mut(block)) };
             }
-            Fake::relent();
+            Fake::grant_all();
             let again = allocate_until_refused::<L>(bytes, most);
             assert_eq!(again.len(), most, "no recovery after {requests} requests at {bytes} bytes");
             for block in again {

@@ -2,7 +2,7 @@
 
 use crate::allocator::Lane;
 use crate::observe::stats::{collect, each_cached, small_bins};
-use crate::pages::arena::Stretch;
+use crate::pages::arena::PageRange;
 use crate::pages::bins::{self, BINS};
 use crate::pages::page_tag::{Kind, PageTag};
 use crate::pages::run_lists::{CLASSES, class_of};
@@ -143,7 +143,7 @@ pub fn walk_runs<O: Os>(
     mut look: impl FnMut(&Span) -> Result<(), &'static str>,
 ) -> Result<(), &'static str> {
     let free = runs.lock();
-    runs.arenas.each_committed(|Stretch { start, pages }| {
+    runs.arenas.each_committed(|PageRange { start, pages }| {
         let (mut address, end) = (start, start + pages * PAGE_BYTES);
         while address < end {
             let tag = runs.arenas.tag_value(address);

@@ -1,4 +1,4 @@
-//! Bins: the size classes of small blocks, and what follows from a class.
+//! Bins: the size classes of small blocks.
 //!
 //! ```text
 //! bin      0        1   2  …  8    9   10 …  16   17  18 …  24    …   72
@@ -6,31 +6,31 @@
 //! step              16            16             32               2^k / 8
 //! ```
 //!
-//! Multiples of 16 up to 128, then eight classes per doubling, so that a block above 128 bytes wastes
-//! at most 12.5 %. Every table here is a `const fn` result; nothing is computed at run time.
+//! Multiples of 16 up to 128 bytes, then eight bins per doubling, so that a block above 128 bytes wastes at most
+//! 12.5 %. All tables are computed at compile time.
 //!
-//! Bin 0, *foreign*, stands for every address that is no small block. A heap's entry for it is always
-//! both empty and full, so the hot paths need no test of their own for it.
+//! Bin 0, *foreign*, stands for every address that is no small block's. Its entry in a heap is always both empty and
+//! full, so hit paths don't test for it.
 
 use crate::platform::units::{Bin, MIN_ALIGN, PAGE_BYTES};
 
-/// Bins, the foreign one included. Derived: 8 linear classes, 8 doublings of 8, and bin 0.
+/// Bins, bin 0 included. Derived: bin 0, 8 linear ones, and 8 doublings of 8.
 pub const BINS: usize = 73;
 /// Largest small block, in bytes. Chosen: above it a lock per call no longer shows.
 pub const MAX_SMALL_BYTES: usize = 32 * 1024;
-/// The bin of everything that is not a small block.
+/// The bin of everything but small blocks.
 pub const FOREIGN: Bin = Bin(0);
-/// Most slots in a span. Chosen: the span's bitmap then fills one cache line.
+/// Most slots of a span. Chosen: the span's bitmap then fills one cache line.
 pub const MAX_SPAN_SLOTS: usize = 512;
 
 const LINEAR_BINS: usize = 8;
 const PER_DOUBLING: usize = 8;
-/// Fewest slots in a span: below it the rounding waste and the span traffic grow.
+/// Fewest slots of a span. Chosen: fewer would waste more by rounding and cost more span traffic.
 const MIN_SPAN_SLOTS: usize = 8;
 const MIN_SPAN_PAGES: usize = 16;
 const MAX_SPAN_PAGES: usize = 80;
 
-/// What the slow paths need to know of a bin.
+/// What slow paths need of a bin.
 #[derive(Clone, Copy)]
 pub struct BinInfo {
     /// Bytes of one slot.
@@ -39,11 +39,11 @@ pub struct BinInfo {
     pub span_pages: u16,
     /// Slots of one span.
     pub span_slots: u16,
-    /// ceil(2^32 / slot_bytes): turns an offset in a span into a slot number by a multiplication.
+    /// ceil(2^32 / slot_bytes): divides an offset in a span by a multiplication.
     reciprocal: u64,
 }
 
-/// Bytes of one slot of bin number `bin`, which is not the foreign one.
+/// Bytes of a slot of bin number `bin`, which is not 0.
 pub const fn slot_bytes_of(bin: usize) -> usize {
     if bin <= LINEAR_BINS {
         return bin * MIN_ALIGN;
@@ -54,8 +54,8 @@ pub const fn slot_bytes_of(bin: usize) -> usize {
     floor + (step + 1) * (floor / PER_DOUBLING)
 }
 
-/// Span size of a slot size: at most 512 slots for the tiny ones; otherwise the first size from 64 KiB
-/// up that holds eight slots and leaves less than 1/64 of itself unused, or the one that leaves least.
+/// Pages of a span: 512 slots up to 128 bytes. Above, the first size from 64 KiB up that holds eight slots and wastes
+/// at most 1/64, or else the size that wastes least.
 const fn span_pages_of(slot_bytes: usize) -> usize {
     if slot_bytes <= 128 {
         return slot_bytes * MAX_SPAN_SLOTS / PAGE_BYTES;
@@ -115,33 +115,33 @@ const fn offset_table() -> [u16; GRANULES] {
 }
 
 static INFO: [BinInfo; BINS] = info_table();
-/// Offset of a size's bin entry in a heap, by granule of 16 bytes (4 KiB; small sizes touch one line).
+/// Offset of a size's bin entry in a heap, per 16 bytes (4 KiB; small sizes touch one line).
 static OFFSETS: [u16; GRANULES] = offset_table();
 
 const _: () = assert!(slot_bytes_of(BINS - 1) == MAX_SMALL_BYTES);
 
-/// Offset of the bin entry that serves `bytes`, in a heap.
+/// Offset in a heap of the bin entry that serves `bytes`.
 ///
 /// # Safety
 /// `bytes` is at most [`MAX_SMALL_BYTES`].
 #[inline(always)]
 pub unsafe fn entry_offset(bytes: usize) -> usize {
-    // SAFETY: (MAX_SMALL_BYTES + 15) / 16 is the table's last index.
+    // SAFETY: at most (MAX_SMALL_BYTES + 15) / 16, the table's last index.
     usize::from(unsafe { *OFFSETS.get_unchecked((bytes + (MIN_ALIGN - 1)) >> 4) })
 }
 
-/// The bin that serves `bytes`; `None` above [`MAX_SMALL_BYTES`]. 0 bytes are served by the first bin.
+/// The bin that serves `bytes`; `None` above [`MAX_SMALL_BYTES`]. 0 bytes get the first bin.
 #[inline]
 pub fn bin_for(bytes: usize) -> Option<Bin> {
     if bytes > MAX_SMALL_BYTES {
         return None;
     }
-    // SAFETY: checked above.
+    // SAFETY: `bytes` is at most MAX_SMALL_BYTES, as checked.
     Some(Bin::of_entry_offset(unsafe { entry_offset(bytes) }))
 }
 
-/// The smallest bin for `bytes` whose slots all lie at multiples of `align`, a power of two of at most
-/// a page; `None` where the blocks must come from a page run.
+/// The smallest bin for `bytes` whose slots are all multiples of `align`, a power of two. `None` if there is none or
+/// `align` is above a page: such a block needs a run.
 pub fn bin_for_aligned(bytes: usize, align: usize) -> Option<Bin> {
     if align > PAGE_BYTES {
         return None;
@@ -156,16 +156,16 @@ pub fn bin_for_aligned(bytes: usize, align: usize) -> Option<Bin> {
     None
 }
 
-/// What is known of `bin`.
+/// The properties of `bin`; those of bin 0 if it is invalid.
 #[inline]
 pub fn info(bin: Bin) -> &'static BinInfo {
-    // A clamp instead of a bounds check: nothing in the allocator may panic.
+    // A clamp instead of a bounds check, which could panic.
     let index = usize::from(bin.0);
     &INFO[if index < BINS { index } else { 0 }]
 }
 
 impl BinInfo {
-    /// Number of the slot that begins at `offset` bytes into a span; `None` where none begins there.
+    /// Number of the slot that begins `offset` bytes into a span; `None` if none does.
     #[inline]
     pub fn slot_at(&self, offset: usize) -> Option<usize> {
         if offset >= usize::from(self.span_pages) * PAGE_BYTES {

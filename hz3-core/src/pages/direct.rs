@@ -1,13 +1,12 @@
-//! Direct mappings: large blocks that are mappings of their own, by address; and mappings that the system did not take back.
+//! Direct mappings: large blocks with a mapping each, found by address.
 //!
 //! ```text
 //! buckets[hash of the address] → block → block → …
-//! munmap refused → first → mapping → … → last → asked again, or the next large block that fits
+//! munmap refused → first → mapping → … → last → retried, or the next large block that fits
 //! ```
 //!
-//! munmap(2) is refused where it would cut a mapping in two (the kernel lets neighbours grow together) and the process has
-//! as many as it may. The mapping's memory is given back instead, and the mapping waits: upkeep and trims ask again, and a
-//! new block may take it.
+//! munmap(2) is refused if it would split a mapping (the kernel merges neighbours) and the process has as many as it
+//! may. The memory is purged instead, and the mapping waits: upkeep and trims retry, and a new block may reuse it.
 
 use crate::pages::page_tag::Kind;
 use crate::pages::span::{Span, SpanQueue, Spans, at};
@@ -17,8 +16,8 @@ use crate::platform::rank::{Rank, Ranked};
 use crate::platform::units::{PAGE_BYTES, SpanId};
 
 const BUCKETS: usize = 256;
-/// Waiting mappings that a request looks at: bounds the time under the lock.
-const LOOKS: usize = 64;
+/// Waiting mappings that a request examines: bounds the time under the lock.
+const PROBES: usize = 64;
 
 /// The direct mappings of an allocator.
 pub struct DirectMappings<O: Os> {
@@ -29,7 +28,7 @@ struct Table {
     buckets: [SpanId; BUCKETS],
     blocks: usize,
     bytes: usize,
-    /// Mappings that the system did not take back.
+    /// Mappings that the system refused to unmap.
     unreturned: SpanQueue,
 }
 
@@ -38,24 +37,24 @@ impl Ranked for Table {
 }
 
 fn bucket(address: usize) -> usize {
-    // Fibonacci hashing of the page number; the top byte is the bucket.
+    // Fibonacci hashing of the page number: the top byte is the bucket.
     (((address / PAGE_BYTES) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize % BUCKETS
 }
 
 impl<O: Os> DirectMappings<O> {
-    /// None yet.
+    /// No mappings.
     pub const fn new() -> Self {
         let table = Table { buckets: [SpanId::NONE; BUCKETS], blocks: 0, bytes: 0, unreturned: SpanQueue::new() };
         Self { table: Mutex::new(table) }
     }
 
-    /// Puts the mapping `id` into the table.
+    /// Adds the mapping `id`.
     ///
     /// # Safety
-    /// The caller owns the descriptor, which is the table's from here on.
+    /// The caller owns the descriptor and hands it over.
     pub unsafe fn insert(&self, spans: &Spans, id: SpanId) {
         let mut table = self.table.lock();
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller owns the descriptor.
         let span = unsafe { &mut *at(spans, id) };
         table.bytes += span.bytes();
         table.blocks += 1;
@@ -65,12 +64,12 @@ impl<O: Os> DirectMappings<O> {
         }
     }
 
-    /// Takes the block at `address` out of the table; the caller owns its descriptor then.
+    /// Removes the block at `address`; the caller then owns its descriptor. `None` if there is none.
     pub fn remove(&self, spans: &Spans, address: usize) -> Option<SpanId> {
         let mut table = self.table.lock();
         let first = table.buckets.get_mut(bucket(address))?;
         let mut link: *mut SpanId = first;
-        // SAFETY: the chain's descriptors are the lock holder's; `link` points to the bucket or into one.
+        // SAFETY: the lock is held, and protects the chain's descriptors; `link` points to the bucket or into one.
         unsafe {
             while !(*link).is_none() {
                 let id = *link;
@@ -88,67 +87,65 @@ impl<O: Os> DirectMappings<O> {
         None
     }
 
-    /// What `look` says of the block at `address`; `None` where there is none.
-    pub fn with<T>(&self, spans: &Spans, address: usize, look: impl FnOnce(&Span) -> T) -> Option<T> {
+    /// The result of `read` for the block at `address`, called under the lock; `None` if there is none.
+    pub fn with<T>(&self, spans: &Spans, address: usize, read: impl FnOnce(&Span) -> T) -> Option<T> {
         let table = self.table.lock();
         let mut id = *table.buckets.get(bucket(address))?;
         while !id.is_none() {
-            // SAFETY: the chain's descriptors are the lock holder's.
+            // SAFETY: the lock is held, and protects the chain's descriptors.
             let span = unsafe { &*at(spans, id) };
             if span.start == address {
-                return Some(look(span));
+                return Some(read(span));
             }
             id = span.next;
         }
         None
     }
 
-    /// Number and bytes of all blocks that are mappings of their own.
+    /// Number and bytes of the blocks with a mapping of their own.
     pub fn count_and_bytes(&self) -> (usize, usize) {
         let table = self.table.lock();
         (table.blocks, table.bytes)
     }
 
-    /// Number and bytes of the mappings that the system did not take back. One that it is asked for at this moment does
-    /// not count.
+    /// Number and bytes of the mappings that the system refused to unmap, without those being retried.
     pub fn unreturned(&self) -> (usize, usize) {
         let table = self.table.lock();
         (table.unreturned.count(), table.unreturned.bytes())
     }
 
-    /// Puts the mapping `id`, which the system did not take back, at the end of the line.
+    /// Appends the mapping `id`, which the system refused to unmap.
     ///
     /// # Safety
-    /// The caller owns the descriptor, which is in no table, and no longer does afterwards. Nothing uses the mapping.
+    /// The caller owns the descriptor, which is in no list, and hands it over. Nothing uses the mapping.
     pub unsafe fn push_unreturned(&self, spans: &Spans, id: SpanId) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller owns the descriptor, of `spans`, and hands it over.
         unsafe { self.table.lock().unreturned.push(spans, id) };
     }
 
-    /// Takes the first mapping of the line; the caller owns its descriptor then.
+    /// Takes the oldest unreturned mapping; the caller then owns its descriptor.
     pub fn pop_unreturned(&self, spans: &Spans) -> Option<SpanId> {
         self.table.lock().unreturned.pop(spans)
     }
 
-    /// Takes a mapping of the line that holds from `pages` to `most_pages` and begins at a multiple of `align`; the caller
-    /// owns its descriptor then.
+    /// Takes an unreturned mapping of `pages` to `most_pages` pages at a multiple of `align`; the caller then owns it.
     pub fn reuse(&self, spans: &Spans, pages: usize, most_pages: usize, align: usize) -> Option<SpanId> {
-        self.table.lock().unreturned.take(spans, LOOKS, |start, bytes| {
+        self.table.lock().unreturned.take(spans, PROBES, |start, bytes| {
             (pages..=most_pages).contains(&(bytes / PAGE_BYTES)) && start.is_multiple_of(align)
         })
     }
 
-    /// Checks the table against its own counts.
+    /// Checks the table against its counts.
     ///
     /// # Errors
-    /// Names the broken rule.
+    /// The broken rule.
     pub fn check(&self, spans: &Spans) -> Result<(), &'static str> {
         let table = self.table.lock();
         let (mut blocks, mut bytes) = (0, 0);
         for (number, first) in table.buckets.iter().enumerate() {
             let mut id = *first;
             while !id.is_none() {
-                // SAFETY: the chain's descriptors are the lock holder's.
+                // SAFETY: the lock is held, and protects the chain's descriptors.
                 let span = unsafe { &*at(spans, id) };
                 if span.kind != Kind::Large || bucket(span.start) != number {
                     return Err("a direct mapping in the wrong place");

@@ -1,26 +1,23 @@
-//! Extent: what `free` reads of an arena, and the list of them, in terms of `sync` alone.
+//! Extent: the committed pages of an arena and their tags, as `free` looks them up.
 //!
 //! ```text
 //! address + origin = offset      offset / page < pages → tags[offset / page]      else not of this arena
 //! ```
 //!
-//! One thread at a time adds extents and pages (it holds the arenas' growing lock); any thread looks up any
-//! address meanwhile. Tags below `pages` are readable for good.
+//! One thread at a time adds extents and pages, under the growth lock; any thread looks up any address meanwhile. Tags
+//! below `pages` stay readable.
 
 use crate::platform::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::platform::units::{PAGE_BYTES, PAGE_SHIFT};
 use core::ptr::null_mut;
 
-/// The committed part of an arena, with a tag `T` for each page.
+/// The committed pages of an arena, with a tag `T` each.
 #[repr(C, align(64))]
 pub struct Extent<T> {
-    /// Minus the address of the first page, modulo 2^64: an address plus this is its offset.
+    /// Minus the first page's address, modulo 2^64.
     origin: AtomicUsize,
-    /// Committed pages.
     pages: AtomicUsize,
-    /// Page tags, one a page.
     tags: AtomicPtr<T>,
-    /// Pages reserved.
     capacity: AtomicUsize,
 }
 
@@ -47,61 +44,57 @@ impl<T> Extent<T> {
 
     /// Address of the first page.
     pub fn base(&self) -> usize {
-        // Relaxed: read where the extent is known to exist.
+        // Relaxed: constant once the extent is known.
         self.origin.load(Ordering::Relaxed).wrapping_neg()
     }
 
-    /// Page tags, one a page.
+    /// The tags, one per page.
     pub fn tags(&self) -> *mut T {
-        // Relaxed: as for `base`.
+        // Relaxed: constant once the extent is known.
         self.tags.load(Ordering::Relaxed)
     }
 
     /// Committed pages.
     pub fn pages(&self) -> usize {
-        // Relaxed: exact for the thread that may add some, a count for others.
+        // Relaxed: exact under the growth lock, elsewhere a count.
         self.pages.load(Ordering::Relaxed)
     }
 
-    /// Pages reserved.
+    /// Reserved pages.
     pub fn capacity(&self) -> usize {
-        // Relaxed: as for `base`.
+        // Relaxed: constant once the extent is known.
         self.capacity.load(Ordering::Relaxed)
     }
 
-    /// Says that the first `pages` pages and their tags are usable from now on.
+    /// Makes the first `pages` pages and their tags visible to all threads. The caller holds the growth lock.
     pub fn set_pages(&self, pages: usize) {
-        // Release: the tags exist before an address is checked against the new bound. Pairs with the Acquire
-        // in `tag`.
+        // Release: publishes the origin and the tags. Pairs with the Acquire in `tag`.
         self.pages.store(pages, Ordering::Release);
     }
 
-    /// Calls `found` with the tag of the page that holds `address`, `none` where that lies outside the
-    /// committed part. (An `Option` of a reference would cost `free` a second test.)
+    /// Calls `found` with the tag of the page that holds `address`, or `none` outside the committed pages. (An `Option`
+    /// of a reference would cost `free` a second test.)
     #[inline(always)]
     pub fn with_tag<R>(&self, address: usize, found: impl FnOnce(&T) -> R, none: impl FnOnce() -> R) -> R {
-        // Relaxed, all three: whoever holds a block of this arena got it through an exchange that came
-        // after these were written; for any other address each mix of old and new values is either
-        // refused here or names a tag that is readable.
+        // Relaxed, all three: a thread with a block of this arena got it after they were stored. x86-64 loads them in
+        // this order, so that any other address, seen while the arena appears, is refused or finds a readable tag.
         let page = address.wrapping_add(self.origin.load(Ordering::Relaxed)) >> PAGE_SHIFT;
         if page < self.pages.load(Ordering::Relaxed) {
-            // SAFETY: tags of committed pages are mapped for good.
+            // SAFETY: `page` is committed, and tags of committed pages stay readable.
             found(unsafe { &*self.tags.load(Ordering::Relaxed).add(page) })
         } else {
             none()
         }
     }
 
-    /// The tag of the page that holds `address`, which may be any at all, and of a page that another thread
-    /// is just about to add.
+    /// The tag of the page that holds `address`, any address at all, even while another thread adds its page.
     #[inline]
     pub fn tag(&self, address: usize) -> Option<&T> {
-        // Acquire, and read first: the origin and the tags below this bound are seen. Pairs with the Release in
-        // `set_pages`.
+        // Acquire, and loaded first: sees the origin and the tags. Pairs with the Release in `set_pages`.
         let pages = self.pages.load(Ordering::Acquire);
-        // Relaxed, here and below: as above.
+        // Relaxed, both: ordered by the Acquire.
         let page = address.wrapping_add(self.origin.load(Ordering::Relaxed)) >> PAGE_SHIFT;
-        // SAFETY: tags of committed pages are mapped for good.
+        // SAFETY: `page` is committed, and tags of committed pages stay readable.
         (page < pages).then(|| unsafe { &*self.tags.load(Ordering::Relaxed).add(page) })
     }
 }
@@ -113,48 +106,48 @@ pub struct Extents<T, const N: usize> {
 }
 
 impl<T, const N: usize> Extents<T, N> {
-    /// None yet.
+    /// No extents.
     #[cfg(not(loom))]
     pub const fn new() -> Self {
         Self { extents: [const { Extent::new() }; N], count: AtomicUsize::new(0) }
     }
 
-    /// None yet.
+    /// No extents.
     #[cfg(loom)]
     pub fn new() -> Self {
         Self { extents: core::array::from_fn(|_| Extent::new()), count: AtomicUsize::new(0) }
     }
 
-    /// The first extent, which may have no page yet, for the hot path.
+    /// The first extent, for the hit path; may have no pages yet.
     #[inline(always)]
     pub const fn first(&self) -> &Extent<T> {
         const { assert!(N > 0) }
         &self.extents[0]
     }
 
-    /// Every extent there is.
+    /// All extents.
     #[inline]
     pub fn all(&self) -> &[Extent<T>] {
-        // Acquire: pairs with the Release in `add`.
+        // Acquire: sees the extents' fields. Pairs with the Release in `add`.
         self.extents.get(..self.count.load(Ordering::Acquire)).unwrap_or(&self.extents)
     }
 
-    /// The tag of the page that holds `address`, in whichever extent.
+    /// The tag of the page that holds `address`, in any extent.
     #[inline]
     pub fn tag(&self, address: usize) -> Option<&T> {
         self.all().iter().find_map(|extent| extent.tag(address))
     }
 
-    /// Adds an extent without a page yet. `None` where there are `N`. One thread at a time.
+    /// Adds an extent without pages; `None` if there are `N`. The caller holds the growth lock.
     pub fn add(&self, base: usize, tags: *mut T, capacity: usize) -> Option<&Extent<T>> {
         debug_assert!(base.is_multiple_of(PAGE_BYTES));
         let count = self.all().len();
         let extent = self.extents.get(count)?;
-        // Relaxed: published by the count, or, for the first extent's hot use, by `pages`.
+        // Relaxed, all three: published by `count` or, for hits in the first extent, by `pages`.
         extent.tags.store(tags, Ordering::Relaxed);
         extent.capacity.store(capacity, Ordering::Relaxed);
         extent.origin.store(base.wrapping_neg(), Ordering::Relaxed);
-        // Release: pairs with the Acquire in `all`.
+        // Release: publishes the extent's fields. Pairs with the Acquire in `all`.
         self.count.store(count + 1, Ordering::Release);
         Some(extent)
     }

@@ -1,12 +1,12 @@
-//! Guards: pages of the hardened lane that fault at any access, and runs that wait before they may be used again.
+//! Guards: pages of the hardened lane that fault at any access, and freed runs that wait before reuse.
 //!
 //! ```text
 //! span in use     | pages … | guard |                       any access to the guard page faults
-//! waiting run     | guard, guard, guard … |                 so does any access to a large block that was freed
-//! waiting runs    oldest → next → … → youngest              first in, first out, bounded in number and in bytes
+//! waiting run     | guard, guard, guard … |                 so does any access to a freed large block
+//! waiting runs    oldest → next → … → youngest              first in, first out, bounded in number and bytes
 //! ```
 //!
-//! A waiting run has no memory, only address space, unless the system refused its guard.
+//! A waiting run has no memory unless the system refused to make or to remove its guard.
 
 use crate::pages::span::{SpanQueue, Spans};
 use crate::platform::atomic::{AtomicU64, Ordering};
@@ -24,22 +24,22 @@ pub struct Guards<O: Os> {
 
 struct Waiting {
     queue: SpanQueue,
-    /// Runs on their way in or out, in no queue meanwhile.
-    on_their_way: u32,
+    /// Runs on their way into the queue or out of it.
+    in_transit: u32,
 }
 
 impl Ranked for Waiting {
     const RANK: Rank = Rank::Waiting;
 
     fn is_settled(&self) -> bool {
-        self.on_their_way == 0
+        self.in_transit == 0
     }
 }
 
 impl<O: Os> Guards<O> {
-    /// None.
+    /// No guards, no runs.
     pub const fn new() -> Self {
-        Self { waiting: Mutex::new(Waiting { queue: SpanQueue::new(), on_their_way: 0 }), refused: AtomicU64::new(0) }
+        Self { waiting: Mutex::new(Waiting { queue: SpanQueue::new(), in_transit: 0 }), refused: AtomicU64::new(0) }
     }
 
     /// Bytes of waiting runs.
@@ -53,7 +53,7 @@ impl<O: Os> Guards<O> {
         self.refused.load(Ordering::Relaxed) as usize
     }
 
-    fn note(&self, is_granted: bool) -> bool {
+    fn count_refusal(&self, is_granted: bool) -> bool {
         if !is_granted {
             // Relaxed: a count.
             self.refused.fetch_add(1, Ordering::Relaxed);
@@ -61,57 +61,57 @@ impl<O: Os> Guards<O> {
         is_granted
     }
 
-    /// Makes `bytes` at `start` fault; false where the system refuses.
+    /// Makes any access to `bytes` at `start` fault. False if the system refuses.
     ///
     /// # Safety
     /// As for [`Os::guard`].
     pub unsafe fn guard(&self, start: usize, bytes: usize) -> bool {
         let start = NonNull::new(core::ptr::with_exposed_provenance_mut(start));
-        // SAFETY: the caller's promise.
-        self.note(start.is_some_and(|start| unsafe { O::guard(start, bytes) }))
+        // SAFETY: the caller keeps the contract of `Os::guard`.
+        self.count_refusal(start.is_some_and(|start| unsafe { O::guard(start, bytes) }))
     }
 
-    /// Undoes [`Guards::guard`]; false where the system refuses.
+    /// Undoes [`Guards::guard`]. False if the system refuses.
     ///
     /// # Safety
     /// As for [`Os::unguard`].
     pub unsafe fn unguard(&self, start: usize, bytes: usize) -> bool {
         let start = NonNull::new(core::ptr::with_exposed_provenance_mut(start));
-        // SAFETY: the caller's promise.
-        self.note(start.is_some_and(|start| unsafe { O::unguard(start, bytes) }))
+        // SAFETY: the caller keeps the contract of `Os::unguard`.
+        self.count_refusal(start.is_some_and(|start| unsafe { O::unguard(start, bytes) }))
     }
 
-    /// Says that a run is on its way to [`Guards::push`].
-    pub fn note_coming(&self) {
-        self.waiting.lock().on_their_way += 1;
+    /// Announces a run that [`Guards::push`] will get.
+    pub fn begin_transit(&self) {
+        self.waiting.lock().in_transit += 1;
     }
 
-    /// Puts a run that is on its way into the queue.
+    /// Puts a run that is in transit into the queue.
     ///
     /// # Safety
-    /// The caller owns the span, and no longer does afterwards.
+    /// The caller owns the span and hands it over.
     pub unsafe fn push(&self, spans: &Spans, id: SpanId) {
         let mut waiting = self.waiting.lock();
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller owns the descriptor, of `spans`, and hands it over.
         unsafe { waiting.queue.push(spans, id) };
-        waiting.on_their_way -= 1;
+        waiting.in_transit -= 1;
     }
 
-    /// Takes the oldest run out, if there are more than `most_runs` or `most_bytes`. It is on its way then, to
-    /// [`Guards::push`] or [`Guards::note_gone`].
+    /// Takes the oldest run out if there are more than `most_runs` or `most_bytes`. The caller then owns it, and calls
+    /// [`Guards::push`] or [`Guards::end_transit`].
     pub fn pop_above(&self, spans: &Spans, most_runs: usize, most_bytes: usize) -> Option<SpanId> {
         let mut waiting = self.waiting.lock();
         if waiting.queue.count() <= most_runs && waiting.queue.bytes() <= most_bytes {
             return None;
         }
         let id = waiting.queue.pop(spans)?;
-        waiting.on_their_way += 1;
+        waiting.in_transit += 1;
         Some(id)
     }
 
-    /// Says that a run that was on its way is somewhere else.
-    pub fn note_gone(&self) {
-        self.waiting.lock().on_their_way -= 1;
+    /// Ends the transit of a run that does not return.
+    pub fn end_transit(&self) {
+        self.waiting.lock().in_transit -= 1;
     }
 
     /// The queue's lock, for fork.

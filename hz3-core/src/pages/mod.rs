@@ -1,4 +1,4 @@
-//! Pages: where memory comes from.
+//! Pages: address space, and the runs, spans and mappings in it.
 
 #[cfg(not(loom))]
 pub mod arena;

@@ -1,14 +1,13 @@
-//! Page heap: all pages of an allocator: spans, large blocks and free runs, and what keeps them apart.
+//! Page heap: all pages of an allocator, as small spans, large blocks and free runs.
 //!
 //! ```text
 //! small span      a run of the arenas, every page tagged
-//! large block     below 32 MiB a run of the arenas, tagged at its first and last page; from 32 MiB up a mapping
+//! large block     below 32 MiB a run of the arenas, first and last page tagged; from 32 MiB up a direct mapping
 //! free            a dirty run → purged → a clean run
 //! ```
 //!
-//! A request that the arenas can't serve becomes a mapping too, so that fragmentation alone never makes one fail. A
-//! request that should become a mapping is served by the arenas where the system refuses it, as it does for a process
-//! with as many mappings as it may have (`vm.max_map_count`).
+//! A request that the arenas can't serve becomes a direct mapping, so fragmentation alone fails none. If the system
+//! refuses a direct mapping, for example at the limit of mappings (`vm.max_map_count`), the arenas serve it.
 
 use crate::pages::bins;
 use crate::pages::direct::DirectMappings;
@@ -23,10 +22,9 @@ use crate::platform::os::Os;
 use crate::platform::units::{Bin, PAGE_BYTES, ShardId, SpanId, elapsed_ms};
 use core::ptr::NonNull;
 
-/// Smallest block that is mapped on its own. Chosen: glibc's largest threshold for the same step.
+/// Smallest direct mapping, in bytes. Chosen: glibc's largest mmap threshold.
 pub const DIRECT_BYTES: usize = 32 << 20;
-/// Most waiting runs of the hardened lane, and most bytes of them. Chosen: as much as a program goes through in a short
-/// while, and no more than the arenas grow by at once.
+/// Most waiting runs, and most bytes of them. Chosen: some time before reuse, in less than an arena's largest step.
 const WAITING_RUNS: usize = 64;
 const WAITING_BYTES: usize = 32 << 20;
 
@@ -34,15 +32,15 @@ const WAITING_BYTES: usize = 32 << 20;
 pub struct PageHeap<P: Policy> {
     /// Runs of the arenas.
     pub runs: Runs<P::Os>,
-    /// Large blocks that are mappings of their own.
+    /// Large blocks with a mapping of their own.
     pub direct: DirectMappings<P::Os>,
-    /// Guards, and runs that may not be used yet.
+    /// Guards, and runs that wait.
     pub guards: Guards<P::Os>,
     purged_bytes: AtomicU64,
 }
 
 impl<P: Policy> PageHeap<P> {
-    /// Nothing yet.
+    /// Without memory.
     #[allow(clippy::new_without_default, reason = "only an allocator has one")]
     pub const fn new() -> Self {
         Self {
@@ -53,13 +51,13 @@ impl<P: Policy> PageHeap<P> {
         }
     }
 
-    /// What the environment says.
+    /// The options of the environment.
     #[inline]
     pub fn options(&self) -> &Options {
         &self.runs.arenas.options
     }
 
-    /// Every span descriptor.
+    /// All span descriptors.
     #[inline]
     pub fn spans(&self) -> &Spans {
         &self.runs.spans
@@ -77,23 +75,21 @@ impl<P: Policy> PageHeap<P> {
         self.tag(address).owner()
     }
 
-    /// Whether `address`, of a page tagged `tag`, is the first byte of a slot, free or not.
+    /// Whether a slot, free or not, begins at `address`, in a page with the tag `tag`.
     #[inline]
     pub fn is_slot(&self, tag: PageTag, address: usize) -> bool {
-        // SAFETY: where a block of the page is live its span's descriptor is fixed; where not, the number read
-        // decides at most between two ways to stop the process.
+        // SAFETY: a small tag has a span's id. While a block of the page is live, the descriptor is constant. If none
+        // is, the value only selects the message that ends the process.
         tag.kind() == Kind::Small
             && bins::info(tag.bin())
                 .slot_at(address.wrapping_sub(unsafe { (*at(self.spans(), tag.span())).start }))
                 .is_some()
     }
 
-    // ---- small spans ----
-
-    /// A fresh span of `bin` for `owner`, tagged and guarded. `None` when memory has run out.
+    /// A new span of `bin` for `owner`, tagged and guarded. `None` if memory runs out.
     pub fn take_small(&self, bin: Bin, owner: ShardId) -> Option<SpanId> {
         let id = self.runs.allocate(usize::from(bins::info(bin).span_pages) + P::GUARD_PAGES, 1)?;
-        // SAFETY: the span is this thread's: just taken.
+        // SAFETY: this thread owns the span, just taken; nothing uses its pages.
         unsafe {
             self.tag_all(id, PageTag::small(bin, owner, id), |span| span.become_small(bin, owner));
             if P::HARDENED {
@@ -103,36 +99,35 @@ impl<P: Policy> PageHeap<P> {
         Some(id)
     }
 
-    /// Gives up the small span `id`. Where its last slots were `idle`, its pages are as old as the last need of one of
-    /// them.
+    /// Frees the small span `id`. With `keeps_age` its pages are as old as the last use of its slots, else new.
     ///
     /// # Safety
-    /// The caller owns the span, which is in no list and no slot of which is out, and no longer does afterwards.
-    pub unsafe fn release_small(&self, id: SpanId, idle: bool) {
+    /// The caller owns the span, which is in no list, and hands it over. All its slots are home.
+    pub unsafe fn release_small(&self, id: SpanId, keeps_age: bool) {
         let mut stamp = P::Os::now_ms();
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller owns the span, and no block of it is live.
         unsafe {
             self.tag_all(id, PageTag::NONE, |span| {
                 span.kind = Kind::Transit;
-                if idle {
+                if keeps_age {
                     stamp = stamp.wrapping_sub(elapsed_ms(span.stamp, stamp));
                 }
             });
             if P::HARDENED && !self.unguard(id) {
-                self.guards.note_coming();
-                return self.wait(id);
+                self.guards.begin_transit();
+                return self.push_waiting(id);
             }
             self.runs.release(id, stamp);
         }
         self.purge_if_at_once();
     }
 
-    /// Changes the span `id` and tags all its pages.
+    /// Applies `change` to span `id` and tags all its pages.
     ///
     /// # Safety
-    /// The caller owns the span, of which no block is live.
+    /// The caller owns the span, and no block of it is live.
     unsafe fn tag_all(&self, id: SpanId, tag: PageTag, change: impl FnOnce(&mut Span)) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller owns the span.
         let span = unsafe { &mut *at(self.spans(), id) };
         change(span);
         for page in 0..span.pages as usize {
@@ -140,22 +135,19 @@ impl<P: Policy> PageHeap<P> {
         }
     }
 
-    // ---- large blocks ----
-
-    /// A span of `kind`, tagged at both ends.
+    /// Changes the kind of span `id` and tags its first and last page.
     ///
     /// # Safety
-    /// The caller owns the span `id`, of which no block is live.
+    /// The caller owns the span, and no block of it is live.
     unsafe fn tag_ends(&self, id: SpanId, kind: Kind) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller owns the span.
         let span = unsafe { &mut *at(self.spans(), id) };
         span.kind = kind;
         self.runs.arenas.set_tag(span.start, PageTag::edge(kind, id));
         self.runs.arenas.set_tag(span.start + span.bytes() - PAGE_BYTES, PageTag::edge(kind, id));
     }
 
-    /// A span for a large block of `pages` pages at a multiple of `align_pages` pages, a power of two; the caller owns it.
-    /// `None` when memory has run out.
+    /// A large block's span at a multiple of `align_pages`, a power of two, for the caller. `None` if memory runs out.
     pub fn take_large(&self, pages: usize, align_pages: usize) -> Option<SpanId> {
         if pages.max(align_pages) * PAGE_BYTES < DIRECT_BYTES {
             self.take_run(pages, align_pages).or_else(|| self.map_direct(pages, align_pages * PAGE_BYTES))
@@ -166,13 +158,13 @@ impl<P: Policy> PageHeap<P> {
 
     fn take_run(&self, pages: usize, align_pages: usize) -> Option<SpanId> {
         let id = self.runs.allocate(pages, align_pages)?;
-        // SAFETY: the span is this thread's: just taken.
+        // SAFETY: this thread owns the span, just taken; no block of it is live.
         unsafe { self.tag_ends(id, Kind::Large) };
         Some(id)
     }
 
     fn map_direct(&self, pages: usize, align: usize) -> Option<SpanId> {
-        // What the system did not take back, where that wastes little, or where there is nothing else.
+        // Reuse first if it wastes little; in the end, at any waste.
         self.reuse_direct(pages, pages + pages / 8, align)
             .or_else(|| self.map_fresh(pages, align))
             .or_else(|| self.reuse_direct(pages, usize::MAX, align))
@@ -180,7 +172,7 @@ impl<P: Policy> PageHeap<P> {
 
     fn reuse_direct(&self, pages: usize, most_pages: usize, align: usize) -> Option<SpanId> {
         let id = self.direct.reuse(self.spans(), pages, most_pages, align)?;
-        // SAFETY: the descriptor is this thread's, and the mapping behind it.
+        // SAFETY: this thread owns the descriptor, just taken, and its mapping, and hands the descriptor over.
         unsafe {
             let span = &mut *at(self.spans(), id);
             span.kind = Kind::Large;
@@ -196,14 +188,14 @@ impl<P: Policy> PageHeap<P> {
         let mapped = if align > PAGE_BYTES { bytes.checked_add(align)? } else { bytes };
         let id = self.runs.descriptor()?;
         let Some(raw) = P::Os::map(mapped) else {
-            // SAFETY: the descriptor is this thread's, and was not used.
+            // SAFETY: this thread owns the descriptor, which is unused.
             unsafe { self.runs.retire_descriptor(id) };
             return None;
         };
         let first = raw.as_ptr().expose_provenance();
         let start = first.next_multiple_of(align);
         let tail = first + mapped - (start + bytes);
-        // SAFETY: both ends lie in the mapping just made, outside the block; the descriptor is this thread's.
+        // SAFETY: both ends lie in the new mapping and are unused; this thread owns the descriptor and hands it over.
         unsafe {
             self.unmap_untouched(raw, start - first);
             self.unmap_untouched(raw.add(start - first + bytes), tail);
@@ -216,22 +208,21 @@ impl<P: Policy> PageHeap<P> {
         Some(id)
     }
 
-    /// Frees the run of the large block at `address`, whose page is tagged `tag`; false where it does not begin there, or
-    /// another thread was first.
+    /// Frees the run at `address`, in a page tagged large. False if none begins there or another thread was first.
     ///
     /// # Safety
     /// Nothing uses the block any more.
     pub unsafe fn release_run(&self, tag: PageTag, address: usize) -> bool {
-        // SAFETY: where a large block is live its descriptor is fixed; where not, the number read decides at most between
-        // two ways to stop the process.
+        // SAFETY: a large tag has a span's id. While the block is live, the descriptor is constant. If it is not, the
+        // value only selects the message that ends the process.
         let is_start = unsafe { (*at(self.spans(), tag.span())).start } == address;
         if !is_start || !self.runs.arenas.tag(address).is_some_and(TagCell::claim_large) {
             return false;
         }
-        // SAFETY: claimed; the caller's promise.
+        // SAFETY: only this thread claimed the span, and nothing uses the block.
         unsafe {
             if P::HARDENED {
-                self.let_wait(tag.span());
+                self.release_later(tag.span());
             } else {
                 self.runs.release(tag.span(), P::Os::now_ms());
                 self.purge_if_at_once();
@@ -240,13 +231,13 @@ impl<P: Policy> PageHeap<P> {
         true
     }
 
-    /// Frees the direct mapping at `address`; false where there is none.
+    /// Frees the direct mapping at `address`; false if there is none.
     ///
     /// # Safety
     /// Nothing uses the block any more.
     pub unsafe fn release_direct(&self, address: usize) -> bool {
         let Some(id) = self.direct.remove(self.spans(), address) else { return false };
-        // SAFETY: the descriptor is this thread's now, and the block's contents are nobody's.
+        // SAFETY: this thread owns the descriptor, just removed; nothing uses the block; it may not read as zero.
         unsafe {
             (*at(self.spans(), id)).zeroed = false;
             self.unmap(id);
@@ -254,15 +245,15 @@ impl<P: Policy> PageHeap<P> {
         true
     }
 
-    /// Resizes the run `id` of a large block to `pages`, its guard included, where it lies; false where that can't be done.
+    /// Resizes the run `id` of a large block in place, to `pages` with its guard. False if that is impossible.
     ///
     /// # Safety
-    /// The caller owns the span.
+    /// The caller owns the span, and uses neither the pages cut off nor the new guard.
     pub unsafe fn resize_run(&self, id: SpanId, pages: usize) -> bool {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller owns the span; nothing uses the pages cut off, nor the last page.
         unsafe {
             let old_pages = (*at(self.spans(), id)).pages as usize;
-            // A guard is not moved for less than an eighth.
+            // A shrink by less than an eighth leaves the guard in place.
             if pages == old_pages || P::HARDENED && pages < old_pages && pages > old_pages - old_pages / 8 {
                 return true;
             }
@@ -283,13 +274,12 @@ impl<P: Policy> PageHeap<P> {
         }
     }
 
-    /// Resizes the direct mapping `id`, which is in no table, to `pages`, its guard included. Returns where it lies then;
-    /// `None` where that can't be done.
+    /// Resizes mapping `id`, not in the table, to `pages` with its guard. Returns its address; `None` if impossible.
     ///
     /// # Safety
-    /// The caller owns the descriptor, and the mapping is whole.
+    /// The caller owns the descriptor and the whole mapping, and uses neither the pages cut off nor the new guard.
     pub unsafe fn resize_direct(&self, id: SpanId, pages: usize) -> Option<NonNull<u8>> {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller owns the descriptor and the whole mapping; nothing uses the last page.
         unsafe {
             let span = &mut *at(self.spans(), id);
             let old_bytes = span.bytes();
@@ -310,15 +300,12 @@ impl<P: Policy> PageHeap<P> {
         }
     }
 
-    // ---- mappings that end ----
-
-    /// Ends the mapping `id`, or lets it wait where the system does not take it back; whether it ended.
+    /// Unmaps `id`, or lets it wait if the system refuses. Returns whether it is unmapped.
     ///
     /// # Safety
-    /// The caller owns the descriptor, which is in no table, and no longer does afterwards; nothing uses the mapping.
-    /// It reads as zero where the descriptor says so.
+    /// The caller hands over the descriptor, which is in no list. Nothing uses the mapping; `zeroed` is right about it.
     unsafe fn unmap(&self, id: SpanId) -> bool {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller owns the descriptor and the mapping; nothing uses them.
         unsafe {
             let span = &mut *at(self.spans(), id);
             let Some(start) = NonNull::new(core::ptr::with_exposed_provenance_mut(span.start)) else { return false };
@@ -333,13 +320,12 @@ impl<P: Policy> PageHeap<P> {
         }
     }
 
-    /// Ends an end of a fresh mapping, `bytes` in whole pages, as [`PageHeap::unmap`]. Where there is no memory for a
-    /// descriptor either, address space is lost, and no memory.
+    /// Unmaps an end of a new mapping, or lets it wait. Without a descriptor to wait with, address space is lost.
     ///
     /// # Safety
     /// Nothing has used the range, nor will.
     unsafe fn unmap_untouched(&self, start: NonNull<u8>, bytes: usize) {
-        // SAFETY: the caller's promise; a descriptor that was just handed out is this thread's.
+        // SAFETY: nothing uses the range; this thread owns the descriptor that it was handed, and hands it over.
         unsafe {
             if bytes == 0 || P::Os::unmap(start, bytes) {
                 return;
@@ -353,13 +339,12 @@ impl<P: Policy> PageHeap<P> {
         }
     }
 
-    /// Asks the system again to take back the first `most` mappings that wait; returns how many bytes went. In a child
-    /// that is forked meanwhile, one mapping without memory is nobody's.
-    pub fn unmap_again(&self, most: usize) -> usize {
+    /// Retries up to `most` waiting mappings; returns the bytes unmapped. A fork meanwhile may lose the child one.
+    pub fn retry_unmaps(&self, most: usize) -> usize {
         let mut returned = 0;
         for _ in 0..most.min(self.direct.unreturned().0) {
             let Some(id) = self.direct.pop_unreturned(self.spans()) else { break };
-            // SAFETY: the descriptor is this thread's now, and nothing uses the mapping.
+            // SAFETY: this thread owns the descriptor, just taken; nothing uses the mapping.
             unsafe {
                 let bytes = (*at(self.spans(), id)).bytes();
                 returned += if self.unmap(id) { bytes } else { 0 };
@@ -368,18 +353,16 @@ impl<P: Policy> PageHeap<P> {
         returned
     }
 
-    // ---- guards, and runs that wait ----
-
-    /// Guards the last page of the span `id`. Where the system refuses, the span has no guard.
+    /// Guards the last page of span `id`, unless the system refuses.
     ///
     /// # Safety
-    /// The caller owns the span, and its last page is nobody's.
+    /// The caller owns the span, and nothing uses its last page.
     pub unsafe fn guard_end(&self, id: SpanId) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller owns the span, and nothing uses its last page.
         unsafe {
             let span = &mut *at(self.spans(), id);
             if span.guarded == Guarded::End {
-                // A mapping that the system did not take back kept its guard.
+                // A reused mapping, which the system refused to unmap, keeps its guard.
                 return;
             }
             let is_guarded = self.guards.guard(span.start + span.bytes() - PAGE_BYTES, PAGE_BYTES);
@@ -387,12 +370,12 @@ impl<P: Policy> PageHeap<P> {
         }
     }
 
-    /// Makes all pages of the span `id` usable; false where the system refuses.
+    /// Removes the guards of span `id`. False if the system refuses.
     ///
     /// # Safety
     /// The caller owns the span.
     unsafe fn unguard(&self, id: SpanId) -> bool {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller owns the span, and the guarded pages lie in it.
         unsafe {
             let span = &mut *at(self.spans(), id);
             let (start, end) = (span.start, span.start + span.bytes());
@@ -408,44 +391,44 @@ impl<P: Policy> PageHeap<P> {
         }
     }
 
-    /// Keeps the pages of a large block that was freed from being used for a while.
+    /// Frees the run of a large block after a wait.
     ///
     /// # Safety
-    /// The caller owns the span, whose contents are nobody's, and no longer does afterwards.
-    unsafe fn let_wait(&self, id: SpanId) {
-        self.guards.note_coming();
-        // SAFETY: the caller's promise.
+    /// The caller owns the span and hands it over. Nothing uses its contents.
+    unsafe fn release_later(&self, id: SpanId) {
+        self.guards.begin_transit();
+        // SAFETY: the caller owns the span, and nothing uses its contents.
         unsafe {
             let span = &mut *at(self.spans(), id);
             if self.guards.guard(span.start, span.bytes()) {
                 span.guarded = Guarded::All;
             }
-            self.wait(id);
+            self.push_waiting(id);
         }
         self.release_waiting(WAITING_RUNS, WAITING_BYTES);
     }
 
-    /// Puts a run that is on its way among those that wait.
+    /// Lets a run that is in transit wait.
     ///
     /// # Safety
-    /// As for [`PageHeap::let_wait`].
-    unsafe fn wait(&self, id: SpanId) {
-        // SAFETY: the caller's promise.
+    /// The caller owns the span and hands it over. No block of it is live.
+    unsafe fn push_waiting(&self, id: SpanId) {
+        // SAFETY: the caller owns the span, and no block of it is live.
         unsafe {
             self.tag_ends(id, Kind::Waiting);
             self.guards.push(self.spans(), id);
         }
     }
 
-    /// Frees waiting runs, the oldest first, until no more than `most_runs` and `most_bytes` are left or the system
-    /// refuses to remove a guard. A run whose guards stay waits on: nobody is given a page that faults.
+    /// Frees waiting runs, oldest first, until at most `most_runs` and `most_bytes` are left. A run whose guard the
+    /// system refuses to remove goes back, since its pages fault, and ends this.
     pub fn release_waiting(&self, most_runs: usize, most_bytes: usize) {
         while let Some(id) = self.guards.pop_above(self.spans(), most_runs, most_bytes) {
-            // SAFETY: the span is this thread's.
+            // SAFETY: this thread owns the span, just taken, and nothing uses its contents; guarded pages read as zero.
             unsafe {
                 let is_empty = (*at(self.spans(), id)).guarded == Guarded::All;
                 if !self.unguard(id) {
-                    return self.wait(id);
+                    return self.push_waiting(id);
                 }
                 (*at(self.spans(), id)).kind = Kind::Transit;
                 if is_empty {
@@ -454,33 +437,30 @@ impl<P: Policy> PageHeap<P> {
                     self.runs.release(id, P::Os::now_ms());
                 }
             }
-            self.guards.note_gone();
+            self.guards.end_transit();
         }
     }
 
-    // ---- memory that goes back ----
-
-    /// Gives dirty runs that are at least `delay_ms` old at `now` back, up to `most_bytes`; returns how many bytes went.
+    /// Purges dirty runs that are at least `delay_ms` old at `now`, about `most_bytes`; returns the bytes purged.
     pub fn purge(&self, now: u32, delay_ms: u32, most_bytes: usize) -> usize {
         let purged = self.runs.purge(now, delay_ms, most_bytes);
         self.note_purged(purged);
         purged
     }
 
-    /// Gives free pages back where they are to be kept for no time.
     fn purge_if_at_once(&self) {
         if self.options().purge_delay_ms() == 0 {
             self.purge(P::Os::now_ms(), 0, usize::MAX);
         }
     }
 
-    /// Notes that `bytes` were given back to the system.
+    /// Counts `bytes` as purged.
     pub fn note_purged(&self, bytes: usize) {
         // Relaxed: a count.
         self.purged_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Bytes given back to the system so far.
+    /// Bytes purged so far.
     pub fn purged_bytes(&self) -> u64 {
         // Relaxed: a count.
         self.purged_bytes.load(Ordering::Relaxed)

@@ -1,23 +1,23 @@
-//! Page tag: the entry per 4 KiB page that says what the page is, in one load.
+//! Page tag: 8 bytes per page that tell its use.
 //!
 //! ```text
-//! |   span id, 32 bits   | kind, 8 | owner, 8 | heap entry offset, 16 |      all 0 = not ours
+//! |   span id, 32 bits   | kind, 8 | owner, 8 | heap entry offset, 16 |      all 0 = not hz3's
 //! ```
 //!
-//! The offset is that of the bin's entry in a heap, so that `free` adds it to the heap's address as
-//! it is; for anything but a small span it is 0, the foreign bin. The parts are atomics of their own: `free`
-//! reads 16 bits and nothing else.
-//! Every page of a small span is tagged; of other spans the first and the last one, so that neighbours
-//! find each other. A tag changes only while no block of its page is live, or under the run lock.
+//! `free` adds the offset of the bin's entry to its heap's address; outside small spans it is 0, the foreign bin's. The
+//! parts are separate atomics, because `free` loads those 16 bits only.
+//!
+//! Small spans tag every page, other spans the first and the last, so that neighbours find each other. A tag changes
+//! only while no block of its page is live, or under the run lock.
 
 use crate::platform::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
 use crate::platform::units::{Bin, ShardId, SpanId};
 
-/// What a span's pages are used for. The values are those in page tags.
+/// What a span is used for, as in page tags.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Kind {
-    /// No span of ours.
+    /// No span.
     None = 0,
     /// Slots of one bin.
     Small = 1,
@@ -27,13 +27,13 @@ pub enum Kind {
     Dirty = 3,
     /// Free; its pages hold no memory and read as zero.
     Clean = 4,
-    /// Between owners: taken from the index, not yet in use, or being purged.
+    /// Taken from the free runs and not yet in use, or being purged, or unreturned.
     Transit = 5,
-    /// A large block that was freed a short while ago, kept out of reuse.
+    /// Freed, and waits before reuse (hardened lane).
     Waiting = 6,
 }
 
-/// Where a page tag is kept. All zeros is [`PageTag::NONE`].
+/// A page's tag in memory. All zeros is [`PageTag::NONE`].
 #[repr(C, align(8))]
 pub struct TagCell {
     offset: AtomicU16,
@@ -45,18 +45,17 @@ pub struct TagCell {
 const _: () = assert!(size_of::<TagCell>() == 8);
 
 impl TagCell {
-    /// The heap entry offset alone, by a plain load: an atomic one of 16 bits is widened by a second
-    /// instruction.
+    /// The heap entry offset, by a plain load: an atomic load of 16 bits costs a second instruction.
     ///
     /// # Safety
-    /// A block of the page is live, and the caller knows of it: no tag is written then.
+    /// A block of the page is live, and reached this thread after its tag was written.
     #[inline(always)]
     pub unsafe fn offset(&self) -> usize {
-        // SAFETY: the caller's promise rules out a concurrent write.
+        // SAFETY: no thread writes the tag while a block of the page is live.
         usize::from(unsafe { self.offset.as_ptr().read() })
     }
 
-    /// The whole tag. Its parts belong together while a block of the page is live or the run lock held.
+    /// The whole tag. Its parts match while a block of the page is live, or under the run lock.
     #[inline]
     pub fn get(&self) -> PageTag {
         // Relaxed, all: the tag of a live block's page was written before the block was handed out.
@@ -68,11 +67,10 @@ impl TagCell {
         )
     }
 
-    /// Takes a large block's first page out of use; false where another thread was first, or it is none.
+    /// Claims a large block's first page for this thread. False if another thread was first, or the page is none.
     #[inline]
     pub fn claim_large(&self) -> bool {
-        // Relaxed: the block is the caller's, and nothing of it is read; of several threads that free it, one
-        // finds it large.
+        // Relaxed, both: the caller owns the block and reads nothing of it; one thread's exchange succeeds.
         let (large, transit) = (Kind::Large as u8, Kind::Transit as u8);
         self.kind.compare_exchange(large, transit, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
@@ -80,7 +78,7 @@ impl TagCell {
     /// Replaces the tag.
     #[inline]
     pub fn set(&self, tag: PageTag) {
-        // Relaxed: published by whatever hands the block out.
+        // Relaxed, all: published together with the block.
         self.offset.store(tag.0 as u16, Ordering::Relaxed);
         self.owner.store((tag.0 >> 16) as u8, Ordering::Relaxed);
         self.kind.store((tag.0 >> 24) as u8, Ordering::Relaxed);
@@ -88,12 +86,12 @@ impl TagCell {
     }
 }
 
-/// A page tag's value.
+/// The value of a page tag.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PageTag(pub u64);
 
 impl PageTag {
-    /// A page that is not ours, or no block's.
+    /// A page that is not hz3's, or no block's.
     pub const NONE: PageTag = PageTag(0);
 
     /// The tag of a small span's pages.
@@ -108,7 +106,7 @@ impl PageTag {
         PageTag((kind as u64) << 24 | (span.0 as u64) << 32)
     }
 
-    /// Bin of a small span's page; the foreign bin for all others.
+    /// Bin of a small span's page; else the foreign bin.
     #[inline]
     pub const fn bin(self) -> Bin {
         Bin::of_entry_offset((self.0 & 0xffff) as usize)
@@ -120,7 +118,7 @@ impl PageTag {
         ShardId((self.0 >> 16) as u8)
     }
 
-    /// What the page is.
+    /// What the page is used for.
     #[inline]
     pub const fn kind(self) -> Kind {
         match (self.0 >> 24) as u8 {

@@ -1,21 +1,20 @@
-//! Policy: the numbers and choices of a lane, as plain constants that every lower part takes as a type argument.
+//! Policy: a lane's numbers and choices, as constants of a type.
 
 use crate::pages::bins::{self, BINS};
 use crate::pages::shape::{MAX_SLOTS, capacity_of};
 use crate::platform::os::Os;
 use crate::platform::units::Bin;
 
-/// How many slots a magazine of one bin holds, and its size class.
+/// The size of a bin's magazines.
 #[derive(Clone, Copy)]
 pub struct Shape {
-    /// Slots, at most what the class has room for.
+    /// Slots, at most [`capacity_of`] the class.
     pub capacity: u16,
-    /// Class of capacity: a magazine of class `c` has 64 · 2^c bytes.
+    /// Capacity class: a magazine of class `c` has 64 · 2^c bytes.
     pub class: u8,
 }
 
-/// The shapes for a lane that allows `most_slots` slots and `most_bytes` of blocks per magazine, but
-/// never fewer than `fewest_slots`.
+/// Shapes by bin, of at most `most_slots` slots and `most_bytes` of blocks, but at least `fewest_slots`.
 pub const fn shapes(most_slots: usize, most_bytes: usize, fewest_slots: usize) -> [Shape; BINS] {
     let mut shapes = [Shape { capacity: 0, class: 0 }; BINS];
     let mut bin = 1;
@@ -43,40 +42,38 @@ pub const CANARY_BYTES: usize = 8;
 
 /// The choices of a lane.
 pub trait Policy: Sized + Sync + 'static {
-    /// The operating system below.
+    /// The operating system.
     type Os: Os;
 
     /// Name of the lane.
     const NAME: &'static str;
-    /// Number of shards: at most 32, a power of two.
+    /// Shards: a power of two, at most 32.
     const SHARD_COUNT: usize;
-    /// Address space of the first arena in bytes, unless the environment says otherwise.
+    /// Default address space of the first arena, in bytes.
     const FIRST_ARENA_BYTES: usize;
-    /// Whether remote slots may stay in the depot of the thread that freed them ("adopted"). Otherwise they go home when
-    /// their magazine spills.
+    /// Whether remote slots may be adopted, into the depot of the thread that freed them. Else spills send them home.
     const ADOPT: bool;
-    /// Most bytes of blocks in one depot (one shard, one bin). What is above goes home to its spans.
+    /// Most bytes of blocks in a depot. More go home.
     const DEPOT_BYTES: usize;
     /// Most magazines in one depot.
     const DEPOT_MAGAZINES: u32;
-    /// Slots that a thread's first refill of a bin carves. Each further one doubles it.
+    /// Slots that a thread's first refill of a bin carves; each further refill doubles them.
     const FIRST_BATCH: u8;
-    /// Whether a free slot carries a [mark](crate::hardening::free_mark), which tells a second `free` of it at once.
+    /// Whether a free slot carries a [mark](crate::hardening::free_mark), which detects a second `free`.
     const MARKS: bool;
-    /// Whether free slots are wiped and checked, drawn at random, kept in quarantine, and blocks end in canaries and
-    /// guards. Needs [`Policy::MARKS`].
+    /// Whether slots are wiped, checked, drawn at random and quarantined, behind canaries and guards. Needs `MARKS`.
     const HARDENED: bool;
-    /// Milliseconds after which free pages are given back, unless the environment says otherwise.
+    /// Default milliseconds before free pages are purged.
     const PURGE_DELAY_MS: u32;
 
-    /// Bytes of a slot beyond the requested size, at least: the room of a canary. Derived.
+    /// Bytes of a slot kept behind the requested size, for a canary. Derived.
     const TRAILER_BYTES: usize = if Self::HARDENED { CANARY_BYTES } else { 0 };
-    /// Pages at the end of a span in use that are without access, if the system grants that. Derived.
+    /// Guard pages at the end of a span in use. Derived.
     const GUARD_PAGES: usize = if Self::HARDENED { 1 } else { 0 };
-    /// Whether slots that go one way come back in order ([`crate::thread::flow`]). Derived.
+    /// Whether slots of one-way traffic come back in order ([`crate::thread::flow`]). Derived.
     const KEEPS_ORDER: bool = !Self::HARDENED;
 
-    /// The shapes of magazines, by bin.
+    /// Shapes by bin.
     fn shapes() -> &'static [Shape; BINS];
 }
 
@@ -84,7 +81,7 @@ pub trait Policy: Sized + Sync + 'static {
 #[inline]
 pub fn shape<P: Policy>(bin: Bin) -> Shape {
     let index = usize::from(bin.0);
-    // A clamp instead of a bounds check: nothing in the allocator may panic.
+    // A clamp instead of a bounds check, which could panic.
     P::shapes()[if index < BINS { index } else { 0 }]
 }
 

@@ -1,4 +1,4 @@
-//! Run lists: free page runs of one kind, by class of length.
+//! Run lists: free runs of one kind, in lists by length class.
 //!
 //! ```text
 //! class     1  2  …  8  9  …  15  16  17   …        eight per doubling of the page count
@@ -6,16 +6,16 @@
 //! map       1  1  0   1                             a bit per class that has a run
 //! ```
 //!
-//! Plain data of whoever holds the run lock.
+//! Protected by the run lock.
 
 use crate::platform::units::SpanId;
 
 const PER_DOUBLING: usize = 8;
-/// Classes. Derived: page counts up to 2^36.
+/// Length classes. Derived: up to 2^36 pages.
 pub const CLASSES: usize = 34 * PER_DOUBLING;
 const MAP_WORDS: usize = CLASSES.div_ceil(64);
 
-/// Class that a run of `pages` is kept in. Runs of class c+1 and above are all larger than any of class c.
+/// Class of a run of `pages`. Every run of a higher class is longer.
 pub fn class_of(pages: usize) -> usize {
     if pages < PER_DOUBLING {
         return pages;
@@ -29,22 +29,22 @@ pub fn class_of(pages: usize) -> usize {
 pub struct Lists {
     heads: [SpanId; CLASSES],
     map: [u64; MAP_WORDS],
-    /// Pages of all runs here.
+    /// Pages of all runs.
     pub pages: usize,
 }
 
 impl Lists {
-    /// No run.
+    /// No runs.
     pub const fn new() -> Self {
         Self { heads: [SpanId::NONE; CLASSES], map: [0; MAP_WORDS], pages: 0 }
     }
 
-    /// The first run of `class`, or none.
+    /// The first run of `class`; [`SpanId::NONE`] if it has none.
     pub fn head(&self, class: usize) -> SpanId {
         self.heads.get(class).copied().unwrap_or(SpanId::NONE)
     }
 
-    /// Makes `id` the first run of `class`; none where it has no run any more.
+    /// Makes `id` the first run of `class`; [`SpanId::NONE`] empties it.
     pub fn set_head(&mut self, class: usize, id: SpanId) {
         if let (Some(head), Some(word)) = (self.heads.get_mut(class), self.map.get_mut(class / 64)) {
             *head = id;

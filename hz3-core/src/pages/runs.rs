@@ -1,17 +1,17 @@
-//! Runs: the free stretches of pages of all arenas, and how spans come from them and return.
+//! Runs: the free page runs of all arenas; spans are cut from them and merge into them.
 //!
 //! ```text
 //! lists[kind][class] → run ⇄ run ⇄ …          kind: dirty (may hold memory) or clean (reads as zero)
-//! oldest dirty run ⇄ … ⇄ youngest             by the time at which the larger part of it became dirty
+//! oldest dirty run ⇄ … ⇄ youngest             by the time at which the larger part of it returned
 //! spares → descriptor → …                     for the next cuts
 //! ```
 //!
-//! Size classes are eight per doubling of the page count. A request takes the smallest of the first few runs of its
-//! own class that fit, else the first run of the next class that has any. A run that returns merges at once with its
-//! neighbours of the same kind, found by the page tags of their edges. Dirty runs serve before clean ones, and both before
-//! fresh pages. One lock, held for a bounded number of steps and never across a system call.
+//! A request takes the smallest fit among the first few runs of its own class, else the first run of a higher class.
+//! A returned run merges with its neighbours of the same kind, found by the page tags of their edges. Dirty runs serve
+//! before clean ones, and both before fresh pages. One lock protects all this. It is held for a bounded number of
+//! steps, except in `take_any`, and never across a system call.
 
-use crate::pages::arena::{Arenas, NotGrown, Stretch};
+use crate::pages::arena::{Arenas, NotGrown, PageRange};
 use crate::pages::page_tag::{Kind, PageTag};
 use crate::pages::run_lists::{Lists, class_of};
 use crate::pages::span::{Span, Spans, at};
@@ -22,29 +22,24 @@ use crate::platform::rank::{Rank, Ranked};
 use crate::platform::units::{PAGE_BYTES, SpanId, elapsed_ms};
 use core::ptr::NonNull;
 
-/// Descriptors fetched at a time.
 const SPARE_BATCH: u32 = 32;
-/// Most pages of one purge call: bounds the time that one thread spends in the kernel.
+/// Most pages of one purge call: bounds a thread's time in the kernel.
 const PURGE_PAGES: usize = 4096;
-/// Runs of the request's own class that are looked at before a larger class is taken.
-const LOOKS: usize = 8;
-/// Spare descriptors that one operation can use up: one for each cut.
+/// Runs of the request's own class examined before a higher class is used.
+const PROBES: usize = 8;
+/// Most spare descriptors that one operation uses: one per cut.
 const SPARES_NEEDED: u32 = 2;
 
 /// What the run lock protects.
 pub(crate) struct Index {
-    /// Runs that may hold memory.
     pub(crate) dirty: Lists,
-    /// Runs that read as zero.
     pub(crate) clean: Lists,
-    /// The dirty run to give back first.
     pub(crate) oldest: SpanId,
     youngest: SpanId,
     spares: SpanId,
     spare_count: u32,
-    /// Runs whose memory is being given back at this moment. They are in no list meanwhile.
+    /// Runs being purged, which are in no list.
     in_purge: u32,
-    /// Their pages.
     in_purge_pages: usize,
 }
 
@@ -57,7 +52,6 @@ impl Ranked for Index {
 }
 
 impl Index {
-    /// No run.
     const fn new() -> Self {
         Self {
             dirty: Lists::new(),
@@ -71,69 +65,63 @@ impl Index {
         }
     }
 
-    /// The lists of `kind`, which is dirty or clean.
+    /// The lists of `kind`: dirty or clean.
     pub(crate) fn lists(&mut self, kind: Kind) -> &mut Lists {
         if kind == Kind::Dirty { &mut self.dirty } else { &mut self.clean }
     }
 }
 
-/// The index, locked, with what its ids and addresses lead to.
+/// The locked index, with the descriptors and tags it refers to.
 pub(crate) struct FreeRuns<'a, O: Os> {
-    /// The index.
     pub(crate) index: Guard<'a, Index, O>,
-    /// Every descriptor.
     spans: &'a Spans,
-    /// The page tags.
     arenas: &'a Arenas<O>,
 }
 
 impl<O: Os> FreeRuns<'_, O> {
-    /// Whether the next operation finds descriptors.
     fn has_spares(&self) -> bool {
         self.index.spare_count >= SPARES_NEEDED
     }
 
-    /// Adds `count` descriptors, chained from `first` to `last`.
     fn add_spares(&mut self, first: SpanId, last: SpanId, count: u32) {
         self.span(last).next = self.index.spares;
         self.index.spares = first;
         self.index.spare_count += count;
     }
 
-    /// Whether a run of a class that serves any request of `pages` is there.
+    /// Whether there is a run of a class that serves any request of `pages`.
     fn fits(&self, pages: usize) -> bool {
         let class = class_of(pages) + 1;
         self.index.dirty.class_from(class).is_some() || self.index.clean.class_from(class).is_some()
     }
 
-    /// Takes a run, dirty before clean: the pages of a dirty one are present. `None` where none fits.
+    /// Takes a run: dirty before clean, because its pages are present. `None` if none fits.
     fn take(&mut self, pages: usize, align_pages: usize) -> Option<SpanId> {
         let (id, start) =
             [Kind::Dirty, Kind::Clean].into_iter().find_map(|kind| self.find(kind, pages, align_pages))?;
         self.cut(id, start, pages)
     }
 
-    /// The descriptor `id`, which is that of a free run or the caller's own.
+    /// The descriptor `id`, of a free run or of the caller's own.
     #[allow(clippy::mut_from_ref, reason = "the run lock stands in for the exclusive borrow")]
     pub(crate) fn span(&self, id: SpanId) -> &mut Span {
-        // SAFETY: ids in the index and in tags came from the table; the run lock, held by every caller,
-        // is what allows the exclusive reference, and no caller keeps one across another call of this.
+        // SAFETY: the table handed out every id in the index, in tags and of callers. The run lock, which `self` holds,
+        // makes the reference exclusive; no caller keeps one across another call.
         unsafe { &mut *at(self.spans, id) }
     }
 
-    /// Where `pages` aligned pages begin in the run `id`, if they fit.
     fn fit(&self, id: SpanId, pages: usize, align_pages: usize) -> Option<usize> {
         let span = self.span(id);
         let start = span.start.checked_next_multiple_of(align_pages * PAGE_BYTES)?;
         (start + pages * PAGE_BYTES <= span.start + span.bytes()).then_some(start)
     }
 
-    /// A run of `kind` that holds `pages` aligned pages, and where in it they begin.
+    /// A run of `kind` that holds `pages` aligned pages, and their start.
     fn find(&mut self, kind: Kind, pages: usize, align_pages: usize) -> Option<(SpanId, usize)> {
         let class = class_of(pages);
         let (mut best, mut best_pages) = (None, u32::MAX);
         let mut id = self.index.lists(kind).head(class);
-        for _ in 0..LOOKS {
+        for _ in 0..PROBES {
             if id.is_none() {
                 break;
             }
@@ -147,7 +135,7 @@ impl<O: Os> FreeRuns<'_, O> {
         if best.is_some() {
             return best;
         }
-        // Any run of a class above that of the padded size fits, whatever its alignment.
+        // A run of a class above the padded size's fits at any alignment.
         let mut class = class + 1;
         let certain = class_of(pages + align_pages - 1) + 1;
         while let Some(found) = self.index.lists(kind).class_from(class) {
@@ -163,7 +151,7 @@ impl<O: Os> FreeRuns<'_, O> {
         None
     }
 
-    /// Cuts `pages` at `start` out of the free run `id`. What is left keeps its kind and its age.
+    /// Cuts `pages` at `start` out of the free run `id`. The rest keeps its kind and age.
     fn cut(&mut self, id: SpanId, start: usize, pages: usize) -> Option<SpanId> {
         let (run_start, run_pages, kind, stamp) = {
             let run = self.span(id);
@@ -173,8 +161,8 @@ impl<O: Os> FreeRuns<'_, O> {
         let back = run_pages - front - pages;
         self.unlink(id);
         if front == 0 && back == 0 {
-            self.forget_age(id);
-            self.finish(id, kind);
+            self.unlink_age(id);
+            self.mark_taken(id, kind);
             return Some(id);
         }
         let taken = self.new_descriptor()?;
@@ -182,7 +170,7 @@ impl<O: Os> FreeRuns<'_, O> {
             let span = self.span(taken);
             (span.start, span.pages, span.kind) = (start, pages as u32, kind);
         }
-        // The old descriptor stays with the back part, or the front part where there is no back.
+        // The old descriptor stays with the back part or, without one, with the front part.
         let (rest_start, rest_pages) = if back > 0 { (start + pages * PAGE_BYTES, back) } else { (run_start, front) };
         {
             let rest = self.span(id);
@@ -197,21 +185,21 @@ impl<O: Os> FreeRuns<'_, O> {
             }
             self.link(gap);
             if kind == Kind::Dirty {
-                self.insert_age_before(gap, id);
+                self.link_age_before(gap, id);
             }
         }
-        self.finish(taken, kind);
+        self.mark_taken(taken, kind);
         Some(taken)
     }
 
-    /// Marks a run that has left the index.
-    fn finish(&self, id: SpanId, was: Kind) {
+    /// Puts a run that has left the lists in transit; `was` is its kind before.
+    fn mark_taken(&self, id: SpanId, was: Kind) {
         self.span(id).zeroed = was == Kind::Clean;
         self.span(id).kind = Kind::Transit;
         self.tag_edges(id);
     }
 
-    /// Puts a free run into the index, merged with its neighbours of the same kind.
+    /// Adds a free run, merged with its neighbours of the same kind.
     fn insert(&mut self, id: SpanId) {
         let (start, bytes, kind) = {
             let span = self.span(id);
@@ -223,7 +211,7 @@ impl<O: Os> FreeRuns<'_, O> {
         };
         let before = neighbour(start.wrapping_sub(PAGE_BYTES));
         let after = neighbour(start + bytes);
-        // The largest part's descriptor survives, and with it the part's age.
+        // The largest part's descriptor and age survive.
         let mut keeper = id;
         for other in [before, after].into_iter().flatten() {
             self.unlink(other);
@@ -245,7 +233,7 @@ impl<O: Os> FreeRuns<'_, O> {
             }
             if part != keeper {
                 if part != id {
-                    self.forget_age(part);
+                    self.unlink_age(part);
                 }
                 self.retire(part);
             }
@@ -255,12 +243,11 @@ impl<O: Os> FreeRuns<'_, O> {
             (span.start, span.pages) = (first, ((end - first) / PAGE_BYTES) as u32);
         }
         if keeper == id && kind == Kind::Dirty {
-            self.append_youngest(id);
+            self.link_youngest(id);
         }
         self.link(keeper);
     }
 
-    /// Puts a run into the list of its class and tags its edges.
     fn link(&mut self, id: SpanId) {
         let (kind, pages) = {
             let span = self.span(id);
@@ -294,7 +281,6 @@ impl<O: Os> FreeRuns<'_, O> {
         self.index.lists(kind).pages -= pages;
     }
 
-    /// Tags the first and the last page of the span `id`.
     fn tag_edges(&self, id: SpanId) {
         let (start, bytes, kind) = {
             let span = self.span(id);
@@ -305,7 +291,7 @@ impl<O: Os> FreeRuns<'_, O> {
         self.arenas.set_tag(start + bytes - PAGE_BYTES, tag);
     }
 
-    /// Takes a spare descriptor; the caller's from here on.
+    /// Takes a spare descriptor, which the caller then owns. `None` if there is none.
     fn new_descriptor(&mut self) -> Option<SpanId> {
         let id = self.index.spares;
         if id.is_none() {
@@ -316,7 +302,6 @@ impl<O: Os> FreeRuns<'_, O> {
         Some(id)
     }
 
-    /// Makes the descriptor `id` a spare one.
     fn retire(&mut self, id: SpanId) {
         self.span(id).next = self.index.spares;
         self.span(id).kind = Kind::None;
@@ -324,7 +309,7 @@ impl<O: Os> FreeRuns<'_, O> {
         self.index.spare_count += 1;
     }
 
-    fn append_youngest(&mut self, id: SpanId) {
+    fn link_youngest(&mut self, id: SpanId) {
         let older = self.index.youngest;
         (self.span(id).older, self.span(id).younger) = (older, SpanId::NONE);
         if older.is_none() {
@@ -335,7 +320,7 @@ impl<O: Os> FreeRuns<'_, O> {
         self.index.youngest = id;
     }
 
-    fn insert_age_before(&mut self, id: SpanId, younger: SpanId) {
+    fn link_age_before(&mut self, id: SpanId, younger: SpanId) {
         let older = self.span(younger).older;
         (self.span(id).older, self.span(id).younger) = (older, younger);
         self.span(younger).older = id;
@@ -346,7 +331,7 @@ impl<O: Os> FreeRuns<'_, O> {
         }
     }
 
-    fn forget_age(&mut self, id: SpanId) {
+    fn unlink_age(&mut self, id: SpanId) {
         let (kind, older, younger) = {
             let span = self.span(id);
             (span.kind, span.older, span.younger)
@@ -366,9 +351,8 @@ impl<O: Os> FreeRuns<'_, O> {
         }
     }
 
-    /// A free run of `pages` aligned pages, if there is one. Looks at every run that might do: for when the
-    /// system gives no more. A class holds runs of several lengths, and an aligned request fits some runs of a length and
-    /// not others.
+    /// Takes any free run that holds `pages` aligned pages, after a look at all candidates: a class holds several
+    /// lengths, and not every run of one length fits an aligned request. For when the system refuses more.
     #[cold]
     fn take_any(&mut self, pages: usize, align_pages: usize) -> Option<SpanId> {
         let (first, last) = (class_of(pages), class_of(pages + align_pages - 1));
@@ -387,22 +371,21 @@ impl<O: Os> FreeRuns<'_, O> {
     }
 }
 
-/// Free page runs over all arenas.
+/// The free runs of all arenas.
 pub struct Runs<O: Os> {
-    /// The address space under the runs.
+    /// The arenas.
     pub arenas: Arenas<O>,
-    /// Every span descriptor.
+    /// All span descriptors.
     pub spans: Spans,
     index: Mutex<Index, O>,
 }
 
 impl<O: Os> Runs<O> {
-    /// Nothing yet.
+    /// Without memory.
     pub const fn new(options: Options) -> Self {
         Self { arenas: Arenas::new(options), spans: Spans::new(), index: Mutex::new(Index::new()) }
     }
 
-    /// The free runs, locked.
     pub(crate) fn lock(&self) -> FreeRuns<'_, O> {
         FreeRuns { index: self.index.lock(), spans: &self.spans, arenas: &self.arenas }
     }
@@ -412,7 +395,7 @@ impl<O: Os> Runs<O> {
         &self.index
     }
 
-    /// Takes the run lock while descriptors for one operation are at hand. `None` when memory has run out.
+    /// Takes the run lock, with enough spare descriptors for one operation. `None` if memory runs out.
     fn lock_with_spares(&self) -> Option<FreeRuns<'_, O>> {
         loop {
             let free = self.lock();
@@ -424,8 +407,7 @@ impl<O: Os> Runs<O> {
         }
     }
 
-    /// Adds fresh descriptors. They are chained before the lock is taken: whoever holds it then waits for no
-    /// page fault.
+    /// Adds spare descriptors, chained before the lock is taken, so that no page fault happens under it.
     #[cold]
     fn add_spares(&self) -> Option<()> {
         let first = self.spans.allocate::<O>(SPARE_BATCH)?;
@@ -438,22 +420,22 @@ impl<O: Os> Runs<O> {
         Some(())
     }
 
-    /// Takes `pages` pages whose address is a multiple of `align_pages` pages (a power of two). The span
-    /// is in transit: the caller gives it its kind and tags. `None` when memory has run out.
+    /// Takes `pages` pages at a multiple of `align_pages` pages, a power of two. The caller owns the span, which is in
+    /// transit, and sets its kind and tags. `None` if memory runs out.
     pub fn allocate(&self, pages: usize, align_pages: usize) -> Option<SpanId> {
         let span_pages = pages.checked_add(align_pages - 1)?;
         loop {
             if let Some(id) = self.lock_with_spares()?.take(pages, align_pages) {
                 return Some(id);
             }
-            // The descriptor first: a stretch that was committed must not be lost for want of one.
+            // The descriptor first: for want of one, committed pages would be lost.
             let id = self.descriptor()?;
             match self.arenas.grow(span_pages, || self.lock().fits(span_pages)) {
-                Ok(stretch) => self.add(stretch, id),
+                Ok(range) => self.add(range, id),
                 Err(reason) => {
-                    // SAFETY: the descriptor is this thread's, and was not used.
+                    // SAFETY: this thread owns the descriptor, which is unused.
                     unsafe { self.retire_descriptor(id) };
-                    // Where it was needless, another thread may take what came free first; then the next turn grows.
+                    // If pages came free but another thread takes them first, the next turn grows.
                     if reason == NotGrown::Refused && !self.may_come_free(span_pages) {
                         return self.take_any(pages, align_pages);
                     }
@@ -462,8 +444,7 @@ impl<O: Os> Runs<O> {
         }
     }
 
-    /// Whether it is worth another look although the system has refused: a run that fits has come free, or another
-    /// thread is just now giving one back to the system, which may be all there is.
+    /// Whether to try again after a refusal: a run that fits came free, or another thread is purging one.
     fn may_come_free(&self, pages: usize) -> bool {
         let free = self.lock();
         let is_waiting = free.index.in_purge > 0;
@@ -475,25 +456,23 @@ impl<O: Os> Runs<O> {
         is_waiting || fits
     }
 
-    /// A free run of `pages` aligned pages, if there is one, after a look at every run that might do.
+    /// [`FreeRuns::take_any`], under the run lock.
     #[cold]
     pub fn take_any(&self, pages: usize, align_pages: usize) -> Option<SpanId> {
         self.lock_with_spares()?.take_any(pages, align_pages)
     }
 
-    /// Makes a stretch of fresh pages available, under the descriptor `id`.
-    fn add(&self, stretch: Stretch, id: SpanId) {
+    fn add(&self, range: PageRange, id: SpanId) {
         let mut free = self.lock();
         let span = free.span(id);
-        (span.start, span.pages, span.kind) = (stretch.start, stretch.pages as u32, Kind::Clean);
+        (span.start, span.pages, span.kind) = (range.start, range.pages as u32, Kind::Clean);
         free.insert(id);
     }
 
-    /// Returns a span's pages; they count as dirty from `now` on.
+    /// Frees a span's pages, which are dirty as of `now`.
     ///
     /// # Safety
-    /// The caller owns the span, which ends here, has cleared the tags between its first and its last page, and nothing
-    /// uses the pages.
+    /// The caller hands the span over, without tags between its first and last page. Nothing uses the pages.
     pub unsafe fn release(&self, id: SpanId, now: u32) {
         let mut free = self.lock();
         let span = free.span(id);
@@ -501,20 +480,20 @@ impl<O: Os> Runs<O> {
         free.insert(id);
     }
 
-    /// As [`Runs::release`], of pages that hold no memory.
+    /// [`Runs::release`] of pages without memory.
     ///
     /// # Safety
-    /// As for [`Runs::release`]; the pages read as zero.
+    /// As for [`Runs::release`], and the pages read as zero.
     pub unsafe fn release_clean(&self, id: SpanId) {
         let mut free = self.lock();
         free.span(id).kind = Kind::Clean;
         free.insert(id);
     }
 
-    /// Cuts the span `id` down to `pages`; the rest becomes free and dirty. Does nothing where no descriptor can be had.
+    /// Shrinks span `id` to `pages`; the rest becomes a dirty run. Does nothing without a spare descriptor.
     ///
     /// # Safety
-    /// The caller owns the span, of which nothing uses the rest.
+    /// The caller owns the span, and nothing uses the rest.
     pub unsafe fn shrink(&self, id: SpanId, pages: usize, now: u32) {
         let Some(mut free) = self.lock_with_spares() else { return };
         let Some(rest) = free.new_descriptor() else { return };
@@ -530,7 +509,7 @@ impl<O: Os> Runs<O> {
         free.insert(rest);
     }
 
-    /// Grows the large span `id` to `pages` where it lies. False where the pages behind it are not free.
+    /// Grows the large span `id` in place to `pages`. False if the pages behind it are not free.
     ///
     /// # Safety
     /// The caller owns the span.
@@ -556,32 +535,31 @@ impl<O: Os> Runs<O> {
         true
     }
 
-    /// A descriptor for a block outside the arenas. `None` when memory has run out.
+    /// A descriptor for a direct mapping, which the caller then owns. `None` if memory runs out.
     pub fn descriptor(&self) -> Option<SpanId> {
         self.lock_with_spares()?.new_descriptor()
     }
 
-    /// Takes back what [`Runs::descriptor`] gave out.
+    /// Takes back a descriptor of [`Runs::descriptor`].
     ///
     /// # Safety
-    /// The caller owns the descriptor, and nothing refers to it.
+    /// The caller owns it and hands it over. Nothing refers to it.
     pub unsafe fn retire_descriptor(&self, id: SpanId) {
         self.lock().retire(id);
     }
 
-    /// Gives back the memory of dirty runs that are at least `delay_ms` old at `now`, oldest first, until
-    /// `most_bytes` have gone, or as many as are dirty now: what other threads add meanwhile is not pursued. Returns how
-    /// many bytes went. The lock is not held during the system calls.
+    /// Purges dirty runs that are at least `delay_ms` old at `now`, oldest first, until it has tried `most_bytes` or as
+    /// much as was dirty at the start. Returns the bytes purged. Holds no lock during system calls.
     pub fn purge(&self, now: u32, delay_ms: u32, most_bytes: usize) -> usize {
         let most_bytes = most_bytes.min(self.lock().index.dirty.pages * PAGE_BYTES);
-        // What is refused, as locked memory is, does not keep the rest, and is not asked for for ever.
+        // Refused bytes, as of locked memory, count as tried: other runs get their turn, and the loop ends.
         let (mut purged, mut tried) = (0, 0);
         while tried < most_bytes {
             let Some(id) = self.take_out_oldest(now, delay_ms) else { break };
-            // SAFETY: the span is in transit and this thread's alone.
+            // SAFETY: the run is in transit and this thread's alone.
             let span = unsafe { &*at(&self.spans, id) };
             let (start, bytes) = (span.start, span.bytes());
-            // SAFETY: a free run's contents are nobody's, and its pages are committed.
+            // SAFETY: the run is this thread's, committed, and nothing uses its contents.
             let gone = NonNull::new(core::ptr::with_exposed_provenance_mut(start))
                 .is_some_and(|start| unsafe { O::purge(start, bytes) });
             self.put_back(id, if gone { Kind::Clean } else { Kind::Dirty }, now);
@@ -591,7 +569,7 @@ impl<O: Os> Runs<O> {
         purged
     }
 
-    /// Takes the oldest dirty run out of the index, or a part of it, if it is at least `delay_ms` old at `now`.
+    /// Takes the oldest dirty run, or its front part, out of the index if it is at least `delay_ms` old at `now`.
     fn take_out_oldest(&self, now: u32, delay_ms: u32) -> Option<SpanId> {
         let mut free = self.lock_with_spares()?;
         let oldest = free.index.oldest;
@@ -605,7 +583,7 @@ impl<O: Os> Runs<O> {
         Some(id)
     }
 
-    /// Undoes [`Runs::take_out_oldest`]; the run is of `kind` from `now` on.
+    /// Puts back the run of [`Runs::take_out_oldest`], of `kind` as of `now`.
     fn put_back(&self, id: SpanId, kind: Kind, now: u32) {
         let mut free = self.lock();
         let pages = free.span(id).pages as usize;
@@ -615,7 +593,7 @@ impl<O: Os> Runs<O> {
         free.index.in_purge_pages -= pages;
     }
 
-    /// Bytes of dirty and of clean free runs, and of those that are being given back at this moment.
+    /// Bytes of dirty runs, of clean runs, and of those being purged.
     pub fn free_bytes(&self) -> (usize, usize, usize) {
         let index = self.index.lock();
         (index.dirty.pages * PAGE_BYTES, index.clean.pages * PAGE_BYTES, index.in_purge_pages * PAGE_BYTES)

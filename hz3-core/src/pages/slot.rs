@@ -1,4 +1,4 @@
-//! Slot: the place of one small block, free and owned by whoever has the value.
+//! Slot: a free slot as a value, which owns the slot's memory.
 //!
 //! ```text
 //! span ── carve ──→ Slot ── magazine, depot, magazine ──→ Slot ── hand out ──→ *mut u8, the program's
@@ -6,7 +6,7 @@
 //!   └── restore ── Slot ←── batch ←── stash ←── magazine ←── Slot ←───────────────┘
 //! ```
 //!
-//! A value is moved, never copied: two of one address would hand a block out twice. One that is dropped is lost.
+//! A value moves and is never copied: two for one address would hand a block out twice. A dropped one is lost.
 
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
@@ -17,17 +17,17 @@ use core::ptr::NonNull;
 #[repr(transparent)]
 pub struct Slot(NonNull<u8>);
 
-// SAFETY: a slot is memory that nothing else refers to.
+// SAFETY: nothing else refers to the slot's memory.
 unsafe impl Send for Slot {}
 
 impl Slot {
     /// The slot at `start`.
     ///
     /// # Safety
-    /// `start` is not null, the slot there is free, and no other value stands for it.
+    /// `start` is not null, the slot is free, and no other value stands for it.
     #[inline(always)]
     pub const unsafe fn new(start: *mut u8) -> Self {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller passes no null.
         Slot(unsafe { NonNull::new_unchecked(start) })
     }
 
@@ -37,7 +37,7 @@ impl Slot {
         self.0.as_ptr().addr()
     }
 
-    /// The first byte, to look at or to write to what is in the free slot.
+    /// Pointer to the first byte, to read or write the free slot's memory.
     #[inline(always)]
     pub const fn as_ptr(&self) -> *mut u8 {
         self.0.as_ptr()
@@ -50,15 +50,15 @@ impl Slot {
     }
 }
 
-/// Room for slots.
+/// Places for slots, filled or not.
 pub type Places = [MaybeUninit<Slot>];
 
-/// Places without slots.
+/// `N` empty places.
 pub const fn no_slots<const N: usize>() -> [MaybeUninit<Slot>; N] {
     [const { MaybeUninit::uninit() }; N]
 }
 
-/// Slots that are taken, one after the other, out of the places where they lie.
+/// Slots that leave their places one after the other.
 pub struct Batch<'a> {
     next: *const Slot,
     left: usize,
@@ -69,7 +69,7 @@ impl<'a> Batch<'a> {
     /// The slots of the first `count` places.
     ///
     /// # Safety
-    /// The places hold slots, which are the batch's from here on.
+    /// The places hold slots, which the batch owns from now on.
     #[inline]
     pub unsafe fn of(places: &'a mut Places, count: usize) -> Self {
         Self { next: places.as_ptr().cast(), left: count.min(places.len()), places: PhantomData }
@@ -82,7 +82,7 @@ impl Iterator for Batch<'_> {
     #[inline]
     fn next(&mut self) -> Option<Slot> {
         self.left = self.left.checked_sub(1)?;
-        // SAFETY: `of`'s promise: a slot lies there, and this is the only time that it is taken.
+        // SAFETY: `left` was not 0, so by `of`'s contract a slot lies at `next`; it is read only once.
         unsafe {
             let slot = self.next.read();
             self.next = self.next.add(1);

@@ -1,13 +1,13 @@
-//! Span: a run of pages, and its descriptor out of line.
+//! Span: a run of pages with a descriptor out of line.
 //!
 //! ```text
 //! pages      |slot 0|slot 1| … |slot carved-1| fresh …                |
 //! descriptor  start, pages, bin, owner, carved, home, bitmap (1 = slot is at home, free)
 //! ```
 //!
-//! Small spans serve one bin; large spans are one block; free spans wait in the run index.
-//! For a small span: `carved = live + in magazines + in stashes + home`, and `home` is the number of
-//! ones in the bitmap. No part of a descriptor lies in or beside user memory.
+//! A small span has the slots of one bin, a large span is one block, a free span is a run in the index. In a small
+//! span, `carved = live + in magazines + in stashes + in quarantine + home`, and `home` is the number of ones in the
+//! bitmap. Descriptors never lie in or beside user memory.
 
 use crate::pages::bins::{self, BinInfo};
 use crate::pages::page_tag::Kind;
@@ -20,7 +20,7 @@ pub const SPAN_BYTES: usize = 128;
 /// Words of the bitmap. Derived: 512 slots.
 const BITMAP_WORDS: usize = bins::MAX_SPAN_SLOTS / 64;
 
-/// Which pages of a run in use, or held, fault at any access.
+/// Which pages of a run fault at any access.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Guarded {
@@ -35,24 +35,23 @@ pub enum Guarded {
 /// A run's descriptor.
 #[repr(C, align(64))]
 pub struct Span {
-    /// Address of the first page. Sync: fixed while the span is in use; else the run lock.
+    /// Address of the first page. Sync: constant while the span is in use; else the run lock.
     pub start: usize,
-    /// Neighbours in the list that this span is in: a partial list (shard lock) or an index list (run lock).
+    /// Neighbours in the span's list: a partial list (shard lock) or an index list (run lock).
     pub next: SpanId,
     /// As `next`.
     pub previous: SpanId,
-    /// Neighbours by age among dirty runs. Sync: run lock.
+    /// Neighbours by age, among dirty runs. Sync: run lock.
     pub younger: SpanId,
     /// As `younger`.
     pub older: SpanId,
     /// Pages. Sync: as `start`.
     pub pages: u32,
-    /// When it became dirty, in milliseconds (run lock); of a small span, when a slot of it was last needed (shard
-    /// lock).
+    /// Milliseconds: when a run became dirty (run lock), or a slot of a small span was last needed (shard lock).
     pub stamp: u32,
-    /// Slots handed out at least once. Sync: shard lock.
+    /// Slots carved at least once. Sync: shard lock.
     pub carved: u16,
-    /// Slots that are free and at home. Sync: shard lock.
+    /// Slots at home. Sync: shard lock.
     pub home: u16,
     /// Use. Sync: as `start`.
     pub kind: Kind,
@@ -62,31 +61,31 @@ pub struct Span {
     pub owner: ShardId,
     /// Whether a small span is in its shard's partial list. Sync: shard lock.
     pub listed: bool,
-    /// Whether a small span is kept out of the lists while memory of its pages is given back. Sync: shard lock.
+    /// Whether a small span is set aside: out of the lists while its holes are purged. Sync: shard lock.
     pub aside: bool,
     /// Whether the pages read as zero when the span was taken. Sync: as `start`.
     pub zeroed: bool,
-    /// Which pages are guarded, in a lane that does that. Sync: as `start`.
+    /// Guarded pages (hardened lane). Sync: as `start`.
     pub guarded: Guarded,
-    /// Slots at home. Sync: shard lock. Of a large span, whose owner's it is, the first word is what was asked for.
+    /// A bit for each slot at home. Sync: shard lock. Large span: the first word is the requested size, its owner's.
     bitmap: [u64; BITMAP_WORDS],
-    /// Pages of a small span that hold no memory, a bit for each; no slot that is out lies in one. Sync: shard lock.
+    /// Small spans: a bit for each page without memory. No slot that is out lies in one. Sync: shard lock.
     purged: u128,
 }
 
 const _: () = assert!(size_of::<Span>() == SPAN_BYTES);
 
-/// Why a pointer can't return to a span.
+/// Why a span does not take a pointer back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NotReturned {
     /// The slot is at home already.
     AlreadyFree,
-    /// No slot that was handed out begins there.
+    /// No carved slot begins there.
     NotASlot,
 }
 
 impl Span {
-    /// Makes a fresh small span of this run. The slots are all uncarved.
+    /// Makes this run a small span with no slot carved.
     pub fn become_small(&mut self, bin: Bin, owner: ShardId) {
         self.kind = Kind::Small;
         self.bin = bin;
@@ -99,32 +98,29 @@ impl Span {
         self.purged = if self.zeroed { self.all_pages() } else { 0 };
     }
 
-    /// Bytes that were asked for, of a large span, as noted by [`Span::set_requested_bytes`].
+    /// Requested size of a large span's block, in bytes.
     pub fn requested_bytes(&self) -> usize {
         let [requested, ..] = self.bitmap;
         requested as usize
     }
 
-    /// Notes what was asked for, of a large span.
+    /// Stores the requested size of a large span's block.
     pub fn set_requested_bytes(&mut self, bytes: usize) {
         let [requested, ..] = &mut self.bitmap;
         *requested = bytes as u64;
     }
 
-    /// A bit for each page.
     fn all_pages(&self) -> u128 {
         u128::MAX >> 128_u32.saturating_sub(self.pages).min(127)
     }
 
-    /// Bits of the pages that slot number `slot` lies in.
     fn pages_of(info: &BinInfo, slot: usize) -> u128 {
         let (bytes, start) = (info.slot_bytes as usize, slot * info.slot_bytes as usize);
         let (first, last) = (start / PAGE_BYTES, (start + bytes - 1) / PAGE_BYTES);
         (u128::MAX >> 127_usize.saturating_sub(last - first)) << first.min(127)
     }
 
-    /// Pages that may hold memory although every slot in them is free: a bit for each. 0 for most spans after a
-    /// look at the counts alone.
+    /// Holes that may hold memory: a bit for each page whose slots are all free. The counts alone rule out most spans.
     pub fn holes(&self, info: &BinInfo) -> u128 {
         let free = usize::from(info.span_slots - self.carved + self.home) * info.slot_bytes as usize;
         if free < PAGE_BYTES / 2 {
@@ -143,7 +139,7 @@ impl Span {
         holes
     }
 
-    /// Notes that `pages`, which were holes and have not been taken from since, hold no memory any more.
+    /// Notes that `pages`, holes from which nothing was carved since, hold no memory.
     pub fn note_purged(&mut self, pages: u128) {
         self.purged |= pages;
     }
@@ -153,7 +149,7 @@ impl Span {
         self.purged.count_ones()
     }
 
-    /// Notes that slot number `slot` is about to be written to.
+    /// Notes that slot number `slot` will be written to.
     #[inline]
     fn note_used(&mut self, info: &BinInfo, slot: usize) {
         if self.purged != 0 {
@@ -166,20 +162,19 @@ impl Span {
         self.pages as usize * PAGE_BYTES
     }
 
-    /// Whether a slot can be taken.
+    /// Whether a slot can be carved.
     pub fn has_room(&self, info: &BinInfo) -> bool {
         self.home > 0 || self.carved < info.span_slots
     }
 
-    /// Whether every slot ever handed out is back.
+    /// Whether every carved slot is home.
     pub fn is_empty(&self) -> bool {
         self.home == self.carved
     }
 
-    /// Takes free slots, those at home first, then fresh ones, into `out` from its end downwards, so that
-    /// popping the filled part from its end gives rising addresses. Returns how many.
-    pub fn take(&mut self, info: &BinInfo, out: &mut Places) -> usize {
-        let mut taken = self.take_home(info, out);
+    /// Carves slots, home ones first, into `out` from its end: pops yield rising addresses. Returns how many.
+    pub fn carve(&mut self, info: &BinInfo, out: &mut Places) -> usize {
+        let mut taken = self.carve_home(info, out);
         for place in out.iter_mut().rev().skip(taken) {
             if self.carved == info.span_slots {
                 break;
@@ -192,8 +187,8 @@ impl Span {
         taken
     }
 
-    /// As [`Span::take`], those at home alone.
-    pub fn take_home(&mut self, info: &BinInfo, out: &mut Places) -> usize {
+    /// [`Span::carve`] of slots at home alone.
+    pub fn carve_home(&mut self, info: &BinInfo, out: &mut Places) -> usize {
         let mut places = out.iter_mut().rev();
         let mut taken = 0;
         for index in 0..BITMAP_WORDS {
@@ -215,18 +210,18 @@ impl Span {
         taken
     }
 
-    /// Slot number `number`, which is free and about to leave.
+    /// Slot number `number`, which is free and leaves the span.
     fn slot(&self, info: &BinInfo, number: usize) -> Slot {
         let start = core::ptr::with_exposed_provenance_mut(self.start + number * info.slot_bytes as usize);
-        // SAFETY: a span does not begin at null, and the caller counts the slot as out from here on.
+        // SAFETY: a span does not begin at null; the caller counts the free slot as out.
         unsafe { Slot::new(start) }
     }
 
-    /// Puts the slot at `address` back into the span.
+    /// Puts the slot at `address` back.
     ///
     /// # Errors
-    /// `address` is no carved slot's first byte, or its slot is at home already; nothing changes.
-    pub fn give(&mut self, info: &BinInfo, address: usize) -> Result<(), NotReturned> {
+    /// No carved slot begins at `address`, or it is home already; nothing changes.
+    pub fn restore(&mut self, info: &BinInfo, address: usize) -> Result<(), NotReturned> {
         let slot = info.slot_at(address.wrapping_sub(self.start)).ok_or(NotReturned::NotASlot)?;
         if slot >= usize::from(self.carved) {
             return Err(NotReturned::NotASlot);
@@ -241,7 +236,7 @@ impl Span {
         Ok(())
     }
 
-    /// Whether a slot begins at `address` that was handed out and is not at home.
+    /// Whether a carved slot begins at `address` and is not home.
     pub fn is_out(&self, info: &BinInfo, address: usize) -> bool {
         info.slot_at(address.wrapping_sub(self.start)).is_some_and(|slot| {
             let word = self.bitmap.get(slot / 64).copied().unwrap_or(u64::MAX);
@@ -249,37 +244,37 @@ impl Span {
         })
     }
 
-    /// Whether the descriptor's counts agree with its bitmap.
+    /// Whether the counts agree with the bitmaps.
     pub fn is_consistent(&self) -> bool {
         let ones: u32 = self.bitmap.iter().map(|word| word.count_ones()).sum();
         let info = bins::info(self.bin);
-        let held = (0..usize::from(self.carved))
+        let out = (0..usize::from(self.carved))
             .filter(|slot| self.bitmap.get(slot / 64).is_some_and(|word| word >> (slot % 64) & 1 == 0));
         ones == u32::from(self.home)
             && self.home <= self.carved
             && self.carved <= info.span_slots
-            && held.fold(0, |pages, slot| pages | Self::pages_of(info, slot)) & self.purged == 0
+            && out.fold(0, |pages, slot| pages | Self::pages_of(info, slot)) & self.purged == 0
             && self.purged & !self.all_pages() == 0
     }
 }
 
-/// Every descriptor there is.
+/// All span descriptors.
 pub type Spans = Table<SPAN_BYTES>;
 
-/// The descriptor `id`, as a pointer: who may touch which field is said there.
+/// Pointer to descriptor `id`; its fields say who may touch them.
 ///
 /// # Safety
 /// `id` came from `spans` and is not [`SpanId::NONE`].
 #[inline]
 pub unsafe fn at(spans: &Spans, id: SpanId) -> *mut Span {
-    // SAFETY: the caller's promise.
+    // SAFETY: `spans` handed out `id`; its units have the size and alignment of a `Span`.
     unsafe { typed::<Span, SPAN_BYTES>(spans, id.0) }.as_ptr()
 }
 
-/// Spans that wait for their turn, linked through their descriptors, which belong to whoever may change the queue.
+/// A queue of spans, linked through their descriptors, which the queue owns.
 ///
 /// ```text
-/// first (oldest) → span → … → last (youngest)        in at the end; out at the front, or where one fits
+/// first (oldest) → span → … → last (youngest)        in at the end; out at the front, or anywhere if one fits
 /// ```
 pub struct SpanQueue {
     first: SpanId,
@@ -289,7 +284,7 @@ pub struct SpanQueue {
 }
 
 impl SpanQueue {
-    /// No span.
+    /// No spans.
     #[allow(clippy::new_without_default, reason = "only statics have one")]
     pub const fn new() -> Self {
         Self { first: SpanId::NONE, last: SpanId::NONE, count: 0, bytes: 0 }
@@ -300,17 +295,17 @@ impl SpanQueue {
         self.count
     }
 
-    /// Their bytes.
+    /// Bytes of all spans.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Puts a span at the end.
+    /// Appends a span.
     ///
     /// # Safety
-    /// The caller owns the descriptor, one of `spans` as are all in the queue; it is the queue's from here on.
+    /// The caller owns the descriptor and hands it over. All spans of the queue are of `spans`.
     pub unsafe fn push(&mut self, spans: &Spans, id: SpanId) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the queue owns its spans' descriptors; the caller hands over this one, of `spans`.
         unsafe {
             (*at(spans, id)).next = SpanId::NONE;
             self.bytes += (*at(spans, id)).bytes();
@@ -324,20 +319,19 @@ impl SpanQueue {
         self.count += 1;
     }
 
-    /// Takes the oldest span out; the caller owns its descriptor then.
+    /// Takes the oldest span; the caller then owns its descriptor.
     pub fn pop(&mut self, spans: &Spans) -> Option<SpanId> {
         self.take(spans, 1, |_, _| true)
     }
 
-    /// Takes the first of the `looks` oldest spans out whose start and bytes `fits` accepts; the caller owns its
-    /// descriptor then.
-    pub fn take(&mut self, spans: &Spans, looks: usize, fits: impl Fn(usize, usize) -> bool) -> Option<SpanId> {
+    /// Takes the first of the `probes` oldest spans whose start and bytes `fits` accepts; the caller then owns it.
+    pub fn take(&mut self, spans: &Spans, probes: usize, fits: impl Fn(usize, usize) -> bool) -> Option<SpanId> {
         let (mut before, mut id) = (SpanId::NONE, self.first);
-        for _ in 0..looks {
+        for _ in 0..probes {
             if id.is_none() {
                 return None;
             }
-            // SAFETY: descriptors in the queue are the queue's.
+            // SAFETY: the queue owns its spans' descriptors.
             let (start, bytes, next) = unsafe {
                 let span = &*at(spans, id);
                 (span.start, span.bytes(), span.next)
@@ -349,7 +343,7 @@ impl SpanQueue {
             if before.is_none() {
                 self.first = next;
             } else {
-                // SAFETY: as above.
+                // SAFETY: the queue owns its spans' descriptors.
                 unsafe { (*at(spans, before)).next = next };
             }
             if next.is_none() {
@@ -362,14 +356,14 @@ impl SpanQueue {
         None
     }
 
-    /// Checks that all spans in the queue are of `kind`, and its counts.
+    /// Checks the counts, and that all spans are of `kind`.
     ///
     /// # Errors
-    /// Names the broken rule.
+    /// The broken rule.
     pub fn check(&self, spans: &Spans, kind: Kind) -> Result<(), &'static str> {
         let (mut count, mut bytes, mut last, mut id) = (0, 0, SpanId::NONE, self.first);
         while !id.is_none() {
-            // SAFETY: as in `take`.
+            // SAFETY: the queue owns its spans' descriptors.
             let span = unsafe { &*at(spans, id) };
             if span.kind != kind {
                 return Err("a span that waits and is in use");
@@ -390,9 +384,8 @@ mod tests {
     use crate::pages::slot::no_slots;
     use core::mem::MaybeUninit;
 
-    /// The address of a slot that was taken.
     fn address_of(place: &MaybeUninit<Slot>) -> usize {
-        // SAFETY: the test looks at places that were filled.
+        // SAFETY: callers pass filled places.
         unsafe { place.assume_init_ref() }.address()
     }
 
@@ -429,7 +422,7 @@ mod tests {
             let mut out = no_slots::<7>();
             let mut all = std::vec::Vec::new();
             loop {
-                let taken = span.take(info, &mut out);
+                let taken = span.carve(info, &mut out);
                 all.extend(out[7 - taken..].iter().rev().map(address_of));
                 if taken == 0 {
                     break;
@@ -439,9 +432,9 @@ mod tests {
             assert!(all.windows(2).all(|pair| pair[1] - pair[0] == info.slot_bytes as usize));
             assert!(!span.has_room(info) && !span.is_empty() && span.is_consistent());
             for &address in &all {
-                assert_eq!(span.give(info, address), Ok(()));
-                assert_eq!(span.give(info, address), Err(NotReturned::AlreadyFree));
-                assert_eq!(span.give(info, address + 8), Err(NotReturned::NotASlot));
+                assert_eq!(span.restore(info, address), Ok(()));
+                assert_eq!(span.restore(info, address), Err(NotReturned::AlreadyFree));
+                assert_eq!(span.restore(info, address + 8), Err(NotReturned::NotASlot));
             }
             assert!(span.is_empty() && span.has_room(info) && span.is_consistent());
         }
@@ -453,12 +446,12 @@ mod tests {
             let (mut span, info) = span_of(bin);
             let (size, slots) = (info.slot_bytes as usize, usize::from(info.span_slots));
             let mut out: std::vec::Vec<_> = (0..slots).map(|_| MaybeUninit::uninit()).collect();
-            assert_eq!(span.take(info, &mut out), slots);
+            assert_eq!(span.carve(info, &mut out), slots);
             assert_eq!(span.holes(info) & !(u128::MAX << (slots * size / PAGE_BYTES)), 0);
-            // Home go the last three quarters of the slots.
+            // The last three quarters of the slots go home.
             let back = slots / 4..slots;
             for slot in back.clone() {
-                assert_eq!(span.give(info, span.start + slot * size), Ok(()));
+                assert_eq!(span.restore(info, span.start + slot * size), Ok(()));
             }
             let page_is_free = |page: usize| {
                 let (first, last) = (page * PAGE_BYTES / size, (page * PAGE_BYTES + PAGE_BYTES - 1) / size);
@@ -473,8 +466,8 @@ mod tests {
             span.note_purged(holes);
             assert_eq!((span.holes(info), span.purged_pages()), (0, holes.count_ones()));
             assert!(span.is_consistent());
-            // What is taken again has memory again; what lies behind the last slot does not.
-            let taken = span.take_home(info, &mut out[..back.len()]);
+            // Carved pages have memory again; those behind the last slot do not.
+            let taken = span.carve_home(info, &mut out[..back.len()]);
             assert_eq!(taken, back.len());
             assert!(span.is_consistent() && span.purged_pages() <= 2);
         }
@@ -487,7 +480,7 @@ mod tests {
         span.become_small(Bin(8), ShardId(0));
         assert_eq!((span.holes(info), span.purged_pages()), (0, span.pages));
         let mut out = no_slots::<33>();
-        assert_eq!(span.take(info, &mut out), 33);
+        assert_eq!(span.carve(info, &mut out), 33);
         assert_eq!((span.holes(info), span.purged_pages()), (0, span.pages - 2));
     }
 
@@ -495,8 +488,8 @@ mod tests {
     fn a_slot_that_was_never_carved_is_not_taken_back() {
         let (mut span, info) = span_of(Bin(4));
         let mut out = no_slots::<3>();
-        assert_eq!(span.take(info, &mut out), 3);
-        assert_eq!(span.give(info, span.start + 3 * 64), Err(NotReturned::NotASlot));
-        assert_eq!(span.give(info, span.start.wrapping_sub(64)), Err(NotReturned::NotASlot));
+        assert_eq!(span.carve(info, &mut out), 3);
+        assert_eq!(span.restore(info, span.start + 3 * 64), Err(NotReturned::NotASlot));
+        assert_eq!(span.restore(info, span.start.wrapping_sub(64)), Err(NotReturned::NotASlot));
     }
 }

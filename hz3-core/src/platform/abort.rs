@@ -1,10 +1,10 @@
-//! Fault: the end of a process whose heap can't be trusted any more.
+//! Abort: reports on standard error; all but warnings end the process with `SIGABRT`, as glibc does.
 //!
-//! One line on standard error, then `SIGABRT`, as glibc does. Nothing here allocates or formats.
+//! Nothing here allocates or uses `fmt`.
 
 use crate::platform::os::Os;
 
-/// Longest line. Derived from the longest texts in use, with room to spare; longer ones are cut.
+/// Longest line in bytes; the rest is cut. Chosen: every report of misuse fits.
 const LINE_BYTES: usize = 192;
 
 struct Line {
@@ -13,12 +13,12 @@ struct Line {
 }
 
 impl Line {
-    fn of_misuse(entry: &str, fault: &str, address: usize) -> Self {
+    fn of_misuse(entry: &str, problem: &str, address: usize) -> Self {
         let mut line = Line { bytes: [0; LINE_BYTES], used: 0 };
         line.push(b"hz3: ");
         line.push(entry.as_bytes());
         line.push(b": ");
-        line.push(fault.as_bytes());
+        line.push(problem.as_bytes());
         line.push(b" ");
         line.push_hex(address);
         line
@@ -61,27 +61,26 @@ impl Line {
     }
 }
 
-/// Stops the process: `hz3: free(): double free of 0x7f…`.
-///
-/// `entry` is the interface function ("free()"), `fault` what is wrong, `address` the pointer.
+/// Ends the process: `hz3: free(): double free of 0x7f…`. `entry` is the function called ("free()"), `problem` its
+/// error, `address` the pointer.
 #[cold]
 #[inline(never)]
-pub fn misuse<O: Os>(entry: &str, fault: &str, address: usize) -> ! {
-    Line::of_misuse(entry, fault, address).end::<O>()
+pub fn misuse<O: Os>(entry: &str, problem: &str, address: usize) -> ! {
+    Line::of_misuse(entry, problem, address).end::<O>()
 }
 
-/// As [`misuse`], of a small block: `hz3: free(): double free of 0x7f… (bin of 64 bytes)`.
+/// [`misuse`] of a small block: `hz3: free(): double free of 0x7f… (bin of 64 bytes)`.
 #[cold]
 #[inline(never)]
-pub fn misuse_in_bin<O: Os>(entry: &str, fault: &str, address: usize, slot_bytes: usize) -> ! {
-    let mut line = Line::of_misuse(entry, fault, address);
+pub fn misuse_in_bin<O: Os>(entry: &str, problem: &str, address: usize, slot_bytes: usize) -> ! {
+    let mut line = Line::of_misuse(entry, problem, address);
     line.push(b" (bin of ");
     line.push_decimal(slot_bytes);
     line.push(b" bytes)");
     line.end::<O>()
 }
 
-/// Reports something that the process can live with: one line, `hz3: ` and the parts.
+/// Writes `hz3: ` and `parts` as one line; the process goes on.
 #[cold]
 pub fn warning<O: Os>(parts: &[&[u8]]) {
     let mut line = Line { bytes: [0; LINE_BYTES], used: 0 };
@@ -92,7 +91,7 @@ pub fn warning<O: Os>(parts: &[&[u8]]) {
     line.show::<O>();
 }
 
-/// Stops the process in a state that the allocator's own code makes impossible.
+/// Ends the process in a state that only corruption or a bug can cause.
 #[cold]
 #[inline(never)]
 pub fn impossible<O: Os>(what: &str) -> ! {

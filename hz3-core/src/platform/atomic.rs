@@ -1,6 +1,4 @@
-//! Atomic: the atomics that everything else is built on, and their switch to the model checker.
-//!
-//! Under `--cfg loom` they are loom's; everything else sees `core`'s.
+//! Atomics: `core`'s, or loom's under `--cfg loom`.
 
 #[cfg(not(loom))]
 pub use core::sync::atomic::{
@@ -11,9 +9,10 @@ pub use explored::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 #[cfg(loom)]
 pub use loom::sync::atomic::fence;
 
-/// A full fence, for a thread whose last step in memory was a read-modify-write: of two threads that each
-/// change one word, pass this, and look at the other's word, one sees the other's change. The one place in
-/// which release and acquire do not do; on x86-64 the read-modify-write is such a fence already.
+/// A full fence for a thread whose last memory access was a read-modify-write (on x86-64 already a full fence).
+///
+/// Of two threads that each change one word, pass this fence and read the other's word, at least one sees the
+/// other's change. Release and acquire don't promise that; nothing else in hz3 needs it.
 #[inline]
 pub fn fence_after_exchange() {
     #[cfg(loom)]
@@ -24,13 +23,12 @@ pub fn fence_after_exchange() {
     core::sync::atomic::fence(Ordering::SeqCst);
 }
 
-/// loom's atomics, with a turn before each access, so that loom tries every order of them.
+/// loom's atomics, with a *turn* before each access, so that loom tries every order.
 ///
-/// loom 0.7 looks for another order of two accesses only where the second one conflicts with the very last access
-/// to the same word. A thread that loads a word and then exchanges it conflicts with its own load, which hides
-/// the others': most interleavings of a lock-free stack were never tried, and mutants of it went unnoticed.
-/// A turn is a relaxed read-modify-write of a word that belongs to the atomic. It conflicts with every other
-/// turn there, and orders nothing, so that loads may still be as stale as they may be.
+/// loom 0.7 reorders an access only against the last one to the same word. A thread that loads a word and then
+/// exchanges it conflicts with its own load, which hides other threads' accesses: most interleavings of a lock-free
+/// stack went untested. A turn is a relaxed read-modify-write of an extra word in each atomic. It conflicts with all
+/// other turns of that atomic and orders nothing, so loads may still be stale.
 #[cfg(loom)]
 mod explored {
     pub use loom::sync::atomic::Ordering;
@@ -51,7 +49,7 @@ mod explored {
                 }
 
                 fn turn(&self) -> &$inner {
-                    // Relaxed: orders nothing.
+                    // Relaxed: must order nothing.
                     self.turn.fetch_add(0, Ordering::Relaxed);
                     &self.inner
                 }
@@ -87,7 +85,7 @@ mod explored {
                     success: Ordering,
                     failure: Ordering,
                 ) -> Result<$value, $value> {
-                    // A weak one that fails in vain only tries again.
+                    // Strong: a spurious failure would only lead to a retry.
                     self.turn().compare_exchange(current, new, success, failure)
                 }
             }

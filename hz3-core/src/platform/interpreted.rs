@@ -1,8 +1,8 @@
-//! The operating system inside Miri, which has few of Linux's calls: memory of the standard library, cleared where the
-//! kernel would clear it.
+//! Interpreted: the operating system inside Miri, with the standard library's memory.
 //!
-//! What is unmapped as a whole is freed, so that Miri sees a use of it; what is unmapped in parts stays. A reservation
-//! can be used without being committed, a guard stops nobody, and time passes by being asked for. Nobody forks.
+//! Memory is zeroed whenever the kernel would zero it. A mapping unmapped as a whole is freed, so that Miri reports later
+//! uses; parts stay. Reservations are usable without a commit, guards don't fault, each look at the clock moves it, and
+//! there is no fork.
 
 use crate::platform::atomic::{AtomicU32, Ordering};
 use crate::platform::os::{Os, Waiter};
@@ -13,10 +13,10 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Stands in for Linux.
+/// Takes the place of Linux.
 pub struct Linux;
 
-/// Every reservation and mapping: its address and how it was allocated.
+/// Every reservation and mapping, by address.
 static MAPPINGS: Mutex<BTreeMap<usize, Layout>> = Mutex::new(BTreeMap::new());
 
 fn mappings() -> MutexGuard<'static, BTreeMap<usize, Layout>> {
@@ -25,13 +25,13 @@ fn mappings() -> MutexGuard<'static, BTreeMap<usize, Layout>> {
 
 fn allocate(bytes: usize, align: usize) -> Option<NonNull<u8>> {
     let layout = Layout::from_size_align(bytes, align.max(PAGE_BYTES)).ok()?;
-    // SAFETY: whole pages, at least one.
+    // SAFETY: the size is not 0: at least a page.
     let start = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) })?;
     mappings().insert(start.as_ptr().expose_provenance(), layout);
     Some(start)
 }
 
-// SAFETY: returns early, which is allowed.
+// SAFETY: a wait may return early; nothing allocates.
 unsafe impl Waiter for Linux {
     fn yield_now() {
         std::thread::yield_now();
@@ -45,7 +45,7 @@ unsafe impl Waiter for Linux {
     }
 }
 
-// SAFETY: fresh memory of the standard library is nobody else's, and nothing here is called by its allocator.
+// SAFETY: nothing else uses memory that was just allocated; the standard library's allocator never calls this.
 unsafe impl Os for Linux {
     fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
         allocate(bytes, align)
@@ -66,7 +66,7 @@ unsafe impl Os for Linux {
             && let Some(layout) = mappings.remove(&address)
         {
             let whole = core::ptr::with_exposed_provenance_mut(address);
-            // SAFETY: allocated so, and the caller's promise that nothing uses it any more.
+            // SAFETY: allocated with this layout, and by contract nothing uses it any more.
             unsafe { std::alloc::dealloc(whole, layout) };
         }
         true
@@ -74,14 +74,14 @@ unsafe impl Os for Linux {
 
     unsafe fn remap(start: NonNull<u8>, old_bytes: usize, new_bytes: usize) -> Option<NonNull<u8>> {
         let moved = allocate(new_bytes, PAGE_BYTES)?;
-        // SAFETY: both are the caller's, and apart.
+        // SAFETY: the caller owns the old mapping, this call the new one; both hold that many bytes and don't overlap.
         unsafe { moved.copy_from_nonoverlapping(start, old_bytes.min(new_bytes)) };
-        // SAFETY: the caller goes on with the copy.
+        // SAFETY: by contract the caller no longer uses the old address.
         unsafe { Self::unmap(start, old_bytes) }.then_some(moved)
     }
 
     unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
-        // SAFETY: the caller's range is its own, and its contents are not needed.
+        // SAFETY: the caller owns the range and needs no contents.
         unsafe { start.write_bytes(0, bytes) };
         true
     }
@@ -91,7 +91,7 @@ unsafe impl Os for Linux {
     unsafe fn prefer_huge(_: NonNull<u8>, _: usize, _: bool) {}
 
     unsafe fn guard(start: NonNull<u8>, bytes: usize) -> bool {
-        // SAFETY: the caller's promise, handed on.
+        // SAFETY: the contract of `purge` is the same.
         unsafe { Self::purge(start, bytes) }
     }
 
@@ -101,7 +101,7 @@ unsafe impl Os for Linux {
 
     fn now_ms() -> u32 {
         static NOW: AtomicU32 = AtomicU32::new(0);
-        // Relaxed: publishes nothing.
+        // Relaxed: a count.
         NOW.fetch_add(1, Ordering::Relaxed)
     }
 
@@ -113,12 +113,12 @@ unsafe impl Os for Linux {
         0xd6e8_feb8_6659_fd93
     }
 
-    /// Small, so that nothing is reserved in gigabytes.
+    /// Small, to avoid reservations of gigabytes.
     fn address_space_limit() -> usize {
         256 << 20
     }
 
-    fn each_environment(_: impl FnMut(&[u8])) {}
+    fn for_each_variable(_: impl FnMut(&[u8])) {}
 
     fn is_last_thread() -> bool {
         false
@@ -129,7 +129,7 @@ unsafe impl Os for Linux {
     fn end_fork() {}
 
     fn write_error(text: &[u8]) {
-        // Nobody could be told.
+        // Errors have nowhere to go.
         let _ = std::io::stderr().write_all(text);
     }
 

@@ -1,6 +1,4 @@
-//! Lock: the mutual exclusion lock that everything shared is under.
-//!
-//! Under `--cfg loom` its word is one of loom's, so that what is built on it can be explored exhaustively.
+//! Lock: a mutex that never allocates, and that a fork can take and release.
 
 use crate::platform::atomic::{AtomicU32, Ordering};
 use crate::platform::os::Waiter;
@@ -8,14 +6,14 @@ use crate::platform::rank::{self, Ranked};
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 
-/// A lock as `fork` sees it.
+/// A lock as `fork` sees it, whatever it protects.
 pub trait ForkLock {
-    /// Takes the lock for a fork, once its value is settled.
+    /// Takes the lock for a fork, once its value is [settled](Ranked::is_settled).
     fn acquire_for_fork(&self);
-    /// Releases it, in the parent or in the child.
+    /// Releases the lock, in the parent or in the child.
     ///
     /// # Safety
-    /// The calling thread took it by [`ForkLock::acquire_for_fork`], before the fork or not, and holds no guard of it.
+    /// The calling thread took it by [`ForkLock::acquire_for_fork`], perhaps in the parent, and has no guard.
     unsafe fn release_after_fork(&self);
 }
 
@@ -23,30 +21,27 @@ const FREE: u32 = 0;
 const HELD: u32 = 1;
 const CONTENDED: u32 = 2;
 
-/// Tries of the word before a thread gives its processor away. Short, because the holder of a lock is
-/// often not running when threads outnumber processors.
+/// Spins before a thread yields. Few, because the holder is often not running when threads outnumber processors.
 const SPINS: u32 = if cfg!(loom) { 1 } else { 40 };
-/// Times the processor is given away before the thread sleeps.
 const YIELDS: u32 = if cfg!(loom) { 1 } else { 4 };
 
-/// A mutual exclusion lock of one word that never allocates: spin, then yield, then sleep.
+/// A mutex of one word: a thread that waits spins, then yields, then sleeps.
 ///
 /// ```text
-/// 0 free → 1 held → 2 held, and somebody may sleep → 0
+/// 0 free → 1 held → 2 held, and threads may sleep → 0
 /// ```
 ///
-/// A release wakes all sleepers. Woken one by one, each would have to get a processor before the next one is
-/// woken, and where threads outnumber processors that is a turn of all others; the lock, free meanwhile, is held
-/// too briefly for those who come back together to meet.
+/// A release wakes all sleepers. Woken one by one, each would need a processor before it could wake the next: a full
+/// scheduling round when threads outnumber processors. The lock is held too briefly for the woken threads to collide.
 pub struct Mutex<T: Ranked, W: Waiter> {
     word: AtomicU32,
-    /// Whether it is held for a fork, by the thread that forks: 1 or 0. Nobody else's holding is to be passed through.
-    by_fork: AtomicU32,
+    /// 1 while a forking thread holds the lock for its fork, else 0. Only that thread passes through.
+    held_for_fork: AtomicU32,
     value: UnsafeCell<T>,
     waiter: core::marker::PhantomData<fn() -> W>,
 }
 
-// SAFETY: the value is reached only through a guard, and one guard exists at a time.
+// SAFETY: only the thread that holds the lock reaches the value.
 unsafe impl<T: Ranked + Send, W: Waiter> Sync for Mutex<T, W> {}
 // SAFETY: moving the lock moves the value.
 unsafe impl<T: Ranked + Send, W: Waiter> Send for Mutex<T, W> {}
@@ -57,7 +52,7 @@ impl<T: Ranked, W: Waiter> Mutex<T, W> {
     pub const fn new(value: T) -> Self {
         Self {
             word: AtomicU32::new(FREE),
-            by_fork: AtomicU32::new(0),
+            held_for_fork: AtomicU32::new(0),
             value: UnsafeCell::new(value),
             waiter: core::marker::PhantomData,
         }
@@ -68,53 +63,53 @@ impl<T: Ranked, W: Waiter> Mutex<T, W> {
     pub fn new(value: T) -> Self {
         Self {
             word: AtomicU32::new(FREE),
-            by_fork: AtomicU32::new(0),
+            held_for_fork: AtomicU32::new(0),
             value: UnsafeCell::new(value),
             waiter: core::marker::PhantomData,
         }
     }
 
-    /// Takes the lock, waiting for it where it is held.
+    /// Takes the lock; waits while another thread holds it.
     #[inline]
     pub fn lock(&self) -> Guard<'_, T, W> {
-        // Acquire: as in `try_lock`.
+        // Acquire: pairs with the Release in `unlock`. Relaxed: a failure gives no access.
         let taken = self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok();
-        let held = taken || self.lock_slow();
-        if held {
+        let owns_lock = taken || self.lock_slow();
+        if owns_lock {
             rank::note_lock(T::RANK, W::is_forking);
         }
-        Guard { mutex: self, held }
+        Guard { mutex: self, owns_lock, on_thread: core::marker::PhantomData }
     }
 
-    /// Waits for the lock and takes it; false where the thread holds it already, for a fork.
+    /// Waits for the lock and takes it. False if this thread already holds it for a fork.
     #[cold]
     #[inline(never)]
     fn lock_slow(&self) -> bool {
-        // Relaxed: what the forking thread sees there is what it wrote itself, or that it did not.
-        if W::is_forking() && self.by_fork.load(Ordering::Relaxed) != 0 {
+        // Relaxed: only a forking thread stores 1, so this one sees its own store or none.
+        if W::is_forking() && self.held_for_fork.load(Ordering::Relaxed) != 0 {
             return false;
         }
         self.acquire_slow();
         true
     }
 
-    /// Takes the lock if it is free. Any thread may try any lock: it does not wait.
+    /// Takes the lock if it is free. Never waits, so the order of ranks does not matter.
     #[inline]
     pub fn try_lock(&self) -> Option<Guard<'_, T, W>> {
-        // Acquire: sees what the last holder wrote. Pairs with the Release in `unlock`.
+        // Acquire: pairs with the Release in `unlock`. Relaxed: a failure gives no access.
         self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).ok().map(|_| {
             rank::note_try(T::RANK);
-            Guard { mutex: self, held: true }
+            Guard { mutex: self, owns_lock: true, on_thread: core::marker::PhantomData }
         })
     }
 
-    /// The value, in a model of a fork.
+    /// The value, for models of a fork.
     ///
     /// # Safety
-    /// The calling thread holds the lock for the fork.
+    /// The calling thread holds the lock for the fork and has no guard of it.
     #[cfg(loom)]
     pub unsafe fn value_while_held(&self) -> &T {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller holds the lock and has no guard.
         unsafe { &*self.value.get() }
     }
 
@@ -127,16 +122,16 @@ impl<T: Ranked, W: Waiter> Mutex<T, W> {
             } else {
                 W::yield_now();
             }
-            // Relaxed: only a guess at whether the exchange is worth its cost.
+            // Relaxed: only tells whether the exchange is worth its cost.
             if self.word.load(Ordering::Relaxed) == FREE
-                // Acquire: as in `try_lock`.
+                // Acquire: pairs with the Release in `unlock`.
                 && self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok()
             {
                 return;
             }
         }
-        // From here on this thread may sleep, so the word says so for as long as it holds the lock:
-        // whoever releases it wakes the others. Acquire: as in `try_lock`.
+        // This thread may sleep, and others with it. It takes the lock as contended, so that its release wakes them.
+        // Acquire: pairs with the Release in `unlock`.
         while self.word.swap(CONTENDED, Ordering::Acquire) != FREE {
             W::wait((&raw const self.word).cast(), CONTENDED);
         }
@@ -145,7 +140,7 @@ impl<T: Ranked, W: Waiter> Mutex<T, W> {
     #[inline]
     fn unlock(&self) {
         rank::note_unlock(T::RANK);
-        // Release: publishes the value. Pairs with every Acquire above.
+        // Release: publishes the value. Pairs with every Acquire of `word`.
         if self.word.swap(FREE, Ordering::Release) == CONTENDED {
             W::wake((&raw const self.word).cast());
         }
@@ -155,55 +150,57 @@ impl<T: Ranked, W: Waiter> Mutex<T, W> {
 impl<T: Ranked, W: Waiter> ForkLock for Mutex<T, W> {
     fn acquire_for_fork(&self) {
         loop {
-            // Acquire: as in `try_lock`.
+            // Acquire: pairs with the Release in `unlock`. Relaxed: a failure gives no access.
             if self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_err() {
                 self.acquire_slow();
             }
             rank::note_lock(T::RANK, W::is_forking);
-            // SAFETY: the lock is held, and there is no guard of it.
+            // SAFETY: this thread has just taken the lock, so there is no guard.
             if unsafe { &*self.value.get() }.is_settled() {
-                // Relaxed: read by this thread alone, until the release.
-                return self.by_fork.store(1, Ordering::Relaxed);
+                // Relaxed: only this thread acts on it.
+                return self.held_for_fork.store(1, Ordering::Relaxed);
             }
             self.unlock();
             W::yield_now();
         }
     }
 
-    /// The word may count sleepers of the parent, whose threads are gone in the child; to wake them is harmless. A thread
-    /// that another library's handler started in the child may sleep too, and needs it.
+    /// In the child, the word may count sleepers of the parent: to wake them is harmless. A thread that another
+    /// library's handler started in the child may sleep too, and needs it.
     unsafe fn release_after_fork(&self) {
-        // Relaxed: as in `acquire_for_fork`.
-        self.by_fork.store(0, Ordering::Relaxed);
+        // Relaxed: only this thread acts on it; the Release in `unlock` orders it for the next forking thread.
+        self.held_for_fork.store(0, Ordering::Relaxed);
         self.unlock();
     }
 }
 
-/// The right to touch what a [`Mutex`] protects.
+/// Access to the value of a [`Mutex`], on one thread; releases the lock when dropped.
 pub struct Guard<'a, T: Ranked, W: Waiter> {
     mutex: &'a Mutex<T, W>,
-    /// Whether the lock is this guard's to release, and not the forking thread's as a whole.
-    held: bool,
+    /// False if the thread holds the lock for a fork, which releases it later.
+    owns_lock: bool,
+    /// Keeps the guard on its thread, as the ranks and a fork expect.
+    on_thread: core::marker::PhantomData<*mut T>,
 }
 
 impl<T: Ranked, W: Waiter> Deref for Guard<'_, T, W> {
     type Target = T;
     fn deref(&self) -> &T {
-        // SAFETY: this guard is the only one, so nobody else refers to the value.
+        // SAFETY: this thread holds the lock. It never takes the same lock twice, so it has no second guard.
         unsafe { &*self.mutex.value.get() }
     }
 }
 
 impl<T: Ranked, W: Waiter> DerefMut for Guard<'_, T, W> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: as in `deref`, and `self` is borrowed exclusively.
+        // SAFETY: this thread holds the lock and has no second guard; `self` is borrowed exclusively.
         unsafe { &mut *self.mutex.value.get() }
     }
 }
 
 impl<T: Ranked, W: Waiter> Drop for Guard<'_, T, W> {
     fn drop(&mut self) {
-        if self.held {
+        if self.owns_lock {
             self.mutex.unlock();
         }
     }
@@ -230,10 +227,9 @@ mod tests {
         }
     }
 
-    /// Waits by yielding.
     struct Patient;
 
-    // SAFETY: returns early, which is allowed.
+    // SAFETY: a wait may return early; nothing allocates.
     unsafe impl Waiter for Patient {
         fn yield_now() {
             std::thread::yield_now();
@@ -256,7 +252,6 @@ mod tests {
             let other = std::thread::spawn(move || {
                 let mut value = LOCK.lock();
                 held.send(()).expect("somebody waits");
-                // Time for the other one to go wrong in; where it does not, this is only slow.
                 std::thread::sleep(Duration::from_millis(20));
                 value.0 += 1;
             });
@@ -293,7 +288,7 @@ mod tests {
         drop(last);
         drop(second);
         assert!(rank::is_none_held());
-        // Who does not wait may try any.
+        // A lock may be tried in any order.
         let last = LAST.lock();
         drop((FIRST.try_lock(), last));
         FIRST.acquire_for_fork();

@@ -1,4 +1,4 @@
-//! Platform: what lies outside, and the tools that everything else is made with.
+//! Platform: the operating system, and the primitives that everything else is built on.
 
 #[cfg(not(loom))]
 pub mod abort;

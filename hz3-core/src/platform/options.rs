@@ -1,38 +1,32 @@
-//! Options: what the environment says about an allocator, read once, before it asks the system for memory.
+//! Options: `HZ3_*` variables of the environment, read once, before the allocator's first request for memory.
 //!
-//! Names begin with `HZ3_`. One that is unknown, or whose value is malformed, is reported in one line on
-//! standard error and otherwise ignored. A process that runs with another user's rights (`AT_SECURE`: set
-//! user or group id, file capabilities) reads none of them, because its environment is not its owner's.
+//! Unknown names and malformed values are ignored, each with one line on standard error. A process with another user's
+//! rights (`AT_SECURE`: set user or group id, file capabilities) reads none: its environment is not trusted.
 //!
-//! Outside rules: environ(7), getauxval(3).
+//! Sources: environ(7), getauxval(3).
 
 use crate::platform::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use crate::platform::os::Os;
 use core::ptr::NonNull;
 
-/// Value of the purge delay that means "never".
+/// The purge delay that means "never".
 pub const NEVER: u32 = u32::MAX;
-/// Longest purge delay in milliseconds: an hour.
 const LONGEST_DELAY_MS: u64 = 3_600_000;
-/// Sizes that the first arena may be given.
 const ARENA_BYTES: core::ops::RangeInclusive<usize> = 4 << 20..=16 << 40;
-/// Longest path that an option may hold, in bytes.
+/// Longest path in an option, in bytes.
 pub const PATH_BYTES: usize = 1000;
 const PATH_EXPECTED: &[u8] = b"a path of up to 1000 bytes, in which % comes before p alone, for the process id";
-/// Where the statistics page is if only the page is asked for: in memory, and the same for every user.
+/// Default path of the statistics page: in memory, the same for every user.
 pub const PAGE_PLACE: &[u8] = b"/dev/shm/hz3-%p.page";
-/// Mean distances of samples that may be asked for.
 const PROFILE_INTERVAL_BYTES: core::ops::RangeInclusive<usize> = 1..=1 << 40;
-/// The mean distance where none is asked for. Chosen: what tcmalloc and jemalloc take, at which a sample costs
-/// next to nothing per byte.
+/// Default mean distance between samples. Chosen: jemalloc's; a sample then costs next to nothing per byte.
 const DEFAULT_PROFILE_INTERVAL_BYTES: usize = 512 << 10;
-/// What the names of all options begin with.
 const PREFIX: &[u8] = b"HZ3_";
 
-/// What is asked for under the allocator's memory.
+/// The allocator's choice of huge pages for its memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HugePages {
-    /// Nothing: what the system does by itself.
+    /// None: the system's setting applies.
     System,
     /// No huge pages.
     Never,
@@ -40,7 +34,7 @@ pub enum HugePages {
     Always,
 }
 
-/// A path, copied out of the environment, which the program may overwrite. Empty: none was given.
+/// A path, copied because the program may overwrite its environment. Empty if not set.
 pub struct Path {
     bytes: [AtomicU8; PATH_BYTES],
     used: AtomicUsize,
@@ -59,7 +53,7 @@ impl Path {
         if path.is_empty() || path.len() > PATH_BYTES {
             return None;
         }
-        // Relaxed, here and below: as [`Options`] says.
+        // Relaxed, both: see [`Options`].
         for (place, &byte) in self.bytes.iter().zip(path) {
             place.store(byte, Ordering::Relaxed);
         }
@@ -67,25 +61,27 @@ impl Path {
         Some(())
     }
 
-    /// Its bytes, in order.
+    /// The path's bytes.
     pub fn bytes(&self) -> impl Iterator<Item = u8> + '_ {
-        // Relaxed, all: as [`Options`] says.
+        // Relaxed, both: see [`Options`].
         self.bytes.iter().take(self.used.load(Ordering::Relaxed)).map(|byte| byte.load(Ordering::Relaxed))
     }
 
-    /// Whether the process id is a part of it.
+    /// Whether it contains `%p`, the process id.
     pub fn names_process(&self) -> bool {
         self.bytes().any(|byte| byte == b'%')
     }
 
-    /// Whether none was given.
+    /// Whether the option is not set.
     pub fn is_none(&self) -> bool {
         self.used.load(Ordering::Relaxed) == 0
     }
 }
 
-/// One allocator's options. Sync, every field: written, with the same values by every thread, before the
-/// writer's first request for memory; read with Relaxed, because each reader has passed [`Options::read`].
+/// One allocator's options.
+///
+/// Sync, every field: each thread that needs unread options writes all of them, with the same values. Relaxed is
+/// enough for readers, since each has passed [`Options::read`].
 pub struct Options {
     is_read: AtomicU32,
     purge_delay_ms: AtomicU32,
@@ -98,29 +94,29 @@ pub struct Options {
     stats_file: Path,
     stats_json: Path,
     stats_page: Path,
-    /// Whether one of the four asks for something. Written last of all.
+    /// Whether `show_stats` or one of the three paths above is set. Written last.
     counts_heat: AtomicU32,
     profile: Path,
     profile_interval_bytes: AtomicUsize,
 }
 
-/// An option: its name behind the prefix, what its value must be, and what takes it.
+/// An option: its name without the prefix, its valid values, and its setter (`None`: malformed).
 struct Known {
     name: &'static [u8],
     expected: &'static [u8],
-    take: fn(&Options, &[u8]) -> Option<()>,
+    apply: fn(&Options, &[u8]) -> Option<()>,
 }
 
 const KNOWN: [Known; 12] = [
     Known {
         name: b"PURGE_DELAY_MS",
         expected: b"milliseconds from 0 (at once) to 3600000, or -1 (never)",
-        take: |options, value| {
+        apply: |options, value| {
             let delay = match value {
                 b"-1" => NEVER,
                 _ => number(value).filter(|&delay| delay <= LONGEST_DELAY_MS)? as u32,
             };
-            // Relaxed, here and below: as the struct says.
+            // Relaxed, in all setters: see [`Options`].
             options.purge_delay_ms.store(delay, Ordering::Relaxed);
             Some(())
         },
@@ -128,7 +124,7 @@ const KNOWN: [Known; 12] = [
     Known {
         name: b"ARENA_SIZE",
         expected: b"a size from 4M to 16T, such as 512M",
-        take: |options, value| {
+        apply: |options, value| {
             let bytes = size(value).filter(|bytes| ARENA_BYTES.contains(bytes))?;
             options.arena_bytes.store(bytes, Ordering::Relaxed);
             Some(())
@@ -137,7 +133,7 @@ const KNOWN: [Known; 12] = [
     Known {
         name: b"THP",
         expected: b"0 or 1",
-        take: |options, value| {
+        apply: |options, value| {
             let wanted = if switch(value)? { HugePages::Always } else { HugePages::Never };
             options.huge_pages.store(wanted as u32, Ordering::Relaxed);
             Some(())
@@ -146,7 +142,7 @@ const KNOWN: [Known; 12] = [
     Known {
         name: b"BACKGROUND_THREAD",
         expected: b"0 or 1",
-        take: |options, value| {
+        apply: |options, value| {
             options.background_thread.store(u32::from(switch(value)?), Ordering::Relaxed);
             Some(())
         },
@@ -154,7 +150,7 @@ const KNOWN: [Known; 12] = [
     Known {
         name: b"VERBOSE",
         expected: b"0 or 1",
-        take: |options, value| {
+        apply: |options, value| {
             options.verbose.store(u32::from(switch(value)?), Ordering::Relaxed);
             Some(())
         },
@@ -162,7 +158,7 @@ const KNOWN: [Known; 12] = [
     Known {
         name: b"SHOW_STATS",
         expected: b"0 or 1",
-        take: |options, value| {
+        apply: |options, value| {
             options.show_stats.store(u32::from(switch(value)?), Ordering::Relaxed);
             Some(())
         },
@@ -170,23 +166,23 @@ const KNOWN: [Known; 12] = [
     Known {
         name: b"SHOW_ERRORS",
         expected: b"0 or 1",
-        take: |options, value| {
+        apply: |options, value| {
             options.hide_errors.store(u32::from(!switch(value)?), Ordering::Relaxed);
             Some(())
         },
     },
-    Known { name: b"STATS_FILE", expected: PATH_EXPECTED, take: |options, value| options.stats_file.set(value) },
-    Known { name: b"STATS_JSON", expected: PATH_EXPECTED, take: |options, value| options.stats_json.set(value) },
+    Known { name: b"STATS_FILE", expected: PATH_EXPECTED, apply: |options, value| options.stats_file.set(value) },
+    Known { name: b"STATS_JSON", expected: PATH_EXPECTED, apply: |options, value| options.stats_json.set(value) },
     Known {
         name: b"STATS_PAGE",
         expected: b"1, or a path of up to 1000 bytes, in which % comes before p alone, for the process id",
-        take: |options, value| options.stats_page.set(if value == b"1" { PAGE_PLACE } else { value }),
+        apply: |options, value| options.stats_page.set(if value == b"1" { PAGE_PLACE } else { value }),
     },
-    Known { name: b"PROFILE", expected: PATH_EXPECTED, take: |options, value| options.profile.set(value) },
+    Known { name: b"PROFILE", expected: PATH_EXPECTED, apply: |options, value| options.profile.set(value) },
     Known {
         name: b"PROFILE_INTERVAL",
         expected: b"bytes from 1 to 1T, such as 512K",
-        take: |options, value| {
+        apply: |options, value| {
             let bytes = size(value).filter(|bytes| PROFILE_INTERVAL_BYTES.contains(bytes))?;
             options.profile_interval_bytes.store(bytes, Ordering::Relaxed);
             Some(())
@@ -194,7 +190,6 @@ const KNOWN: [Known; 12] = [
     },
 ];
 
-/// A decimal number.
 fn number(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;
@@ -205,7 +200,7 @@ fn number(text: &[u8]) -> Option<u64> {
     })
 }
 
-/// A number of bytes, or of KiB, MiB, GiB or TiB with `K`, `M`, `G` or `T` behind it.
+/// Bytes, or KiB, MiB, GiB or TiB with the suffix `K`, `M`, `G` or `T`; `None` if malformed or too large.
 fn size(text: &[u8]) -> Option<usize> {
     let (digits, unit) = match text.split_last()? {
         (b'K' | b'k', digits) => (digits, 1 << 10),
@@ -246,8 +241,7 @@ impl Options {
         }
     }
 
-    /// Reads the environment, the first time that it is called. `warn` shows the parts of a line about an option that is
-    /// not taken.
+    /// Reads the environment on the first call. `warn` writes the parts of a line about an ignored option.
     #[inline]
     pub fn read<O: Os>(&self, warn: fn(&[&[u8]])) {
         // Acquire: pairs with the Release in `read_now`.
@@ -256,27 +250,27 @@ impl Options {
         }
     }
 
-    /// Threads that come here at the same time all read, and store the same; none waits for another.
+    /// Threads that arrive together all read, and store the same values; none waits.
     #[cold]
     fn read_now<O: Os>(&self, warn: fn(&[&[u8]])) {
-        // First, because it decides what is said about the others.
-        O::each_environment(|variable| {
+        // First, because it decides whether the others are reported.
+        O::for_each_variable(|variable| {
             if variable == b"HZ3_SHOW_ERRORS=0" {
-                // Relaxed: as the struct says.
+                // Relaxed: see [`Options`].
                 self.hide_errors.store(1, Ordering::Relaxed);
             }
         });
-        O::each_environment(|variable| {
+        O::for_each_variable(|variable| {
             if let Some(option) = variable.strip_prefix(PREFIX) {
                 let split = option.iter().position(|&byte| byte == b'=').unwrap_or(option.len());
                 let (name, value) = (option.get(..split).unwrap_or(b""), option.get(split + 1..).unwrap_or(b""));
                 match self.set(name, value) {
                     Ok(()) => {}
                     Err(_) if !self.shows_errors() => {}
-                    Err(Refused::Unknown) => {
+                    Err(Rejected::Unknown) => {
                         warn(&[PREFIX, name, b" is no option of this version; ignored"]);
                     }
-                    Err(Refused::Malformed { expected }) => {
+                    Err(Rejected::Malformed { expected }) => {
                         let parts: [&[u8]; 7] = [PREFIX, name, b"=", value, b": expected ", expected, b"; ignored"];
                         warn(&parts);
                     }
@@ -285,17 +279,16 @@ impl Options {
         });
         let counted = self.reports_at_exit() || !self.stats_page.is_none();
         self.counts_heat.store(u32::from(counted), Ordering::Relaxed);
-        // Release: pairs with the Acquire in `read`.
+        // Release: publishes all options. Pairs with the Acquire in `read`.
         self.is_read.store(1, Ordering::Release);
     }
 
-    /// Sets the option `name`, without its prefix.
-    fn set(&self, name: &[u8], value: &[u8]) -> Result<(), Refused> {
-        let known = KNOWN.iter().find(|known| known.name == name).ok_or(Refused::Unknown)?;
-        (known.take)(self, value).ok_or(Refused::Malformed { expected: known.expected })
+    fn set(&self, name: &[u8], value: &[u8]) -> Result<(), Rejected> {
+        let known = KNOWN.iter().find(|known| known.name == name).ok_or(Rejected::Unknown)?;
+        (known.apply)(self, value).ok_or(Rejected::Malformed { expected: known.expected })
     }
 
-    /// Milliseconds that free pages are kept for; 0: given back at once; [`NEVER`].
+    /// Milliseconds that free pages are kept; 0: purged at once; [`NEVER`].
     #[inline]
     pub fn purge_delay_ms(&self) -> u32 {
         self.purge_delay_ms.load(Ordering::Relaxed)
@@ -306,7 +299,7 @@ impl Options {
         self.arena_bytes.load(Ordering::Relaxed)
     }
 
-    /// What is asked for under the allocator's memory.
+    /// The choice of huge pages.
     pub fn huge_pages(&self) -> HugePages {
         const NEVER: u32 = HugePages::Never as u32;
         const ALWAYS: u32 = HugePages::Always as u32;
@@ -317,17 +310,17 @@ impl Options {
         }
     }
 
-    /// Asks for what [`Options::huge_pages`] says under fresh memory.
+    /// Applies [`Options::huge_pages`] to fresh memory.
     ///
     /// # Safety
-    /// The range is reserved or mapped, in whole pages.
+    /// The caller owns the range, reserved or mapped, in whole pages.
     pub unsafe fn advise<O: Os>(&self, start: NonNull<u8>, bytes: usize) {
         let huge = match self.huge_pages() {
             HugePages::System => return,
             HugePages::Never => false,
             HugePages::Always => true,
         };
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller keeps the contract of `Os::prefer_huge`, which is the same.
         unsafe { O::prefer_huge(start, bytes, huge) }
     }
 
@@ -336,28 +329,28 @@ impl Options {
         self.shows_stats() || !self.stats_file.is_none() || !self.stats_json.is_none()
     }
 
-    /// Whether what the statistics at exit and the statistics page alone show is counted.
+    /// Whether to keep the counts that only the exit statistics and the statistics page show.
     #[inline]
     pub fn counts_heat(&self) -> bool {
         self.counts_heat.load(Ordering::Relaxed) != 0
     }
 
-    /// Where the heap profile goes.
+    /// Path of the heap profile.
     pub fn profile(&self) -> &Path {
         &self.profile
     }
 
-    /// Mean bytes between two samples of the profile.
+    /// Mean bytes between two samples of the heap profile.
     pub fn profile_interval_bytes(&self) -> usize {
         self.profile_interval_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether a thread of the allocator's own gives memory back while the program's threads rest.
+    /// Whether a background thread purges while the program's threads are idle.
     pub fn background_thread(&self) -> bool {
         self.background_thread.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether the library says at start what it is and what its options are.
+    /// Whether the library reports its version and options at start.
     pub fn is_verbose(&self) -> bool {
         self.verbose.load(Ordering::Relaxed) != 0
     }
@@ -367,30 +360,29 @@ impl Options {
         self.show_stats.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether options that are not taken, and files that can't be written, are reported.
+    /// Whether ignored options and unwritable files are reported.
     pub fn shows_errors(&self) -> bool {
         self.hide_errors.load(Ordering::Relaxed) == 0
     }
 
-    /// Where the table of statistics goes at exit.
+    /// Path of the table of statistics at exit.
     pub fn stats_file(&self) -> &Path {
         &self.stats_file
     }
 
-    /// Where the statistics go as JSON at exit.
+    /// Path of the JSON statistics at exit.
     pub fn stats_json(&self) -> &Path {
         &self.stats_json
     }
 
-    /// Where the statistics page is.
+    /// Path of the statistics page.
     pub fn stats_page(&self) -> &Path {
         &self.stats_page
     }
 }
 
-/// Why an option was not taken.
 #[derive(Debug, PartialEq, Eq)]
-enum Refused {
+enum Rejected {
     Unknown,
     Malformed { expected: &'static [u8] },
 }
@@ -412,7 +404,7 @@ mod tests {
         }
         for text in ["", "-2", "1s", "3600001", "99999999999999999999", "0x10", " 1"] {
             assert!(
-                matches!(options.set(b"PURGE_DELAY_MS", text.as_bytes()), Err(Refused::Malformed { .. })),
+                matches!(options.set(b"PURGE_DELAY_MS", text.as_bytes()), Err(Rejected::Malformed { .. })),
                 "{text}"
             );
             assert_eq!(options.purge_delay_ms(), NEVER, "{text}");
@@ -427,7 +419,7 @@ mod tests {
             assert_eq!(options.arena_bytes(), bytes);
         }
         for text in ["", "M", "1M", "17T", "4GB", "99999999999999999T"] {
-            assert!(matches!(options.set(b"ARENA_SIZE", text.as_bytes()), Err(Refused::Malformed { .. })), "{text}");
+            assert!(matches!(options.set(b"ARENA_SIZE", text.as_bytes()), Err(Rejected::Malformed { .. })), "{text}");
         }
         assert_eq!(options.arena_bytes(), 1 << 30);
     }
@@ -441,7 +433,7 @@ mod tests {
             assert_eq!(options.profile_interval_bytes(), bytes);
         }
         for text in ["0", "", "2T", "-1"] {
-            assert!(matches!(options.set(b"PROFILE_INTERVAL", text.as_bytes()), Err(Refused::Malformed { .. })));
+            assert!(matches!(options.set(b"PROFILE_INTERVAL", text.as_bytes()), Err(Rejected::Malformed { .. })));
         }
     }
 
@@ -455,9 +447,9 @@ mod tests {
         }
         assert_eq!(options.set(b"BACKGROUND_THREAD", b"1"), Ok(()));
         assert!(options.background_thread());
-        assert!(matches!(options.set(b"BACKGROUND_THREAD", b"yes"), Err(Refused::Malformed { .. })));
-        assert_eq!(options.set(b"COLOUR", b"1"), Err(Refused::Unknown));
-        assert_eq!(options.set(b"TH", b"1"), Err(Refused::Unknown));
+        assert!(matches!(options.set(b"BACKGROUND_THREAD", b"yes"), Err(Rejected::Malformed { .. })));
+        assert_eq!(options.set(b"COLOUR", b"1"), Err(Rejected::Unknown));
+        assert_eq!(options.set(b"TH", b"1"), Err(Rejected::Unknown));
     }
 
     #[test]
@@ -468,8 +460,8 @@ mod tests {
         assert!(options.stats_json().bytes().eq(*b"/tmp/a-%p.json"));
         assert_eq!(options.set(b"STATS_JSON", b"short"), Ok(()));
         assert!(options.stats_json().bytes().eq(*b"short"));
-        for refused in [&b""[..], b"%", b"a%", b"%d", b"%%", b"a%pb%x", &[b'x'; PATH_BYTES + 1]] {
-            assert!(matches!(options.set(b"STATS_JSON", refused), Err(Refused::Malformed { .. })));
+        for rejected in [&b""[..], b"%", b"a%", b"%d", b"%%", b"a%pb%x", &[b'x'; PATH_BYTES + 1]] {
+            assert!(matches!(options.set(b"STATS_JSON", rejected), Err(Rejected::Malformed { .. })));
         }
         assert!(options.stats_json().bytes().eq(*b"short"));
         assert!(options.stats_file().is_none());

@@ -1,13 +1,13 @@
-//! Rank: the order in which locks nest, and, in debug builds, a count of those that the calling thread holds.
+//! Rank: the order in which locks nest, checked in debug builds.
 //!
 //! ```text
 //! byte 0: locks of rank 0 | byte 1: of rank 1 | … | byte 7: of rank 7        one thread-local word
 //! ```
 //!
-//! Debug builds stop where a thread takes a lock out of order. Release builds count nothing.
+//! Debug builds count the locks that each thread holds and stop at one taken out of order. Release builds don't.
 
-/// Every lock of an allocator, in the order in which they may nest: a thread takes only locks of a higher rank than
-/// those that it holds, or shards' in the order of their numbers. A fork takes all of them in this order.
+/// Every lock of an allocator, in nesting order. A thread may take locks of a higher rank than those it holds, and
+/// further shards' locks by rising number. A fork takes all locks, in this order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 pub enum Rank {
@@ -48,30 +48,29 @@ pub trait Ranked {
     /// The lock's rank.
     const RANK: Rank;
 
-    /// Whether nothing is under way that a thread took out under the lock and will put back. A fork waits for this: in
-    /// the child nobody would put it back.
+    /// Whether no thread will put back a thing it took out. A fork waits for this: the child lacks that thread.
     fn is_settled(&self) -> bool {
         true
     }
 }
 
-/// Notes that the calling thread has taken a lock of `rank`, for which it may have waited.
+/// Counts a lock of `rank` that the calling thread took and may have waited for; debug builds check the order.
 #[inline]
 pub fn note_lock(rank: Rank, is_forking: impl FnOnce() -> bool) {
-    // A forking thread holds every lock of its lane; what it takes meanwhile are its own, or another lane's.
+    // A forking thread holds every lock of its lane. It passes through those, or takes another lane's.
     if IS_COUNTED && !is_forking() {
         assert!(word::get() >> (8 * rank as u32) < 1 << 8, "a lock of rank {rank:?} is taken below {:#x}", word::get());
     }
     note_try(rank);
 }
 
-/// Notes that the calling thread has taken a lock of `rank` without waiting.
+/// Counts a lock of `rank` that the calling thread took without waiting.
 #[inline]
 pub fn note_try(rank: Rank) {
     word::set(word::get().wrapping_add(1 << (8 * rank as u32)));
 }
 
-/// Notes that the calling thread has released a lock of `rank`.
+/// Counts a lock of `rank` as released by the calling thread.
 #[inline]
 pub fn note_unlock(rank: Rank) {
     word::set(word::get().wrapping_sub(1 << (8 * rank as u32)));
@@ -80,7 +79,7 @@ pub fn note_unlock(rank: Rank) {
 /// Whether this build counts.
 pub const IS_COUNTED: bool = word::IS_COUNTED;
 
-/// Whether the calling thread holds no lock. True in builds that do not count.
+/// Whether the calling thread holds no lock; true in builds that do not count.
 #[inline]
 pub fn is_none_held() -> bool {
     word::get() == 0
@@ -105,7 +104,7 @@ mod word {
     #[inline]
     pub fn get() -> u64 {
         let word;
-        // SAFETY: reads the thread-local word that is defined above.
+        // SAFETY: reads this thread's copy of the word defined above; changes no memory and no flags.
         unsafe {
             core::arch::asm!(
                 "mov {word}, qword ptr [rip + hz3_held_ranks@GOTTPOFF]",
@@ -119,7 +118,7 @@ mod word {
 
     #[inline]
     pub fn set(word: u64) {
-        // SAFETY: writes the thread-local word that is defined above.
+        // SAFETY: writes this thread's copy of the word defined above, which only this module uses; changes no flags.
         unsafe {
             core::arch::asm!(
                 "mov {offset}, qword ptr [rip + hz3_held_ranks@GOTTPOFF]",

@@ -210,7 +210,7 @@ impl Owned {
         self.clock = now;
         let span = Self::span(spans, id);
         span.stamp = now;
-        let free = out.len() - span.take(bins::info(bin), out);
+        let free = out.len() - span.carve(bins::info(bin), out);
         self.purged_pages += span.purged_pages() as usize;
         let span = Self::span(spans, id);
         if span.has_room(bins::info(bin)) {
@@ -229,7 +229,7 @@ impl Owned {
                 break;
             }
             if let Some(places) = out.get_mut(..free) {
-                free -= self.take(spans, id, |span| span.take(info, places));
+                free -= self.take(spans, id, |span| span.carve(info, places));
             }
             let span = Self::span(spans, id);
             if span.has_room(info) {
@@ -253,7 +253,7 @@ impl Owned {
         while free > 0 && self.has_home(spans, bin) {
             let Some(&id) = self.heads.get(usize::from(bin.0)) else { break };
             if let Some(places) = out.get_mut(..free) {
-                free -= self.take(spans, id, |span| span.take_home(info, places));
+                free -= self.take(spans, id, |span| span.carve_home(info, places));
             }
             let span = Self::span(spans, id);
             if span.home > 0 {
@@ -307,7 +307,7 @@ impl Owned {
     pub unsafe fn restore(&mut self, spans: &Spans, id: SpanId, slot: Slot, idle: bool) -> Result<bool, NotReturned> {
         let span = Self::span(spans, id);
         let bin = span.bin;
-        span.give(bins::info(bin), slot.address())?;
+        span.restore(bins::info(bin), slot.address())?;
         if !idle {
             span.stamp = self.clock;
         }

@@ -56,7 +56,7 @@ pub fn tick<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &
         is_behind |= purge_holes(pages, exchange, schedule, now, delay_ms);
         is_behind |= pages.purge(now, delay_ms, MAX_PURGE_BYTES) >= MAX_PURGE_BYTES;
     }
-    pages.unmap_again(MAX_UNMAPS);
+    pages.retry_unmaps(MAX_UNMAPS);
     schedule.set_behind(is_behind);
 }
 

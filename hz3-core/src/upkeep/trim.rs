@@ -54,7 +54,7 @@ pub fn purge_all<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) -> boo
         pages.release_waiting(0, 0);
     }
     let now = P::Os::now_ms();
-    let returned = pages.unmap_again(usize::MAX);
+    let returned = pages.retry_unmaps(usize::MAX);
     purge_all_holes(pages, exchange, now) + pages.purge(now, 0, usize::MAX) + returned > 0
 }
 

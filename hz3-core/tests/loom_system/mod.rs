@@ -101,7 +101,7 @@ unsafe impl<U: Unit> Os for System<U> {
         // A process under a limit maps each chunk on its own, which is the exchange that is modelled here.
         1 << 30
     }
-    fn each_environment(_: impl FnMut(&[u8])) {
+    fn for_each_variable(_: impl FnMut(&[u8])) {
         unimplemented!()
     }
     fn is_last_thread() -> bool {

@@ -89,8 +89,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "unlock-dropped",
         file: "platform/lock.rs",
-        original: "if self.held {",
-        fault: "if !self.held {",
+        original: "if self.owns_lock {",
+        fault: "if !self.owns_lock {",
         model: LOCK,
     },
     Mutant {
@@ -103,7 +103,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "fork-wakes-nobody",
         file: "platform/lock.rs",
-        original: "self.by_fork.store(0, Ordering::Relaxed);\n        self.unlock();",
+        original: "self.held_for_fork.store(0, Ordering::Relaxed);\n        self.unlock();",
         fault: "self.word.store(FREE, Ordering::Release);",
         model: FORK,
     },
