@@ -72,11 +72,12 @@ impl<T: Ranked, W: Waiter> Mutex<T, W> {
     /// Takes the lock; waits while another thread holds it.
     #[inline]
     pub fn lock(&self) -> Guard<'_, T, W> {
+        rank::check(T::RANK, W::is_forking);
         // Acquire: pairs with the Release in `unlock`. Relaxed: a failure gives no access.
         let taken = self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok();
         let owns_lock = taken || self.lock_slow();
         if owns_lock {
-            rank::note_lock(T::RANK, W::is_forking);
+            rank::note_lock(T::RANK);
         }
         Guard { mutex: self, owns_lock, on_thread: core::marker::PhantomData }
     }
@@ -98,7 +99,7 @@ impl<T: Ranked, W: Waiter> Mutex<T, W> {
     pub fn try_lock(&self) -> Option<Guard<'_, T, W>> {
         // Acquire: pairs with the Release in `unlock`. Relaxed: a failure gives no access.
         self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).ok().map(|_| {
-            rank::note_try(T::RANK);
+            rank::note_lock(T::RANK);
             Guard { mutex: self, owns_lock: true, on_thread: core::marker::PhantomData }
         })
     }
@@ -149,12 +150,13 @@ impl<T: Ranked, W: Waiter> Mutex<T, W> {
 
 impl<T: Ranked, W: Waiter> ForkLock for Mutex<T, W> {
     fn acquire_for_fork(&self) {
+        rank::check(T::RANK, W::is_forking);
         loop {
             // Acquire: pairs with the Release in `unlock`. Relaxed: a failure gives no access.
             if self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_err() {
                 self.acquire_slow();
             }
-            rank::note_lock(T::RANK, W::is_forking);
+            rank::note_lock(T::RANK);
             // SAFETY: this thread has just taken the lock, so there is no guard.
             if unsafe { &*self.value.get() }.is_settled() {
                 // Relaxed: only this thread acts on it.

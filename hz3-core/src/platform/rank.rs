@@ -54,19 +54,18 @@ pub trait Ranked {
     }
 }
 
-/// Counts a lock of `rank` that the calling thread took and may have waited for; debug builds check the order.
+/// Stops the calling thread if it may not wait for a lock of `rank`, because it holds one of a higher rank.
 #[inline]
-pub fn note_lock(rank: Rank, is_forking: impl FnOnce() -> bool) {
+pub fn check(rank: Rank, is_forking: impl FnOnce() -> bool) {
     // A forking thread holds every lock of its lane. It passes through those, or takes another lane's.
     if IS_COUNTED && !is_forking() {
         assert!(word::get() >> (8 * rank as u32) < 1 << 8, "a lock of rank {rank:?} is taken below {:#x}", word::get());
     }
-    note_try(rank);
 }
 
-/// Counts a lock of `rank` that the calling thread took without waiting.
+/// Counts a lock of `rank` that the calling thread took.
 #[inline]
-pub fn note_try(rank: Rank) {
+pub fn note_lock(rank: Rank) {
     word::set(word::get().wrapping_add(1 << (8 * rank as u32)));
 }
 

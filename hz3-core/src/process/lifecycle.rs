@@ -35,9 +35,9 @@ impl<L: Lane> Pointer for CurrentThread<L> {
 
     fn set_stage(&self, stage: Stage<*mut HeapOf<L>>) {
         let entries = match stage {
-            Stage::Without => (&raw const NO_HEAP).cast_mut(),
+            Stage::Without => NO_HEAP.entries(),
             Stage::With(heap) => heap.cast(),
-            Stage::Left => (&raw const LEFT_HEAP).cast_mut(),
+            Stage::Left => LEFT_HEAP.entries(),
         };
         // SAFETY: a static heap, or one that this thread owns.
         unsafe { L::set_heap(entries) };

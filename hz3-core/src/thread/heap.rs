@@ -39,15 +39,6 @@ pub struct Entry {
 }
 
 impl Entry {
-    const fn none() -> Self {
-        Self {
-            top: AtomicPtr::new(null_mut()),
-            base: AtomicPtr::new(null_mut()),
-            limit: AtomicPtr::new(null_mut()),
-            spare: AtomicPtr::new(null_mut()),
-        }
-    }
-
     // Relaxed, all accesses below: as `Entry` says. Hits read plainly, so that the read folds into the comparison, and
     // step `top` by a load and a store of their own, which become one instruction on memory.
 
@@ -289,9 +280,20 @@ const _: () = assert!(size_of::<Entry>() == BIN_ENTRY_BYTES);
 #[repr(C)]
 pub struct Entries([Entry; BINS]);
 
-impl Entries {
-    const fn none() -> Self {
-        Entries([const { Entry::none() }; BINS])
+/// Entries that are null for ever: plain words, so that they lie in read-only memory.
+#[repr(C, align(8))]
+pub struct StaticHeap([usize; BINS * BIN_ENTRY_BYTES / size_of::<usize>()]);
+
+const _: () = assert!(size_of::<StaticHeap>() == size_of::<Entries>());
+
+impl StaticHeap {
+    const fn new() -> Self {
+        StaticHeap([0; BINS * BIN_ENTRY_BYTES / size_of::<usize>()])
+    }
+
+    /// Its entries, which are only read: they are empty and full at once.
+    pub const fn entries(&'static self) -> *mut Entries {
+        core::ptr::from_ref(self).cast_mut().cast()
     }
 }
 
@@ -299,9 +301,9 @@ impl Entries {
 pub const TICKS: u8 = 64;
 
 /// The entries of a thread that has no heap yet.
-pub static NO_HEAP: Entries = Entries::none();
+pub static NO_HEAP: StaticHeap = StaticHeap::new();
 /// The entries of a thread that is ending and has given its heap back.
-pub static LEFT_HEAP: Entries = Entries::none();
+pub static LEFT_HEAP: StaticHeap = StaticHeap::new();
 
 /// Stands in front of a heap while there is a heap profile: its null entries make each call miss. Starts as zeros.
 #[repr(C)]
@@ -593,11 +595,11 @@ pub unsafe fn peek<S, Q>(heap: *const Heap<S, Q>, bin: Bin, visit: impl FnMut(*c
 /// Whether `heap` is a static heap.
 #[inline]
 pub fn is_static(heap: *const Entries) -> bool {
-    core::ptr::eq(heap, &NO_HEAP) || core::ptr::eq(heap, &LEFT_HEAP)
+    core::ptr::eq(heap, NO_HEAP.entries()) || has_left(heap)
 }
 
 /// Whether the thread with `heap` at its pointer has given its heap back.
 #[inline]
 pub fn has_left(heap: *const Entries) -> bool {
-    core::ptr::eq(heap, &LEFT_HEAP)
+    core::ptr::eq(heap, LEFT_HEAP.entries())
 }

@@ -100,7 +100,7 @@ macro_rules! thread_pointer {
             fn with_thread_pointer<T>(body: impl FnOnce(&core::cell::Cell<*mut $crate::thread::heap::Entries>) -> T) -> T {
                 std::thread_local! {
                     static HEAP: core::cell::Cell<*mut $crate::thread::heap::Entries> =
-                        const { core::cell::Cell::new((&raw const $crate::thread::heap::NO_HEAP).cast_mut()) };
+                        const { core::cell::Cell::new($crate::thread::heap::NO_HEAP.entries()) };
                 }
                 HEAP.with(body)
             }

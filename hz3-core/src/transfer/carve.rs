@@ -50,8 +50,10 @@ pub fn carve_own<P: Sharded>(
         && !out.is_empty()
         && let Some(id) = pages.take_small(bin, shard)
     {
+        // Before the lock: a library may have put itself in the clock's place.
+        let now = P::Os::now_ms();
         // SAFETY: `take_small` made the span for this thread alone; `add` takes it over.
-        taken = unsafe { owned.lock().add(pages.spans(), bin, id, P::Os::now_ms(), out) };
+        taken = unsafe { owned.lock().add(pages.spans(), bin, id, now, out) };
     }
     let carved = slots_of(out, taken);
     populate::<P>(bin, carved);
