@@ -94,8 +94,10 @@ fn nothing_written_after_free_is_read<L: Lane>() {
         blocks.shuffle(&mut rng);
         let (own, sent) = blocks.split_at(blocks.len() / 2);
         std::thread::scope(|scope| {
-            scope.spawn(|| free_and_write::<L>(sent, word));
+            let other = scope.spawn(|| free_and_write::<L>(sent, word));
             free_and_write::<L>(own, word);
+            // Its very end, destructors included, which a scope does not wait for.
+            other.join().expect("no panic");
         });
         // Wherever the slots are now: in magazines, depots, stashes and spans. Only this thread is left.
         blocks.iter().for_each(|block| block.fill_pages(word));
