@@ -1,12 +1,11 @@
 //! Lane: defines every lane, each a set of constants and types.
 //!
-//! To add one: write a `lane!` here, a package like `hz3-preload/scale`, and its name in `xtask`'s list of lanes.
+//! To add one: `docs/design.md`, "Where is a lane added?"
 
 use crate::allocator::{Allocator, HeapOf, Lane};
 use crate::hardening::quarantine;
 use crate::pages::bins::BINS;
-use crate::pages::policy::shapes;
-use crate::pages::policy::{Policy, Shape};
+use crate::pages::policy::{Policy, Shape, shapes};
 #[cfg(feature = "internals")]
 use crate::platform::fake::Fake;
 use crate::platform::linux::Linux;

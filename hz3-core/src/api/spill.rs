@@ -1,7 +1,8 @@
 //! Spill: makes room in a thread's full entry.
 //!
 //! ```text
-//! empty magazine, spare magazine → own depot (adopted) → home through the stash (not adopted, or depot full)
+//! empty magazine → spare magazine → scale, hardened: own depot, else home through the sparse stash
+//!                                   fast: remote slots into the dense stash; only own ones: own depot, else the stash
 //! ```
 //!
 //! A consumer's magazine goes to its owner's inbox: [`crate::thread::flow`].

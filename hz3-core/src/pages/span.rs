@@ -35,7 +35,7 @@ pub enum Guarded {
 /// A run's descriptor.
 #[repr(C, align(64))]
 pub struct Span {
-    /// Address of the first page. Sync: constant while the span is in use; else the run lock.
+    /// Address of the first page. Sync: constant for a small span in use; else its owner's (a large block, a span in transit), or the run lock.
     pub start: usize,
     /// Neighbours in the span's list: a partial list (shard lock) or an index list (run lock).
     pub next: SpanId,

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! per bin    full → magazine → …     free slots for refills
-//!            inbox → magazine → …    slots that came home (dense stash)
+//!            inbox → magazine → …    magazines sent home (dense stash, or a consumer's)
 //!            spans with room         those with slots at home first, those with only fresh ones last
 //! per class  empty → magazine → …    spent magazines, back where they were filled
 //! ```
 //!
-//! The stacks are lock-free. A lock protects the span lists, for a bounded number of slots or magazines, and never
+//! The stacks are lock-free. A lock protects the spans' descriptors and lists, for a bounded number of slots or magazines, and never
 //! across a system call or another lock.
 
 use crate::pages::bins::{self, BINS};
