@@ -79,7 +79,7 @@ pub struct Allocator<L: Lane> {
     /// Told that time passes and that the process forked.
     pub observer: Observer,
     /// Starts the background thread in a forked child.
-    pub in_child: Observer,
+    pub on_fork_child: Observer,
     /// Trim requests so far. At its next miss, a thread that sees a new one empties its cache.
     trims: AtomicU32,
 }
@@ -96,7 +96,7 @@ impl<L: Lane> Allocator<L> {
             hooks: Hooks::new(),
             profile: Profile::new(),
             observer: Observer::none(),
-            in_child: Observer::none(),
+            on_fork_child: Observer::none(),
             trims: AtomicU32::new(0),
         }
     }

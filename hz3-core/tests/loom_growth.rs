@@ -4,7 +4,7 @@
 
 mod loom_system;
 
-use hz3_core::pages::extent::Extents;
+use hz3_core::pages::page_map::PageMap;
 use hz3_core::platform::atomic::AtomicU32;
 use hz3_core::platform::units::PAGE_BYTES;
 use hz3_core::transfer::depot::{Links, Stack};
@@ -20,7 +20,7 @@ const BASE: usize = 0x7f00_0000_0000;
 const PAGES: usize = 2;
 
 struct Arenas {
-    extents: Extents<Tag, 2>,
+    extents: PageMap<Tag, 2>,
     tags: [Box<[Tag; PAGES]>; 2],
     link: [AtomicU32; 2],
     depot: Stack,
@@ -36,7 +36,7 @@ impl Arenas {
     fn new() -> Arc<Self> {
         let tags = || Box::new(std::array::from_fn(|_| UnsafeCell::new(0)));
         let link = std::array::from_fn(|_| AtomicU32::new(0));
-        Arc::new(Self { extents: Extents::new(), tags: [tags(), tags()], link, depot: Stack::new() })
+        Arc::new(Self { extents: PageMap::new(), tags: [tags(), tags()], link, depot: Stack::new() })
     }
 
     fn address(arena: usize, page: usize) -> usize {

@@ -22,7 +22,7 @@ use crate::platform::units::{Bin, MIN_ALIGN, PAGE_BYTES, ShardId};
 use crate::thread::cold_bins::send_cold_bins_home;
 use crate::thread::heap::{Entry, TICKS, heap_at, is_static};
 use crate::transfer::carve::carve;
-use crate::transfer::homeward::deliver_one;
+use crate::transfer::homeward::restore_one;
 use crate::upkeep::round;
 use crate::upkeep::trim::{could_serve, flush, purge_all};
 use core::ptr::{NonNull, null_mut};
@@ -67,7 +67,7 @@ pub fn large<L: Lane>(bytes: usize, align: usize) -> Option<Block> {
     Some(block)
 }
 
-/// For threads without a heap; null when memory has run out.
+/// A slot from a span, when there is no heap or no magazine; null when memory has run out. Any shard serves: the first.
 #[cold]
 fn carve_one<L: Lane>(bin: Bin, bytes: usize) -> *mut u8 {
     let mut out = no_slots::<1>();
@@ -137,7 +137,7 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
         },
         // SAFETY: this thread's heap, without another reference.
         Some(heap) => unsafe { push_or_spill::<L>(&*heap, tag.bin(), slot) },
-        None => deliver_one(&allocator.pages, &allocator.exchange, slot),
+        None => restore_one(&allocator.pages, &allocator.exchange, slot),
     }
 }
 
@@ -168,7 +168,7 @@ pub fn push_or_spill<L: Lane>(heap: &HeapOf<L>, bin: Bin, slot: Slot) {
         let Some(kept) = left else { return };
         if !has_room {
             let allocator = L::allocator();
-            return deliver_one(&allocator.pages, &allocator.exchange, kept);
+            return restore_one(&allocator.pages, &allocator.exchange, kept);
         }
         slot = kept;
     }

@@ -36,7 +36,8 @@ pub unsafe fn spill<L: Lane>(heap: &HeapOf<L>, bin: Bin) -> bool {
         check_slots::<L>(heap, bin, oldest);
         // Before it is given away, because from then on it is another thread's.
         heap.entry(bin).unload();
-        if L::ADOPT || !keep_own::<L>(heap, bin, oldest) {
+        let has_room = !L::ADOPT && send_remote_slots_home::<L>(heap, bin, oldest);
+        if !has_room {
             if put_full::<L>(heap, bin, oldest) {
                 return load_empty::<L>(heap, bin);
             }
@@ -147,7 +148,7 @@ unsafe fn send_home<L: Lane>(heap: &HeapOf<L>, bin: Bin, magazine: *mut Magazine
 ///
 /// # Safety
 /// As for [`send_home`].
-unsafe fn keep_own<L: Lane>(heap: &HeapOf<L>, bin: Bin, magazine: *mut Magazine) -> bool {
+unsafe fn send_remote_slots_home<L: Lane>(heap: &HeapOf<L>, bin: Bin, magazine: *mut Magazine) -> bool {
     let allocator = L::allocator();
     let shard = heap.shard.get();
     let mut homeward = Homeward::new(&allocator.pages, &allocator.exchange, shard);

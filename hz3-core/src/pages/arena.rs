@@ -9,7 +9,7 @@
 //! Segments are committed from the front, with a page of tags each, so addresses below `committed` have a readable
 //! tag. A further arena follows one that is used up.
 
-use crate::pages::extent::{Extent, Extents};
+use crate::pages::page_map::{ArenaTags, PageMap};
 use crate::pages::page_tag::{PageTag, TagCell};
 use crate::platform::lock::{ForkLock, Mutex};
 use crate::platform::options::Options;
@@ -58,7 +58,7 @@ struct Reservation {
 }
 
 impl Reservation {
-    fn of(extent: &Extent<TagCell>) -> Self {
+    fn of(extent: &ArenaTags<TagCell>) -> Self {
         Self { base: extent.base(), tags: extent.tags(), capacity: extent.capacity() }
     }
 
@@ -126,7 +126,7 @@ impl Ranked for Growth {
 
 /// All arenas of an allocator.
 pub struct Arenas<O: Os> {
-    extents: Extents<TagCell, ARENAS>,
+    extents: PageMap<TagCell, ARENAS>,
     growth: Mutex<Growth, O>,
     /// The options of the environment, the first arena's size among them.
     pub options: Options,
@@ -135,12 +135,12 @@ pub struct Arenas<O: Os> {
 impl<O: Os> Arenas<O> {
     /// No arenas.
     pub const fn new(options: Options) -> Self {
-        Self { extents: Extents::new(), growth: Mutex::new(Growth), options }
+        Self { extents: PageMap::new(), growth: Mutex::new(Growth), options }
     }
 
     /// The first arena's extent, for the hit path.
     #[inline(always)]
-    pub const fn first(&self) -> &Extent<TagCell> {
+    pub const fn first(&self) -> &ArenaTags<TagCell> {
         self.extents.first()
     }
 

@@ -16,7 +16,7 @@ use crate::platform::rank::{Rank, Ranked};
 use crate::platform::units::{PAGE_BYTES, SpanId};
 
 const BUCKETS: usize = 256;
-/// Waiting mappings that a request examines: bounds the time under the lock.
+/// Unreturned mappings that a request examines: bounds the time under the lock.
 const PROBES: usize = 64;
 
 /// The direct mappings of an allocator.

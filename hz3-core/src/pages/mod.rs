@@ -6,11 +6,11 @@ pub mod arena;
 pub mod bins;
 #[cfg(not(loom))]
 pub mod direct;
-pub mod extent;
 #[cfg(not(loom))]
 pub mod guards;
 #[cfg(not(loom))]
 pub mod page_heap;
+pub mod page_map;
 #[cfg(not(loom))]
 pub mod page_tag;
 #[cfg(not(loom))]

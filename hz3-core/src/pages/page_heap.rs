@@ -300,7 +300,7 @@ impl<P: Policy> PageHeap<P> {
         }
     }
 
-    /// Unmaps `id`, or lets it wait if the system refuses. Returns whether it is unmapped.
+    /// Unmaps `id`, or keeps it as unreturned if the system refuses. Returns whether it is unmapped.
     ///
     /// # Safety
     /// The caller hands over the descriptor, which is in no list. Nothing uses the mapping; `zeroed` is right about it.
@@ -320,7 +320,7 @@ impl<P: Policy> PageHeap<P> {
         }
     }
 
-    /// Unmaps an end of a new mapping, or lets it wait. Without a descriptor to wait with, address space is lost.
+    /// Unmaps an end of a new mapping, or keeps it as unreturned. Without a descriptor for that, address space is lost.
     ///
     /// # Safety
     /// Nothing has used the range, nor will.
@@ -339,7 +339,7 @@ impl<P: Policy> PageHeap<P> {
         }
     }
 
-    /// Retries up to `most` waiting mappings; returns the bytes unmapped. A fork meanwhile may lose the child one.
+    /// Retries up to `most` unreturned mappings; returns the bytes unmapped. A fork meanwhile may lose the child one.
     pub fn retry_unmaps(&self, most: usize) -> usize {
         let mut returned = 0;
         for _ in 0..most.min(self.direct.unreturned().0) {

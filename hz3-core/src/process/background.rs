@@ -22,7 +22,7 @@ const PAUSE_MS: core::ops::RangeInclusive<u32> = 20..=1000;
 /// lock, and its process has no such thread.
 pub fn start_if_wanted<L: Lane>() {
     let options = L::allocator().read_options();
-    L::allocator().in_child.begin(start_in_child::<L>);
+    L::allocator().on_fork_child.begin(start_in_child::<L>);
     if options.background_thread() && options.purge_delay_ms() != NEVER {
         start::<L>();
     }

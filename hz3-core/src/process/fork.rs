@@ -79,5 +79,5 @@ pub unsafe extern "C" fn after_in_child<L: Lane>() {
         release_all(allocator);
     }
     allocator.observer.notify(Event::Forked);
-    allocator.in_child.notify(Event::Forked);
+    allocator.on_fork_child.notify(Event::Forked);
 }

@@ -100,7 +100,7 @@ impl<'a, P: Sharded> Homeward<'a, P> {
 impl<P: Sharded> Carrier for Homeward<'_, P> {
     fn deliver(&mut self, owner: ShardId, bin: Bin, slots: Batch<'_>) {
         self.note_batch(bin, slots.len());
-        deliver(self.pages, self.exchange, owner, bin, slots, self.idle);
+        restore_batch(self.pages, self.exchange, owner, bin, slots, self.idle);
     }
 
     fn empty_magazine(&mut self, bin: Bin) -> Option<*mut Magazine> {
@@ -112,7 +112,7 @@ impl<P: Sharded> Carrier for Homeward<'_, P> {
         unsafe {
             self.note_batch(bin, usize::from((*magazine).count()));
             if !(*magazine).is_worthwhile() || !self.exchange.put_full(owner, bin, magazine, true) {
-                deliver(self.pages, self.exchange, owner, bin, Magazine::drain(magazine), self.idle);
+                restore_batch(self.pages, self.exchange, owner, bin, Magazine::drain(magazine), self.idle);
                 self.exchange.return_empty(magazine);
             }
         }
@@ -120,16 +120,16 @@ impl<P: Sharded> Carrier for Homeward<'_, P> {
 }
 
 /// Puts one slot into its span. Takes the owner's lock.
-pub fn deliver_one<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, slot: Slot) {
+pub fn restore_one<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, slot: Slot) {
     let tag = pages.tag(slot.address());
     let mut one = [MaybeUninit::new(slot)];
     // SAFETY: the place holds the slot.
-    deliver(pages, exchange, tag.owner(), tag.bin(), unsafe { Batch::of(&mut one, 1) }, false);
+    restore_batch(pages, exchange, tag.owner(), tag.bin(), unsafe { Batch::of(&mut one, 1) }, false);
 }
 
 /// Puts `slots`, all of `bin` and `owner`, into their spans, and releases empty spans. A slot that is invalid or free
 /// already stops the process. `idle` slots leave their spans' age alone. Takes the owner's lock.
-fn deliver<P: Sharded>(
+fn restore_batch<P: Sharded>(
     pages: &PageHeap<P>,
     exchange: &Exchange<P>,
     owner: ShardId,

@@ -55,7 +55,7 @@ impl Ranked for Owned {
     }
 }
 
-/// A result of [`Owned::set_aside`].
+/// A result of [`Owned::take_next_with_holes`].
 pub enum HoleScan {
     /// A span with holes, now set aside.
     Holes {
@@ -345,7 +345,7 @@ impl Owned {
 
     /// Resumes the scan for a span with holes, unused for `delay_ms` at `now`. Such a span leaves the lists until
     /// [`Owned::put_back`]. Scans at most `budget` spans, counted down; after the last, the next call starts again.
-    pub fn set_aside(&mut self, spans: &Spans, now: u32, delay_ms: u32, budget: &mut u32) -> HoleScan {
+    pub fn take_next_with_holes(&mut self, spans: &Spans, now: u32, delay_ms: u32, budget: &mut u32) -> HoleScan {
         self.clock = now;
         loop {
             let (number, mut id) = self.scan_position;
@@ -386,7 +386,7 @@ impl Owned {
     /// caller must release it.
     ///
     /// # Safety
-    /// [`Owned::set_aside`] of this shard returned `id`, which is put back once.
+    /// [`Owned::take_next_with_holes`] of this shard returned `id`, which is put back once.
     pub unsafe fn put_back(&mut self, spans: &Spans, id: SpanId, purged: u128) -> bool {
         self.aside -= 1;
         let span = Self::span(spans, id);

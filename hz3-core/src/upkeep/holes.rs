@@ -77,7 +77,7 @@ fn purge_holes_of<P: Sharded>(
     let owned = exchange.shard(shard).owned();
     loop {
         let mut allowed = SPANS_PER_LOCK.min(*looks);
-        let (before, found) = (allowed, owned.lock().set_aside(pages.spans(), now, delay_ms, &mut allowed));
+        let (before, found) = (allowed, owned.lock().take_next_with_holes(pages.spans(), now, delay_ms, &mut allowed));
         *looks -= before - allowed;
         match found {
             HoleScan::End => return true,

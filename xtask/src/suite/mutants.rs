@@ -130,14 +130,14 @@ const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "pages-published-unordered",
-        file: "pages/extent.rs",
+        file: "pages/page_map.rs",
         original: "self.pages.store(pages, Ordering::Release);",
         fault: "self.pages.store(pages, Ordering::Relaxed);",
         model: TAGS,
     },
     Mutant {
         name: "pages-read-unordered",
-        file: "pages/extent.rs",
+        file: "pages/page_map.rs",
         original: "let pages = self.pages.load(Ordering::Acquire);",
         fault: "let pages = self.pages.load(Ordering::Relaxed);",
         model: TAGS,

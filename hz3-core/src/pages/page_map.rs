@@ -1,4 +1,4 @@
-//! Extent: the committed pages of an arena and their tags, as `free` looks them up.
+//! ArenaTags: the committed pages of an arena and their tags, as `free` looks them up.
 //!
 //! ```text
 //! address + origin = offset      offset / page < pages → tags[offset / page]      else not of this arena
@@ -13,7 +13,7 @@ use core::ptr::null_mut;
 
 /// The committed pages of an arena, with a tag `T` each.
 #[repr(C, align(64))]
-pub struct Extent<T> {
+pub struct ArenaTags<T> {
     /// Minus the first page's address, modulo 2^64.
     origin: AtomicUsize,
     pages: AtomicUsize,
@@ -21,7 +21,7 @@ pub struct Extent<T> {
     capacity: AtomicUsize,
 }
 
-impl<T> Extent<T> {
+impl<T> ArenaTags<T> {
     #[cfg(not(loom))]
     const fn new() -> Self {
         Self {
@@ -100,34 +100,34 @@ impl<T> Extent<T> {
 }
 
 /// Up to `N` extents.
-pub struct Extents<T, const N: usize> {
-    extents: [Extent<T>; N],
+pub struct PageMap<T, const N: usize> {
+    extents: [ArenaTags<T>; N],
     count: AtomicUsize,
 }
 
-impl<T, const N: usize> Extents<T, N> {
+impl<T, const N: usize> PageMap<T, N> {
     /// No extents.
     #[cfg(not(loom))]
     pub const fn new() -> Self {
-        Self { extents: [const { Extent::new() }; N], count: AtomicUsize::new(0) }
+        Self { extents: [const { ArenaTags::new() }; N], count: AtomicUsize::new(0) }
     }
 
     /// No extents.
     #[cfg(loom)]
     pub fn new() -> Self {
-        Self { extents: core::array::from_fn(|_| Extent::new()), count: AtomicUsize::new(0) }
+        Self { extents: core::array::from_fn(|_| ArenaTags::new()), count: AtomicUsize::new(0) }
     }
 
     /// The first extent, for the hit path; may have no pages yet.
     #[inline(always)]
-    pub const fn first(&self) -> &Extent<T> {
+    pub const fn first(&self) -> &ArenaTags<T> {
         const { assert!(N > 0) }
         &self.extents[0]
     }
 
     /// All extents.
     #[inline]
-    pub fn all(&self) -> &[Extent<T>] {
+    pub fn all(&self) -> &[ArenaTags<T>] {
         // Acquire: sees the extents' fields. Pairs with the Release in `add`.
         self.extents.get(..self.count.load(Ordering::Acquire)).unwrap_or(&self.extents)
     }
@@ -139,7 +139,7 @@ impl<T, const N: usize> Extents<T, N> {
     }
 
     /// Adds an extent without pages; `None` if there are `N`. The caller holds the growth lock.
-    pub fn add(&self, base: usize, tags: *mut T, capacity: usize) -> Option<&Extent<T>> {
+    pub fn add(&self, base: usize, tags: *mut T, capacity: usize) -> Option<&ArenaTags<T>> {
         debug_assert!(base.is_multiple_of(PAGE_BYTES));
         let count = self.all().len();
         let extent = self.extents.get(count)?;
@@ -153,7 +153,7 @@ impl<T, const N: usize> Extents<T, N> {
     }
 }
 
-impl<T, const N: usize> Default for Extents<T, N> {
+impl<T, const N: usize> Default for PageMap<T, N> {
     fn default() -> Self {
         Self::new()
     }
