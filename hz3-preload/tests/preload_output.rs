@@ -40,7 +40,7 @@ fn the_first_error_stays_whatever_is_copied_afterwards() {
     // A descriptor that is not open: the buffer's second filling meets it.
     let mut file = File::borrowed(-1);
     file.write_str(&"-".repeat(10_000)).expect("errors are told at the end");
-    file.copy(c"/nonexistent/file");
+    file.append(c"/nonexistent/file");
     assert_eq!(file.finish(), Err(libc::EBADF));
 }
 
@@ -48,13 +48,13 @@ fn the_first_error_stays_whatever_is_copied_afterwards() {
 fn a_file_that_cannot_be_written_is_not_filled_from_one_without_an_end() {
     let mut file = File::borrowed(-1);
     file.write_str("a row\n").expect("a buffer takes it");
-    file.copy(c"/dev/zero");
+    file.append(c"/dev/zero");
     assert_eq!(file.finish(), Err(libc::EBADF));
 }
 
 #[test]
 fn what_cannot_be_read_is_an_error_of_the_copy() {
     let mut file = File::borrowed(-1);
-    file.copy(c"/nonexistent/file");
+    file.append(c"/nonexistent/file");
     assert_eq!(file.finish(), Err(libc::ENOENT));
 }
