@@ -132,6 +132,7 @@ impl Stats {
     }
 
     /// All counts with their names.
+    #[doc(hidden)]
     pub fn rows(&self) -> [(&'static str, usize); ROWS] {
         let mut rows = [("", 0); ROWS];
         for (place, row) in rows.iter_mut().zip(ROW_LIST) {
@@ -141,6 +142,7 @@ impl Stats {
     }
 
     /// The inverse of [`Stats::rows`].
+    #[doc(hidden)]
     pub fn from_rows(rows: &[u64; ROWS]) -> Stats {
         let mut stats = Stats::default();
         for (row, &value) in ROW_LIST.iter().zip(rows) {
@@ -150,6 +152,7 @@ impl Stats {
     }
 
     /// The uses of address space; their bytes add up to [`Stats::mapped_bytes`].
+    #[doc(hidden)]
     pub fn uses(&self) -> [Use; USES] {
         let held = |name, bytes, held_bytes, knob| Use { name, bytes, held_bytes, knob };
         let all = |name, bytes, knob| held(name, bytes, bytes, knob);
