@@ -104,7 +104,7 @@ impl Threads {
     }
 
     fn take(&self) -> Option<u32> {
-        let id = self.states.take(self)?;
+        let id = self.states.take(self, || {})?;
         self.heaps.at(id).set_owned(true);
         assert_eq!(self.heaps.at(id).empty(), 0, "slots of another thread's");
         Some(id)
@@ -169,7 +169,7 @@ fn who_walks_over_the_heaps_meets_mapped_ones_only() {
         };
         threads.look_at_all();
         // Nobody has forked: there is nothing to adopt, whatever the others do.
-        threads.states.adopt_orphans(&*threads, |_| unreachable!("a living thread's heap"));
+        assert_eq!(threads.states.adopt(&*threads), None, "a living thread's heap");
         threads.look_at_all();
         other.join().unwrap();
         assert_eq!(threads.end(), 2);
@@ -284,7 +284,7 @@ impl Process {
 
     fn take(&self) -> Option<u32> {
         self.step(|now| now.taking += 1);
-        let id = self.states.take(self);
+        let id = self.states.take(self, || {});
         self.step(|now| {
             now.taking -= 1;
             let at = id? as usize;
@@ -336,7 +336,7 @@ impl Process {
     }
 
     fn adopt(&self) {
-        self.states.adopt_orphans(self, |id| {
+        while let Some(id) = self.states.adopt(self) {
             let at = id as usize;
             self.step(|now| {
                 assert!(matches!(now.owner[at], Owner::Gone | Owner::Nobody), "heap {at} is {:?}'s", now.owner[at]);
@@ -346,7 +346,7 @@ impl Process {
                 now.owner[at] = Owner::Adopter;
             });
             self.empty_and_give(id, Owner::Adopter);
-        });
+        }
     }
 
     /// All that a thread does.

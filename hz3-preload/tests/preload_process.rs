@@ -19,6 +19,8 @@ lane_tests! {
         a_vfork_child_executes_a_program,
         a_vfork_child_may_allocate_and_free,
         programs_are_spawned_by_a_threaded_process,
+        a_signal_handler_of_a_process_with_one_thread_forks,
+        streams_are_flushed_while_others_read_and_fork,
     ],
     Program::new("c/atfork.c") => [
         handlers_of_every_stage_allocate,
@@ -41,13 +43,14 @@ lane_tests! {
         a_thread_first_allocates_in_a_destructor,
         a_destructor_that_never_stops_does_no_harm,
     ],
-    Program::new("c/exit.c") => [
+    Program::new("c/exit.c").plugin("c/plugin/at_exit.c") => [
         exit_is_called_while_threads_allocate,
         exit_is_called_by_a_thread_while_others_allocate,
         the_main_thread_ends_before_the_others,
         quick_exit_runs_handlers_that_allocate,
         main_returns_while_detached_threads_allocate,
         exit_handlers_allocate,
+        a_destructor_that_runs_last_forks,
         a_background_thread_does_not_outlive_the_others,
     ],
     Program::new("c/libraries.c").plugin("c/plugin/allocating.c") => [

@@ -146,10 +146,10 @@ unsafe fn refill_from_spans<L: Lane>(heap: &HeapOf<L>, bin: Bin, flush: unsafe f
             let Some(magazine) = allocator.exchange.empty_magazine(shard, bin) else { return false };
             heap.entry(bin).load(magazine);
         }
-        allocator.heaps.adopt_orphans(|orphan| {
+        if let Some(orphan) = allocator.heaps.adopt() {
             flush(&*orphan);
             allocator.heaps.give(orphan);
-        });
+        }
         let batch = next_batch::<L>(heap, bin);
         fill::<L>(heap, bin, batch, |places| carve(&allocator.pages, &allocator.exchange, shard, bin, places))
     }

@@ -187,8 +187,10 @@ pub struct ShardStats {
 /// Counts of shard `index` of lane `L`; `None` if there is no such shard. Takes its lock.
 pub fn collect_shard<L: Lane>(index: usize) -> Option<ShardStats> {
     let allocator = L::allocator();
-    let shard = allocator.exchange.shards().get(index)?;
     let mut stats = ShardStats::default();
+    let Some(shard) = allocator.exchange.shards().get(index) else {
+        return (index < L::SHARD_COUNT).then_some(stats);
+    };
     for bin in small_bins() {
         let (out, spans) = shard.owned().lock().counts(bin);
         stats.out_bytes += out as usize * slot_bytes(bin);

@@ -15,6 +15,8 @@ pub trait ForkLock {
     /// # Safety
     /// The calling thread took it by [`ForkLock::acquire_for_fork`], perhaps in the parent, and has no guard.
     unsafe fn release_after_fork(&self);
+    /// Whether the calling thread, which is forking, took the lock for that.
+    fn is_held_for_fork(&self) -> bool;
 }
 
 const FREE: u32 = 0;
@@ -86,8 +88,7 @@ impl<T: Ranked, W: Waiter> Mutex<T, W> {
     #[cold]
     #[inline(never)]
     fn lock_slow(&self) -> bool {
-        // Relaxed: only a forking thread stores 1, so this one sees its own store or none.
-        if W::is_forking() && self.held_for_fork.load(Ordering::Relaxed) != 0 {
+        if self.is_held_for_fork() {
             return false;
         }
         self.acquire_slow();
@@ -173,6 +174,11 @@ impl<T: Ranked, W: Waiter> ForkLock for Mutex<T, W> {
         // Relaxed: only this thread acts on it; the Release in `unlock` orders it for the next forking thread.
         self.held_for_fork.store(0, Ordering::Relaxed);
         self.unlock();
+    }
+
+    fn is_held_for_fork(&self) -> bool {
+        // Relaxed: only a forking thread stores 1, so this one sees its own store or none.
+        W::is_forking() && self.held_for_fork.load(Ordering::Relaxed) != 0
     }
 }
 

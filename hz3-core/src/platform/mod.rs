@@ -5,6 +5,8 @@ pub mod abort;
 pub mod atomic;
 #[cfg(all(not(loom), feature = "internals"))]
 pub mod fake;
+#[cfg(not(loom))]
+pub mod libc_inside;
 #[cfg(not(any(loom, miri)))]
 pub mod linux;
 #[cfg(miri)]

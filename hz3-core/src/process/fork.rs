@@ -6,11 +6,15 @@
 //! after, child      makes every other thread's heap an orphan; then as in the parent
 //! ```
 //!
-//! Other libraries' handlers may allocate in the forking thread: locks held for the fork let it through.
+//! A process with one thread takes no lock: if a signal handler forks, that thread may hold some itself, and goes on with
+//! them in both processes. Other libraries' handlers may allocate in the forking thread: locks held for the fork let it
+//! through.
 //!
-//! Outside rules: pthread_atfork(3) (handlers that were registered first run last before the fork and first after it).
+//! Outside rules: pthread_atfork(3) (handlers that were registered first run last before the fork and first after it),
+//! fork(2) (async-signal-safe in POSIX.1-2008).
 
 use crate::allocator::{Allocator, Lane};
+use crate::platform::libc_inside;
 use crate::platform::lock::ForkLock;
 use crate::platform::os::Os;
 use crate::platform::rank::Rank;
@@ -33,10 +37,16 @@ fn each_lock<L: Lane>(allocator: &Allocator<L>, rank: Rank, mut visit: impl FnMu
 }
 
 fn acquire_all<L: Lane>(allocator: &Allocator<L>) {
+    libc_inside::lock_streams();
     for rank in Rank::ALL {
         each_lock(allocator, rank, |lock| lock.acquire_for_fork());
     }
     L::Os::begin_fork();
+}
+
+/// Whether the calling thread took all locks for its fork.
+fn is_held<L: Lane>(allocator: &Allocator<L>) -> bool {
+    allocator.heaps.lock_for_fork().is_held_for_fork()
 }
 
 /// # Safety
@@ -54,7 +64,9 @@ unsafe fn release_all<L: Lane>(allocator: &Allocator<L>) {
 /// # Safety
 /// For `pthread_atfork` alone.
 pub unsafe extern "C" fn before<L: Lane>() {
-    acquire_all(L::allocator());
+    if !libc_inside::is_single_threaded() {
+        acquire_all(L::allocator());
+    }
 }
 
 /// The handler after a fork in the parent.
@@ -62,8 +74,14 @@ pub unsafe extern "C" fn before<L: Lane>() {
 /// # Safety
 /// For `pthread_atfork` alone: [`before`] ran in this thread.
 pub unsafe extern "C" fn after_in_parent<L: Lane>() {
-    // SAFETY: `before` took the locks in this thread, which has no guard here.
-    unsafe { release_all(L::allocator()) }
+    let allocator = L::allocator();
+    if is_held(allocator) {
+        // SAFETY: `before` took the locks in this thread, which has no guard here.
+        unsafe {
+            release_all(allocator);
+            libc_inside::unlock_streams();
+        }
+    }
 }
 
 /// The handler after a fork in the child.
@@ -72,11 +90,14 @@ pub unsafe extern "C" fn after_in_parent<L: Lane>() {
 /// For `pthread_atfork` alone: [`before`] ran in this thread.
 pub unsafe extern "C" fn after_in_child<L: Lane>() {
     let (allocator, entries) = (L::allocator(), L::heap());
-    // SAFETY: `entries` is this thread's pointer. `before` took the locks in this thread, which has no guard here.
-    // Until the release, no thread that an earlier handler started gets a heap: all others in use are orphans.
-    unsafe {
-        allocator.heaps.orphan_all_but(if is_static(entries) { null_mut() } else { heap_at(entries) });
-        release_all(allocator);
+    if is_held(allocator) {
+        // SAFETY: `entries` is this thread's pointer. `before` took the locks in this thread, which has no guard here.
+        // Until the release, no thread that an earlier handler started gets a heap: all others in use are orphans.
+        unsafe {
+            allocator.heaps.orphan_all_but(if is_static(entries) { null_mut() } else { heap_at(entries) });
+            release_all(allocator);
+            libc_inside::reset_streams();
+        }
     }
     allocator.observer.notify(Event::Forked);
     allocator.on_fork_child.notify(Event::Forked);

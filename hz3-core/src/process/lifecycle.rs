@@ -10,6 +10,8 @@
 
 use crate::allocator::{HeapOf, Lane};
 use crate::observe::sampling;
+use crate::platform::libc_inside;
+use crate::platform::units::ShardId;
 use crate::process::fork;
 use crate::thread::heap::{LEFT_HEAP, NO_HEAP, TICKS, has_left, heap_at, is_static};
 use crate::thread::registry::{self, Pointer, Stage};
@@ -52,10 +54,11 @@ pub fn start<L: Lane>() -> Option<*mut HeapOf<L>> {
     let allocator = L::allocator();
     let heap = registry::begin(&CurrentThread::<L>(PhantomData), || {
         allocator.read_options();
-        let heap = allocator.heaps.take()?;
+        let mut shard = ShardId(0);
+        let heap = allocator.heaps.take(|| shard = allocator.exchange.assign_shard())?;
         // SAFETY: `take` gave the heap to this thread alone.
         unsafe {
-            (*heap).shard.set(allocator.exchange.assign_shard());
+            (*heap).shard.set(shard);
             (*heap).ticks.set(TICKS);
             (*heap).trims.set(allocator.trims());
         }
@@ -82,15 +85,8 @@ fn hook_thread_exit<L: Lane>(heap: *mut HeapOf<L>) {
         if cfg!(miri) {
             return;
         }
-        // A refusal is ignored: forks then go unprotected.
         // SAFETY: the handlers stay loaded, because the library is never unloaded.
-        unsafe {
-            libc::pthread_atfork(
-                Some(fork::before::<L>),
-                Some(fork::after_in_parent::<L>),
-                Some(fork::after_in_child::<L>),
-            )
-        };
+        unsafe { libc_inside::at_fork(fork::before::<L>, fork::after_in_parent::<L>, fork::after_in_child::<L>) };
     };
     if let Some(key) = L::allocator().hooks.key(make_key, register) {
         // SAFETY: the key exists and is never deleted. A null value would keep the destructor from running.

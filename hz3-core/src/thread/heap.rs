@@ -498,9 +498,10 @@ impl<S, Q, O: Os> Heaps<S, Q, O> {
         unsafe { typed::<Heap<S, Q>, HEAP_UNIT_BYTES>(&self.table, id) }.as_ptr()
     }
 
-    /// An empty heap for the calling thread to own. `None` when memory has run out. Takes the heaps' lock.
-    pub fn take(&self) -> Option<*mut Heap<S, Q>> {
-        let heap = self.get(self.states.take(self)?);
+    /// An empty heap for the calling thread to own. `None` when memory has run out. Calls `with_lock` under the heaps'
+    /// lock.
+    pub fn take(&self, with_lock: impl FnOnce()) -> Option<*mut Heap<S, Q>> {
+        let heap = self.get(self.states.take(self, with_lock)?);
         // SAFETY: this thread owns the heap.
         unsafe {
             (*heap).batches.iter().for_each(|batch| batch.set(0));
@@ -549,10 +550,10 @@ impl<S, Q, O: Os> Heaps<S, Q, O> {
         self.states.orphan_all_but(unsafe { own.as_ref() }.map(|own| &own.state));
     }
 
-    /// As [`HeapStates::adopt_orphans`].
+    /// As [`HeapStates::adopt`].
     #[inline]
-    pub fn adopt_orphans(&self, mut adopt: impl FnMut(*mut Heap<S, Q>)) {
-        self.states.adopt_orphans(self, |id| adopt(self.get(id)));
+    pub fn adopt(&self) -> Option<*mut Heap<S, Q>> {
+        self.states.adopt(self).map(|id| self.get(id))
     }
 
     /// Calls `visit` with every heap, used or not. Heaps are never unmapped.

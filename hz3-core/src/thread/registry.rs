@@ -20,6 +20,9 @@ const UNUSED: u32 = 0;
 const IN_USE: u32 = 1;
 const LOST: u32 = 2;
 
+/// Heaps that one search for an orphan looks at.
+const LOOKS: usize = 64;
+
 /// The ownership of one heap. All zeros: just made.
 #[repr(C)]
 pub struct HeapState {
@@ -75,25 +78,26 @@ pub struct HeapStates<W: Waiter> {
     unused: Mutex<Unused, W>,
     /// Sync: the heaps' lock.
     generation: AtomicU32,
-    /// Whether there may be orphans to adopt.
-    orphans: AtomicU32,
+    /// The first heap that may be an orphan to adopt; 0 if there is none. Sync: written under the heaps' lock.
+    next_orphan: AtomicU32,
 }
 
 impl<W: Waiter> HeapStates<W> {
     /// No heap yet.
     #[cfg(not(loom))]
     pub const fn new() -> Self {
-        Self { unused: Mutex::new(Unused(0)), generation: AtomicU32::new(0), orphans: AtomicU32::new(0) }
+        Self { unused: Mutex::new(Unused(0)), generation: AtomicU32::new(0), next_orphan: AtomicU32::new(0) }
     }
 
     /// No heap yet.
     #[cfg(loom)]
     pub fn new() -> Self {
-        Self { unused: Mutex::new(Unused(0)), generation: AtomicU32::new(0), orphans: AtomicU32::new(0) }
+        Self { unused: Mutex::new(Unused(0)), generation: AtomicU32::new(0), next_orphan: AtomicU32::new(0) }
     }
 
-    /// A heap, unused or new, that the calling thread owns from here on. `None` when memory has run out.
-    pub fn take(&self, members: &impl Members) -> Option<u32> {
+    /// A heap, unused or new, that the calling thread owns from here on. Calls `with_lock` under the heaps' lock.
+    /// `None` when memory has run out.
+    pub fn take(&self, members: &impl Members, with_lock: impl FnOnce()) -> Option<u32> {
         let mut unused = self.unused.lock();
         let mut id = unused.0;
         if id == 0 {
@@ -111,6 +115,7 @@ impl<W: Waiter> HeapStates<W> {
         // Relaxed, all: under the lock.
         heap.generation.store(self.generation.load(Ordering::Relaxed), Ordering::Relaxed);
         heap.state.store(IN_USE, Ordering::Relaxed);
+        with_lock();
         drop(unused);
         Some(id)
     }
@@ -137,30 +142,35 @@ impl<W: Waiter> HeapStates<W> {
         if let Some(own) = own {
             own.generation.store(generation, Ordering::Relaxed);
         }
-        self.orphans.store(1, Ordering::Relaxed);
+        self.next_orphan.store(1, Ordering::Relaxed);
     }
 
-    /// Hands each orphan to `adopt`, which must empty it and give it back. Orphans in the middle of a change are lost.
+    /// An orphan, which the calling thread must empty and give back. Orphans in the middle of a change are lost. One at a
+    /// time, so that a child does not pay at once for all threads of its parent.
     #[inline]
-    pub fn adopt_orphans(&self, members: &impl Members, mut adopt: impl FnMut(u32)) {
+    pub fn adopt(&self, members: &impl Members) -> Option<u32> {
         // Relaxed: a hint; a thread that misses it loses nothing.
-        if self.orphans.load(Ordering::Relaxed) == 0 {
-            return;
-        }
-        // Relaxed: the swap lets one thread through; the lock in `is_orphan` orders what it sees.
-        if self.orphans.swap(0, Ordering::Relaxed) == 0 {
-            return;
-        }
-        for id in 1..members.end() {
-            if self.is_orphan(members.state(id)) {
-                adopt(id);
-            }
-        }
+        if self.next_orphan.load(Ordering::Relaxed) == 0 { None } else { self.take_orphan(members) }
     }
 
-    /// Whether `heap` is an orphan that can be adopted; one that can't becomes LOST.
-    fn is_orphan(&self, heap: &HeapState) -> bool {
+    #[cold]
+    fn take_orphan(&self, members: &impl Members) -> Option<u32> {
         let _unused = self.unused.lock();
+        // Relaxed: under the lock.
+        let first = self.next_orphan.load(Ordering::Relaxed);
+        if first == 0 {
+            return None;
+        }
+        let end = members.end();
+        let found = (first..end).take(LOOKS).find(|&id| self.is_orphan(members.state(id)));
+        let next = found.map_or(first.saturating_add(LOOKS as u32), |id| id + 1);
+        // Relaxed: under the lock.
+        self.next_orphan.store(if next < end { next } else { 0 }, Ordering::Relaxed);
+        found
+    }
+
+    /// Whether `heap` is an orphan that can be adopted; one that can't becomes LOST. The caller holds the heaps' lock.
+    fn is_orphan(&self, heap: &HeapState) -> bool {
         // Relaxed, all: under the lock; an orphan's `busy` was written before the fork.
         if heap.state.load(Ordering::Relaxed) != IN_USE {
             return false;
@@ -263,7 +273,7 @@ mod forked {
                 unused: Mutex::new(Unused(unused)),
                 // Relaxed, both: under the lock, or a hint.
                 generation: AtomicU32::new(self.generation.load(Ordering::Relaxed)),
-                orphans: AtomicU32::new(self.orphans.load(Ordering::Relaxed)),
+                next_orphan: AtomicU32::new(self.next_orphan.load(Ordering::Relaxed)),
             };
             copy.unused.acquire_for_fork();
             copy

@@ -80,9 +80,11 @@ impl<P: Sharded> Exchange<P> {
 
     // ---- shards ----
 
-    /// Every shard.
+    /// The shards that threads have, and at least the first, for threads without a heap. No lock of another is ever taken.
     pub fn shards(&self) -> &[Shard<P::Os>] {
-        self.shards.all()
+        // Relaxed: a count; a shard missed now is new.
+        let assigned = self.next_shard.load(Ordering::Relaxed) as usize;
+        self.shards.all().get(..assigned.clamp(1, P::SHARD_COUNT)).unwrap_or_default()
     }
 
     /// The shard `id`; ids wrap around.
@@ -93,17 +95,18 @@ impl<P: Sharded> Exchange<P> {
         unsafe { self.shards.all().get_unchecked(index) }
     }
 
-    /// Shards that may have slots: those assigned to threads, and at least the first, for threads without a heap.
-    pub fn used_shards(&self) -> impl Iterator<Item = ShardId> + use<P> {
-        // Relaxed: a count; a shard missed now is new.
-        let assigned = self.next_shard.load(Ordering::Relaxed) as usize;
-        (0..assigned.clamp(1, P::SHARD_COUNT) as u8).map(ShardId)
+    /// The ids of [`Exchange::shards`].
+    pub fn shard_ids(&self) -> impl Iterator<Item = ShardId> + use<P> {
+        (0..self.shards().len() as u8).map(ShardId)
     }
 
-    /// Assigns a shard to a thread, in turn.
+    /// Assigns a shard to a thread, in turn. The caller holds the heaps' lock, so that a fork takes the locks of all
+    /// shards that threads have.
     pub fn assign_shard(&self) -> ShardId {
-        // Relaxed: any value does.
-        ShardId((self.next_shard.fetch_add(1, Ordering::Relaxed) as usize & (P::SHARD_COUNT - 1)) as u8)
+        // Relaxed, both: under the lock. At its end, the count goes on with the second round: it must not look small.
+        let next = self.next_shard.load(Ordering::Relaxed);
+        self.next_shard.store(if next == u32::MAX { P::SHARD_COUNT as u32 } else { next + 1 }, Ordering::Relaxed);
+        ShardId((next as usize & (P::SHARD_COUNT - 1)) as u8)
     }
 
     #[inline]

@@ -194,7 +194,7 @@ pub fn send_depots<P: Sharded>(
 ) -> u32 {
     let stash = Sparse::<256>::new();
     let mut left = most;
-    for shard in exchange.used_shards() {
+    for shard in exchange.shard_ids() {
         let mut homeward = Homeward::idle(pages, exchange, shard);
         for bin in (1..BINS as u8).map(Bin) {
             if left == 0 {

@@ -29,7 +29,7 @@ pub fn purge_holes<P: Sharded>(
 ) -> bool {
     let (mut looks, mut calls) = (MAX_SPANS, 0);
     let first = schedule.next_shard() as usize;
-    for shard in exchange.used_shards().skip(first).chain(exchange.used_shards().take(first)) {
+    for shard in exchange.shard_ids().skip(first).chain(exchange.shard_ids().take(first)) {
         if !purge_holes_of(pages, exchange, shard, now, delay_ms, &mut looks, |made| {
             calls += made;
             calls < MAX_CALLS
@@ -44,7 +44,7 @@ pub fn purge_holes<P: Sharded>(
 /// Purges all holes; the bytes that went, by other threads too. Takes shards' locks.
 pub fn purge_all_holes<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, now: u32) -> usize {
     let before = pages.purged_bytes();
-    for shard in exchange.used_shards() {
+    for shard in exchange.shard_ids() {
         // Bounded, so that it ends although other threads make further holes.
         let spans: u32 = {
             let owned = exchange.shard(shard).owned().lock();

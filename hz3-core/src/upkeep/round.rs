@@ -62,7 +62,7 @@ pub fn tick<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &
 
 /// Makes the surplus of every depot due to be sent home, by its low-water mark since the last round.
 fn make_surplus_due<P: Sharded>(exchange: &Exchange<P>) {
-    for shard in exchange.used_shards() {
+    for shard in exchange.shard_ids() {
         for bin in (1..BINS as u8).map(Bin) {
             exchange.shard(shard).depot(bin).make_surplus_due();
         }

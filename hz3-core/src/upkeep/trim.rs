@@ -64,7 +64,7 @@ pub fn purge_all<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) -> boo
 pub fn could_serve<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, bytes: usize) -> bool {
     let (dirty, clean, purging) = pages.runs.free_bytes();
     let mut most = dirty + clean + purging + pages.direct.unreturned().1 + pages.guards.waiting_bytes();
-    for shard in exchange.used_shards() {
+    for shard in exchange.shard_ids() {
         if most >= bytes {
             break;
         }

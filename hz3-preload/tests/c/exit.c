@@ -1,9 +1,11 @@
 /*
  * exit.c: the end of a process while its threads go on allocating, and handlers that allocate at
- * the very end. Each way to end is tried in children, many times.
+ * the very end. Each way to end is tried in children, many times. The path of plugin/at_exit.c's
+ * library stands behind the case's name.
  */
 #include "check.h"
 
+#include <dlfcn.h>
 #include <signal.h>
 
 #include "churn.h"
@@ -104,6 +106,32 @@ static void exit_handlers_allocate(void) {
     exit(3);
 }
 
+static void fork_at_the_end(void) {
+    for (int round = 0; round < 40; round++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            allocate_at_the_end();
+            _exit(0);
+        }
+        check_child_passed(child);
+    }
+    _exit(0);
+}
+
+/* exit(3) ends with the destructors of the libraries: the allocator's have run, and its handlers must still work. */
+static void a_destructor_that_runs_last_forks(void) {
+    CHECK_THAT(check_arguments[0] != NULL, "the plugin's path is missing");
+    void *plugin = dlopen(check_arguments[0], RTLD_NOW | RTLD_LOCAL);
+    CHECK_THAT(plugin != NULL, "%s", dlerror());
+    void (**at_exit)(void) = (void (**)(void))dlsym(plugin, "plugin_at_exit");
+    CHECK(at_exit != NULL);
+    *at_exit = fork_at_the_end;
+    churn_start(4);
+    churn_wait(1000);
+    exit(1);
+}
+
 static void *rest_a_little(void *unused) {
     usleep(100000);
     return unused;
@@ -139,4 +167,5 @@ CHECK_MAIN(CASE(exit_is_called_while_threads_allocate),
            CASE(quick_exit_runs_handlers_that_allocate),
            CASE(main_returns_while_detached_threads_allocate),
            CASE(exit_handlers_allocate),
+           CASE(a_destructor_that_runs_last_forks),
            CASE(a_background_thread_does_not_outlive_the_others))

@@ -4,6 +4,7 @@
 #include "check.h"
 
 #include <spawn.h>
+#include <sys/time.h>
 
 #include "churn.h"
 
@@ -220,6 +221,87 @@ static void programs_are_spawned_by_a_threaded_process(void) {
     churn_stop();
 }
 
+static volatile int handler_forks, is_child_of_the_handler;
+
+static void fork_in_a_handler(int signal) {
+    (void)signal;
+    pid_t child = fork();
+    if (child == 0) {
+        is_child_of_the_handler = 1;
+        return;
+    }
+    /* CHECK allocates when it fails, which a handler must not. */
+    int status = -1;
+    if (child < 0 || waitpid(child, &status, 0) != child || status != 0) abort();
+    handler_forks++;
+}
+
+/* fork(2) was async-signal-safe until POSIX.1-2024. The alarm may interrupt the allocator anywhere; both processes then
+ * go on from there. */
+static void a_signal_handler_of_a_process_with_one_thread_forks(void) {
+    struct sigaction action = {.sa_handler = fork_in_a_handler};
+    CHECK(sigaction(SIGALRM, &action, NULL) == 0);
+    struct itimerval period = {{0, 1000}, {0, 1000}};
+    CHECK(setitimer(ITIMER_REAL, &period, NULL) == 0);
+    uint64_t random = 3;
+    void *blocks[64] = {NULL};
+    for (int steps_of_the_child = 0; handler_forks < 3000;) {
+        size_t i = check_random(&random) % 64;
+        free(blocks[i]);
+        blocks[i] = malloc(100000 + check_random(&random) % 4096);
+        CHECK(blocks[i] != NULL);
+        if (is_child_of_the_handler && ++steps_of_the_child == 50) _exit(0);
+    }
+    CHECK(setitimer(ITIMER_REAL, &(struct itimerval){{0, 0}, {0, 0}}, NULL) == 0);
+    for (int i = 0; i < 64; i++) free(blocks[i]);
+}
+
+static int streams_stopping;
+
+static void *flush_all_streams(void *unused) {
+    while (!__atomic_load_n(&streams_stopping, __ATOMIC_RELAXED)) CHECK(fflush(NULL) == 0);
+    return unused;
+}
+
+static void *read_long_lines(void *text) {
+    while (!__atomic_load_n(&streams_stopping, __ATOMIC_RELAXED)) {
+        FILE *file = fmemopen(text, strlen((char *)text), "r");
+        CHECK(file != NULL);
+        char *line = NULL;
+        size_t size = 0;
+        CHECK(getline(&line, &size, file) > 0);
+        free(line);
+        CHECK(fclose(file) == 0);
+    }
+    return NULL;
+}
+
+/* fflush(NULL) holds the list of streams and waits for a stream whose reader may allocate; fork(2) takes the list too. */
+static void streams_are_flushed_while_others_read_and_fork(void) {
+    enum { READERS = 3, TEXT = 800000 };
+    pthread_t threads[READERS + 1];
+    char *text = (char *)malloc(TEXT);
+    CHECK(text != NULL);
+    memset(text, 'x', TEXT - 1);
+    text[TEXT - 1] = 0;
+    for (int i = 0; i < READERS; i++) threads[i] = check_thread(read_long_lines, text);
+    threads[READERS] = check_thread(flush_all_streams, NULL);
+    for (int round = 0; round < 1000; round++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            uint64_t random = (uint64_t)round;
+            churn_step(&random);
+            if (round % 10 == 0) CHECK(fflush(NULL) == 0);
+            _exit(0);
+        }
+        check_child_passed(child);
+    }
+    __atomic_store_n(&streams_stopping, 1, __ATOMIC_RELAXED);
+    for (int i = 0; i <= READERS; i++) check_join(threads[i]);
+    free(text);
+}
+
 CHECK_MAIN(CASE(children_of_a_threaded_process_allocate_and_free_its_blocks),
            CASE(children_of_a_threaded_process_start_threads),
            CASE(several_threads_fork_at_once),
@@ -228,4 +310,6 @@ CHECK_MAIN(CASE(children_of_a_threaded_process_allocate_and_free_its_blocks),
            CASE(a_child_has_room_that_its_parents_threads_left),
            CASE(a_vfork_child_executes_a_program),
            CASE(a_vfork_child_may_allocate_and_free),
-           CASE(programs_are_spawned_by_a_threaded_process))
+           CASE(programs_are_spawned_by_a_threaded_process),
+           CASE(a_signal_handler_of_a_process_with_one_thread_forks),
+           CASE(streams_are_flushed_while_others_read_and_fork))

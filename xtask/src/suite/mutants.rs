@@ -229,8 +229,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "orphan-adopted-twice",
         file: "thread/registry.rs",
-        original: "self.orphans.swap(0, Ordering::Relaxed) == 0",
-        fault: "self.orphans.load(Ordering::Relaxed) == 0",
+        original: "self.next_orphan.store(if next < end { next } else { 0 }, Ordering::Relaxed);",
+        fault: "let _ = next;",
         model: ONCE,
     },
     Mutant {

@@ -1,0 +1,119 @@
+//! Libc inside: what glibc exports of itself and other C libraries lack, by weak references.
+//!
+//! Outside rules: glibc's sysdeps/nptl/fork.h and libio/genops.c (fork takes the list of streams after the fork handlers),
+//! sys/single_threaded.h (since glibc 2.32), nptl/register-atfork.c (handlers registered without an object stay for ever).
+
+use core::ffi::{c_int, c_void};
+
+/// Defines a function that returns the address of a symbol; null if the process has none.
+macro_rules! weak {
+    ($name:ident, $symbol:literal) => {
+        #[cfg(not(miri))]
+        fn $name() -> *const c_void {
+            let address;
+            // SAFETY: reads the symbol's address off the global offset table.
+            #[cfg(target_arch = "x86_64")]
+            unsafe {
+                core::arch::asm!(
+                    concat!(".weak ", $symbol),
+                    concat!("mov {address}, qword ptr [rip + ", $symbol, "@GOTPCREL]"),
+                    address = out(reg) address,
+                    options(pure, nomem, nostack, preserves_flags),
+                );
+            }
+            // SAFETY: reads the symbol's address off the global offset table.
+            #[cfg(target_arch = "aarch64")]
+            unsafe {
+                core::arch::asm!(
+                    concat!(".weak ", $symbol),
+                    concat!("adrp {address}, :got:", $symbol),
+                    concat!("ldr {address}, [{address}, :got_lo12:", $symbol, "]"),
+                    address = out(reg) address,
+                    options(pure, nomem, nostack, preserves_flags),
+                );
+            }
+            address
+        }
+
+        /// Miri links no C library.
+        #[cfg(miri)]
+        fn $name() -> *const c_void {
+            core::ptr::null()
+        }
+    };
+}
+
+weak!(single_threaded, "__libc_single_threaded");
+weak!(io_list_lock, "_IO_list_lock");
+weak!(io_list_unlock, "_IO_list_unlock");
+weak!(io_list_reset, "_IO_list_resetlock");
+weak!(register_atfork, "__register_atfork");
+
+/// Whether the process has a single thread. False if that can't be told.
+pub fn is_single_threaded() -> bool {
+    let flag = single_threaded().cast::<u8>();
+    // SAFETY: not null, so the C library's variable, a byte. Volatile: pthread_create(3) changes it.
+    !flag.is_null() && unsafe { flag.read_volatile() } != 0
+}
+
+/// Calls the function at `address`, unless that is null.
+///
+/// # Safety
+/// `address` is null or a C function without arguments and result, and may be called now.
+unsafe fn call(address: *const c_void) {
+    if !address.is_null() {
+        // SAFETY: the caller says what it is.
+        unsafe { core::mem::transmute::<*const c_void, unsafe extern "C" fn()>(address)() };
+    }
+}
+
+/// Takes the lock of the C library's list of streams, which `fork` takes after the fork handlers: a thread that holds it
+/// may allocate, so it comes before hz3's own locks. It is recursive.
+pub fn lock_streams() {
+    // SAFETY: glibc's function of that name, which any thread may call.
+    unsafe { call(io_list_lock()) }
+}
+
+/// Undoes [`lock_streams`], in the parent.
+///
+/// # Safety
+/// The calling thread took it.
+pub unsafe fn unlock_streams() {
+    // SAFETY: glibc's function of that name; the caller holds the lock.
+    unsafe { call(io_list_unlock()) }
+}
+
+/// Makes the lock free, in a forked child.
+///
+/// # Safety
+/// The calling thread is the only one of a child that was just forked.
+pub unsafe fn reset_streams() {
+    // SAFETY: glibc's function of that name, for this moment.
+    unsafe { call(io_list_reset()) }
+}
+
+/// A fork handler.
+pub type Handler = unsafe extern "C" fn();
+
+/// Registers fork handlers for the rest of the process's life: those that pthread_atfork(3) registers go when the object's
+/// destructors run, and later ones may still fork. A refusal leaves forks unprotected.
+///
+/// # Safety
+/// The handlers stay loaded, and do what fork handlers may.
+pub unsafe fn at_fork(before: Handler, in_parent: Handler, in_child: Handler) {
+    type Register = unsafe extern "C" fn(Handler, Handler, Handler, *mut c_void) -> c_int;
+    let register = register_atfork();
+    // SAFETY: the caller vouches for the handlers; glibc's function has this type, and null stands for no object.
+    unsafe {
+        if register.is_null() {
+            libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child));
+        } else {
+            core::mem::transmute::<*const c_void, Register>(register)(
+                before,
+                in_parent,
+                in_child,
+                core::ptr::null_mut(),
+            );
+        }
+    }
+}
