@@ -146,3 +146,33 @@ fn ask_loader(linked: &Linked) {
         *errno = before;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stays(flags: &[(i64, u64)]) -> bool {
+        let mut section: [Entry; 4] = core::array::from_fn(|_| Entry { tag: DT_NULL, value: 0 });
+        for (entry, &(tag, value)) in section.iter_mut().zip(flags) {
+            *entry = Entry { tag, value };
+        }
+        is_never_unloaded(section.as_ptr())
+    }
+
+    #[test]
+    fn what_is_never_unloaded_is_told_by_its_dynamic_section() {
+        assert!(is_never_unloaded(core::ptr::null()), "a static program");
+        assert!(stays(&[(1, 1), (DT_DEBUG, 0)]), "a program");
+        assert!(stays(&[(1, 1), (DT_FLAGS_1, DF_1_PIE)]), "a static program that moves");
+        assert!(stays(&[(1, 1), (DT_FLAGS_1, 1 | DF_1_NODELETE)]), "linked -z nodelete");
+        assert!(!stays(&[(1, DF_1_NODELETE), (DT_FLAGS_1, 1), (30, 8)]), "a library");
+        assert!(!stays(&[(1, 1), (DT_NULL, 0), (DT_DEBUG, 0)]), "a library, with what lies behind its section");
+    }
+
+    #[test]
+    fn this_program_s_own_section_is_found() {
+        assert!(cfg!(miri) || !linked().dynamic.is_null());
+        assert!(is_never_unloaded(linked().dynamic));
+        assert!(linked().constructor.is_null(), "a test has no C interface");
+    }
+}
