@@ -38,11 +38,25 @@ macro_rules! export_lane {
         $crate::export_c!($lane, $version);
         $crate::export_cxx!($lane);
 
+        // Tells hz3-core that the constructor keeps the object loaded, and so the first `malloc`, which may be the
+        // loader's, need not call the loader.
+        ::core::arch::global_asm!(
+            ".pushsection .rodata.hz3_constructor_keeps_loaded,\"a\",%progbits",
+            ".globl hz3_constructor_keeps_loaded",
+            ".hidden hz3_constructor_keeps_loaded",
+            ".type hz3_constructor_keeps_loaded,%object",
+            ".size hz3_constructor_keeps_loaded,1",
+            "hz3_constructor_keeps_loaded: .byte 1",
+            ".popsection",
+        );
+
         /// The loader runs it once libc is ready, before the program's own constructors.
         #[used]
         #[unsafe(link_section = ".init_array")]
         static CONSTRUCTOR: extern "C" fn() = {
             extern "C" fn constructor() {
+                // Does something only where the static library is part of somebody's shared one.
+                $crate::hz3_core::process::keep_loaded::keep();
                 $crate::report::banner::<$lane>();
                 $crate::profile::begin_if_wanted::<$lane>();
                 $crate::page::begin_if_wanted::<$lane>();

@@ -83,6 +83,7 @@ option_tests! {
     a_background_thread_shrinks_an_idle_process: ["HZ3_BACKGROUND_THREAD" = "1"] an_idle_process_shrinks;
     a_background_thread_shrinks_an_idle_process_soon:
         ["HZ3_BACKGROUND_THREAD" = "1", "HZ3_PURGE_DELAY_MS" = "0"] an_idle_process_shrinks;
+    a_background_thread_takes_no_signal: ["HZ3_BACKGROUND_THREAD" = "1"] the_background_thread_blocks_every_signal;
     a_child_has_a_background_thread: ["HZ3_BACKGROUND_THREAD" = "1", "HZ3_PURGE_DELAY_MS" = "300"]
         a_forked_child_has_a_background_thread_of_its_own;
     the_first_arena_has_64_mib: ["HZ3_ARENA_SIZE" = "64M"] the_first_arena_has_the_size_asked_for "67108864";

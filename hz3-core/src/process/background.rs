@@ -8,6 +8,7 @@
 use crate::allocator::Lane;
 use crate::platform::options::NEVER;
 use crate::platform::os::Os;
+use crate::process::keep_loaded;
 use crate::record::observer::Event;
 use crate::upkeep::round;
 use core::ffi::c_void;
@@ -35,8 +36,9 @@ fn start_in_child<L: Lane>(_: Event) {
 /// If the system refuses, misses go on doing upkeep.
 #[cold]
 fn start<L: Lane>() {
+    keep_loaded::keep_before_use();
     // SAFETY: zeros are valid values of these C types, and each is initialised before a call reads it. `run` ignores
-    // its argument and is never unloaded. The thread is detached once, and its handle not used afterwards.
+    // its argument and stays loaded, by `keep_loaded`. The thread is detached once, and its handle not used afterwards.
     unsafe {
         // The thread inherits the mask, so that it never runs the program's signal handlers.
         let (mut all, mut before) = (core::mem::zeroed::<libc::sigset_t>(), core::mem::zeroed::<libc::sigset_t>());

@@ -12,7 +12,7 @@ use crate::allocator::{HeapOf, Lane};
 use crate::observe::sampling;
 use crate::platform::libc_inside;
 use crate::platform::units::ShardId;
-use crate::process::fork;
+use crate::process::{fork, keep_loaded};
 use crate::thread::heap::{LEFT_HEAP, NO_HEAP, TICKS, has_left, heap_at, is_static};
 use crate::thread::registry::{self, Pointer, Stage};
 use crate::upkeep::trim::flush;
@@ -75,9 +75,11 @@ pub fn start<L: Lane>() -> Option<*mut HeapOf<L>> {
 
 /// Makes the thread's exit give `heap` back, and once installs the fork handlers. Without a key, the heap leaks.
 fn hook_thread_exit<L: Lane>(heap: *mut HeapOf<L>) {
+    // Not inside `key`, whose other callers wait: this takes the loader's lock, whose holder may be one of them.
+    keep_loaded::keep_before_use();
     let make_key = || {
         let mut key = 0;
-        // SAFETY: `key` is valid to write; `leave` stays loaded, because the library is never unloaded.
+        // SAFETY: `key` is valid to write; `leave` stays loaded, by `keep_loaded`.
         (unsafe { libc::pthread_key_create(&mut key, Some(leave::<L>)) } == 0).then_some(key)
     };
     let register = || {
@@ -85,7 +87,7 @@ fn hook_thread_exit<L: Lane>(heap: *mut HeapOf<L>) {
         if cfg!(miri) {
             return;
         }
-        // SAFETY: the handlers stay loaded, because the library is never unloaded.
+        // SAFETY: the handlers stay loaded, by `keep_loaded`.
         unsafe { libc_inside::at_fork(fork::before::<L>, fork::after_in_parent::<L>, fork::after_in_child::<L>) };
     };
     if let Some(key) = L::allocator().hooks.key(make_key, register) {

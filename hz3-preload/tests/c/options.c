@@ -6,6 +6,7 @@
 #include "check.h"
 
 #include <dirent.h>
+#include <signal.h>
 #include <sys/auxv.h>
 #include <time.h>
 
@@ -98,6 +99,23 @@ static void freed_memory_goes_back_after_a_second(void) {
         CHECK_THAT(now_ms() > start + 500, "it took only %d ms", (int)(now_ms() - start));
 }
 
+/* SigBlk of a /proc/.../status file: signal n is bit n - 1. */
+static uint64_t blocked_signals(const char *path) {
+    char text[8192];
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    CHECK_THAT(file >= 0, "%s: %s", path, strerror(errno));
+    ssize_t length = read(file, text, sizeof text - 1);
+    close(file);
+    CHECK(length > 0);
+    text[length] = '\0';
+    const char *line = strstr(text, "\nSigBlk:");
+    CHECK_THAT(line != NULL, "no SigBlk in %s", path);
+    return strtoull(line + strlen("\nSigBlk:"), NULL, 16);
+}
+
+/* The signals that the thread called hz3-background blocks, as /proc shows them. */
+static uint64_t blocked_by_the_background_thread;
+
 /* Whether a thread of this process is called hz3-background. */
 static int has_background_thread(void) {
     int found = 0;
@@ -108,8 +126,12 @@ static int has_background_thread(void) {
         snprintf(path, sizeof path, "/proc/self/task/%s/comm", task->d_name);
         int file = open(path, O_RDONLY | O_CLOEXEC);
         if (file < 0) continue;
-        if (read(file, name, sizeof name - 1) > 0 && strcmp(name, "hz3-background\n") == 0) found++;
+        int is_it = read(file, name, sizeof name - 1) > 0 && strcmp(name, "hz3-background\n") == 0;
         close(file);
+        if (!is_it) continue;
+        found++;
+        snprintf(path, sizeof path, "/proc/self/task/%s/status", task->d_name);
+        blocked_by_the_background_thread = blocked_signals(path);
     }
     closedir(tasks);
     CHECK(found <= 1);
@@ -133,6 +155,29 @@ static void an_idle_process_shrinks(void) {
     wait_for_the_background_thread();
     shrink_while_idle();
     shrink_while_idle();
+}
+
+/* The same. SIGKILL and SIGSTOP can't be blocked; 32 and 33 are the C library's own. */
+static void every_signal_is_blocked_in_it(void) {
+    for (int signal = 1; signal <= 64; signal++) {
+        if (signal == SIGKILL || signal == SIGSTOP || signal == 32 || signal == 33) continue;
+        CHECK_THAT(blocked_by_the_background_thread >> (signal - 1) & 1, "signal %d is not blocked: SigBlk is %llx", signal,
+                   (unsigned long long)blocked_by_the_background_thread);
+    }
+}
+
+static void the_background_thread_blocks_every_signal(void) {
+    wait_for_the_background_thread();
+    every_signal_is_blocked_in_it();
+    CHECK(blocked_signals("/proc/self/status") != blocked_by_the_background_thread);
+    pid_t child = fork();
+    if (child == 0) {
+        wait_for_the_background_thread();
+        every_signal_is_blocked_in_it();
+        CHECK(blocked_signals("/proc/self/status") != blocked_by_the_background_thread);
+        _exit(0);
+    }
+    check_child_passed(child);
 }
 
 /* The same */
@@ -301,6 +346,7 @@ CHECK_MAIN(CASE(freed_memory_goes_back_at_once),
            CASE(freed_memory_is_kept_until_a_trim),
            CASE(freed_memory_goes_back_after_a_second),
            CASE(an_idle_process_shrinks),
+           CASE(the_background_thread_blocks_every_signal),
            CASE(a_forked_child_has_a_background_thread_of_its_own),
            CASE(an_idle_process_has_no_other_thread_and_keeps_its_memory),
            CASE(the_first_arena_has_the_size_asked_for),

@@ -12,6 +12,7 @@ mod memory;
 mod miri;
 mod mutants;
 mod package;
+mod plug_ins;
 mod profile;
 mod programs;
 mod publish;
@@ -96,6 +97,7 @@ fn all_steps() -> Vec<Step> {
     }
     steps.push(rust_checks::interface_step());
     steps.extend(embedding::steps());
+    steps.extend(plug_ins::steps());
     steps.extend(debian::steps());
     steps.extend(benchmark::steps());
     steps.extend(memory::steps());
