@@ -345,7 +345,7 @@ static void a_thread_with_the_smallest_stack_calls_exit(void) {
 static void all_sizes(struct stack *stack) {
     stack->caller = stack_pointer();
     for (size_t i = 0; i < 300; i++) {
-        size_t size = 1 + check_random(&random_state) % (i % 8 == 0 ? MIB : 33 * KIB);
+        size_t size = 1 + check_random(&random_state) % (i % 16 == 0 ? 200 * KIB : 33 * KIB);
         void *block = i % 3 == 0 ? calloc(1, size) : malloc(size);
         if (i % 2 == 0) block = realloc(block, size / 2 + 1 + check_random(&random_state) % size);
         free(__atomic_exchange_n(&shared[check_random(&random_state) % PLACES], block, __ATOMIC_ACQ_REL));
@@ -355,7 +355,7 @@ static void all_sizes(struct stack *stack) {
 static void coroutines_of_four_kibibytes_allocate(void) {
     begin_trade();
     struct stack stack = new_stack(4 * KIB, MAP_PRIVATE);
-    for (int i = 0; i < 1000; i++) run_on(&stack, all_sizes);
+    for (int i = 0; i < 100; i++) run_on(&stack, all_sizes);
     end_trade();
 }
 
