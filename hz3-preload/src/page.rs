@@ -8,7 +8,7 @@
 //!
 //! Slow paths that check the clock take snapshots: at most four a second, and for a sixty-fourth of the time. They
 //! count into private memory, under one lock at a time, and then copy, so that readers retry for microseconds only.
-//! They allocate nothing. File system calls bypass the C library, whose functions are cancellation points: `malloc`
+//! They allocate nothing, and run on a stack of their own. File system calls bypass the C library, whose functions are cancellation points: `malloc`
 //! must be none.
 //!
 //! Outside rules: open(2), mmap(2), pthreads(7) (cancellation points), fork(2).
@@ -24,6 +24,7 @@ use hz3_core::pages::bins::BINS;
 use hz3_core::platform::abort;
 use hz3_core::platform::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use hz3_core::platform::linux::Linux;
+use hz3_core::platform::own_stack::{self, Signals};
 use hz3_core::platform::seqlock;
 use hz3_core::platform::units::{Bin, elapsed_ms};
 use hz3_core::record::observer::Event;
@@ -81,7 +82,7 @@ pub fn begin_if_wanted<L: Lane>() {
         keeping_errno(|| {
             // Relaxed: later threads start after it.
             PAGE.process.store(own_process(), Ordering::Relaxed);
-            if publish::<L>() {
+            if own_stack::call(Signals::Wait, publish::<L>) == Some(true) {
                 L::allocator().observer.begin(on_event::<L>);
             }
         });
@@ -95,24 +96,26 @@ pub fn end_at_exit<L: Lane>() {
         return;
     }
     L::allocator().observer.end();
-    keeping_errno(|| {
-        // Acquire: pairs with the Release in `on_tick`. Stays set: later ticks do nothing, and a busy thread's snapshot
-        // is last.
-        if PAGE.busy.swap(1, Ordering::Acquire) == 0 && publish::<L>() {
-            // SAFETY: the mapping has the word, and only a forked child unmaps its page. Relaxed: this thread has set
-            // `busy`.
-            let state = unsafe { &*PAGE.words.load(Ordering::Relaxed).add(STATE) };
-            // Release: publishes the last snapshot. Pairs with the reader's Acquire load.
-            state.store(ENDED, Ordering::Release);
-        }
-        if let Ok(name) = Name::of(L::allocator().options().stats_page())
-            && let Ok(name) = name.as_c_str()
-            && is_own_file(name)
-        {
-            // SAFETY: `name` is a C string.
-            unsafe { libc::unlink(name.as_ptr()) };
-        }
-    });
+    keeping_errno(|| own_stack::call(Signals::Wait, end::<L>));
+}
+
+fn end<L: Lane>() {
+    // Acquire: pairs with the Release in `on_tick`. Stays set: later ticks do nothing, and a busy thread's snapshot
+    // is last.
+    if PAGE.busy.swap(1, Ordering::Acquire) == 0 && publish::<L>() {
+        // SAFETY: the mapping has the word, and only a forked child unmaps its page. Relaxed: this thread has set
+        // `busy`.
+        let state = unsafe { &*PAGE.words.load(Ordering::Relaxed).add(STATE) };
+        // Release: publishes the last snapshot. Pairs with the reader's Acquire load.
+        state.store(ENDED, Ordering::Release);
+    }
+    if let Ok(name) = Name::of(L::allocator().options().stats_page())
+        && let Ok(name) = name.as_c_str()
+        && is_own_file(name)
+    {
+        // SAFETY: `name` is a C string.
+        unsafe { libc::unlink(name.as_ptr()) };
+    }
 }
 
 fn on_event<L: Lane>(event: Event) {
@@ -134,7 +137,7 @@ fn on_tick<L: Lane>(now_ms: u32) {
     {
         return;
     }
-    if !keeping_errno(publish::<L>) {
+    if keeping_errno(|| own_stack::call(Signals::Wait, publish::<L>)) != Some(true) {
         L::allocator().observer.end();
     }
     // Release: publishes the draft. Pairs with the Acquire of the next `swap`.

@@ -21,6 +21,7 @@ use hz3_core::observe::sampling;
 use hz3_core::platform::abort;
 use hz3_core::platform::atomic::{AtomicU32, Ordering};
 use hz3_core::platform::linux::Linux;
+use hz3_core::platform::own_stack::{self, Signals};
 use hz3_core::record::profile::{Backtrace, Counts, GetIp, Unwinder};
 
 const UNWINDER: &CStr = c"libgcc_s.so.1";
@@ -105,7 +106,7 @@ pub fn write_at_exit<L: Lane>() {
     }
     // SAFETY: this thread's `errno`.
     let errno = unsafe { *libc::__errno_location() };
-    if write_named::<L>().is_err() {
+    if own_stack::call(Signals::Pass, write_named::<L>) != Some(Ok(())) {
         output::cannot_write(options, "HZ3_PROFILE");
     }
     // SAFETY: this thread's `errno`.
@@ -119,20 +120,20 @@ pub fn write_at_exit<L: Lane>() {
 /// `path` is null or a C string.
 pub unsafe fn dump<L: Lane>(path: *const c_char) -> c_int {
     let outcome = if !L::allocator().profile.is_on() {
-        Err(libc::EINVAL)
+        Some(Err(libc::EINVAL))
     } else if path.is_null() {
-        write_named::<L>()
+        own_stack::call(Signals::Pass, write_named::<L>)
     } else {
         // SAFETY: `path` is a C string, not null.
-        File::create_at(unsafe { CStr::from_ptr(path) }).and_then(write_to::<L>)
+        own_stack::call(Signals::Pass, || File::create_at(unsafe { CStr::from_ptr(path) }).and_then(write_to::<L>))
     };
     match outcome {
-        Ok(()) => 0,
-        Err(error) => {
+        Some(Err(error)) => {
             // SAFETY: this thread's `errno`.
             unsafe { *libc::__errno_location() = error };
             -1
         }
+        _ => 0,
     }
 }
 

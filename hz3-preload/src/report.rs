@@ -1,6 +1,7 @@
 //! Report: `mallinfo`, `mallinfo2`, `malloc_stats`, `malloc_info` and the banner.
 //!
-//! Nothing here allocates: text is formatted in a buffer on the stack and written at once.
+//! Nothing here allocates: text is formatted in a buffer and written at once. All but the smallest runs on a stack of its
+//! own: the caller's may be small.
 
 use crate::output::File;
 use core::fmt::Write;
@@ -9,8 +10,9 @@ use hz3_core::observe::counts::{ROWS, Stats};
 use hz3_core::observe::stats::{BinStats, collect, collect_with_bins};
 use hz3_core::pages::bins::BINS;
 use hz3_core::platform::linux::Linux;
-use hz3_core::platform::options::{HugePages, NEVER};
+use hz3_core::platform::options::{HugePages, NEVER, Options};
 use hz3_core::platform::os::Os;
+use hz3_core::platform::own_stack::{self, Signals};
 
 /// Bytes of the longest report: a line, with room to spare, per row, head and foot.
 const TEXT_BYTES: usize = (ROWS + 3) * 80;
@@ -97,9 +99,11 @@ pub fn write_counts<L: Lane>(out: &mut impl Write, stats: &Stats) {
 
 /// `malloc_stats`: a line per count, to standard error.
 pub fn malloc_stats<L: Lane>() {
-    let mut text = Text::new();
-    write_counts::<L>(&mut text, &collect::<L>());
-    Linux::write_error(text.as_bytes());
+    own_stack::call(Signals::Pass, || {
+        let mut text = Text::new();
+        write_counts::<L>(&mut text, &collect::<L>());
+        Linux::write_error(text.as_bytes());
+    });
 }
 
 /// Fills the first `size` bytes of `out`, whole counts only, in the order of [`Stats::rows`]: that of `struct
@@ -110,25 +114,30 @@ pub fn malloc_stats<L: Lane>() {
 pub unsafe fn fill<L: Lane>(out: *mut usize, size: usize) -> usize {
     let wanted = size / size_of::<usize>();
     if wanted > 0 {
-        for (index, (_, value)) in collect::<L>().rows().into_iter().enumerate().take(wanted) {
-            // SAFETY: the count lies within the `size` writable bytes; unaligned writes are allowed.
-            unsafe { out.add(index).write_unaligned(value) };
-        }
+        own_stack::call(Signals::Pass, || {
+            for (index, (_, value)) in collect::<L>().rows().into_iter().enumerate().take(wanted) {
+                // SAFETY: the count lies within the `size` writable bytes; unaligned writes are allowed.
+                unsafe { out.add(index).write_unaligned(value) };
+            }
+        });
     }
     ROWS * size_of::<usize>()
 }
 
 /// Writes the table of [`malloc_stats`] to a descriptor: 0, or -1 and `errno`.
 pub fn dump<L: Lane>(descriptor: i32) -> i32 {
-    let mut file = File::borrowed(descriptor);
-    write_counts::<L>(&mut file, &collect::<L>());
-    match file.finish() {
-        Ok(()) => 0,
-        Err(error) => {
+    let outcome = own_stack::call(Signals::Pass, || {
+        let mut file = File::borrowed(descriptor);
+        write_counts::<L>(&mut file, &collect::<L>());
+        file.finish()
+    });
+    match outcome {
+        Some(Err(error)) => {
             // SAFETY: this thread's `errno`.
             unsafe { *libc::__errno_location() = error };
             -1
         }
+        _ => 0,
     }
 }
 
@@ -161,10 +170,13 @@ pub unsafe fn malloc_info<L: Lane>(options: i32, stream: *mut libc::FILE) -> i32
         unsafe { *libc::__errno_location() = libc::EINVAL };
         return -1;
     }
-    let mut bins = [BinStats::default(); BINS];
-    let stats = collect_with_bins::<L>(&mut bins);
-    let mut stream = Stream { stream, failed: false };
-    if write_xml::<L>(&mut stream, &stats, &bins).is_ok() { 0 } else { -1 }
+    let outcome = own_stack::call(Signals::Pass, || {
+        let mut bins = [BinStats::default(); BINS];
+        let stats = collect_with_bins::<L>(&mut bins);
+        let mut stream = Stream { stream, failed: false };
+        write_xml::<L>(&mut stream, &stats, &bins)
+    });
+    if outcome == Some(Ok(())) { 0 } else { -1 }
 }
 
 fn write_xml<L: Lane>(out: &mut impl Write, stats: &Stats, bins: &[BinStats]) -> core::fmt::Result {
@@ -190,9 +202,12 @@ fn write_xml<L: Lane>(out: &mut impl Write, stats: &Stats, bins: &[BinStats]) ->
 /// At start: version, lane and options, if `HZ3_VERBOSE` asks for them.
 pub fn banner<L: Lane>() {
     let options = L::allocator().read_options();
-    if !options.is_verbose() {
-        return;
+    if options.is_verbose() {
+        own_stack::call(Signals::Pass, || show::<L>(options));
     }
+}
+
+fn show<L: Lane>(options: &Options) {
     let mut text = Text::new();
     let _ = writeln!(text, "hz3: version {} lane {}", env!("CARGO_PKG_VERSION"), L::NAME);
     let delay = options.purge_delay_ms();

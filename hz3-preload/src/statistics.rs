@@ -9,7 +9,8 @@
 //! heat        who frees whose slots
 //! ```
 //!
-//! Nothing here allocates. Outside rules: mincore(2); proc(5), `/proc/self/statm`.
+//! Nothing here allocates, and all of it runs on a stack of its own: the thread that calls `exit` may have a small one.
+//! Outside rules: mincore(2); proc(5), `/proc/self/statm`.
 
 use crate::output::{self, File};
 use crate::report::write_counts;
@@ -19,7 +20,8 @@ use hz3_core::Lane;
 use hz3_core::observe::counts::{Stats, Use};
 use hz3_core::observe::stats::{BinStats, ShardStats, collect_shard, collect_with_bins};
 use hz3_core::pages::bins::BINS;
-use hz3_core::platform::options::Path;
+use hz3_core::platform::options::{Options, Path};
+use hz3_core::platform::own_stack::{self, Signals};
 use hz3_core::platform::units::{Bin, PAGE_BYTES};
 use hz3_core::record::heat::SHARDS;
 
@@ -47,9 +49,12 @@ impl Counts {
 /// At exit: writes the reports that the options ask for. `_exit`, `quick_exit`, exec and signals skip it.
 pub fn at_exit<L: Lane>() {
     let options = L::allocator().read_options();
-    if !options.reports_at_exit() {
-        return;
+    if options.reports_at_exit() {
+        own_stack::call(Signals::Pass, || write_reports::<L>(options));
     }
+}
+
+fn write_reports<L: Lane>(options: &Options) {
     let counts = Counts::take::<L>();
     if options.shows_stats() {
         let mut file = File::borrowed(libc::STDERR_FILENO);

@@ -53,6 +53,11 @@ impl Disassembly {
         Ok(Disassembly { bytes, symbols })
     }
 
+    /// The functions' symbols, some perhaps twice.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.symbols.iter().map(|symbol| symbol.name.as_str())
+    }
+
     /// The code of a function by its symbol, exported or not; the name is as the linker has it.
     ///
     /// # Errors
@@ -67,7 +72,6 @@ impl Disassembly {
     ///
     /// # Errors
     /// As for [`Self::function`].
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the check of the frames of compiled code"))]
     pub fn frame_bytes(&self, symbol: &str) -> Result<u64> {
         Ok(self.function(symbol)?.frame_bytes())
     }

@@ -11,6 +11,7 @@ mod debian;
 mod disassembly;
 mod files;
 mod forward;
+mod frames;
 mod golden;
 mod install;
 mod layers;

@@ -13,6 +13,7 @@
 use crate::allocator::{HeapOf, Lane, thread_heap};
 use crate::pages::bins::{self, MAX_SMALL_BYTES, bin_for};
 use crate::platform::os::Os;
+use crate::platform::own_stack::{self, Signals};
 use crate::record::profile::{MAX_FRAMES, Sample, Unwinder};
 use crate::thread::heap::{self, is_static};
 use core::ffi::{c_int, c_void};
@@ -23,8 +24,9 @@ use core::ptr::NonNull;
 pub fn begin<L: Lane>(unwinder: Unwinder, interval_bytes: usize) {
     let allocator = L::allocator();
     // An uncounted walk first: it may load and initialise something.
-    let mut walk = Walk::new(unwinder);
-    walk.run();
+    own_stack::call(Signals::Pass, || {
+        Walk::new(unwinder).run();
+    });
     allocator.profile.begin(unwinder, interval_bytes);
     // SAFETY: the pointer and the heap are this thread's.
     unsafe {
@@ -77,11 +79,12 @@ fn sample_if_due<L: Lane>(bytes: usize, block: impl FnOnce() -> Option<NonNull<u
     if !is_due {
         return None;
     }
-    let mut walk = Walk::new(profile.unwinder()?);
+    let unwinder = profile.unwinder()?;
     let block = block()?;
     // SAFETY: the decoy is this thread's. Busy: allocations by the walk are not the program's.
     unsafe { (*decoy).pace.set_busy(true) };
-    profile.add(block.as_ptr().addr(), bytes, walk.run());
+    // The frames and libgcc's unwinder take kilobytes.
+    own_stack::call(Signals::Wait, || profile.add(block.as_ptr().addr(), bytes, Walk::new(unwinder).run()));
     // SAFETY: the decoy is this thread's; the reference that the walk may have made has ended.
     unsafe { (*decoy).pace.set_busy(false) };
     Some(block)

@@ -12,6 +12,7 @@ use crate::pages::page_heap::PageHeap;
 use crate::pages::page_tag::Kind;
 use crate::pages::span::{Span, at};
 use crate::platform::atomic::Ordering;
+use crate::platform::own_stack::{self, Signals};
 use crate::platform::units::{Bin, PAGE_BYTES};
 use crate::thread::heap::peek;
 use crate::transfer::magazine::Magazine;
@@ -68,7 +69,8 @@ pub(crate) fn each_cached<L: Lane>(mut look: impl FnMut(Cache, Bin, *const *mut 
 /// Counts lane `L`'s allocator. Takes each shard's lock, the run lock and the lock of the direct mappings, one at a
 /// time.
 pub fn collect<L: Lane>() -> Stats {
-    collect_with_bins::<L>(&mut [BinStats::default(); BINS])
+    // The bins take kilobytes.
+    own_stack::call(Signals::Pass, || collect_with_bins::<L>(&mut [BinStats::default(); BINS])).unwrap_or_default()
 }
 
 /// [`collect`], also by bin: the values in `bins` add up to the result's.

@@ -74,6 +74,15 @@ impl<'a> Batch<'a> {
     pub unsafe fn of(places: &'a mut Places, count: usize) -> Self {
         Self { next: places.as_ptr().cast(), left: count.min(places.len()), places: PhantomData }
     }
+
+    /// The `count` slots that lie from `first` on.
+    ///
+    /// # Safety
+    /// They lie there, other threads at most read them during `'a`, and the batch owns them from now on.
+    #[inline]
+    pub unsafe fn at(first: *const Slot, count: usize) -> Self {
+        Self { next: first, left: count, places: PhantomData }
+    }
 }
 
 impl Iterator for Batch<'_> {

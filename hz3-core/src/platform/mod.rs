@@ -17,6 +17,8 @@ pub mod lock;
 pub mod options;
 pub mod os;
 #[cfg(not(loom))]
+pub mod own_stack;
+#[cfg(not(loom))]
 pub mod prefetch;
 pub mod rank;
 pub mod seqlock;

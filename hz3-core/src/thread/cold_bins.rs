@@ -15,7 +15,7 @@ use crate::platform::units::{Bin, elapsed_ms};
 use crate::thread::heap::Heap;
 use crate::transfer::exchange::{Exchange, Sharded};
 use crate::transfer::homeward::Homeward;
-use crate::transfer::remote_stash::{RemoteStash, Sparse};
+use crate::transfer::remote_stash::{ON_STACK, RemoteStash, Sparse};
 
 /// Milliseconds between two checks. Chosen: long against a time slice, short against the purge delay.
 pub const LOOK_MS: u32 = 250;
@@ -25,6 +25,8 @@ pub const LOOK_MS: u32 = 250;
 ///
 /// # Safety
 /// The caller owns `heap` and keeps no reference into it.
+// Not inlined: what its caller does next would lie below its stash.
+#[inline(never)]
 pub unsafe fn send_cold_bins_home<P: Sharded, S: RemoteStash, Q>(
     pages: &PageHeap<P>,
     exchange: &Exchange<P>,
@@ -40,7 +42,7 @@ pub unsafe fn send_cold_bins_home<P: Sharded, S: RemoteStash, Q>(
         heap.begin_change();
         // Idle: these slots do not restart their spans' purge delay.
         let mut homeward = Homeward::idle(pages, exchange, heap.shard.get());
-        let stash = Sparse::<256>::new();
+        let stash = Sparse::<ON_STACK>::new();
         for bin in (1..BINS as u8).map(Bin) {
             let Some(active) = heap.active.get(usize::from(bin.0)) else { continue };
             if active.replace(false) {

@@ -16,7 +16,7 @@ use crate::platform::units::{Bin, ShardId, SpanId};
 use crate::transfer::depot::{Depot, Links};
 use crate::transfer::exchange::{Exchange, Sharded};
 use crate::transfer::magazine::Magazine;
-use crate::transfer::remote_stash::{Carrier, RemoteStash, Sparse};
+use crate::transfer::remote_stash::{Carrier, ON_STACK, RemoteStash, Sparse};
 use core::mem::MaybeUninit;
 
 /// Sends slots home for a thread of one shard.
@@ -74,11 +74,11 @@ impl<'a, P: Sharded> Homeward<'a, P> {
     ///
     /// # Safety
     /// The caller owns the magazines, which are not loaded, and gives them up.
-    // Not inlined: the stash would be in every refill's frame, and stacks may have 16 KiB.
+    // Not inlined: the stash would be in every refill's frame, and stacks are small.
     #[cold]
     #[inline(never)]
     pub unsafe fn send_chain(&mut self, bin: Bin, first: u32) {
-        let stash = Sparse::<256>::new();
+        let stash = Sparse::<ON_STACK>::new();
         let mut next = first;
         while next != 0 {
             let id = next;
@@ -186,13 +186,15 @@ fn restore_batch<P: Sharded>(
 
 /// Sends magazines of all depots and inboxes home, at most `most`. `share` says how many of a depot, given the rest of
 /// `most`. Returns the sum of the shares.
+// Not inlined: what its callers do next would lie below its stash.
+#[inline(never)]
 pub fn send_depots<P: Sharded>(
     pages: &PageHeap<P>,
     exchange: &Exchange<P>,
     most: u32,
     share: impl Fn(&Depot, u32) -> u32,
 ) -> u32 {
-    let stash = Sparse::<256>::new();
+    let stash = Sparse::<ON_STACK>::new();
     let mut left = most;
     for shard in exchange.shard_ids() {
         let mut homeward = Homeward::idle(pages, exchange, shard);

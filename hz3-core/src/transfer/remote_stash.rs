@@ -8,7 +8,7 @@
 //! The owner's lock or inbox is touched once per batch. A stash belongs to one thread.
 
 use crate::pages::bins::{BINS, FOREIGN};
-use crate::pages::slot::{Batch, Slot, no_slots};
+use crate::pages::slot::{Batch, Slot};
 use crate::platform::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use crate::platform::units::{Bin, ShardId};
 use crate::transfer::magazine::Magazine;
@@ -139,8 +139,12 @@ impl<const ENTRIES: usize> Default for Sparse<ENTRIES> {
 /// Bits of a user address: 47 on x86-64, 48 on AArch64.
 const ADDRESS_BITS: u32 = 48;
 
-/// Slots of one owner and bin that go home together, at most. Chosen: little stack, and a lock for dozens.
+/// Slots of one owner and bin that go home together, at most. Chosen: a lock for dozens.
 const BATCH: usize = 64;
+
+/// Entries of a stash that lies on the stack. Chosen: 264 bytes, and a lock for dozens: whole magazines pass through,
+/// whose slots have few owners.
+pub const ON_STACK: usize = 32;
 
 fn owner_of(key: u64) -> ShardId {
     ShardId((key >> 8) as u8)
@@ -152,6 +156,21 @@ fn bin_of(key: u64) -> Bin {
 
 fn start_of(entry: u64) -> *mut u8 {
     core::ptr::with_exposed_provenance_mut((entry & ((1 << ADDRESS_BITS) - 1)) as usize)
+}
+
+fn key_of(entry: &AtomicU64) -> u64 {
+    // Relaxed: the owner's own word.
+    entry.load(Ordering::Relaxed) >> ADDRESS_BITS
+}
+
+/// Leaves a slot in the place of an entry, so that a batch lies where the entries are and takes no stack. To readers it
+/// is an entry of no bin.
+fn become_slot(entry: &AtomicU64) {
+    const { assert!(size_of::<Slot>() == size_of::<AtomicU64>() && align_of::<Slot>() <= align_of::<AtomicU64>()) };
+    // SAFETY: a pointer has the entry's size and alignment, and all accesses by other threads are atomic.
+    let place = unsafe { AtomicPtr::from_ptr(entry.as_ptr().cast::<*mut u8>()) };
+    // Relaxed, both: the owner's own word.
+    place.store(start_of(entry.load(Ordering::Relaxed)), Ordering::Relaxed);
 }
 
 /// Sorts `entries` by Shell's method: short, in place, and by whole words, which other threads may read meanwhile.
@@ -197,25 +216,14 @@ impl<const ENTRIES: usize> RemoteStash for Sparse<ENTRIES> {
         let Some(entries) = self.entries.get(..self.used.load(Ordering::Relaxed)) else { return };
         self.used.store(0, Ordering::Relaxed);
         sort(entries);
-        let mut batch = no_slots::<BATCH>();
-        let (mut key, mut filled) = (0, 0);
-        for entry in entries {
-            let entry = entry.load(Ordering::Relaxed);
-            if filled == BATCH || filled > 0 && entry >> ADDRESS_BITS != key {
-                // SAFETY: the first places are filled.
-                carrier.deliver(owner_of(key), bin_of(key), unsafe { Batch::of(&mut batch, filled) });
-                filled = 0;
-            }
-            key = entry >> ADDRESS_BITS;
-            if let Some(place) = batch.get_mut(filled) {
-                // SAFETY: `put` took this slot; it leaves once, because `used` is 0.
-                place.write(unsafe { Slot::new(start_of(entry)) });
-                filled += 1;
-            }
-        }
-        if filled > 0 {
-            // SAFETY: the first places are filled.
-            carrier.deliver(owner_of(key), bin_of(key), unsafe { Batch::of(&mut batch, filled) });
+        let mut rest = entries;
+        while let Some(key) = rest.first().map(key_of) {
+            let count = rest.iter().take(BATCH).take_while(|entry| key_of(entry) == key).count();
+            let Some((batch, others)) = rest.split_at_checked(count) else { return };
+            batch.iter().for_each(become_slot);
+            // SAFETY: these entries have become slots, which `put` took; they leave once, because `used` is 0.
+            carrier.deliver(owner_of(key), bin_of(key), unsafe { Batch::at(batch.as_ptr().cast(), count) });
+            rest = others;
         }
     }
 

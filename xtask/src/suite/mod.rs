@@ -25,7 +25,7 @@ mod top;
 mod valgrind;
 
 use crate::library_shape::Library;
-use crate::{golden, public_api, soak};
+use crate::{frames, golden, public_api, soak};
 use anyhow::Result;
 use hz3::{Lane, UsageError, preload, process};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -91,6 +91,9 @@ fn all_steps() -> Vec<Step> {
             Ok(Library::read(&session.library(lane)?)?.check(&lane.library())?)
         }));
     }
+    for lane in Lane::ALL {
+        steps.push(Step::new(format!("frames/{lane}"), move |session| frames_step(session, lane)));
+    }
     steps.push(Step::new("golden", golden_step));
     for lane in Lane::ALL {
         steps.push(Step::new(format!("run/{lane}"), move |session| run_step(session, lane)));
@@ -113,6 +116,13 @@ fn all_steps() -> Vec<Step> {
         steps.push(Step::new(format!("soak/{lane}"), move |session| Ok(soak::one_minute(&session.workspace, lane)?)));
     }
     steps
+}
+
+fn frames_step(session: &mut Session, lane: Lane) -> Result<(), Stop> {
+    if !golden::applies_here() {
+        return Err(Stop::Skipped("only x86-64 instructions are read".to_owned()));
+    }
+    Ok(frames::check(&session.library(lane)?)?)
 }
 
 fn golden_step(session: &mut Session) -> Result<(), Stop> {
