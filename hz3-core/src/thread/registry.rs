@@ -276,7 +276,7 @@ mod forked {
         #[allow(clippy::new_without_default, reason = "elsewhere a heap is zeroed memory")]
         pub fn new() -> Self {
             let zero = || AtomicU32::new(0);
-            Self { busy: zero(), state: zero(), generation: zero(), id: zero(), next_unused: zero() }
+            Self { busy: zero(), aside: zero(), state: zero(), generation: zero(), id: zero(), next_unused: zero() }
         }
 
         pub fn forked(&self) -> Self {
@@ -284,6 +284,7 @@ mod forked {
             let copy = |word: &AtomicU32| AtomicU32::new(word.load(Ordering::Relaxed));
             Self {
                 busy: copy(&self.busy),
+                aside: copy(&self.aside),
                 state: copy(&self.state),
                 generation: copy(&self.generation),
                 id: copy(&self.id),
