@@ -14,7 +14,7 @@ use crate::platform::options::Options;
 use crate::platform::os::Os;
 use crate::record::observer::Observer;
 use crate::record::profile::Profile;
-use crate::thread::heap::{Entries, Heap, Heaps, heap_at, is_static};
+use crate::thread::heap::{Entries, Heap, Heaps, LEFT_HEAP, heap_at, is_static};
 use crate::thread::hooks::Hooks;
 use crate::transfer::exchange::{Exchange, Sharded};
 use crate::transfer::remote_stash::RemoteStash;
@@ -60,6 +60,25 @@ pub fn thread_heap<L: Lane>() -> Option<*mut HeapOf<L>> {
     let entries = L::heap();
     // SAFETY: `entries` is this thread's pointer and not a static heap.
     if is_static(entries) { L::start_thread() } else { Some(unsafe { heap_at(entries) }) }
+}
+
+/// Runs `body`, which changes `heap` and calls out, with the thread's pointer elsewhere: a library in the place of libc's
+/// functions allocates in such a call, and must not meet a heap in the middle of a change. It is served by the spans, as
+/// in a thread that is ending.
+///
+/// # Safety
+/// The heap is the calling thread's.
+#[inline]
+pub unsafe fn set_aside<L: Lane, T>(heap: &HeapOf<L>, body: impl FnOnce() -> T) -> T {
+    let entries = L::heap();
+    heap.set_aside();
+    // SAFETY: a static heap.
+    unsafe { L::set_heap(LEFT_HEAP.entries()) };
+    let result = body();
+    // SAFETY: what was there before, which this thread owns.
+    unsafe { L::set_heap(entries) };
+    L::allocator().heaps.take_back(heap);
+    result
 }
 
 /// A lane's allocator.

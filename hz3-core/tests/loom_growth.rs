@@ -6,12 +6,14 @@ mod loom_system;
 
 use hz3_core::pages::page_map::PageMap;
 use hz3_core::platform::atomic::AtomicU32;
+use hz3_core::platform::lock::Mutex;
+use hz3_core::platform::rank::{Rank, Ranked};
 use hz3_core::platform::units::PAGE_BYTES;
 use hz3_core::transfer::depot::{Links, Stack};
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
-use loom_system::{Unit, Units};
+use loom_system::{System, Unit, Units};
 
 /// A page tag; loom reports a look at one that was not committed before.
 type Tag = UnsafeCell<u32>;
@@ -19,9 +21,19 @@ type Tag = UnsafeCell<u32>;
 const BASE: usize = 0x7f00_0000_0000;
 const PAGES: usize = 2;
 
+/// Stands for the right to claim and publish.
+struct Growth;
+
+impl Ranked for Growth {
+    const RANK: Rank = Rank::Growth;
+}
+
 struct Arenas {
     extents: PageMap<Tag, 2>,
+    growth: Mutex<Growth, System<Seven>>,
     tags: [Box<[Tag; PAGES]>; 2],
+    /// Which tags are committed. The kernel's own lock orders commits of the same pages.
+    committed: loom::sync::Mutex<[[bool; PAGES]; 2]>,
     link: [AtomicU32; 2],
     depot: Stack,
 }
@@ -35,24 +47,62 @@ impl Links for Arenas {
 impl Arenas {
     fn new() -> Arc<Self> {
         let tags = || Box::new(std::array::from_fn(|_| UnsafeCell::new(0)));
-        let link = std::array::from_fn(|_| AtomicU32::new(0));
-        Arc::new(Self { extents: PageMap::new(), tags: [tags(), tags()], link, depot: Stack::new() })
+        Arc::new(Self {
+            extents: PageMap::new(),
+            growth: Mutex::new(Growth),
+            tags: [tags(), tags()],
+            committed: loom::sync::Mutex::new([[false; PAGES]; 2]),
+            link: std::array::from_fn(|_| AtomicU32::new(0)),
+            depot: Stack::new(),
+        })
     }
 
     fn address(arena: usize, page: usize) -> usize {
         BASE + (arena << 30) + page * PAGE_BYTES + 8
     }
 
-    /// Reserves arena number `arena` and commits its pages one by one.
+    /// Reserves arena number `arena`.
+    fn reserve(&self, arena: usize) {
+        let _growth = self.growth.lock();
+        self.extents.add(Self::address(arena, 0) - 8, self.tags[arena].as_ptr().cast_mut(), PAGES).unwrap();
+    }
+
+    /// Reserves arena number `arena` and grows it page by page.
     fn grow(&self, arena: usize) {
-        let tags = &self.tags[arena];
-        let base = Self::address(arena, 0) - 8;
-        let extent = self.extents.add(base, tags.as_ptr().cast_mut(), PAGES).unwrap();
-        for (page, tag) in tags.iter().enumerate() {
-            // SAFETY: committing makes the tag; nobody may look before.
-            tag.with_mut(|tag| unsafe { *tag = 7 });
-            extent.set_pages(page + 1);
+        self.reserve(arena);
+        for page in 0..PAGES {
+            assert_eq!(self.grow_by_one(arena, || true), Some(page));
         }
+    }
+
+    /// Claims, commits and publishes a page, and returns it; `None` if the system refuses. `commit` stands for what a
+    /// library does in the place of the system call, and says whether the system commits.
+    fn grow_by_one(&self, arena: usize, commit: impl FnOnce() -> bool) -> Option<usize> {
+        let growth = self.growth.lock();
+        let extent = &self.extents.all()[arena];
+        if extent.room() == 0 {
+            return None;
+        }
+        let claim = extent.claim(1);
+        drop(growth);
+        let is_committed = commit();
+        if is_committed {
+            let mut committed = self.committed.lock().unwrap();
+            for page in claim.published..claim.end {
+                if !std::mem::replace(&mut committed[arena][page], true) {
+                    // SAFETY: committing makes the tag; nobody may look before.
+                    self.tags[arena][page].with_mut(|tag| unsafe { *tag = 7 });
+                }
+            }
+        }
+        let _growth = self.growth.lock();
+        let first = claim.first;
+        if is_committed {
+            extent.publish(claim);
+        } else {
+            extent.give_up(claim);
+        }
+        is_committed.then_some(first)
     }
 
     fn look(&self, arena: usize, page: usize) -> bool {
@@ -96,6 +146,59 @@ fn a_second_arena_appears_whole() {
         grower.join().unwrap();
         assert!(arenas.look(1, 0) && arenas.look(1, 1));
     });
+}
+
+/// A library in the place of the system call allocates, and its allocation grows the arena too.
+#[test]
+fn a_growth_inside_a_growth_gets_the_next_pages() {
+    loom::model(|| {
+        let arenas = Arenas::new();
+        arenas.reserve(0);
+        let grower = {
+            let arenas = arenas.clone();
+            thread::spawn(move || {
+                let mut inner = None;
+                let outer = arenas.grow_by_one(0, || {
+                    inner = arenas.grow_by_one(0, || true);
+                    // What the inner growth was for is there before the outer one is done.
+                    assert!(arenas.look(0, 1));
+                    true
+                });
+                assert_eq!((outer, inner), (Some(0), Some(1)));
+            })
+        };
+        arenas.look(0, 0);
+        arenas.look(0, 1);
+        grower.join().unwrap();
+        assert!(arenas.look(0, 0) && arenas.look(0, 1));
+    });
+}
+
+#[test]
+fn threads_that_grow_at_once_get_pages_of_their_own_whatever_is_refused() {
+    for is_refused in [false, true] {
+        let mut model = loom::model::Builder::new();
+        // Faults of two threads need few preemptions to show; without a bound this takes minutes.
+        model.preemption_bound = Some(3);
+        model.check(move || {
+            let arenas = Arenas::new();
+            arenas.reserve(0);
+            let other = {
+                let arenas = arenas.clone();
+                thread::spawn(move || arenas.grow_by_one(0, || !is_refused))
+            };
+            let mine = arenas.grow_by_one(0, || true).unwrap();
+            assert!(arenas.look(0, mine));
+            let theirs = other.join().unwrap();
+            assert_eq!(theirs.is_none(), is_refused);
+            assert_ne!(theirs, Some(mine));
+            // The next ones never get a page that is in use.
+            for _ in 0..2 {
+                let next = arenas.grow_by_one(0, || true);
+                assert!(next.is_none() || next != Some(mine) && next != theirs);
+            }
+        });
+    }
 }
 
 /// The hot path reads the first arena without any order of its own: the block's way to it is the order.

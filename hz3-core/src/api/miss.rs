@@ -5,9 +5,10 @@
 //! free     heap → spill → push          or home, or pages
 //! ```
 //!
-//! Now and then a miss checks the clock and runs due upkeep.
+//! Now and then a miss checks the clock and runs due upkeep. While a miss changes the heap, the thread's pointer is
+//! elsewhere.
 
-use crate::allocator::{HeapOf, Lane, thread_heap};
+use crate::allocator::{HeapOf, Lane, set_aside, thread_heap};
 use crate::api::checked;
 use crate::api::large::{self, Block};
 use crate::api::refill::refill;
@@ -85,7 +86,7 @@ fn pop_or_refill<L: Lane>(heap: &HeapOf<L>, bin: Bin, bytes: usize) -> *mut u8 {
         tick::<L>(heap);
         heap.begin_change();
         // SAFETY: the heap is this thread's and the entry is empty; `tick` can only empty entries.
-        let filled = unsafe { refill::<L>(heap, bin, flush_heap::<L>) };
+        let filled = unsafe { set_aside::<L, _>(heap, || refill::<L>(heap, bin, flush_heap::<L>)) };
         heap.end_change();
         if !filled {
             return carve_one::<L>(bin, bytes);
@@ -161,9 +162,14 @@ pub fn push_or_spill<L: Lane>(heap: &HeapOf<L>, bin: Bin, slot: Slot) {
         let is_first = !heap.entry(bin).is_loaded();
         tick::<L>(heap);
         heap.begin_change();
-        // SAFETY: the heap is this thread's. The entry is full, or `tick` has unloaded it: null entries are full too.
-        let has_room = unsafe { spill::<L>(heap, bin) };
-        let left = if has_room && is_first { send_shared_line_home::<L>(heap, bin, slot) } else { Some(slot) };
+        let make_room = || {
+            // SAFETY: the heap is this thread's. The entry is full, or `tick` has unloaded it: null entries are full too.
+            let has_room = unsafe { spill::<L>(heap, bin) };
+            let left = if has_room && is_first { send_shared_line_home::<L>(heap, bin, slot) } else { Some(slot) };
+            (has_room, left)
+        };
+        // SAFETY: the heap is this thread's.
+        let (has_room, left) = unsafe { set_aside::<L, _>(heap, make_room) };
         heap.end_change();
         let Some(kept) = left else { return };
         if !has_room {
@@ -200,13 +206,15 @@ fn check_clock<L: Lane>(heap: &HeapOf<L>) {
     let trims = allocator.trims();
     // SAFETY: the heap is this thread's, and no magazine of it is in use.
     unsafe {
-        if heap.trims.replace(trims) == trims {
-            send_cold_bins_home(&allocator.pages, &allocator.exchange, heap, L::Os::now_ms());
-        } else {
-            flush_heap::<L>(heap);
-        }
+        set_aside::<L, _>(heap, || {
+            if heap.trims.replace(trims) == trims {
+                send_cold_bins_home(&allocator.pages, &allocator.exchange, heap, L::Os::now_ms());
+            } else {
+                flush_heap::<L>(heap);
+            }
+            round::tick(&allocator.pages, &allocator.exchange, &allocator.schedule, &allocator.observer);
+        });
     }
-    round::tick(&allocator.pages, &allocator.exchange, &allocator.schedule, &allocator.observer);
 }
 
 fn tick_thread<L: Lane>() {
@@ -247,7 +255,7 @@ fn trim_own<L: Lane>() -> bool {
         unsafe {
             let heap = heap_at::<L::Stash, L::Quarantine>(entries);
             (*heap).trims.set(allocator.trims());
-            flush_heap::<L>(&*heap);
+            set_aside::<L, _>(&*heap, || flush_heap::<L>(&*heap));
         }
     }
     purge_all(&allocator.pages, &allocator.exchange)

@@ -8,8 +8,16 @@
 //! A reservation has no access rights, so it costs no commit charge, no `mlockall` memory and no `RLIMIT_DATA`.
 //! Segments are committed from the front, with a page of tags each, so addresses below `committed` have a readable
 //! tag. A further arena follows one that is used up.
+//!
+//! ```text
+//! lock: claim | commit pages, and tags up to the claim's end | lock: publish, or give up the claim
+//! lock: none  | reserve, commit                              | lock: add, or give back if there is room now
+//! ```
+//!
+//! No lock is held across a system call: a library in its place may allocate, and then grows by later segments. Other
+//! threads wait a little for one that grows, so that not all grow at once.
 
-use crate::pages::page_map::{ArenaTags, PageMap};
+use crate::pages::page_map::{ArenaTags, Claim, PageMap};
 use crate::pages::page_tag::{PageTag, TagCell};
 use crate::platform::lock::{ForkLock, Mutex};
 use crate::platform::options::Options;
@@ -25,6 +33,9 @@ const ARENAS: usize = 64;
 const STEP_BYTES: core::ops::RangeInclusive<usize> = 4 * SEGMENT_BYTES..=128 * SEGMENT_BYTES;
 /// Bytes of tags committed at a time, for the same reason. Derived: the tags of the two largest steps.
 const TAG_STEP_BYTES: usize = 2 * *STEP_BYTES.end() / PAGE_BYTES * size_of::<TagCell>();
+/// How often a thread yields, and then naps, for another one's growth. Chosen: some commits; about a millisecond at most.
+const YIELDS: u32 = 8;
+const NAPS: u32 = 8;
 const MIN_RESERVATION_BYTES: usize = 2 * SEGMENT_BYTES;
 
 /// Bytes to reserve for arena number `count`, in whole segments: `first`, doubled for every second arena. In a limited
@@ -62,27 +73,41 @@ impl Reservation {
         Self { base: extent.base(), tags: extent.tags(), capacity: extent.capacity() }
     }
 
-    /// Commits `pages` pages after the first `committed`, and their tags. False if the system refuses.
-    fn commit<O: Os>(self, committed: usize, pages: usize) -> bool {
-        let first = core::ptr::with_exposed_provenance_mut::<u8>(self.base + committed * PAGE_BYTES);
-        let (Some(first), Some(tags)) = (NonNull::new(first), NonNull::new(self.tags)) else {
+    /// Commits the pages of `claim`, and all tags between those that were published and its end. False if the system
+    /// refuses. The caller holds no lock.
+    fn commit<O: Os>(self, claim: &Claim) -> bool {
+        let pages = claim.end - claim.first;
+        let start = core::ptr::with_exposed_provenance_mut::<u8>(self.base + claim.first * PAGE_BYTES);
+        let (Some(start), Some(tags)) = (NonNull::new(start), NonNull::new(self.tags)) else {
             return false;
         };
-        let (tags_from, tags_to) = (self.tags_committed(committed), self.tags_committed(committed + pages));
-        // SAFETY: the caller owns the reservation. All ranges lie in it, in whole pages, since `pages` and `committed`
-        // are whole segments, each with a page of tags. Pages whose tags were refused may be committed again.
+        let (tags_from, tags_to) = (self.tags_committed(claim.published), self.tags_committed(claim.end));
+        // SAFETY: the caller owns the pages: it has claimed them, or owns the reservation. All ranges lie in the
+        // reservation, in whole pages, since claims are whole segments, each with a page of tags. Tags that others commit
+        // too keep their contents, as do pages whose tags were refused.
         unsafe {
             // Pages first: if they are refused, nothing is kept.
-            if !O::commit(first, pages * PAGE_BYTES) {
+            if !O::commit(start, pages * PAGE_BYTES) {
                 return false;
             }
             if tags_to > tags_from && !O::commit(tags.byte_add(tags_from).cast(), tags_to - tags_from) {
                 return false;
             }
             // Tags are first written under the run lock, where a page fault would hold up all threads.
-            O::populate(tags.add(committed).cast(), pages * size_of::<TagCell>());
+            O::populate(tags.add(claim.first).cast(), pages * size_of::<TagCell>());
         }
         true
+    }
+
+    /// Pages to claim for a request of `need`, whole segments, if `room` pages, at least as many, are left.
+    fn step(self, room: usize, need: usize) -> usize {
+        let claimed = self.capacity - room;
+        let step = (2 * claimed * PAGE_BYTES).clamp(*STEP_BYTES.start(), *STEP_BYTES.end()) / PAGE_BYTES;
+        need.max(step.next_multiple_of(SEGMENT_PAGES as usize)).min(room)
+    }
+
+    fn range(self, claim: &Claim) -> PageRange {
+        PageRange { start: self.base + claim.first * PAGE_BYTES, pages: claim.end - claim.first }
     }
 
     fn tags_committed(self, pages: usize) -> usize {
@@ -117,8 +142,11 @@ pub enum NotGrown {
     Refused,
 }
 
-/// Stands for the right to reserve and commit.
-struct Growth;
+/// What the growth lock protects, besides arenas and claims.
+struct Growth {
+    /// Threads that are growing and worth waiting for.
+    growing: u32,
+}
 
 impl Ranked for Growth {
     const RANK: Rank = Rank::Growth;
@@ -135,7 +163,7 @@ pub struct Arenas<O: Os> {
 impl<O: Os> Arenas<O> {
     /// No arenas.
     pub const fn new(options: Options) -> Self {
-        Self { extents: PageMap::new(), growth: Mutex::new(Growth), options }
+        Self { extents: PageMap::new(), growth: Mutex::new(Growth { growing: 0 }), options }
     }
 
     /// The first arena's extent, for the hit path.
@@ -169,51 +197,104 @@ impl<O: Os> Arenas<O> {
         &self.growth
     }
 
-    /// Commits at least `pages` adjacent pages. The caller owns all that are returned. Takes the growth lock.
+    /// Commits at least `pages` adjacent pages. The caller owns all that are returned, and holds no lock but perhaps the
+    /// run lock inside `give_up`. Takes the growth lock.
     ///
     /// # Errors
     /// The system refuses, or `give_up`, called under the lock, says that pages came free.
     pub fn grow(&self, pages: usize, give_up: impl Fn() -> bool) -> Result<PageRange, NotGrown> {
-        let _growth = self.growth.lock();
-        if give_up() {
-            return Err(NotGrown::NotNeeded);
-        }
-        self.grow_by(pages).ok_or(NotGrown::Refused)
+        self.begin(give_up)?;
+        let grown = self.grow_by(pages);
+        let mut growth = self.growth.lock();
+        growth.growing = growth.growing.saturating_sub(1);
+        grown.ok_or(NotGrown::Refused)
     }
 
-    /// [`Arenas::grow`] under the growth lock. `None` if the system refuses.
+    /// Waits a little for threads that grow, then counts this one among them.
+    fn begin(&self, give_up: impl Fn() -> bool) -> Result<(), NotGrown> {
+        for turn in 0.. {
+            let mut growth = self.growth.lock();
+            if give_up() {
+                return Err(NotGrown::NotNeeded);
+            }
+            if turn == YIELDS + NAPS {
+                // They are stuck: this very thread, in a call that allocates, or a thread that a fork left behind.
+                // Nobody waits for them again.
+                growth.growing = 0;
+            }
+            if growth.growing == 0 {
+                growth.growing = 1;
+                break;
+            }
+            drop(growth);
+            if turn < YIELDS { O::yield_now() } else { O::nap() }
+        }
+        Ok(())
+    }
+
+    /// [`Arenas::grow`] without the wait. `None` if the system refuses.
     fn grow_by(&self, pages: usize) -> Option<PageRange> {
-        let extents = self.extents.all();
         let need = pages.checked_next_multiple_of(SEGMENT_PAGES as usize)?;
-        for extent in extents {
-            let (place, committed) = (Reservation::of(extent), extent.pages());
-            if place.capacity - committed >= need {
-                // If this is refused, a further arena would be too.
-                let size = Self::commit(place, committed, need)?;
-                extent.set_pages(committed + size);
-                return Some(PageRange { start: place.base + committed * PAGE_BYTES, pages: size });
+        loop {
+            if let Some(grown) = self.grow_in_place(need) {
+                return grown;
+            }
+            if let Some(range) = self.grow_by_an_arena(need)? {
+                return Some(range);
+            }
+            // Another thread has added an arena with room meanwhile. There are few arenas, so this ends.
+        }
+    }
+
+    /// Grows an arena that has room for `need` pages, whole segments. `None` without one; `Some(None)` if the system
+    /// refuses: it would refuse a further arena too.
+    fn grow_in_place(&self, need: usize) -> Option<Option<PageRange>> {
+        let mut is_generous = true;
+        loop {
+            let growth = self.growth.lock();
+            let extent = self.extents.all().iter().find(|extent| extent.room() >= need)?;
+            let place = Reservation::of(extent);
+            let claim = extent.claim(if is_generous { place.step(extent.room(), need) } else { need });
+            drop(growth);
+            let is_committed = place.commit::<O>(&claim);
+            let _growth = self.growth.lock();
+            if is_committed {
+                let range = place.range(&claim);
+                extent.publish(claim);
+                return Some(Some(range));
+            }
+            extent.give_up(claim);
+            if !is_generous {
+                return Some(None);
+            }
+            is_generous = false;
+        }
+    }
+
+    /// Adds an arena with at least `need` pages, whole segments. `Some(None)` if another has room meanwhile; `None` if
+    /// the system refuses.
+    fn grow_by_an_arena(&self, need: usize) -> Option<Option<PageRange>> {
+        let place = self.reserve(self.extents.all().len(), need)?;
+        // An arena only once it has pages: a refused request leaves nothing behind.
+        let whole = |pages| Claim { published: 0, first: 0, end: pages };
+        let size = [place.step(place.capacity, need), need]
+            .into_iter()
+            .find(|&size| size <= place.capacity && place.commit::<O>(&whole(size)));
+        let mut added = None;
+        let mut has_room = false;
+        if let Some(size) = size {
+            let _growth = self.growth.lock();
+            has_room = self.extents.all().iter().any(|extent| extent.room() >= need);
+            if !has_room && let Some(extent) = self.extents.add(place.base, place.tags, place.capacity) {
+                let claim = extent.claim(size);
+                added = Some(place.range(&claim));
+                extent.publish(claim);
             }
         }
-        let place = self.reserve(extents.len(), need)?;
-        // An arena only once it has pages: a refused request leaves nothing behind.
-        let size = Self::commit(place, 0, need);
-        if size.is_none() {
+        if added.is_none() {
             place.unmap::<O>();
         }
-        let size = size?;
-        self.extents.add(place.base, place.tags, place.capacity)?.set_pages(size);
-        Some(PageRange { start: place.base, pages: size })
-    }
-
-    /// Commits at least `need` pages, whole segments, after the first `committed` of `place`. Returns how many.
-    fn commit(place: Reservation, committed: usize, need: usize) -> Option<usize> {
-        let room = place.capacity - committed;
-        if need > room {
-            return None;
-        }
-        let step = (2 * committed * PAGE_BYTES).clamp(*STEP_BYTES.start(), *STEP_BYTES.end()) / PAGE_BYTES;
-        let generous = need.max(step.next_multiple_of(SEGMENT_PAGES as usize)).min(room);
-        [generous, need].into_iter().find(|&size| place.commit::<O>(committed, size))
+        if has_room { Some(None) } else { added.map(Some) }
     }
 
     /// Reserves arena number `count`, for at least `pages` pages, whole segments.

@@ -1,17 +1,19 @@
-//! ArenaTags: the committed pages of an arena and their tags, as `free` looks them up.
+//! ArenaTags: the published pages of an arena and their tags, as `free` looks them up.
 //!
 //! ```text
 //! address + origin = offset      offset / page < pages → tags[offset / page]      else not of this arena
 //! ```
 //!
-//! One thread at a time adds extents and pages, under the growth lock; any thread looks up any address meanwhile. Tags
-//! below `pages` stay readable.
+//! A thread that needs pages claims those after all others' claims, commits them and the tags of all claimed pages before
+//! them, and publishes them as `pages`. Extents, claims and `pages` change under the growth lock, which is not held during
+//! the commit. Any thread looks up any address meanwhile. Tags below `pages` stay readable; those of a claim that is not
+//! committed yet, or was refused, read as zero.
 
 use crate::platform::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::platform::units::{PAGE_BYTES, PAGE_SHIFT};
 use core::ptr::null_mut;
 
-/// The committed pages of an arena, with a tag `T` each.
+/// The published pages of an arena, with a tag `T` each.
 #[repr(C, align(64))]
 pub struct ArenaTags<T> {
     /// Minus the first page's address, modulo 2^64.
@@ -19,6 +21,8 @@ pub struct ArenaTags<T> {
     pages: AtomicUsize,
     tags: AtomicPtr<T>,
     capacity: AtomicUsize,
+    /// Pages that threads have committed or are about to: `pages` or more. Sync: the growth lock.
+    claimed: AtomicUsize,
 }
 
 impl<T> ArenaTags<T> {
@@ -29,6 +33,7 @@ impl<T> ArenaTags<T> {
             pages: AtomicUsize::new(0),
             tags: AtomicPtr::new(null_mut()),
             capacity: AtomicUsize::new(0),
+            claimed: AtomicUsize::new(0),
         }
     }
 
@@ -39,6 +44,7 @@ impl<T> ArenaTags<T> {
             pages: AtomicUsize::new(0),
             tags: AtomicPtr::new(null_mut()),
             capacity: AtomicUsize::new(0),
+            claimed: AtomicUsize::new(0),
         }
     }
 
@@ -54,7 +60,7 @@ impl<T> ArenaTags<T> {
         self.tags.load(Ordering::Relaxed)
     }
 
-    /// Committed pages.
+    /// Published pages: all are committed, but for claims that others are still committing or were refused.
     pub fn pages(&self) -> usize {
         // Relaxed: exact under the growth lock, elsewhere a count.
         self.pages.load(Ordering::Relaxed)
@@ -66,8 +72,38 @@ impl<T> ArenaTags<T> {
         self.capacity.load(Ordering::Relaxed)
     }
 
-    /// Makes the first `pages` pages and their tags visible to all threads. The caller holds the growth lock.
-    pub fn set_pages(&self, pages: usize) {
+    /// Pages that are not claimed. The caller holds the growth lock.
+    pub fn room(&self) -> usize {
+        // Relaxed: under the lock.
+        self.capacity() - self.claimed.load(Ordering::Relaxed)
+    }
+
+    /// Claims `pages` pages, at most [`ArenaTags::room`]. The caller holds the growth lock.
+    pub fn claim(&self, pages: usize) -> Claim {
+        // Relaxed, both: under the lock.
+        let first = self.claimed.load(Ordering::Relaxed);
+        self.claimed.store(first + pages, Ordering::Relaxed);
+        Claim { published: self.pages(), first, end: first + pages }
+    }
+
+    /// Gives up `claim`. If another claim follows, its pages are lost. The caller holds the growth lock.
+    pub fn give_up(&self, claim: Claim) {
+        // Relaxed, both: under the lock.
+        if self.claimed.load(Ordering::Relaxed) == claim.end {
+            self.claimed.store(claim.first, Ordering::Relaxed);
+        }
+    }
+
+    /// Publishes `claim`, which is committed. The caller holds the growth lock.
+    pub fn publish(&self, claim: Claim) {
+        // A thread that claimed later pages may have been faster.
+        if claim.end > self.pages() {
+            self.set_pages(claim.end);
+        }
+    }
+
+    /// Makes the first `pages` pages' tags visible to all threads. The caller holds the growth lock.
+    fn set_pages(&self, pages: usize) {
         // Release: publishes the origin and the tags. Pairs with the Acquire in `tag`.
         self.pages.store(pages, Ordering::Release);
     }
@@ -80,7 +116,7 @@ impl<T> ArenaTags<T> {
         // this order, so that any other address, seen while the arena appears, is refused or finds a readable tag.
         let page = address.wrapping_add(self.origin.load(Ordering::Relaxed)) >> PAGE_SHIFT;
         if page < self.pages.load(Ordering::Relaxed) {
-            // SAFETY: `page` is committed, and tags of committed pages stay readable.
+            // SAFETY: `page` is published, and tags of published pages stay readable.
             found(unsafe { &*self.tags.load(Ordering::Relaxed).add(page) })
         } else {
             none()
@@ -94,9 +130,21 @@ impl<T> ArenaTags<T> {
         let pages = self.pages.load(Ordering::Acquire);
         // Relaxed, both: ordered by the Acquire.
         let page = address.wrapping_add(self.origin.load(Ordering::Relaxed)) >> PAGE_SHIFT;
-        // SAFETY: `page` is committed, and tags of committed pages stay readable.
+        // SAFETY: `page` is published, and tags of published pages stay readable.
         (page < pages).then(|| unsafe { &*self.tags.load(Ordering::Relaxed).add(page) })
     }
+}
+
+/// Pages of an arena that one thread commits. Ends in [`ArenaTags::publish`] or [`ArenaTags::give_up`].
+#[must_use]
+pub struct Claim {
+    /// Number of pages that were published before: the thread commits the tags from there to `end`, which other threads
+    /// may be committing too.
+    pub published: usize,
+    /// The first page claimed.
+    pub first: usize,
+    /// One past the last page claimed.
+    pub end: usize,
 }
 
 /// Up to `N` extents.

@@ -27,6 +27,8 @@ const SPARE_BATCH: u32 = 32;
 const PURGE_PAGES: usize = 4096;
 /// Runs of the request's own class examined before a higher class is used.
 const PROBES: usize = 8;
+/// How often a refused request waits for runs that are being purged.
+const MAX_WAITS: u32 = 1000;
 /// Most spare descriptors that one operation uses: one per cut.
 const SPARES_NEEDED: u32 = 2;
 
@@ -424,6 +426,7 @@ impl<O: Os> Runs<O> {
     /// transit, and sets its kind and tags. `None` if memory runs out.
     pub fn allocate(&self, pages: usize, align_pages: usize) -> Option<SpanId> {
         let span_pages = pages.checked_add(align_pages - 1)?;
+        let mut waits = MAX_WAITS;
         loop {
             if let Some(id) = self.lock_with_spares()?.take(pages, align_pages) {
                 return Some(id);
@@ -436,7 +439,7 @@ impl<O: Os> Runs<O> {
                     // SAFETY: this thread owns the descriptor, which is unused.
                     unsafe { self.retire_descriptor(id) };
                     // If pages came free but another thread takes them first, the next turn grows.
-                    if reason == NotGrown::Refused && !self.may_come_free(span_pages) {
+                    if reason == NotGrown::Refused && !self.may_come_free(span_pages, &mut waits) {
                         return self.take_any(pages, align_pages);
                     }
                 }
@@ -444,13 +447,15 @@ impl<O: Os> Runs<O> {
         }
     }
 
-    /// Whether to try again after a refusal: a run that fits came free, or another thread is purging one.
-    fn may_come_free(&self, pages: usize) -> bool {
+    /// Whether to try again after a refusal: a run that fits came free, or another thread is purging one. `waits` is
+    /// counted down: the thread that purges may be this one, in a call that allocates.
+    fn may_come_free(&self, pages: usize, waits: &mut u32) -> bool {
         let free = self.lock();
-        let is_waiting = free.index.in_purge > 0;
+        let is_waiting = free.index.in_purge > 0 && *waits > 0;
         let fits = free.fits(pages);
         drop(free);
         if is_waiting {
+            *waits -= 1;
             O::yield_now();
         }
         is_waiting || fits

@@ -14,6 +14,7 @@ pub struct Fake;
 const NEVER: usize = usize::MAX;
 static REMAINING: AtomicUsize = AtomicUsize::new(NEVER);
 static REFUSED: AtomicUsize = AtomicUsize::new(0);
+static ON_CALL: AtomicPtr<()> = AtomicPtr::new(null_mut());
 static ON_PURGE: AtomicPtr<()> = AtomicPtr::new(null_mut());
 
 impl Fake {
@@ -37,7 +38,20 @@ impl Fake {
         ON_PURGE.store((act as *const ()).cast_mut(), Ordering::Relaxed);
     }
 
+    /// Calls `act` before each call that is made through libc from now on, as a library in its place may.
+    pub fn call_at_calls(act: fn()) {
+        ON_CALL.store((act as *const ()).cast_mut(), Ordering::Relaxed);
+    }
+
+    fn note_call() {
+        if let Some(act) = NonNull::new(ON_CALL.load(Ordering::Relaxed)) {
+            // SAFETY: not null, so `call_at_calls` stored it, from a `fn()`.
+            unsafe { core::mem::transmute::<NonNull<()>, fn()>(act)() };
+        }
+    }
+
     fn granted() -> bool {
+        Self::note_call();
         let spent = REMAINING.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| match left {
             NEVER => None,
             0 => None,
@@ -55,6 +69,9 @@ impl Fake {
 unsafe impl Waiter for Fake {
     fn yield_now() {
         Linux::yield_now();
+    }
+    fn nap() {
+        Linux::nap();
     }
     fn wait(word: *const u32, expected: u32) {
         Linux::wait(word, expected);
@@ -96,10 +113,12 @@ unsafe impl Os for Fake {
         Self::granted() && unsafe { Linux::purge(start, bytes) }
     }
     unsafe fn populate(start: NonNull<u8>, bytes: usize) {
+        Self::note_call();
         // SAFETY: the caller keeps this contract, which is `Linux`'s.
         unsafe { Linux::populate(start, bytes) }
     }
     unsafe fn prefer_huge(start: NonNull<u8>, bytes: usize, huge: bool) {
+        Self::note_call();
         // SAFETY: the caller keeps this contract, which is `Linux`'s.
         unsafe { Linux::prefer_huge(start, bytes, huge) }
     }
@@ -112,16 +131,20 @@ unsafe impl Os for Fake {
         Self::granted() && unsafe { Linux::unguard(start, bytes) }
     }
     fn random_key() -> u64 {
+        Self::note_call();
         Linux::random_key()
     }
     fn for_each_variable(_: impl FnMut(&[u8])) {}
     fn now_ms() -> u32 {
+        Self::note_call();
         Linux::now_ms()
     }
     fn random_seed() -> u64 {
+        Self::note_call();
         Linux::random_seed()
     }
     fn address_space_limit() -> usize {
+        Self::note_call();
         Linux::address_space_limit()
     }
     fn is_last_thread() -> bool {

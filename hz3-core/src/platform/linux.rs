@@ -4,6 +4,7 @@
 
 use crate::platform::atomic::{AtomicU32, AtomicUsize, Ordering};
 use crate::platform::os::{Os, Waiter};
+use crate::platform::rank;
 use crate::platform::units::PAGE_BYTES;
 use core::ffi::{CStr, c_char};
 use core::ptr::{NonNull, null_mut};
@@ -41,7 +42,7 @@ fn this_thread() -> usize {
 /// The 16 random bytes that the kernel gives a process; zeros if it gives none.
 fn random_words() -> [u64; 2] {
     // SAFETY: no precondition.
-    let bytes = keeping_errno(|| unsafe { libc::getauxval(libc::AT_RANDOM) }) as usize;
+    let bytes = calling_out(|| unsafe { libc::getauxval(libc::AT_RANDOM) }) as usize;
     if bytes == 0 {
         return [0; 2];
     }
@@ -62,18 +63,34 @@ fn keeping_errno<T>(body: impl FnOnce() -> T) -> T {
     result
 }
 
+/// Runs `body`, which calls out and perhaps into a library in libc's place, then restores `errno`. Such a library may
+/// allocate, so the calling thread holds no lock, unless for its fork.
+#[inline]
+fn calling_out<T>(body: impl FnOnce() -> T) -> T {
+    debug_assert!(rank::is_none_held() || Linux::is_forking(), "a call to the outside with a lock held");
+    keeping_errno(body)
+}
+
 fn map_with(bytes: usize, protection: i32) -> Option<NonNull<u8>> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
-    let start = keeping_errno(|| unsafe { libc::mmap(null_mut(), bytes, protection, flags, -1, 0) });
+    let start = calling_out(|| unsafe { libc::mmap(null_mut(), bytes, protection, flags, -1, 0) });
     if start == libc::MAP_FAILED { None } else { NonNull::new(start.cast()) }
 }
 
 // SAFETY: futex(2) ends a wait after a change and a wake; `keeping_errno` keeps `errno`; nothing allocates.
 unsafe impl Waiter for Linux {
     fn yield_now() {
+        // Not sched_yield(3): a thread that waits for a lock may hold others.
         // SAFETY: no precondition.
-        keeping_errno(|| unsafe { libc::sched_yield() });
+        keeping_errno(|| unsafe { libc::syscall(libc::SYS_sched_yield) });
+    }
+
+    fn nap() {
+        let time = libc::timespec { tv_sec: 0, tv_nsec: 100_000 };
+        // Not nanosleep(3): it is a cancellation point, `malloc` is none.
+        // SAFETY: reads `time`; a null remainder is not written.
+        keeping_errno(|| unsafe { libc::syscall(libc::SYS_nanosleep, &raw const time, null_mut::<libc::timespec>()) });
     }
 
     #[allow(clippy::not_unsafe_ptr_arg_deref, reason = "the kernel checks the address")]
@@ -123,7 +140,7 @@ unsafe impl Os for Linux {
 
     unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
         // SAFETY: the caller owns the range; contents stay.
-        keeping_errno(|| unsafe { libc::mprotect(start.as_ptr().cast(), bytes, READ_WRITE) == 0 })
+        calling_out(|| unsafe { libc::mprotect(start.as_ptr().cast(), bytes, READ_WRITE) == 0 })
     }
 
     fn map(bytes: usize) -> Option<NonNull<u8>> {
@@ -132,37 +149,36 @@ unsafe impl Os for Linux {
 
     unsafe fn unmap(start: NonNull<u8>, bytes: usize) -> bool {
         // SAFETY: nothing uses the range any more.
-        keeping_errno(|| unsafe { libc::munmap(start.as_ptr().cast(), bytes) == 0 })
+        calling_out(|| unsafe { libc::munmap(start.as_ptr().cast(), bytes) == 0 })
     }
 
     unsafe fn remap(start: NonNull<u8>, old_bytes: usize, new_bytes: usize) -> Option<NonNull<u8>> {
         // SAFETY: the caller owns the whole mapping, and gives up its old address if it moves.
-        let moved = keeping_errno(|| unsafe {
-            libc::mremap(start.as_ptr().cast(), old_bytes, new_bytes, libc::MREMAP_MAYMOVE)
-        });
+        let moved =
+            calling_out(|| unsafe { libc::mremap(start.as_ptr().cast(), old_bytes, new_bytes, libc::MREMAP_MAYMOVE) });
         if moved == libc::MAP_FAILED { None } else { NonNull::new(moved.cast()) }
     }
 
     unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
         // SAFETY: the caller owns the range and needs no contents. Refused for locked memory, for example.
-        keeping_errno(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTNEED) == 0 })
+        calling_out(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTNEED) == 0 })
     }
 
     unsafe fn populate(start: NonNull<u8>, bytes: usize) {
         // SAFETY: the caller owns the range; contents stay. Refused before Linux 5.14.
-        keeping_errno(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE) });
+        calling_out(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE) });
     }
 
     unsafe fn prefer_huge(start: NonNull<u8>, bytes: usize, huge: bool) {
         let advice = if huge { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
         // SAFETY: the caller owns the range; contents stay. Refused by kernels without huge pages.
-        keeping_errno(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, advice) });
+        calling_out(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, advice) });
     }
 
     unsafe fn guard(start: NonNull<u8>, bytes: usize) -> bool {
         // Relaxed, here and below: a thread that removes a guard got the pages after it was made, and sees its bit.
         let known = GUARD_METHODS.load(Ordering::Relaxed);
-        keeping_errno(|| {
+        calling_out(|| {
             if known & NO_GUARD_ADVICE == 0 {
                 // SAFETY: the caller owns the range and needs no contents.
                 if unsafe { libc::madvise(start.as_ptr().cast(), bytes, GUARD_INSTALL) } == 0 {
@@ -205,7 +221,7 @@ unsafe impl Os for Linux {
         // Relaxed: the caller got the pages after their guard was made, and sees its bit.
         let known = GUARD_METHODS.load(Ordering::Relaxed);
         // SAFETY: the caller owns the range; pages without a guard keep their contents.
-        keeping_errno(|| unsafe {
+        calling_out(|| unsafe {
             (known & BY_MADVISE == 0 || libc::madvise(start.as_ptr().cast(), bytes, GUARD_REMOVE) == 0)
                 && (known & BY_MPROTECT == 0 || libc::mprotect(start.as_ptr().cast(), bytes, READ_WRITE) == 0)
         })
@@ -214,7 +230,7 @@ unsafe impl Os for Linux {
     fn now_ms() -> u32 {
         let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: writes `now`. The vDSO serves it without a system call.
-        keeping_errno(|| unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut now) });
+        calling_out(|| unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut now) });
         (now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000) as u32
     }
 
@@ -233,13 +249,13 @@ unsafe impl Os for Linux {
     fn address_space_limit() -> usize {
         let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
         // SAFETY: writes `limit`.
-        keeping_errno(|| unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) });
+        calling_out(|| unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) });
         if limit.rlim_cur == libc::RLIM_INFINITY { usize::MAX } else { limit.rlim_cur as usize }
     }
 
     fn for_each_variable(mut visit: impl FnMut(&[u8])) {
         // SAFETY: no precondition.
-        if keeping_errno(|| unsafe { libc::getauxval(libc::AT_SECURE) }) != 0 {
+        if calling_out(|| unsafe { libc::getauxval(libc::AT_SECURE) }) != 0 {
             return;
         }
         // SAFETY: null, or a null-terminated array of C strings. To change it meanwhile also breaks getenv(3).
@@ -256,7 +272,7 @@ unsafe impl Os for Linux {
         let mut first = [0; 1];
         // A first thread that has ended is still listed, but its `exe` is gone.
         // SAFETY: the path is a C string; at most `first.len()` bytes are written; `errno` is this thread's.
-        let first_thread_lives = keeping_errno(|| unsafe {
+        let first_thread_lives = calling_out(|| unsafe {
             libc::readlink(c"/proc/self/exe".as_ptr(), first.as_mut_ptr(), first.len()) >= 0
                 || *libc::__errno_location() != libc::ENOENT
         });
@@ -266,7 +282,7 @@ unsafe impl Os for Linux {
         // SAFETY: all zeros are a valid `stat`.
         let mut list = unsafe { core::mem::zeroed::<libc::stat>() };
         // SAFETY: the path is a C string; writes `list`.
-        let is_known = keeping_errno(|| unsafe { libc::stat(c"/proc/self/task".as_ptr(), &mut list) == 0 });
+        let is_known = calling_out(|| unsafe { libc::stat(c"/proc/self/task".as_ptr(), &mut list) == 0 });
         // A directory has two links and one per subdirectory: here the first thread's and this one's.
         is_known && list.st_nlink == 4
     }

@@ -1,7 +1,8 @@
 //! Os: the contract between hz3 and the operating system, kept by Linux and by a fake for tests.
 //!
-//! Every function keeps `errno`, never allocates, and may be called by any thread at any time, even before libc has
-//! started.
+//! Every function keeps `errno`, never allocates of its own accord, and may be called by any thread at any time, even
+//! before libc has started. But for a lock's waits, the caller holds no lock and leaves nothing half done that another
+//! allocation of this thread would meet: libraries that put themselves in the place of libc's functions allocate there.
 
 use core::ptr::NonNull;
 
@@ -13,6 +14,10 @@ use core::ptr::NonNull;
 pub unsafe trait Waiter {
     /// Yields the processor once.
     fn yield_now();
+    /// Sleeps for about a tenth of a millisecond; may return early.
+    fn nap() {
+        Self::yield_now();
+    }
     /// Sleeps while `word` is `expected`; may return early.
     fn wait(word: *const u32, expected: u32);
     /// Wakes every thread that sleeps on `word`.

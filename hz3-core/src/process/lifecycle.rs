@@ -61,6 +61,16 @@ pub fn start<L: Lane>() -> Option<*mut HeapOf<L>> {
             (*heap).shard.set(shard);
             (*heap).ticks.set(TICKS);
             (*heap).trims.set(allocator.trims());
+            if L::HARDENED {
+                // Seeds it: later calls, in the middle of a change, make none to the outside.
+                (*heap).random::<L::Os>();
+            }
+        }
+        // A library in the place of a libc function that was called here has allocated: one heap is enough.
+        if let Stage::With(other) = (CurrentThread::<L>(PhantomData)).stage() {
+            // SAFETY: `heap` is this thread's, and empty.
+            unsafe { allocator.heaps.give(heap) };
+            return Some(other);
         }
         Some(heap)
     })?;

@@ -302,7 +302,7 @@ pub const TICKS: u8 = 64;
 
 /// The entries of a thread that has no heap yet.
 pub static NO_HEAP: StaticHeap = StaticHeap::new();
-/// The entries of a thread that is ending and has given its heap back.
+/// The entries of a thread that is ending and has given its heap back, or has set it aside for the time of a miss.
 pub static LEFT_HEAP: StaticHeap = StaticHeap::new();
 
 /// Stands in front of a heap while there is a heap profile: its null entries make each call miss. Starts as zeros.
@@ -453,6 +453,12 @@ impl<S, Q> Heap<S, Q> {
     pub fn end_change(&self) {
         self.state.end_change();
     }
+
+    /// As [`HeapState::set_aside`].
+    #[inline]
+    pub fn set_aside(&self) {
+        self.state.set_aside();
+    }
 }
 
 /// Bytes of a heap's unit. Chosen: the least power of two that fits every lane's heap.
@@ -556,6 +562,12 @@ impl<S, Q, O: Os> Heaps<S, Q, O> {
         self.states.adopt(self).map(|id| self.get(id))
     }
 
+    /// As [`HeapStates::take_back`].
+    #[inline]
+    pub fn take_back(&self, heap: &Heap<S, Q>) {
+        self.states.take_back(&heap.state);
+    }
+
     /// Calls `visit` with every heap, used or not. Heaps are never unmapped.
     pub fn each(&self, mut visit: impl FnMut(*const Heap<S, Q>)) {
         for id in 1..self.table.end() {
@@ -599,7 +611,7 @@ pub fn is_static(heap: *const Entries) -> bool {
     core::ptr::eq(heap, NO_HEAP.entries()) || has_left(heap)
 }
 
-/// Whether the thread with `heap` at its pointer has given its heap back.
+/// Whether the thread with `heap` at its pointer has given its heap back or set it aside.
 #[inline]
 pub fn has_left(heap: *const Entries) -> bool {
     core::ptr::eq(heap, LEFT_HEAP.entries())

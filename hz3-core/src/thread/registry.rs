@@ -4,7 +4,7 @@
 //! made ──→ IN_USE ── give ──→ UNUSED, in the list ── take ──→ IN_USE
 //!            │
 //!            └── orphaned by a fork: adopted (emptied and given),
-//!                or LOST if its thread was changing it at that moment
+//!                or LOST if its thread was changing it at that moment, or had set it aside
 //! ```
 //!
 //! A thread has at most one heap in its life. A forked child starts a new *generation*: a heap in use of an older one
@@ -28,6 +28,8 @@ const LOOKS: usize = 64;
 pub struct HeapState {
     /// Whether the owner is in the middle of a change. Sync: written by the owner, read in a forked child.
     busy: AtomicU32,
+    /// Whether the owner's pointer is elsewhere for a while. Sync: as `busy`.
+    aside: AtomicU32,
     /// Sync: the heaps' lock.
     state: AtomicU32,
     /// The owner's generation: the number of forks between the first process and its own. Sync: as `state`.
@@ -53,6 +55,14 @@ impl HeapState {
         compiler_fence(core::sync::atomic::Ordering::SeqCst);
         // Relaxed, with a compiler fence: read in a forked child only.
         self.busy.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes that the owner's pointer leaves the heap, until [`HeapStates::take_back`].
+    #[inline]
+    pub fn set_aside(&self) {
+        // Relaxed, with a compiler fence: only a forked child reads it, from a copy of this thread's memory.
+        self.aside.store(1, Ordering::Relaxed);
+        compiler_fence(core::sync::atomic::Ordering::SeqCst);
     }
 }
 
@@ -111,13 +121,36 @@ impl<W: Waiter> HeapStates<W> {
             // Relaxed: under the lock.
             unused.0 = members.state(id).next_unused.load(Ordering::Relaxed);
         }
-        let heap = members.state(id);
-        // Relaxed, all: under the lock.
-        heap.generation.store(self.generation.load(Ordering::Relaxed), Ordering::Relaxed);
-        heap.state.store(IN_USE, Ordering::Relaxed);
+        self.mark_used(members.state(id));
         with_lock();
         drop(unused);
         Some(id)
+    }
+
+    /// The caller holds the heaps' lock.
+    fn mark_used(&self, heap: &HeapState) {
+        // Relaxed, all: under the lock.
+        heap.generation.store(self.generation.load(Ordering::Relaxed), Ordering::Relaxed);
+        heap.state.store(IN_USE, Ordering::Relaxed);
+    }
+
+    /// Undoes [`HeapState::set_aside`]. The calling thread owns the heap, which is no orphan even if this thread forked
+    /// meanwhile and is the child's. Rarely takes the heaps' lock.
+    #[inline]
+    pub fn take_back(&self, heap: &HeapState) {
+        // Relaxed, both: only a fork of this thread, meanwhile, makes them differ.
+        if heap.generation.load(Ordering::Relaxed) != self.generation.load(Ordering::Relaxed) {
+            self.take_back_in_child(heap);
+        }
+        compiler_fence(core::sync::atomic::Ordering::SeqCst);
+        // Relaxed, with a compiler fence: read in a forked child only.
+        heap.aside.store(0, Ordering::Relaxed);
+    }
+
+    #[cold]
+    fn take_back_in_child(&self, heap: &HeapState) {
+        let _unused = self.unused.lock();
+        self.mark_used(heap);
     }
 
     /// Takes back an empty heap, which the calling thread owns until now.
@@ -176,6 +209,11 @@ impl<W: Waiter> HeapStates<W> {
             return false;
         }
         if heap.generation.load(Ordering::Relaxed) == self.generation.load(Ordering::Relaxed) {
+            return false;
+        }
+        // Its thread may be this process's, and then takes it back.
+        if heap.aside.load(Ordering::Relaxed) != 0 {
+            heap.state.store(LOST, Ordering::Relaxed);
             return false;
         }
         if heap.busy.load(Ordering::Relaxed) != 0 {
@@ -248,7 +286,7 @@ mod forked {
         #[allow(clippy::new_without_default, reason = "elsewhere a heap is zeroed memory")]
         pub fn new() -> Self {
             let zero = || AtomicU32::new(0);
-            Self { busy: zero(), state: zero(), generation: zero(), id: zero(), next_unused: zero() }
+            Self { busy: zero(), aside: zero(), state: zero(), generation: zero(), id: zero(), next_unused: zero() }
         }
 
         pub fn forked(&self) -> Self {
@@ -256,6 +294,7 @@ mod forked {
             let copy = |word: &AtomicU32| AtomicU32::new(word.load(Ordering::Relaxed));
             Self {
                 busy: copy(&self.busy),
+                aside: copy(&self.aside),
                 state: copy(&self.state),
                 generation: copy(&self.generation),
                 id: copy(&self.id),

@@ -80,6 +80,12 @@ impl Run {
         self
     }
 
+    /// With several preloaded libraries, in this order.
+    pub fn preload_all(self, libraries: &[&Path]) -> Run {
+        let list: Vec<_> = libraries.iter().map(|library| library.display().to_string()).collect();
+        self.preload(Path::new(&list.join(":")))
+    }
+
     /// Runs the program to its end, or to the end of its time.
     pub fn finish(mut self) -> Outcome {
         if let Some(plugin) = self.plugin.take() {

@@ -34,6 +34,8 @@ const FORK: (&str, &str) = ("loom_lock", "a_lock_freed_after_a_fork_wakes_a_thre
 const KEY: (&str, &str) = ("loom_hooks", "one_key_is_made_and_every_thread_has_it");
 const NO_KEY: (&str, &str) = ("loom_hooks", "without_a_key_every_thread_goes_on");
 const TAGS: (&str, &str) = ("loom_growth", "a_look_at_any_address_meets_committed_tags_only");
+const INSIDE: (&str, &str) = ("loom_growth", "a_growth_inside_a_growth_gets_the_next_pages");
+const AT_ONCE: (&str, &str) = ("loom_growth", "threads_that_grow_at_once_get_pages_of_their_own_whatever_is_refused");
 const ONE_WRITING: (&str, &str) = ("loom_sequence", "what_is_read_is_of_one_writing");
 const UNITS: (&str, &str) = ("loom_growth", "units_below_the_end_are_mapped_and_no_id_is_handed_out_twice");
 const ONE_OWNER: (&str, &str) = ("loom_threads", "a_heap_is_one_threads_at_a_time_and_serves_the_next");
@@ -141,6 +143,34 @@ const MUTANTS: &[Mutant] = &[
         original: "let pages = self.pages.load(Ordering::Acquire);",
         fault: "let pages = self.pages.load(Ordering::Relaxed);",
         model: TAGS,
+    },
+    Mutant {
+        name: "claim-not-noted",
+        file: "pages/page_map.rs",
+        original: "self.claimed.store(first + pages, Ordering::Relaxed);",
+        fault: "",
+        model: INSIDE,
+    },
+    Mutant {
+        name: "tags-before-a-claim-left-out",
+        file: "pages/page_map.rs",
+        original: "Claim { published: self.pages(), first",
+        fault: "Claim { published: first, first",
+        model: INSIDE,
+    },
+    Mutant {
+        name: "published-pages-withdrawn",
+        file: "pages/page_map.rs",
+        original: "if claim.end > self.pages() {",
+        fault: "if claim.end > 0 {",
+        model: INSIDE,
+    },
+    Mutant {
+        name: "claim-given-up-below-another",
+        file: "pages/page_map.rs",
+        original: "if self.claimed.load(Ordering::Relaxed) == claim.end {",
+        fault: "if claim.end > 0 {",
+        model: AT_ONCE,
     },
     Mutant {
         name: "chunk-unordered",
