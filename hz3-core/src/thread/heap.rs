@@ -14,16 +14,13 @@ use crate::pages::bins::BINS;
 use crate::pages::shape::MAX_SLOTS;
 use crate::pages::slot::{Places, Slot};
 use crate::platform::atomic::{AtomicPtr, AtomicU64, Ordering, compiler_fence};
-use crate::platform::lock::ForkLock;
 use crate::platform::os::Os;
-use crate::platform::table::{Table, typed};
 use crate::platform::units::{BIN_ENTRY_BYTES, Bin, ShardId};
 use crate::record::pace::Pace;
 use crate::thread::flow::Balances;
-use crate::thread::registry::{HeapState, HeapStates, Members};
+use crate::thread::registry::HeapState;
 use crate::transfer::magazine::Magazine;
 use core::cell::Cell;
-use core::marker::PhantomData;
 use core::ptr::{NonNull, null_mut};
 
 /// A heap's entry for one bin: `base` is the loaded magazine's first place, or null; `top` and `limit` are one past its
@@ -314,6 +311,17 @@ pub struct Decoy {
     pub pace: Pace,
 }
 
+impl Decoy {
+    /// Makes the decoy stand in front of `heap`.
+    ///
+    /// # Safety
+    /// The calling thread owns both.
+    pub unsafe fn stand_before<S, Q>(&self, heap: *mut Heap<S, Q>) {
+        // SAFETY: the caller owns the entry.
+        unsafe { self.entries.0[0].set_spare(heap.cast()) };
+    }
+}
+
 /// The calling thread's heap: the one at its pointer, or the one behind the decoy there.
 ///
 /// # Safety
@@ -388,11 +396,11 @@ pub struct Heap<S, Q> {
     pub shard: Cell<ShardId>,
     /// Misses left until the thread reads the clock.
     pub ticks: Cell<u8>,
-    state: HeapState,
+    pub(super) state: HeapState,
     /// State of the random number generator; 0 before its first use.
     random: Cell<u64>,
     /// Null if the heap never needed one.
-    decoy: Cell<*mut Decoy>,
+    pub(super) decoy: Cell<*mut Decoy>,
     /// Counts of events. Sync: any thread may read.
     pub counters: Counters,
     /// Slots on their way home.
@@ -461,144 +469,10 @@ impl<S, Q> Heap<S, Q> {
     }
 }
 
-/// Bytes of a heap's unit. Chosen: the least power of two that fits every lane's heap.
-const HEAP_UNIT_BYTES: usize = 8192;
-
-/// Bytes of a decoy's unit. Chosen: the least power of two that fits a decoy.
-const DECOY_UNIT_BYTES: usize = 4096;
-const _: () = assert!(size_of::<Decoy>() <= DECOY_UNIT_BYTES);
-
-/// All heaps, used and unused.
-pub struct Heaps<S, Q, O: Os> {
-    table: Table<HEAP_UNIT_BYTES>,
-    decoys: Table<DECOY_UNIT_BYTES>,
-    states: HeapStates<O>,
-    heaps: PhantomData<fn() -> Heap<S, Q>>,
-}
-
-impl<S, Q, O: Os> Members for Heaps<S, Q, O> {
-    fn state(&self, id: u32) -> &HeapState {
-        // SAFETY: `id` is a heap's. Heaps are never unmapped, and the state's fields are atomic.
-        unsafe { &(*self.get(id)).state }
-    }
-
-    fn make(&self) -> Option<u32> {
-        // An all-zero heap is a valid, empty one.
-        self.table.allocate::<O>(1)
-    }
-
-    fn end(&self) -> u32 {
-        self.table.end()
-    }
-}
-
-impl<S, Q, O: Os> Heaps<S, Q, O> {
-    /// No heaps.
-    pub const fn new() -> Self {
-        const { assert!(size_of::<Heap<S, Q>>() <= HEAP_UNIT_BYTES) }
-        Self { table: Table::new(), decoys: Table::new(), states: HeapStates::new(), heaps: PhantomData }
-    }
-
-    fn get(&self, id: u32) -> *mut Heap<S, Q> {
-        // SAFETY: `id` came from this table and starts a heap's unit.
-        unsafe { typed::<Heap<S, Q>, HEAP_UNIT_BYTES>(&self.table, id) }.as_ptr()
-    }
-
-    /// An empty heap for the calling thread to own. `None` when memory has run out. Calls `with_lock` under the heaps'
-    /// lock.
-    pub fn take(&self, with_lock: impl FnOnce()) -> Option<*mut Heap<S, Q>> {
-        let heap = self.get(self.states.take(self, with_lock)?);
-        // SAFETY: this thread owns the heap.
-        unsafe {
-            (*heap).batches.iter().for_each(|batch| batch.set(0));
-            (*heap).active.iter().for_each(|active| active.set(true));
-            (*heap).balances.forget_all();
-        }
-        Some(heap)
-    }
-
-    /// The decoy of `heap`, made on first use, its pace not started. `None` when memory has run out.
-    ///
-    /// # Safety
-    /// The calling thread owns the heap.
-    pub unsafe fn decoy_of(&self, heap: *mut Heap<S, Q>) -> Option<NonNull<Decoy>> {
-        // SAFETY: the caller owns `heap`. A fresh unit is zeroed, fits a decoy and is this thread's alone.
-        unsafe {
-            if (*heap).decoy.get().is_null() {
-                let decoy = typed::<Decoy, DECOY_UNIT_BYTES>(&self.decoys, self.decoys.allocate::<O>(1)?).as_ptr();
-                (*decoy).entries.0[0].set_spare(heap.cast());
-                (*heap).decoy.set(decoy);
-            }
-            NonNull::new((*heap).decoy.get())
-        }
-    }
-
-    /// Takes back an empty heap. Takes the heaps' lock.
-    ///
-    /// # Safety
-    /// The calling thread owns it, and no longer does afterwards.
-    pub unsafe fn give(&self, heap: *mut Heap<S, Q>) {
-        // SAFETY: `heap` is never unmapped, and its state's fields are atomic.
-        self.states.give(unsafe { &(*heap).state });
-    }
-
-    /// The heaps' lock, for fork.
-    pub fn lock_for_fork(&self) -> &dyn ForkLock {
-        self.states.lock_for_fork()
-    }
-
-    /// In a forked child: makes every used heap but `own` (null for none) an orphan.
-    ///
-    /// # Safety
-    /// `own` is null or the calling thread's heap. The calling thread holds the heaps' lock.
-    pub unsafe fn orphan_all_but(&self, own: *mut Heap<S, Q>) {
-        // SAFETY: `own` is null or a heap, which is never unmapped and which only this thread writes.
-        self.states.orphan_all_but(unsafe { own.as_ref() }.map(|own| &own.state));
-    }
-
-    /// As [`HeapStates::adopt`].
-    #[inline]
-    pub fn adopt(&self) -> Option<*mut Heap<S, Q>> {
-        self.states.adopt(self).map(|id| self.get(id))
-    }
-
-    /// As [`HeapStates::take_back`].
-    #[inline]
-    pub fn take_back(&self, heap: &Heap<S, Q>) {
-        self.states.take_back(&heap.state);
-    }
-
-    /// Calls `visit` with every heap, used or not. Heaps are never unmapped.
-    pub fn each(&self, mut visit: impl FnMut(*const Heap<S, Q>)) {
-        for id in 1..self.table.end() {
-            let heap = self.table.peek(id).cast::<Heap<S, Q>>();
-            if !heap.is_null() {
-                visit(heap);
-            }
-        }
-    }
-
-    /// Number of heaps ever made.
-    pub fn made(&self) -> u32 {
-        self.table.end() - 1
-    }
-
-    /// Bytes of address space mapped for heaps.
-    pub fn mapped_bytes(&self) -> usize {
-        self.table.mapped_bytes() + self.decoys.mapped_bytes()
-    }
-}
-
-impl<S, Q, O: Os> Default for Heaps<S, Q, O> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 /// As [`Entry::peek`], for the entry of `bin` in `heap`, without a reference to the whole heap: its owner may be writing.
 ///
 /// # Safety
-/// `heap` is one that [`Heaps::each`] gives.
+/// `heap` is one that `Heaps::each` gives.
 pub unsafe fn peek<S, Q>(heap: *const Heap<S, Q>, bin: Bin, visit: impl FnMut(*const Slot, usize)) {
     let index = usize::from(bin.0);
     // SAFETY: heaps are never unmapped, and an entry's fields are atomic. The index is below `BINS`.

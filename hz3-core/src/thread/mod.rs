@@ -6,6 +6,8 @@ pub mod cold_bins;
 pub mod flow;
 #[cfg(not(loom))]
 pub mod heap;
+#[cfg(not(loom))]
+pub mod heaps;
 pub mod hooks;
 pub mod registry;
 #[cfg(not(loom))]

@@ -22,6 +22,7 @@
 #define _GNU_SOURCE
 #endif
 
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -304,8 +305,8 @@ static CHECK_UNUSED void check_child_passed_at(const char *file, int line, pid_t
         check_fail(file, line, "child exited with status %d", WEXITSTATUS(status));
 }
 
-/* A field of a /proc/…/status file, such as "VmRSS:", in bytes. No allocation. */
-static CHECK_UNUSED size_t check_status_of(const char *path, const char *field) {
+/* The number behind a field of a /proc/…/status file. No allocation. */
+static CHECK_UNUSED uint64_t check_status_number(const char *path, const char *field, int base) {
     char text[8192];
     int file = open(path, O_RDONLY | O_CLOEXEC);
     CHECK_THAT(file >= 0, "%s: %s", path, strerror(errno));
@@ -315,11 +316,39 @@ static CHECK_UNUSED size_t check_status_of(const char *path, const char *field) 
     text[length] = '\0';
     const char *line = strstr(text, field);
     CHECK_THAT(line != NULL, "no %s in %s", field, path);
-    return strtoull(line + strlen(field), NULL, 10) * KIB;
+    return strtoull(line + strlen(field), NULL, base);
+}
+
+/* A field of a /proc/…/status file, such as "VmRSS:", in bytes. No allocation. */
+static CHECK_UNUSED size_t check_status_of(const char *path, const char *field) {
+    return check_status_number(path, field, 10) * KIB;
 }
 
 static CHECK_UNUSED size_t check_status(const char *field) {
     return check_status_of("/proc/self/status", field);
+}
+
+/* The number of threads of this process with that name. Writes the path of the last one's status file to `status`, of
+ * 300 bytes, unless that is NULL. */
+static CHECK_UNUSED int check_threads_called(const char *name, char *status) {
+    int found = 0;
+    DIR *tasks = opendir("/proc/self/task");
+    CHECK(tasks != NULL);
+    for (struct dirent *task; (task = readdir(tasks)) != NULL;) {
+        char path[300], text[32] = "";
+        snprintf(path, sizeof path, "/proc/self/task/%s/comm", task->d_name);
+        int file = open(path, O_RDONLY | O_CLOEXEC);
+        if (file < 0) continue;
+        ssize_t length = read(file, text, sizeof text - 1);
+        close(file);
+        if (length <= 0) continue;
+        text[length - 1] = '\0'; /* a line end */
+        if (strcmp(text, name) != 0) continue;
+        found++;
+        if (status != NULL) snprintf(status, 300, "/proc/self/task/%s/status", task->d_name);
+    }
+    closedir(tasks);
+    return found;
 }
 
 #endif

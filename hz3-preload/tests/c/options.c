@@ -5,7 +5,6 @@
  */
 #include "check.h"
 
-#include <dirent.h>
 #include <signal.h>
 #include <sys/auxv.h>
 #include <time.h>
@@ -100,41 +99,17 @@ static void freed_memory_goes_back_after_a_second(void) {
 }
 
 /* SigBlk of a /proc/.../status file: signal n is bit n - 1. */
-static uint64_t blocked_signals(const char *path) {
-    char text[8192];
-    int file = open(path, O_RDONLY | O_CLOEXEC);
-    CHECK_THAT(file >= 0, "%s: %s", path, strerror(errno));
-    ssize_t length = read(file, text, sizeof text - 1);
-    close(file);
-    CHECK(length > 0);
-    text[length] = '\0';
-    const char *line = strstr(text, "\nSigBlk:");
-    CHECK_THAT(line != NULL, "no SigBlk in %s", path);
-    return strtoull(line + strlen("\nSigBlk:"), NULL, 16);
-}
+static uint64_t blocked_signals(const char *path) { return check_status_number(path, "\nSigBlk:", 16); }
 
 /* The signals that the thread called hz3-background blocks, as /proc shows them. */
 static uint64_t blocked_by_the_background_thread;
 
 /* Whether a thread of this process is called hz3-background. */
 static int has_background_thread(void) {
-    int found = 0;
-    DIR *tasks = opendir("/proc/self/task");
-    CHECK(tasks != NULL);
-    for (struct dirent *task; (task = readdir(tasks)) != NULL;) {
-        char path[300], name[32] = "";
-        snprintf(path, sizeof path, "/proc/self/task/%s/comm", task->d_name);
-        int file = open(path, O_RDONLY | O_CLOEXEC);
-        if (file < 0) continue;
-        int is_it = read(file, name, sizeof name - 1) > 0 && strcmp(name, "hz3-background\n") == 0;
-        close(file);
-        if (!is_it) continue;
-        found++;
-        snprintf(path, sizeof path, "/proc/self/task/%s/status", task->d_name);
-        blocked_by_the_background_thread = blocked_signals(path);
-    }
-    closedir(tasks);
+    char status[300];
+    int found = check_threads_called("hz3-background", status);
     CHECK(found <= 1);
+    if (found) blocked_by_the_background_thread = blocked_signals(status);
     return found;
 }
 

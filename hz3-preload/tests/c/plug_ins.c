@@ -4,7 +4,6 @@
  */
 #include "check.h"
 
-#include <dirent.h>
 
 #define THREADS 4
 #define PLUG_INS 8
@@ -101,21 +100,7 @@ static void threads_outlive_the_plug_ins(void) {
     }
 }
 
-static int background_threads(void) {
-    int found = 0;
-    DIR *tasks = opendir("/proc/self/task");
-    CHECK(tasks != NULL);
-    for (struct dirent *task; (task = readdir(tasks)) != NULL;) {
-        char path[300], name[32] = "";
-        snprintf(path, sizeof path, "/proc/self/task/%s/comm", task->d_name);
-        int file = open(path, O_RDONLY | O_CLOEXEC);
-        if (file < 0) continue;
-        if (read(file, name, sizeof name - 1) > 0 && strcmp(name, "hz3-background\n") == 0) found++;
-        close(file);
-    }
-    closedir(tasks);
-    return found;
-}
+static int background_threads(void) { return check_threads_called("hz3-background", NULL); }
 
 static void wait_for_background_threads(int count) {
     for (int tries = 0; background_threads() < count; usleep(10000))
