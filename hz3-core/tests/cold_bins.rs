@@ -32,7 +32,7 @@ fn what_lies_in_the_stash_goes_home_and_makes_no_span_young() {
         assert_eq!((*heap).stash.slot_count(), 1);
     }
     let (freed, now) = (stamp(), stamp().wrapping_add(LOOK_MS * 10));
-    owned.lock().take_next_with_holes(pages.spans(), now, u32::MAX, &mut 1);
+    owned.lock().take_next_with_holes(pages.spans(), 1, now, u32::MAX, &mut 1);
     // SAFETY: the heap is this thread's.
     unsafe {
         (*heap).last_look_ms.set(now.wrapping_sub(LOOK_MS));

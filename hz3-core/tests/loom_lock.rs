@@ -36,6 +36,9 @@ unsafe impl Waiter for Futex {
         let _queue = QUEUE.0.lock().unwrap();
         QUEUE.1.notify_all();
     }
+    fn this_thread() -> usize {
+        1
+    }
     fn is_forking() -> bool {
         false
     }

@@ -26,6 +26,7 @@ lane_tests! {
         handlers_of_every_stage_allocate,
         hundreds_of_handlers_allocate,
         a_handler_in_the_child_starts_a_thread,
+        a_handler_forks_in_turn,
     ],
     Program::new("c/threads.c") => [
         blocks_outlive_the_thread_that_took_them,

@@ -13,6 +13,7 @@ use crate::platform::atomic::{AtomicU64, Ordering};
 use crate::platform::lock::{ForkLock, Mutex};
 use crate::platform::os::Os;
 use crate::platform::rank::{Rank, Ranked};
+use crate::platform::transit::Transit;
 use crate::platform::units::SpanId;
 use core::ptr::NonNull;
 
@@ -25,21 +26,29 @@ pub struct Guards<O: Os> {
 struct Waiting {
     queue: SpanQueue,
     /// Runs on their way into the queue or out of it.
-    in_transit: u32,
+    transit: Transit,
 }
 
 impl Ranked for Waiting {
     const RANK: Rank = Rank::Waiting;
 
-    fn is_settled(&self) -> bool {
-        self.in_transit == 0
+    fn transit(&mut self) -> Option<&mut Transit> {
+        Some(&mut self.transit)
     }
 }
 
 impl<O: Os> Guards<O> {
     /// No guards, no runs.
     pub const fn new() -> Self {
-        Self { waiting: Mutex::new(Waiting { queue: SpanQueue::new(), in_transit: 0 }), refused: AtomicU64::new(0) }
+        Self {
+            waiting: Mutex::new(Waiting { queue: SpanQueue::new(), transit: Transit::new() }),
+            refused: AtomicU64::new(0),
+        }
+    }
+
+    /// Number of waiting runs.
+    pub fn waiting_runs(&self) -> usize {
+        self.waiting.lock().queue.count()
     }
 
     /// Bytes of waiting runs.
@@ -83,7 +92,7 @@ impl<O: Os> Guards<O> {
 
     /// Announces a run that [`Guards::push`] will get.
     pub fn begin_transit(&self) {
-        self.waiting.lock().in_transit += 1;
+        self.waiting.lock().transit.begin(O::this_thread());
     }
 
     /// Puts a run that is in transit into the queue.
@@ -94,7 +103,7 @@ impl<O: Os> Guards<O> {
         let mut waiting = self.waiting.lock();
         // SAFETY: the caller owns the descriptor, of `spans`, and hands it over.
         unsafe { waiting.queue.push(spans, id) };
-        waiting.in_transit -= 1;
+        waiting.transit.end(O::this_thread());
     }
 
     /// Takes the oldest run out if there are more than `most_runs` or `most_bytes`. The caller then owns it, and calls
@@ -105,13 +114,13 @@ impl<O: Os> Guards<O> {
             return None;
         }
         let id = waiting.queue.pop(spans)?;
-        waiting.in_transit += 1;
+        waiting.transit.begin(O::this_thread());
         Some(id)
     }
 
     /// Ends the transit of a run that does not return.
     pub fn end_transit(&self) {
-        self.waiting.lock().in_transit -= 1;
+        self.waiting.lock().transit.end(O::this_thread());
     }
 
     /// The queue's lock, for fork.

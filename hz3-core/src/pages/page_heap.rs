@@ -396,6 +396,7 @@ impl<P: Policy> PageHeap<P> {
     /// # Safety
     /// The caller owns the span and hands it over. Nothing uses its contents.
     unsafe fn release_later(&self, id: SpanId) {
+        let transit = self.runs.forks.begin_transit::<P::Os>();
         self.guards.begin_transit();
         // SAFETY: the caller owns the span, and nothing uses its contents.
         unsafe {
@@ -405,6 +406,7 @@ impl<P: Policy> PageHeap<P> {
             }
             self.push_waiting(id);
         }
+        drop(transit);
         self.release_waiting(WAITING_RUNS, WAITING_BYTES);
     }
 
@@ -420,10 +422,13 @@ impl<P: Policy> PageHeap<P> {
         }
     }
 
-    /// Frees waiting runs, oldest first, until at most `most_runs` and `most_bytes` are left. A run whose guard the
-    /// system refuses to remove goes back, since its pages fault, and ends this.
+    /// Frees waiting runs, oldest first, until at most `most_runs` and `most_bytes` are left, but no more runs than wait
+    /// now: where calls to the system free blocks, others come. A run whose guard the system refuses to remove goes
+    /// back, since its pages fault, and ends this.
     pub fn release_waiting(&self, most_runs: usize, most_bytes: usize) {
-        while let Some(id) = self.guards.pop_above(self.spans(), most_runs, most_bytes) {
+        for _ in 0..self.guards.waiting_runs() {
+            let _transit = self.runs.forks.begin_transit::<P::Os>();
+            let Some(id) = self.guards.pop_above(self.spans(), most_runs, most_bytes) else { return };
             // SAFETY: this thread owns the span, just taken, and nothing uses its contents; guarded pages read as zero.
             unsafe {
                 let is_empty = (*at(self.spans(), id)).guarded == Guarded::All;

@@ -19,6 +19,7 @@ use crate::platform::lock::{ForkLock, Guard, Mutex};
 use crate::platform::options::Options;
 use crate::platform::os::Os;
 use crate::platform::rank::{Rank, Ranked};
+use crate::platform::transit::{Forks, Transit};
 use crate::platform::units::{PAGE_BYTES, SpanId, elapsed_ms};
 use core::ptr::NonNull;
 
@@ -28,7 +29,7 @@ const PURGE_PAGES: usize = 4096;
 /// Runs of the request's own class examined before a higher class is used.
 const PROBES: usize = 8;
 /// How often a refused request waits for runs that are being purged.
-const MAX_WAITS: u32 = 1000;
+const MAX_WAITS: u32 = 500; // chosen: a tenth of a second
 /// Most spare descriptors that one operation uses: one per cut.
 const SPARES_NEEDED: u32 = 2;
 
@@ -41,15 +42,15 @@ pub(crate) struct Index {
     spares: SpanId,
     spare_count: u32,
     /// Runs being purged, which are in no list.
-    in_purge: u32,
+    in_purge: Transit,
     in_purge_pages: usize,
 }
 
 impl Ranked for Index {
     const RANK: Rank = Rank::Runs;
 
-    fn is_settled(&self) -> bool {
-        self.in_purge == 0
+    fn transit(&mut self) -> Option<&mut Transit> {
+        Some(&mut self.in_purge)
     }
 }
 
@@ -62,7 +63,7 @@ impl Index {
             youngest: SpanId::NONE,
             spares: SpanId::NONE,
             spare_count: 0,
-            in_purge: 0,
+            in_purge: Transit::new(),
             in_purge_pages: 0,
         }
     }
@@ -380,12 +381,14 @@ pub struct Runs<O: Os> {
     /// All span descriptors.
     pub spans: Spans,
     index: Mutex<Index, O>,
+    /// Forks that wait for what is in transit.
+    pub forks: Forks,
 }
 
 impl<O: Os> Runs<O> {
     /// Without memory.
     pub const fn new(options: Options) -> Self {
-        Self { arenas: Arenas::new(options), spans: Spans::new(), index: Mutex::new(Index::new()) }
+        Self { arenas: Arenas::new(options), spans: Spans::new(), index: Mutex::new(Index::new()), forks: Forks::new() }
     }
 
     pub(crate) fn lock(&self) -> FreeRuns<'_, O> {
@@ -448,15 +451,15 @@ impl<O: Os> Runs<O> {
     }
 
     /// Whether to try again after a refusal: a run that fits came free, or another thread is purging one. `waits` is
-    /// counted down: the thread that purges may be this one, in a call that allocates.
+    /// counted down: that thread may be stuck in a library in libc's place.
     fn may_come_free(&self, pages: usize, waits: &mut u32) -> bool {
         let free = self.lock();
-        let is_waiting = free.index.in_purge > 0 && *waits > 0;
+        let is_waiting = !free.index.in_purge.is_only_of(O::this_thread()) && *waits > 0;
         let fits = free.fits(pages);
         drop(free);
         if is_waiting {
             *waits -= 1;
-            O::yield_now();
+            O::nap();
         }
         is_waiting || fits
     }
@@ -560,6 +563,7 @@ impl<O: Os> Runs<O> {
         // Refused bytes, as of locked memory, count as tried: other runs get their turn, and the loop ends.
         let (mut purged, mut tried) = (0, 0);
         while tried < most_bytes {
+            let _transit = self.forks.begin_transit::<O>();
             let Some(id) = self.take_out_oldest(now, delay_ms) else { break };
             // SAFETY: the run is in transit and this thread's alone.
             let span = unsafe { &*at(&self.spans, id) };
@@ -583,7 +587,7 @@ impl<O: Os> Runs<O> {
         }
         let (start, pages) = (free.span(oldest).start, free.span(oldest).pages as usize);
         let id = free.cut(oldest, start, pages.min(PURGE_PAGES))?;
-        free.index.in_purge += 1;
+        free.index.in_purge.begin(O::this_thread());
         free.index.in_purge_pages += free.span(id).pages as usize;
         Some(id)
     }
@@ -594,7 +598,7 @@ impl<O: Os> Runs<O> {
         let pages = free.span(id).pages as usize;
         (free.span(id).kind, free.span(id).stamp) = (kind, now);
         free.insert(id);
-        free.index.in_purge -= 1;
+        free.index.in_purge.end(O::this_thread());
         free.index.in_purge_pages -= pages;
     }
 

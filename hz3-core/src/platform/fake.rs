@@ -79,6 +79,9 @@ unsafe impl Waiter for Fake {
     fn wake(word: *const u32) {
         Linux::wake(word);
     }
+    fn this_thread() -> usize {
+        Linux::this_thread()
+    }
     fn is_forking() -> bool {
         Linux::is_forking()
     }

@@ -40,6 +40,9 @@ unsafe impl Waiter for Linux {
         std::thread::yield_now();
     }
     fn wake(_: *const u32) {}
+    fn this_thread() -> usize {
+        1
+    }
     fn is_forking() -> bool {
         false
     }

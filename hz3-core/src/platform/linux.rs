@@ -34,11 +34,6 @@ const GUARD_REMOVE: i32 = 103;
 const DONTNEED_LOCKED: i32 = 24;
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 
-fn this_thread() -> usize {
-    // SAFETY: no precondition.
-    unsafe { libc::__errno_location() }.addr()
-}
-
 /// The 16 random bytes that the kernel gives a process; zeros if it gives none.
 fn random_words() -> [u64; 2] {
     // SAFETY: no precondition.
@@ -109,9 +104,14 @@ unsafe impl Waiter for Linux {
         keeping_errno(|| unsafe { libc::syscall(libc::SYS_futex, word, flags, i32::MAX) });
     }
 
+    fn this_thread() -> usize {
+        // SAFETY: no precondition.
+        unsafe { libc::__errno_location() }.addr()
+    }
+
     fn is_forking() -> bool {
         // Relaxed: equal only if this thread stored it.
-        FORKER.load(Ordering::Relaxed) == this_thread()
+        FORKER.load(Ordering::Relaxed) == Self::this_thread()
     }
 }
 
@@ -289,7 +289,7 @@ unsafe impl Os for Linux {
 
     fn begin_fork() {
         // Relaxed, both: the caller holds every lock, so no other thread is here.
-        FORKER.store(this_thread(), Ordering::Relaxed);
+        FORKER.store(Self::this_thread(), Ordering::Relaxed);
         FORK_DEPTH.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -8,8 +8,13 @@ use core::ops::{Deref, DerefMut};
 
 /// A lock as `fork` sees it, whatever it protects.
 pub trait ForkLock {
-    /// Takes the lock for a fork, once its value is [settled](Ranked::is_settled).
-    fn acquire_for_fork(&self);
+    /// Takes the lock for a fork. Whether nobody but the calling thread has anything in [transit](Ranked::transit).
+    fn acquire_for_fork(&self) -> bool;
+    /// In a forked child: forgets what other threads had in transit.
+    ///
+    /// # Safety
+    /// The calling thread took the lock by [`ForkLock::acquire_for_fork`] and has no guard.
+    unsafe fn forget_others(&self);
     /// Releases the lock, in the parent or in the child.
     ///
     /// # Safety
@@ -150,21 +155,25 @@ impl<T: Ranked, W: Waiter> Mutex<T, W> {
 }
 
 impl<T: Ranked, W: Waiter> ForkLock for Mutex<T, W> {
-    fn acquire_for_fork(&self) {
+    fn acquire_for_fork(&self) -> bool {
         rank::check(T::RANK, W::is_forking);
-        loop {
-            // Acquire: pairs with the Release in `unlock`. Relaxed: a failure gives no access.
-            if self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_err() {
-                self.acquire_slow();
-            }
-            rank::note_lock(T::RANK);
-            // SAFETY: this thread has just taken the lock, so there is no guard.
-            if unsafe { &*self.value.get() }.is_settled() {
-                // Relaxed: only this thread acts on it.
-                return self.held_for_fork.store(1, Ordering::Relaxed);
-            }
-            self.unlock();
-            W::yield_now();
+        // Acquire: pairs with the Release in `unlock`. Relaxed: a failure gives no access.
+        if self.word.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            self.acquire_slow();
+        }
+        rank::note_lock(T::RANK);
+        // Relaxed: only this thread acts on it.
+        self.held_for_fork.store(1, Ordering::Relaxed);
+        // SAFETY: this thread has just taken the lock, so there is no guard.
+        let value = unsafe { &mut *self.value.get() };
+        value.transit().is_none_or(|transit| transit.is_only_of(W::this_thread()))
+    }
+
+    unsafe fn forget_others(&self) {
+        // SAFETY: the caller holds the lock and has no guard.
+        let value = unsafe { &mut *self.value.get() };
+        if let Some(transit) = value.transit() {
+            transit.forget_others(W::this_thread());
         }
     }
 
@@ -230,9 +239,6 @@ mod tests {
 
     impl Ranked for Turns {
         const RANK: Rank = Rank::Shard;
-        fn is_settled(&self) -> bool {
-            self.0 != 1
-        }
     }
 
     struct Patient;
@@ -246,6 +252,9 @@ mod tests {
             std::thread::yield_now();
         }
         fn wake(_: *const u32) {}
+        fn this_thread() -> usize {
+            1
+        }
         fn is_forking() -> bool {
             FORKS.get()
         }

@@ -23,4 +23,5 @@ pub mod prefetch;
 pub mod rank;
 pub mod seqlock;
 pub mod table;
+pub mod transit;
 pub mod units;

@@ -14,7 +14,8 @@ use core::ptr::NonNull;
 pub unsafe trait Waiter {
     /// Yields the processor once.
     fn yield_now();
-    /// Sleeps for about a tenth of a millisecond; may return early.
+    /// Sleeps for about a tenth of a millisecond; may return early. Unlike [`Waiter::yield_now`] it lets threads of a lower
+    /// priority run.
     fn nap() {
         Self::yield_now();
     }
@@ -22,6 +23,8 @@ pub unsafe trait Waiter {
     fn wait(word: *const u32, expected: u32);
     /// Wakes every thread that sleeps on `word`.
     fn wake(word: *const u32);
+    /// The calling thread's identity, the same in a child that it forks: an address of its own.
+    fn this_thread() -> usize;
     /// Whether the calling thread is forking: it then passes through the locks that it holds for the fork.
     fn is_forking() -> bool;
 }

@@ -6,6 +6,8 @@
 //!
 //! Debug builds count the locks that each thread holds and stop at one taken out of order. Release builds don't.
 
+use crate::platform::transit::Transit;
+
 /// Every lock of an allocator, in nesting order. A thread may take locks of a higher rank than those it holds, and
 /// further shards' locks by rising number. A fork takes all locks, in this order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -48,9 +50,9 @@ pub trait Ranked {
     /// The lock's rank.
     const RANK: Rank;
 
-    /// Whether no thread will put back a thing it took out. A fork waits for this: the child lacks that thread.
-    fn is_settled(&self) -> bool {
-        true
+    /// What threads took out and will put back.
+    fn transit(&mut self) -> Option<&mut Transit> {
+        None
     }
 }
 

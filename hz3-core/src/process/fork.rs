@@ -1,14 +1,14 @@
 //! Fork: takes all locks of a lane before a fork, in the order of [`Rank`], and releases them in both processes.
 //!
 //! ```text
-//! before            takes rank by rank, lowest first; waits until each lock's value is settled
+//! before            takes rank by rank, lowest first; waits, without locks, while others have things in transit
 //! after, parent     releases, highest first
 //! after, child      makes every other thread's heap an orphan; then as in the parent
 //! ```
 //!
 //! A process with one thread takes no lock: if a signal handler forks, that thread may hold some itself, and goes on with
 //! them in both processes. Other libraries' handlers may allocate in the forking thread: locks held for the fork let it
-//! through.
+//! through. If such a handler forks in turn, that fork leaves them as they are.
 //!
 //! Outside rules: pthread_atfork(3) (handlers that were registered first run last before the fork and first after it),
 //! fork(2) (async-signal-safe in POSIX.1-2008).
@@ -16,7 +16,7 @@
 use crate::allocator::{Allocator, Lane};
 use crate::platform::libc_inside;
 use crate::platform::lock::ForkLock;
-use crate::platform::os::Os;
+use crate::platform::os::{Os, Waiter};
 use crate::platform::rank::Rank;
 use crate::record::observer::Event;
 use crate::thread::heap::{heap_at, is_static};
@@ -36,10 +36,29 @@ fn each_lock<L: Lane>(allocator: &Allocator<L>, rank: Rank, mut visit: impl FnMu
     }
 }
 
+/// Turns of a fork that waits for others' transits; after the last, the child loses what is in transit. Chosen: 1.5 s.
+const TURNS: u32 = 100;
+
 fn acquire_all<L: Lane>(allocator: &Allocator<L>) {
-    libc_inside::lock_streams();
-    for rank in Rank::ALL {
-        each_lock(allocator, rank, |lock| lock.acquire_for_fork());
+    let acquire = || {
+        let mut is_settled = true;
+        for rank in Rank::ALL {
+            each_lock(allocator, rank, |lock| is_settled &= lock.acquire_for_fork());
+        }
+        is_settled
+    };
+    // SAFETY: `acquire` took them in this thread, which has no guard here.
+    let release = || unsafe { release_all(allocator) };
+    for turn in 1..=TURNS {
+        libc_inside::lock_streams();
+        if allocator.pages.runs.forks.acquire_settled::<L::Os>(acquire, release) || turn == TURNS {
+            break;
+        }
+        // Somebody in transit may wait for the streams, in a library in libc's place.
+        release();
+        // SAFETY: this thread took them above.
+        unsafe { libc_inside::unlock_streams() };
+        L::Os::nap();
     }
     L::Os::begin_fork();
 }
@@ -52,7 +71,6 @@ fn is_held<L: Lane>(allocator: &Allocator<L>) -> bool {
 /// # Safety
 /// The calling thread took all locks by [`acquire_all`], before the fork or not, and has no guard of any.
 unsafe fn release_all<L: Lane>(allocator: &Allocator<L>) {
-    L::Os::end_fork();
     for rank in Rank::ALL.into_iter().rev() {
         // SAFETY: the thread took the lock by `acquire_for_fork` and has no guard of it.
         each_lock(allocator, rank, |lock| unsafe { lock.release_after_fork() });
@@ -62,20 +80,24 @@ unsafe fn release_all<L: Lane>(allocator: &Allocator<L>) {
 /// The handler before a fork.
 ///
 /// # Safety
-/// For `pthread_atfork` alone.
+/// For [`libc_inside::at_fork`] alone.
 pub unsafe extern "C" fn before<L: Lane>() {
-    if !libc_inside::is_single_threaded() {
-        acquire_all(L::allocator());
+    let allocator = L::allocator();
+    if is_held(allocator) {
+        allocator.pages.runs.forks.begin_nested();
+    } else if !libc_inside::is_single_threaded() {
+        acquire_all(allocator);
     }
 }
 
 /// The handler after a fork in the parent.
 ///
 /// # Safety
-/// For `pthread_atfork` alone: [`before`] ran in this thread.
+/// For [`libc_inside::at_fork`] alone: [`before`] ran in this thread.
 pub unsafe extern "C" fn after_in_parent<L: Lane>() {
     let allocator = L::allocator();
-    if is_held(allocator) {
+    if is_held(allocator) && !allocator.pages.runs.forks.end_nested() {
+        L::Os::end_fork();
         // SAFETY: `before` took the locks in this thread, which has no guard here.
         unsafe {
             release_all(allocator);
@@ -87,7 +109,7 @@ pub unsafe extern "C" fn after_in_parent<L: Lane>() {
 /// The handler after a fork in the child.
 ///
 /// # Safety
-/// For `pthread_atfork` alone: [`before`] ran in this thread.
+/// For [`libc_inside::at_fork`] alone: [`before`] ran in this thread.
 pub unsafe extern "C" fn after_in_child<L: Lane>() {
     let (allocator, entries) = (L::allocator(), L::heap());
     if is_held(allocator) {
@@ -95,8 +117,18 @@ pub unsafe extern "C" fn after_in_child<L: Lane>() {
         // Until the release, no thread that an earlier handler started gets a heap: all others in use are orphans.
         unsafe {
             allocator.heaps.orphan_all_but(if is_static(entries) { null_mut() } else { heap_at(entries) });
-            release_all(allocator);
+            for rank in Rank::ALL {
+                each_lock(allocator, rank, |lock| lock.forget_others());
+            }
+            allocator.pages.runs.forks.forget_others::<L::Os>();
             libc_inside::reset_streams();
+            if allocator.pages.runs.forks.end_nested() {
+                // The outer fork, still to come in this process too, undoes one.
+                libc_inside::lock_streams();
+            } else {
+                L::Os::end_fork();
+                release_all(allocator);
+            }
         }
     }
     allocator.observer.notify(Event::Forked);

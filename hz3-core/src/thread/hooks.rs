@@ -5,7 +5,7 @@
 //!                                 └────── refused ───→ KEYLESS
 //! ```
 //!
-//! The key is published before `pthread_atfork` is called, which may allocate: that must not wait for the key.
+//! The key is published before the fork handlers are registered, which may allocate: that must not wait for the key.
 
 use crate::platform::atomic::{AtomicU32, Ordering};
 use crate::platform::os::Waiter;
@@ -61,7 +61,7 @@ impl<W: Waiter> Hooks<W> {
             }
         }
         while state == HOOKING {
-            W::yield_now();
+            W::nap();
             // Acquire: pairs with the Release above.
             state = self.state.load(Ordering::Acquire);
         }

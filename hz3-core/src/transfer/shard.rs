@@ -18,6 +18,7 @@ use crate::pages::span::{NotReturned, Span, Spans, at};
 use crate::platform::lock::Mutex;
 use crate::platform::os::Os;
 use crate::platform::rank::{Rank, Ranked};
+use crate::platform::transit::Transit;
 use crate::platform::units::{Bin, SpanId, elapsed_ms};
 use crate::transfer::depot::{Depot, Stack};
 
@@ -40,7 +41,7 @@ pub struct Owned {
     /// Their pages that hold no memory.
     purged_pages: usize,
     /// Spans set aside.
-    aside: u32,
+    aside: Transit,
     /// Time of the last hole scan or fresh span, in milliseconds.
     clock: u32,
     /// Where the hole scan resumes: the bin, and a span or the list's head.
@@ -50,8 +51,8 @@ pub struct Owned {
 impl Ranked for Owned {
     const RANK: Rank = Rank::Shard;
 
-    fn is_settled(&self) -> bool {
-        self.aside == 0
+    fn transit(&mut self) -> Option<&mut Transit> {
+        Some(&mut self.aside)
     }
 }
 
@@ -84,7 +85,7 @@ impl<O: Os> Shard<O> {
                 out: [0; BINS],
                 spans: [0; BINS],
                 purged_pages: 0,
-                aside: 0,
+                aside: Transit::new(),
                 clock: 0,
                 scan_position: (0, SpanId::NONE),
             }),
@@ -344,8 +345,15 @@ impl Owned {
     }
 
     /// Resumes the scan for a span with holes, unused for `delay_ms` at `now`. Such a span leaves the lists until
-    /// [`Owned::put_back`]. Scans at most `budget` spans, counted down; after the last, the next call starts again.
-    pub fn take_next_with_holes(&mut self, spans: &Spans, now: u32, delay_ms: u32, budget: &mut u32) -> HoleScan {
+    /// this `thread` calls [`Owned::put_back`]. Scans at most `budget` spans, counted down; after the last, the next call starts again.
+    pub fn take_next_with_holes(
+        &mut self,
+        spans: &Spans,
+        thread: usize,
+        now: u32,
+        delay_ms: u32,
+        budget: &mut u32,
+    ) -> HoleScan {
         self.clock = now;
         loop {
             let (number, mut id) = self.scan_position;
@@ -369,7 +377,7 @@ impl Owned {
                     if pages != 0 {
                         span.aside = true;
                         let start = span.start;
-                        self.aside += 1;
+                        self.aside.begin(thread);
                         self.scan_position = (number, id);
                         // Moves `scan_position` on.
                         self.remove(spans, Bin(number), id);
@@ -387,8 +395,8 @@ impl Owned {
     ///
     /// # Safety
     /// [`Owned::take_next_with_holes`] of this shard returned `id`, which is put back once.
-    pub unsafe fn put_back(&mut self, spans: &Spans, id: SpanId, purged: u128) -> bool {
-        self.aside -= 1;
+    pub unsafe fn put_back(&mut self, spans: &Spans, thread: usize, id: SpanId, purged: u128) -> bool {
+        self.aside.end(thread);
         let span = Self::span(spans, id);
         span.aside = false;
         let before = span.purged_pages();
@@ -407,7 +415,7 @@ impl Owned {
 
     /// Whether a span is set aside.
     pub fn has_aside(&self) -> bool {
-        self.aside > 0
+        self.aside.is_any()
     }
 
     /// Pages of the spans that hold no memory.

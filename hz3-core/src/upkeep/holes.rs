@@ -5,7 +5,7 @@
 use crate::pages::bins::BINS;
 use crate::pages::page_heap::PageHeap;
 use crate::pages::policy::Policy;
-use crate::platform::os::Os;
+use crate::platform::os::{Os, Waiter};
 use crate::platform::units::{Bin, PAGE_BYTES, ShardId};
 use crate::transfer::exchange::{Exchange, Sharded};
 use crate::transfer::shard::HoleScan;
@@ -75,9 +75,12 @@ fn purge_holes_of<P: Sharded>(
         return true;
     }
     let owned = exchange.shard(shard).owned();
+    let thread = P::Os::this_thread();
     loop {
+        let _transit = pages.runs.forks.begin_transit::<P::Os>();
         let mut allowed = SPANS_PER_LOCK.min(*looks);
-        let (before, found) = (allowed, owned.lock().take_next_with_holes(pages.spans(), now, delay_ms, &mut allowed));
+        let before = allowed;
+        let found = owned.lock().take_next_with_holes(pages.spans(), thread, now, delay_ms, &mut allowed);
         *looks -= before - allowed;
         match found {
             HoleScan::End => return true,
@@ -87,7 +90,7 @@ fn purge_holes_of<P: Sharded>(
                 let (purged, calls) = purge_pages(pages, start, holes);
                 // SAFETY: set aside above, and put back once. An empty one is in no list and has no slot out.
                 unsafe {
-                    if owned.lock().put_back(pages.spans(), id, purged) {
+                    if owned.lock().put_back(pages.spans(), thread, id, purged) {
                         pages.release_small(id, true);
                     }
                 }

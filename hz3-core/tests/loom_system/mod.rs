@@ -34,6 +34,9 @@ unsafe impl<U> Waiter for System<U> {
         thread::yield_now();
     }
     fn wake(_: *const u32) {}
+    fn this_thread() -> usize {
+        1
+    }
     fn is_forking() -> bool {
         false
     }

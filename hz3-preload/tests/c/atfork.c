@@ -6,6 +6,8 @@
  */
 #include "check.h"
 
+#include <gnu/libc-version.h>
+
 #include "churn.h"
 
 #define STAGES 3
@@ -25,7 +27,11 @@ static struct {
     int prepared, in_parent, in_child;
 } stages[STAGES];
 
+/* Whether a handler forks: then the others have done their part. */
+static int is_handler_forking;
+
 static void prepare(int stage) {
+    if (is_handler_forking) return;
     stages[stage].prepared++;
     for (size_t size = 10; size < 300000; size *= 4) {
         char *block = (char *)malloc(size);
@@ -39,6 +45,7 @@ static void prepare(int stage) {
 }
 
 static void finish(int stage) {
+    if (is_handler_forking) return;
     check_filled(stages[stage].block, 1000, (uint64_t)stage);
     stages[stage].block = realloc(stages[stage].block, 100000);
     CHECK(stages[stage].block != NULL);
@@ -67,9 +74,12 @@ HANDLERS(0)
 HANDLERS(1)
 HANDLERS(2)
 
+static void fork_in_the_handler(void);
+
 /* Before every constructor, those of the libraries included. */
 static void register_before_constructors(int argc, char **argv, char **environment) {
     (void)argc, (void)argv, (void)environment;
+    CHECK(pthread_atfork(fork_in_the_handler, NULL, NULL) == 0);
     CHECK(pthread_atfork(prepare_0, parent_0, child_0) == 0);
 }
 __attribute__((section(".preinit_array"), used)) static void (*const before_constructors)(
@@ -140,6 +150,60 @@ static void hundreds_of_handlers_allocate(void) {
     churn_stop();
 }
 
+static int handler_forks, forks_in_the_handler, is_child_of_the_handler;
+
+/* Runs last, with the allocator prepared for the outer fork. Every other child goes on with that fork. */
+static void fork_in_the_handler(void) {
+    if (!handler_forks) return;
+    handler_forks = 0;
+    is_handler_forking = 1;
+    pid_t child = fork();
+    is_handler_forking = 0;
+    CHECK(child >= 0);
+    if (child == 0) {
+        alarm(60);
+        is_child_of_the_handler = 1;
+        uint64_t random = 5;
+        for (int i = 0; i < 100; i++) churn_step(&random);
+        if (forks_in_the_handler % 2 == 0) _exit(0);
+        return;
+    }
+    check_child_passed(child);
+    forks_in_the_handler++;
+    handler_forks = 1;
+}
+
+static void a_handler_forks_in_turn(void) {
+    if (strverscmp(gnu_get_libc_version(), "2.36") < 0)
+        check_skip("before 2.36, glibc holds its own lock while a handler runs");
+    handler_forks = 1;
+    churn_start(3);
+    for (int round = 0; round < 40; round++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            churn_empty_the_slots();
+            CHECK(fflush(NULL) == 0);
+            pthread_t thread = check_thread(allocate_in_the_child, NULL);
+            check_join(thread);
+            _exit(0);
+        }
+        check_child_passed(child);
+        if (is_child_of_the_handler) {
+            CHECK(fflush(NULL) == 0);
+            pthread_t thread = check_thread(allocate_in_the_child, NULL);
+            check_join(thread);
+            _exit(0);
+        }
+        uint64_t random = 9;
+        for (int i = 0; i < 50; i++) churn_step(&random);
+    }
+    handler_forks = 0;
+    CHECK(forks_in_the_handler == 40);
+    churn_stop();
+}
+
 CHECK_MAIN(CASE(handlers_of_every_stage_allocate),
            CASE(hundreds_of_handlers_allocate),
-           CASE(a_handler_in_the_child_starts_a_thread))
+           CASE(a_handler_in_the_child_starts_a_thread),
+           CASE(a_handler_forks_in_turn))
