@@ -146,11 +146,14 @@ unsafe fn refill_from_spans<L: Lane>(heap: &HeapOf<L>, bin: Bin, flush: unsafe f
             let Some(magazine) = allocator.exchange.empty_magazine(shard, bin) else { return false };
             heap.entry(bin).load(magazine);
         }
-        if let Some(orphan) = allocator.heaps.adopt() {
+        let batch = next_batch::<L>(heap, bin);
+        // Not before it needs many: most forked children need few.
+        if batch == shape::<L>(bin).capacity
+            && let Some(orphan) = allocator.heaps.adopt()
+        {
             flush(&*orphan);
             allocator.heaps.give(orphan);
         }
-        let batch = next_batch::<L>(heap, bin);
         fill::<L>(heap, bin, batch, |places| carve(&allocator.pages, &allocator.exchange, shard, bin, places))
     }
 }

@@ -102,6 +102,10 @@ mod explored {
                     self.turn().fetch_add(value, order)
                 }
 
+                pub fn fetch_sub(&self, value: $value, order: Ordering) -> $value {
+                    self.turn().fetch_sub(value, order)
+                }
+
                 pub fn fetch_and(&self, value: $value, order: Ordering) -> $value {
                     self.turn().fetch_and(value, order)
                 }

@@ -31,6 +31,7 @@ const IN_ORDER: (&str, &str) = ("loom_depot", "whoever_takes_all_gets_them_in_th
 const IN_SIGHT: (&str, &str) = ("loom_depot", "a_magazine_pushed_while_the_last_one_is_taken_stays_in_sight");
 const LOCK: (&str, &str) = ("loom_lock", "a_locked_value_is_one_threads_at_a_time_and_no_sleeper_is_forgotten");
 const FORK: (&str, &str) = ("loom_lock", "a_lock_freed_after_a_fork_wakes_a_thread_that_a_handler_started");
+const TRANSIT: (&str, &str) = ("loom_lock", "a_fork_leaves_nothing_of_other_threads_in_transit");
 const KEY: (&str, &str) = ("loom_hooks", "one_key_is_made_and_every_thread_has_it");
 const NO_KEY: (&str, &str) = ("loom_hooks", "without_a_key_every_thread_goes_on");
 const TAGS: (&str, &str) = ("loom_growth", "a_look_at_any_address_meets_committed_tags_only");
@@ -108,6 +109,13 @@ const MUTANTS: &[Mutant] = &[
         original: "self.held_for_fork.store(0, Ordering::Relaxed);\n        self.unlock();",
         fault: "self.word.store(FREE, Ordering::Release);",
         model: FORK,
+    },
+    Mutant {
+        name: "fork-waits-for-nobody",
+        file: "platform/lock.rs",
+        original: "value.transit().is_none_or(|transit| transit.is_only_of(W::this_thread()))",
+        fault: "value.transit().is_none_or(|_| true)",
+        model: TRANSIT,
     },
     Mutant {
         name: "key-unordered",
