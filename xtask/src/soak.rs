@@ -5,8 +5,8 @@
 
 use crate::build_preload::Choice;
 use anyhow::{Context, Result, bail, ensure};
-use hz3::{Lane, Workspace, preload, process};
 use hz3::workspace::BUILD_TIME_LIMIT;
+use hz3::{Lane, Workspace, preload, process};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};

@@ -11,7 +11,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-const COMPILER: Package = Package { command: "cc", name: "gcc" };
+/// What compiles programs and libraries in C.
+pub const COMPILER: Package = Package { command: "cc", name: "gcc" };
 const TIME_LIMIT: Duration = Duration::from_secs(60);
 
 /// A case of the host with its options, and how often it runs: a plug-in that stays is closed in earnest once only.

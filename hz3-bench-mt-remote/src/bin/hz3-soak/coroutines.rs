@@ -165,8 +165,12 @@ fn make_a_step(slots: &mut [*mut u8; SLOTS], random: &mut u64) -> bool {
     }
 }
 
-/// Some coroutines, from their start to their end.
+/// Some coroutines, from their start to their end, and some again.
 pub fn episode(random: &mut Xoshiro256PlusPlus, counts: &Counts) -> Result<(), String> {
+    (0..1 + below(random, 12)).try_for_each(|_| from_start_to_end(random, counts))
+}
+
+fn from_start_to_end(random: &mut Xoshiro256PlusPlus, counts: &Counts) -> Result<(), String> {
     let stack = if hooks::are_preloaded() { STACK + HOOKS_STACK } else { STACK };
     let waiting = (0..COROUTINES).map(|_| Coroutine::create(random.next_u64(), stack));
     let waiting = Mutex::new(waiting.collect::<Result<VecDeque<_>, _>>()?);

@@ -72,7 +72,7 @@ pub fn take(state: &mut u64) -> *mut u8 {
     let stamp = next(state);
     // SAFETY: any size may be asked for; what is read and written lies inside the block.
     unsafe {
-        if stamp % 3 != 0 {
+        if !stamp.is_multiple_of(3) {
             return mark(libc::malloc(size).cast(), size, stamp);
         }
         let block: *mut u8 = libc::calloc(1, size).cast();

@@ -1,8 +1,8 @@
 //! Signal forks: a process with one thread whose signal handler forks wherever it finds the allocator.
 //!
 //! Both processes go on from there: the child makes some more calls and ends, the parent waits for it in the handler.
-//! `fork` is async-signal-safe in a process with one thread as far as hz3 is concerned; hence a process of its own, forked
-//! before the storm has threads.
+//! That is for processes that never had a second thread: in others, and in their children, such a fork may wait for what
+//! the interrupted thread holds, on glibc's malloc too. Hence a process of its own, forked before the storm has threads.
 
 use crate::child::{self, CHILD_SECONDS, GRANDCHILD_SECONDS};
 use crate::held::Held;

@@ -34,7 +34,7 @@ struct Part {
 /// Runs some threads one after another and at once.
 pub fn episode(random: &mut Xoshiro256PlusPlus, counts: &Counts) -> Result<(), String> {
     let key = key()?;
-    for _ in 0..1 + below(random, 4) {
+    for _ in 0..1 + below(random, 12) {
         let mut parts: [Part; THREADS] =
             std::array::from_fn(|_| Part { random: random.next_u64(), is_right: false, key });
         let mut threads = Vec::with_capacity(THREADS);

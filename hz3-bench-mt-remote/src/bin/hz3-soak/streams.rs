@@ -25,6 +25,8 @@ const READERS: usize = 3; // chosen
 const LINES: usize = 40; // chosen
 /// Blocks that the children free.
 const BLOCKS: usize = 64; // chosen
+/// Flushes in a row.
+const FLUSHES: u64 = 256; // chosen: a thread that only flushed would take a processor
 /// Bytes of `fgets`'s buffer.
 const BUFFER: usize = 300; // chosen: less than most lines
 
@@ -157,11 +159,15 @@ pub fn storm(random: &mut Xoshiro256PlusPlus, counts: &Counts) -> Result<(), Str
         threads.push(scope.spawn(|| {
             let _hooks = OfThisThread::find();
             while !stopping.load(Relaxed) {
-                // SAFETY: null stands for all streams.
-                if unsafe { libc::fflush(null_mut()) } != 0 {
-                    return Err(format!("streams can't be flushed: {}", io::Error::last_os_error()));
+                for _ in 0..FLUSHES {
+                    // SAFETY: null stands for all streams.
+                    if unsafe { libc::fflush(null_mut()) } != 0 {
+                        return Err(format!("streams can't be flushed: {}", io::Error::last_os_error()));
+                    }
                 }
-                counts.flushes.add(1);
+                counts.flushes.add(FLUSHES);
+                // The others get on with their reading.
+                std::thread::yield_now();
             }
             Ok(())
         }));
