@@ -4,7 +4,6 @@ use crate::child::{CHILD_SECONDS, GRANDCHILD_SECONDS, forked};
 use crate::counts::Counts;
 use crate::held::{Call, Held};
 use crate::hooks::OfThisThread;
-use crate::streams::live_in_a_thread;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use std::sync::mpsc::{Receiver, SyncSender};
@@ -144,6 +143,22 @@ impl<'a> Storm<'a> {
         }
         Ok(())
     }
+}
+
+/// A child's thread allocates and frees.
+pub fn live_in_a_thread(random: &mut Xoshiro256PlusPlus) -> Result<(), String> {
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(random.next_u64());
+    let thread = std::thread::Builder::new().stack_size(128 << 10).spawn(move || {
+        let _hooks = OfThisThread::find();
+        for _ in 0..VISITING {
+            let held = allocate(&mut random)?;
+            held.check()?;
+            held.free();
+        }
+        Ok(())
+    });
+    let thread = thread.map_err(|error| format!("no thread in a child: {error}"))?;
+    thread.join().map_err(|_| "a child's thread panicked".to_owned())?
 }
 
 /// A random number below `limit`.

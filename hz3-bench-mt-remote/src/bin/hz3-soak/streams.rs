@@ -9,7 +9,7 @@ use crate::counts::Counts;
 use crate::held::Held;
 use crate::hooks::OfThisThread;
 use crate::raw;
-use crate::storm::{allocate, below};
+use crate::storm::{allocate, below, live_in_a_thread};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use std::ffi::{CString, c_char};
@@ -230,20 +230,4 @@ fn live_as_a_child(random: &mut Xoshiro256PlusPlus, blocks: &mut Vec<Held>, text
         unsafe { libc::fflush(null_mut()) };
     }
     Ok(())
-}
-
-/// A thread, of a child too, allocates and frees.
-pub fn live_in_a_thread(random: &mut Xoshiro256PlusPlus) -> Result<(), String> {
-    let mut random = Xoshiro256PlusPlus::seed_from_u64(random.next_u64());
-    let thread = std::thread::Builder::new().stack_size(128 << 10).spawn(move || {
-        let _hooks = OfThisThread::find();
-        for _ in 0..BLOCKS {
-            let held = allocate(&mut random)?;
-            held.check()?;
-            held.free();
-        }
-        Ok(())
-    });
-    let thread = thread.map_err(|error| format!("no thread in a child: {error}"))?;
-    thread.join().map_err(|_| "a child's thread panicked".to_owned())?
 }
