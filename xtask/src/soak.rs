@@ -1,9 +1,14 @@
 //! Soak: processes of `hz3-soak` on the lanes, one per processor at a time, until the minutes are over.
+//!
+//! Each gets the plug-ins of all lanes. A third of them has the library of hooks (`hz3-preload/tests/c/plugin/hooks.c`)
+//! preloaded before the lane's, a third after it.
 
 use crate::build_preload::Choice;
 use anyhow::{Context, Result, bail, ensure};
+use hz3::workspace::BUILD_TIME_LIMIT;
 use hz3::{Lane, Workspace, preload, process};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -59,9 +64,85 @@ struct Shared {
     failure: Option<String>,
 }
 
+/// What the processes run with.
+struct Built {
+    program: PathBuf,
+    libraries: Vec<(Lane, PathBuf)>,
+    plug_ins: Vec<PathBuf>,
+    hooks: PathBuf,
+}
+
+impl Built {
+    fn build(workspace: &Workspace, lanes: &[Lane]) -> Result<Self> {
+        Ok(Self {
+            program: workspace.build_benchmark(NAME)?,
+            libraries: lanes.iter().map(|&lane| Ok((lane, workspace.build_library(lane)?))).collect::<Result<_>>()?,
+            plug_ins: build_plug_ins(workspace)?,
+            hooks: build_hooks(workspace)?,
+        })
+    }
+
+    /// Process by process, the lanes take turns; each lane's processes, the places of the hooks.
+    fn process(&self, number: u64) -> (Lane, &Path, Hooks) {
+        let lanes = self.libraries.len() as u64;
+        let (lane, library) = &self.libraries[(number % lanes) as usize];
+        (*lane, library, Hooks::ALL[(number / lanes % Hooks::ALL.len() as u64) as usize])
+    }
+
+    fn command(&self, library: &Path, hooks: Hooks, seed: u64, seconds: u64) -> Result<Command> {
+        let mut command = Command::new(&self.program);
+        command.args(["--seed", &seed.to_string(), "--seconds", &seconds.to_string()]);
+        for plug_in in &self.plug_ins {
+            command.arg("--plug-in").arg(plug_in);
+        }
+        command.env("LD_PRELOAD", hooks.preloaded(library, &self.hooks)?);
+        Ok(command)
+    }
+}
+
+/// Where the library of hooks is, as seen from the lane's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hooks {
+    Nowhere,
+    Before,
+    After,
+}
+
+impl Hooks {
+    const ALL: [Hooks; 3] = [Hooks::Nowhere, Hooks::Before, Hooks::After];
+
+    /// The value of `LD_PRELOAD`.
+    fn preloaded(self, library: &Path, hooks: &Path) -> Result<OsString> {
+        match self {
+            Hooks::Nowhere => preload::with_preloaded(library, None),
+            Hooks::Before => preload::with_preloaded(hooks, Some(&preload::with_preloaded(library, None)?)),
+            Hooks::After => preload::with_preloaded(library, Some(&preload::with_preloaded(hooks, None)?)),
+        }
+    }
+}
+
+/// Builds the plug-ins of all lanes, as the steps `plug-ins/…` do.
+pub fn build_plug_ins(workspace: &Workspace) -> Result<Vec<PathBuf>> {
+    let mut build = workspace.cargo();
+    build.args(["build", "--package", "hz3-core"]);
+    build.args(Lane::ALL.iter().flat_map(|lane| ["--example".to_owned(), format!("plug_in_{lane}")]));
+    process::expect_success(&mut build, BUILD_TIME_LIMIT)?;
+    let built = workspace.target.join("debug/examples");
+    Ok(Lane::ALL.map(|lane| built.join(format!("libplug_in_{lane}.so"))).into())
+}
+
+/// A lazily bound call of the hooks would take 3 KiB of a coroutine's stack for the loader.
+fn build_hooks(workspace: &Workspace) -> Result<PathBuf> {
+    let library = workspace.target.join("libhz3_soak_hooks.so");
+    let mut compile = Command::new("cc");
+    compile.args(["-shared", "-O1", "-fno-builtin", "-pthread", "-fPIC", "-Wl,-z,now", "-o"]).arg(&library);
+    compile.arg(workspace.root.join("hz3-preload/tests/c/plugin/hooks.c")).env_remove("LD_PRELOAD");
+    process::expect_success(&mut compile, BUILD_TIME_LIMIT)?;
+    Ok(library)
+}
+
 fn storm(workspace: &Workspace, lanes: &[Lane], seed: u64, time: Duration, path: &Path) -> Result<()> {
-    let program = workspace.build_benchmark(NAME)?;
-    let libraries = lanes.iter().map(|&lane| Ok((lane, workspace.build_library(lane)?))).collect::<Result<Vec<_>>>()?;
+    let built = Built::build(workspace, lanes)?;
     let file = OpenOptions::new().create(true).append(true).open(path);
     let file = file.map_err(|error| hz3::usage::UsageError(format!("can't write {}: {error}", path.display())))?;
     let shared = Mutex::new(Shared { next: 0, file, totals: BTreeMap::new(), failure: None });
@@ -80,17 +161,15 @@ fn storm(workspace: &Workspace, lanes: &[Lane], seed: u64, time: Duration, path:
                         shared.next += 1;
                         shared.next - 1
                     };
-                    let (lane, library) = &libraries[(number % libraries.len() as u64) as usize];
+                    let (lane, library, hooks) = built.process(number);
                     let seed = seed.wrapping_add(number);
-                    let outcome = run(&program, *lane, library, seed, seconds);
+                    let outcome = built.command(library, hooks, seed, seconds).and_then(|mut command| {
+                        let line = run(&mut command, lane, seconds);
+                        line.with_context(|| format!("again: {}", process::line_of(&command)))
+                    });
                     let mut shared = shared.lock().expect("no thread panics");
-                    if let Err(error) = outcome.and_then(|line| shared.record(*lane, &line)) {
-                        let again = format!(
-                            "LD_PRELOAD={} {} --seed {seed} --seconds {seconds}",
-                            library.display(),
-                            program.display()
-                        );
-                        shared.failure.get_or_insert(format!("{lane} lane, seed {seed}: {error:#}\nagain: {again}"));
+                    if let Err(error) = outcome.and_then(|line| shared.record(lane, &line)) {
+                        shared.failure.get_or_insert(format!("{lane} lane, seed {seed}: {error:#}"));
                     }
                 }
             });
@@ -110,11 +189,8 @@ fn storm(workspace: &Workspace, lanes: &[Lane], seed: u64, time: Duration, path:
 }
 
 /// One process; its line.
-fn run(program: &Path, lane: Lane, library: &Path, seed: u64, seconds: u64) -> Result<String> {
-    let mut command = Command::new(program);
-    command.args(["--seed", &seed.to_string(), "--seconds", &seconds.to_string()]);
-    command.env("LD_PRELOAD", preload::with_preloaded(library, None)?);
-    let captured = process::capture(&mut command, Duration::from_secs(seconds) + PATIENCE)?;
+fn run(command: &mut Command, lane: Lane, seconds: u64) -> Result<String> {
+    let captured = process::capture(command, Duration::from_secs(seconds) + PATIENCE)?;
     line_of(&captured.text(), lane).with_context(|| captured.stderr_text().trim_end().to_owned()).and_then(|line| {
         ensure!(captured.status.success(), "{}: {}", captured.status, captured.stderr_text().trim_end());
         Ok(line)
@@ -156,6 +232,26 @@ mod tests {
         assert_eq!(line_of(text, Lane::Fast).unwrap(), "seed=1 forks=2");
         assert!(line_of(text, Lane::Scale).is_err());
         assert!(line_of(&text.replace("[SOAK]", "[X]"), Lane::Fast).is_err());
+    }
+
+    #[test]
+    fn each_lane_meets_each_place_of_the_hooks() {
+        let libraries = Lane::ALL.map(|lane| (lane, PathBuf::from(format!("/{lane}.so")))).into();
+        let built = Built { program: "/p".into(), libraries, plug_ins: vec!["/in.so".into()], hooks: "/h.so".into() };
+        let mut met: Vec<_> = (0..9)
+            .map(|number| {
+                let (_, library, hooks) = built.process(number);
+                let command = built.command(library, hooks, 1, 20).unwrap();
+                let preloaded = command.get_envs().next().unwrap().1.unwrap().to_str().unwrap().to_owned();
+                assert_eq!(command.get_args().last().unwrap(), "/in.so");
+                preloaded
+            })
+            .collect();
+        assert_eq!(met[..4], ["/fast.so", "/scale.so", "/hardened.so", "/h.so:/fast.so"]);
+        assert_eq!(met[8], "/hardened.so:/h.so");
+        met.sort();
+        met.dedup();
+        assert_eq!(met.len(), 9);
     }
 
     #[test]

@@ -125,7 +125,7 @@ pub fn expect_success(command: &mut Command, limit: Duration) -> Result<Captured
 }
 
 /// The command as a person would type it: of the environment only what is preloaded.
-fn line_of(command: &Command) -> String {
+pub fn line_of(command: &Command) -> String {
     let preload = command.get_envs().find(|(name, _)| *name == "LD_PRELOAD").and_then(|(_, value)| value);
     let mut words: Vec<String> =
         preload.map(|library| format!("LD_PRELOAD={}", library.display())).into_iter().collect();

@@ -113,7 +113,10 @@ fn all_steps() -> Vec<Step> {
     steps.extend(programs::steps());
     steps.extend(valgrind::steps());
     for lane in Lane::FOR_SPEED {
-        steps.push(Step::new(format!("soak/{lane}"), move |session| Ok(soak::one_minute(&session.workspace, lane)?)));
+        steps.push(Step::new(format!("soak/{lane}"), move |session| {
+            package::require(&[plug_ins::COMPILER])?;
+            Ok(soak::one_minute(&session.workspace, lane)?)
+        }));
     }
     steps
 }

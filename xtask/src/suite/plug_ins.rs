@@ -4,14 +4,15 @@
 use super::package::{self, Package};
 use super::session::Session;
 use super::step::{Step, Stop};
+use crate::soak::build_plug_ins;
 use hz3::record::tuning_variables;
-use hz3::workspace::BUILD_TIME_LIMIT;
 use hz3::{Lane, process};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-const COMPILER: Package = Package { command: "cc", name: "gcc" };
+/// What compiles programs and libraries in C.
+pub const COMPILER: Package = Package { command: "cc", name: "gcc" };
 const TIME_LIMIT: Duration = Duration::from_secs(60);
 
 /// A case of the host with its options, and how often it runs: a plug-in that stays is closed in earnest once only.
@@ -46,12 +47,7 @@ pub fn steps() -> Vec<Step> {
 fn outlived(session: &mut Session, preloaded: Option<Lane>) -> Result<(), Stop> {
     package::require(&[COMPILER])?;
     let library = preloaded.map(|lane| session.library(lane)).transpose()?;
-    let mut build = session.workspace.cargo();
-    build.args(["build", "--package", "hz3-core"]);
-    build.args(Lane::ALL.iter().flat_map(|lane| ["--example".to_owned(), format!("plug_in_{lane}")]));
-    process::expect_success(&mut build, BUILD_TIME_LIMIT)?;
-    let built = session.workspace.target.join("debug/examples");
-    let plug_ins = Lane::ALL.map(|lane| built.join(format!("libplug_in_{lane}.so")));
+    let plug_ins = build_plug_ins(&session.workspace)?;
     let host = session.empty_folder("plug-ins")?.join("host");
     compile(session, "plug_ins", &host)?;
     let sets = plug_ins.chunks(1).chain([&plug_ins[..]]);

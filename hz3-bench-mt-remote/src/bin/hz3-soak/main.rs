@@ -1,22 +1,39 @@
 //! `hz3-soak`: a storm of every kind of call on the `malloc` that serves this process, for a time.
 //!
 //! Threads mix all calls over all sizes, free each other's blocks, start short-lived threads and fork;
-//! a timer signals the process all the while, and a second process stops and continues it. Every block
-//! carries a pattern that is looked at before each free. Exit status: 0; 1 for wrong content, a failed
-//! call, too much resident memory; 2 for bad arguments.
+//! a timer signals the process all the while, and a second process stops and continues it. Two more
+//! threads go through episodes meanwhile: forks beside streams, coroutines on small stacks, threads of
+//! the smallest stack, plug-ins with an allocator of their own. A third process forks in a signal handler.
+//! Every block carries a pattern that is looked at before each free. Exit status: 0; 1 for wrong content,
+//! a failed call, a child's bad end, too much resident memory; 2 for bad arguments.
 
+mod child;
+mod coroutines;
+mod counts;
+mod episodes;
 mod held;
+mod hooks;
+mod plug_ins;
+mod raw;
+mod signal_forks;
+mod small_stacks;
 mod storm;
+mod streams;
 
 use clap::Parser;
+use counts::Counts;
 use held::{CHECKS, Held, LIVE};
+use hooks::OfThisThread;
 use hz3_bench_mt_remote::allocator::Allocator;
 use hz3_bench_mt_remote::memory::{self, Figure};
+use plug_ins::PlugIns;
+use signal_forks::SignalForks;
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
-use storm::{Counts, Storm};
+use storm::Storm;
 
 /// Blocks that wait for a thread, at most.
 const INBOX: usize = 128; // chosen
@@ -25,10 +42,16 @@ const SIGNAL_INTERVAL: i64 = 500; // chosen
 /// Resident memory may be so many times the most that was live, beside the slack.
 const RESIDENT_FACTOR: u64 = 2; // chosen
 const SLACK_BYTES: u64 = 96 << 20; // chosen: stacks, caches, free memory that waits to go back
+/// The same for what hooks keep for each thread.
+const HOOKS_SLACK_BYTES: u64 = 128 << 20; // chosen: at most 48 MiB for a thread, seldom more than 6
+/// Threads that go through episodes.
+const EPISODE_THREADS: u64 = 2; // chosen
 /// The most that may be resident when everything has been freed and trimmed.
 const END_BYTES: u64 = 64 << 20; // chosen
 
 static SIGNALS: AtomicU64 = AtomicU64::new(0);
+/// Where the signal handler writes to.
+static NOWHERE: AtomicI32 = AtomicI32::new(-1);
 
 /// A storm on malloc.
 #[derive(Parser, Debug)]
@@ -43,6 +66,9 @@ struct Arguments {
     /// Threads that last
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=256))]
     threads: u64,
+    /// A plug-in to open and close; several times
+    #[arg(long, value_name = "FILE")]
+    plug_in: Vec<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -65,9 +91,30 @@ fn main() -> ExitCode {
     }
 }
 
+/// Counts, and makes system calls that a handler may make.
 extern "C" fn count(_signal: i32) {
+    // SAFETY: async-signal-safe calls; the byte is one.
+    unsafe {
+        let errno = *libc::__errno_location();
+        libc::write(NOWHERE.load(Relaxed), [0_u8].as_ptr().cast(), 1);
+        libc::getppid();
+        *libc::__errno_location() = errno;
+    }
     // Relaxed: a figure.
     SIGNALS.fetch_add(1, Relaxed);
+}
+
+/// Sets the handler; it runs on the alternate stack where there is one, as on a coroutine's it has no room.
+fn handle_signals() -> Result<(), String> {
+    // SAFETY: the path is a C string; the handler makes calls that a handler may make.
+    let code = unsafe {
+        NOWHERE.store(libc::open(c"/dev/null".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC), Relaxed);
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = count as extern "C" fn(i32) as libc::sighandler_t;
+        action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
+        libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut())
+    };
+    if code == 0 { Ok(()) } else { Err("no signal handler".to_owned()) }
 }
 
 /// Starts a process that stops and continues this one until it ends, and returns its number.
@@ -108,6 +155,14 @@ fn set_timer(microseconds: i64) {
     unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
 }
 
+/// What a thread does; the first wrong content ends the process: nothing that follows it means anything.
+fn expect(outcome: Result<(), String>) {
+    if let Err(line) = outcome {
+        eprintln!("hz3-soak: wrong: {line}");
+        std::process::exit(1);
+    }
+}
+
 fn resident() -> Result<u64, String> {
     memory::of_this_process(Figure::Resident).map_err(|error| error.to_string())
 }
@@ -115,37 +170,45 @@ fn resident() -> Result<u64, String> {
 fn run(arguments: &Arguments) -> Result<(), String> {
     let allocator = Allocator::serving_this_process();
     println!("[ALLOCATOR] name={} path={} version={}", allocator.name, allocator.path.display(), allocator.version);
-    let stopper = start_stopper()?;
-    // SAFETY: the handler adds to an atomic; signal(3) of glibc restarts system calls.
-    unsafe { libc::signal(libc::SIGALRM, count as extern "C" fn(i32) as libc::sighandler_t) };
-    set_timer(SIGNAL_INTERVAL);
-    let counts = Counts::default();
     let start = Instant::now();
     let end = start + Duration::from_secs(arguments.seconds);
+    let stopper = start_stopper()?;
+    let signal_forks = SignalForks::start(arguments.seed, end)?;
+    handle_signals()?;
+    set_timer(SIGNAL_INTERVAL);
+    let hooks = OfThisThread::find();
+    let slack = SLACK_BYTES + if hooks::are_preloaded() { HOOKS_SLACK_BYTES } else { 0 };
+    let counts = Counts::default();
+    let plug_ins = PlugIns::new(arguments.plug_in.clone());
     let (mut peak_live, mut peak_resident) = (0, 0);
     let outcome = std::thread::scope(|scope| {
         let (senders, inboxes): (Vec<_>, Vec<_>) = (0..arguments.threads).map(|_| sync_channel::<Held>(INBOX)).unzip();
-        let storms: Vec<_> = (0..)
+        let mut threads: Vec<_> = (0..)
             .zip(inboxes)
             .map(|(number, inbox)| {
                 let seed = arguments.seed.wrapping_mul(0x9E37_79B9).wrapping_add(number);
                 let storm = Storm::new(seed, inbox, senders.clone(), &counts);
-                // The first wrong content ends the process: nothing that follows it means anything.
                 scope.spawn(move || {
-                    if let Err(line) = storm.run(end) {
-                        eprintln!("hz3-soak: wrong: {line}");
-                        std::process::exit(1);
-                    }
+                    let _hooks = OfThisThread::find();
+                    expect(storm.run(end));
                 })
             })
             .collect();
         drop(senders);
-        while !storms.iter().all(|storm| storm.is_finished()) {
+        for number in 0..EPISODE_THREADS {
+            let seed = arguments.seed.wrapping_mul(0x85EB_CA6B).wrapping_add(number);
+            let (plug_ins, counts) = (&plug_ins, &counts);
+            threads.push(scope.spawn(move || {
+                let _hooks = OfThisThread::find();
+                expect(episodes::run(seed, plug_ins, counts, end));
+            }));
+        }
+        while !threads.iter().all(|thread| thread.is_finished()) {
             // Relaxed: a figure.
             peak_live = peak_live.max(LIVE.load(Relaxed).max(0) as u64);
             let now = resident()?;
             peak_resident = peak_resident.max(now);
-            if now > RESIDENT_FACTOR * peak_live + SLACK_BYTES {
+            if now > RESIDENT_FACTOR * peak_live + slack {
                 eprintln!("hz3-soak: wrong: {now} bytes resident, at most {peak_live} live");
                 std::process::exit(1);
             }
@@ -161,22 +224,24 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         libc::waitpid(stopper, std::ptr::null_mut(), 0);
     }
     outcome?;
+    let signal_forks = signal_forks.finish()?;
+    if !raw::give_back_shared() {
+        return Err("wrong content in a block that waited for whoever comes".to_owned());
+    }
+    drop(hooks);
     // Relaxed, here and below: all threads have ended.
     let live = LIVE.load(Relaxed);
     // SAFETY: malloc_trim takes any number of bytes to keep.
     unsafe { libc::malloc_trim(0) };
     let end_resident = resident()?;
     println!(
-        "[SOAK] seed={} seconds={:.1} operations={} checks={} sent={} forks={} threads={} signals={} \
+        "[SOAK] seed={} seconds={:.1} {counts} checks={} signals={} signal_forks={signal_forks} hooked={} \
          peak_live_mb={} peak_resident_mb={} end_resident_mb={}",
         arguments.seed,
         start.elapsed().as_secs_f64(),
-        counts.operations.load(Relaxed),
         CHECKS.load(Relaxed),
-        counts.sent.load(Relaxed),
-        counts.forks.load(Relaxed),
-        counts.threads.load(Relaxed),
         SIGNALS.load(Relaxed),
+        hooks::calls(),
         peak_live >> 20,
         peak_resident >> 20,
         end_resident >> 20,

@@ -1,9 +1,11 @@
 //! Storm: one thread's random calls, with its short-lived threads and its forks.
 
+use crate::child::{CHILD_SECONDS, GRANDCHILD_SECONDS, forked};
+use crate::counts::Counts;
 use crate::held::{Call, Held};
+use crate::hooks::OfThisThread;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::Instant;
 
@@ -13,22 +15,6 @@ const SLOTS: usize = 384; // chosen: some MiB live
 const VISITING: usize = 32; // chosen
 /// Calls that a child of fork makes before it frees the parent's blocks.
 const CHILD_CALLS: usize = 200; // chosen
-/// A child that takes longer hangs, and is killed.
-const CHILD_SECONDS: u32 = 40; // chosen
-
-/// What has happened so far, in this process.
-#[derive(Debug, Default)]
-pub struct Counts {
-    /// Steps of the random mixture.
-    pub operations: AtomicU64,
-    /// Blocks freed by another thread than the one that had them.
-    pub sent: AtomicU64,
-    /// Short-lived threads.
-    pub threads: AtomicU64,
-    /// Children of fork.
-    pub forks: AtomicU64,
-}
-
 /// One thread of the storm.
 pub struct Storm<'a> {
     random: Xoshiro256PlusPlus,
@@ -51,8 +37,7 @@ impl<'a> Storm<'a> {
             for _ in 0..256 {
                 self.step()?;
             }
-            // Relaxed, here and below: figures.
-            self.counts.operations.fetch_add(256, Relaxed);
+            self.counts.operations.add(256);
             while let Ok(held) = self.inbox.try_recv() {
                 held.check()?;
                 held.free();
@@ -72,7 +57,7 @@ impl<'a> Storm<'a> {
     }
 
     fn below(&mut self, limit: usize) -> usize {
-        (self.random.next_u64() % limit as u64) as usize
+        below(&mut self.random, limit)
     }
 
     fn step(&mut self) -> Result<(), String> {
@@ -87,7 +72,7 @@ impl<'a> Storm<'a> {
             45..70 => {
                 let other = self.below(self.others.len());
                 match self.others[other].try_send(held) {
-                    Ok(()) => drop(self.counts.sent.fetch_add(1, Relaxed)),
+                    Ok(()) => self.counts.sent.add(1),
                     Err(error) => {
                         use std::sync::mpsc::TrySendError::{Disconnected, Full};
                         let (Full(held) | Disconnected(held)) = error;
@@ -109,6 +94,7 @@ impl<'a> Storm<'a> {
         let brought: Vec<Held> = self.slots.iter_mut().take(VISITING).filter_map(Option::take).collect();
         let mut random = Xoshiro256PlusPlus::seed_from_u64(self.random.next_u64());
         let visitor = std::thread::Builder::new().stack_size(128 << 10).spawn(move || {
+            let _hooks = OfThisThread::find();
             for held in brought {
                 held.check()?;
                 held.free();
@@ -120,39 +106,25 @@ impl<'a> Storm<'a> {
         for (slot, held) in self.slots.iter_mut().zip(left) {
             *slot = Some(held);
         }
-        self.counts.threads.fetch_add(1, Relaxed);
+        self.counts.threads.add(1);
         Ok(())
     }
 
-    /// A child allocates, checks and frees this thread's blocks, and ends; it must end well.
+    /// A child allocates, checks and frees this thread's blocks, maybe starts a thread or forks, and ends; it must end well.
     fn fork(&mut self) -> Result<(), String> {
-        // SAFETY: the child calls nothing but the allocator (which must work there), alarm, signal and _exit.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            // SAFETY: SIGALRM's default ends the child, which is the point.
-            unsafe {
-                libc::signal(libc::SIGALRM, libc::SIG_DFL);
-                libc::alarm(CHILD_SECONDS);
+        let (starts_a_thread, descends) = (self.below(4) == 0, self.below(4) == 0);
+        forked(CHILD_SECONDS, || {
+            if descends {
+                forked(GRANDCHILD_SECONDS, || self.live_as_a_child())?;
             }
-            let code = i32::from(self.live_as_a_child().is_err());
-            // SAFETY: ends the child without the parent's handlers.
-            unsafe { libc::_exit(code) }
-        }
-        if child < 0 {
-            return Err(format!("no child: {}", std::io::Error::last_os_error()));
-        }
-        let mut status = 0;
-        // SAFETY: the child is this thread's own; the status has a place.
-        while unsafe { libc::waitpid(child, &raw mut status, 0) } < 0 {
-            let error = std::io::Error::last_os_error();
-            if error.kind() != std::io::ErrorKind::Interrupted {
-                return Err(format!("a child can't be waited for: {error}"));
+            if starts_a_thread {
+                live_in_a_thread(&mut self.random)?;
             }
-        }
-        if status != 0 {
-            return Err(format!("a forked child ended with status {status:#x} (wrong content, a crash, or 0xe: hung)"));
-        }
-        self.counts.forks.fetch_add(1, Relaxed);
+            self.live_as_a_child()
+        })?;
+        self.counts.forks.add(1);
+        self.counts.child_threads.add(u64::from(starts_a_thread));
+        self.counts.grandchildren.add(u64::from(descends));
         Ok(())
     }
 
@@ -173,8 +145,29 @@ impl<'a> Storm<'a> {
     }
 }
 
+/// A child's thread allocates and frees.
+pub fn live_in_a_thread(random: &mut Xoshiro256PlusPlus) -> Result<(), String> {
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(random.next_u64());
+    let thread = std::thread::Builder::new().stack_size(128 << 10).spawn(move || {
+        let _hooks = OfThisThread::find();
+        for _ in 0..VISITING {
+            let held = allocate(&mut random)?;
+            held.check()?;
+            held.free();
+        }
+        Ok(())
+    });
+    let thread = thread.map_err(|error| format!("no thread in a child: {error}"))?;
+    thread.join().map_err(|_| "a child's thread panicked".to_owned())?
+}
+
+/// A random number below `limit`.
+pub fn below(random: &mut Xoshiro256PlusPlus, limit: usize) -> usize {
+    (random.next_u64() % limit as u64) as usize
+}
+
 /// A block by a random call.
-fn allocate(random: &mut Xoshiro256PlusPlus) -> Result<Held, String> {
+pub fn allocate(random: &mut Xoshiro256PlusPlus) -> Result<Held, String> {
     let call = match random.next_u64() % 10 {
         0..6 => Call::Malloc,
         6..8 => Call::Calloc,

@@ -14,7 +14,7 @@
 /* Initial-exec: the usual access may allocate. */
 #define PER_THREAD static __thread __attribute__((tls_model("initial-exec")))
 
-PER_THREAD int inside;
+PER_THREAD int inside, ending;
 PER_THREAD uint64_t count;
 PER_THREAD struct {
     void *block;
@@ -41,6 +41,7 @@ static void take(size_t size) {
     kept[slot].size = size;
     kept[slot].seed = check_random(&count);
     check_fill(kept[slot].block, size, kept[slot].seed);
+    if (ending) release(slot);
 }
 
 static void note(int hook) {
@@ -59,9 +60,9 @@ static void note(int hook) {
     errno = error;
 }
 
-/* For a thread that is about to end. */
+/* For a thread that is about to end: from now on no block is kept. */
 void hooks_release_all(void) {
-    inside = 1;
+    ending = inside = 1;
     for (size_t slot = 0; slot < KEPT; slot++) release(slot);
     inside = 0;
 }
