@@ -10,6 +10,7 @@ use crate::allocator::{HeapOf, Lane};
 use crate::pages::bins;
 use crate::pages::policy::shape;
 use crate::pages::slot::Places;
+use crate::platform::atomic::Ordering;
 use crate::platform::prefetch;
 use crate::platform::units::Bin;
 use crate::thread::flow;
@@ -21,6 +22,9 @@ use core::ptr::null_mut;
 
 /// Bytes of a thread's first carve of a bin, unless one slot is larger. Chosen: a page; short-lived threads touch few.
 const FIRST_BATCH_BYTES: u32 = 4096;
+
+/// Of so many carves, one may adopt an orphan. Chosen: they hand out about as much as an orphan has cached.
+const CARVES_PER_ORPHAN: u64 = 32;
 
 /// Fills the empty entry of `bin`; false when memory has run out. `flush` empties heaps orphaned by a fork. May take
 /// locks.
@@ -147,8 +151,10 @@ unsafe fn refill_from_spans<L: Lane>(heap: &HeapOf<L>, bin: Bin, flush: unsafe f
             heap.entry(bin).load(magazine);
         }
         let batch = next_batch::<L>(heap, bin);
-        // Not before it needs many: most forked children need few.
+        // Now and then, for a bin that it needs much of: most forked children need little.
+        // Relaxed: this thread's own count.
         if batch == shape::<L>(bin).capacity
+            && heap.counters.carves.load(Ordering::Relaxed).is_multiple_of(CARVES_PER_ORPHAN)
             && let Some(orphan) = allocator.heaps.adopt()
         {
             flush(&*orphan);

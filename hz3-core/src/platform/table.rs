@@ -8,7 +8,8 @@
 //! A group of chunks is one reservation, committed from the front: a process may have only so many mappings. A commit
 //! takes the mmap lock, which delays other threads' page faults, so each doubles what its group has. The thread that
 //! takes a chunk's middle unit installs the next chunk, before many threads need it at once. If the reservation is
-//! refused, or address space is limited, a chunk is a mapping of its own.
+//! refused, or address space is limited, a chunk is a mapping of its own. So is the first one: small processes' tables
+//! then lie side by side, one mapping to the kernel, which makes a fork cheaper.
 //!
 //! An id is half as large as a pointer, and leaves room for a version in one atomic word. Chunks stay mapped for good,
 //! so reading through a stale id is harmless. Id 0 is never handed out.
@@ -129,8 +130,12 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
         Some(())
     }
 
-    /// Commits chunk number `index` in its group's reservation. `None` if the system refuses or limits address space.
+    /// Commits chunk number `index` in its group's reservation. `None` for the first chunk, and if the system refuses or
+    /// limits address space.
     fn commit_in_group<O: Os>(&self, index: usize) -> Option<NonNull<u8>> {
+        if index == 0 && !cfg!(loom) {
+            return None;
+        }
         let group = self.groups.get(index / GROUP_CHUNKS)?;
         // Acquire: pairs with the Release below.
         let start = match NonNull::new(group.load(Ordering::Acquire)) {
