@@ -52,7 +52,7 @@ lane_tests! {
         valloc_and_pvalloc_align_to_the_page,
         live_aligned_blocks_do_not_overlap,
         posix_memalign_refuses_bad_alignments,
-        posix_memalign_without_memory_touches_neither_the_pointer_nor_errno,
+        posix_memalign_without_memory_says_so_in_errno_too_and_leaves_the_pointer,
         aligned_alloc_refuses_bad_alignments,
         memalign_refuses_or_rounds_up_bad_alignments,
         an_impossible_size_or_alignment_fails,
