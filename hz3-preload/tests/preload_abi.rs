@@ -15,6 +15,7 @@ lane_tests! {
     Program::new("c/malloc.c") => [
         malloc_of_zero_returns_distinct_blocks,
         malloc_beyond_every_limit_fails_with_enomem,
+        what_exceeds_the_machine_is_refused_as_the_kernel_would,
         every_block_is_aligned_to_16_bytes,
         live_blocks_of_every_size_do_not_overlap,
         two_hundred_thousand_small_blocks_do_not_overlap,
