@@ -91,7 +91,8 @@ pub fn aligned_alloc<L: Lane>(align: usize, bytes: usize) -> *mut u8 {
     memalign::<L>(align, bytes)
 }
 
-/// `posix_memalign`: returns the error. Leaves `errno` alone, and `*out` too on failure.
+/// `posix_memalign`: returns the error and leaves `*out` alone then. `errno` is `ENOMEM` too where memory ran out, as in
+/// glibc and musl (glibc's `tst-malloc-thread-fail` reads it), and is otherwise left alone.
 ///
 /// # Safety
 /// `out` is writable.
@@ -102,6 +103,7 @@ pub unsafe fn posix_memalign<L: Lane>(out: *mut *mut u8, align: usize, bytes: us
     }
     let block = block::malloc_aligned::<L>(bytes, align);
     if block.is_null() {
+        set_errno(libc::ENOMEM);
         return libc::ENOMEM;
     }
     // SAFETY: `out` is writable.

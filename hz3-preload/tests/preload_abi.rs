@@ -15,6 +15,7 @@ lane_tests! {
     Program::new("c/malloc.c") => [
         malloc_of_zero_returns_distinct_blocks,
         malloc_beyond_every_limit_fails_with_enomem,
+        what_exceeds_the_machine_is_refused_as_the_kernel_would,
         every_block_is_aligned_to_16_bytes,
         live_blocks_of_every_size_do_not_overlap,
         two_hundred_thousand_small_blocks_do_not_overlap,
@@ -52,7 +53,7 @@ lane_tests! {
         valloc_and_pvalloc_align_to_the_page,
         live_aligned_blocks_do_not_overlap,
         posix_memalign_refuses_bad_alignments,
-        posix_memalign_without_memory_touches_neither_the_pointer_nor_errno,
+        posix_memalign_without_memory_says_so_in_errno_too_and_leaves_the_pointer,
         aligned_alloc_refuses_bad_alignments,
         memalign_refuses_or_rounds_up_bad_alignments,
         an_impossible_size_or_alignment_fails,

@@ -33,6 +33,8 @@ const GUARD_INSTALL: i32 = 102;
 const GUARD_REMOVE: i32 = 103;
 const DONTNEED_LOCKED: i32 = 24;
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
+/// Bytes from which [`Os::commit`] asks whether the machine could ever hold them. Chosen: more than machines lack.
+const ASKED_BYTES: usize = 1 << 30;
 
 /// The 16 random bytes that the kernel gives a process; zeros if it gives none.
 fn random_words() -> [u64; 2] {
@@ -66,11 +68,18 @@ fn calling_out<T>(body: impl FnOnce() -> T) -> T {
     keeping_errno(body)
 }
 
-fn map_with(bytes: usize, protection: i32) -> Option<NonNull<u8>> {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+fn map_with(bytes: usize, protection: i32, more_flags: i32) -> Option<NonNull<u8>> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | more_flags;
     // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
     let start = calling_out(|| unsafe { libc::mmap(null_mut(), bytes, protection, flags, -1, 0) });
     if start == libc::MAP_FAILED { None } else { NonNull::new(start.cast()) }
+}
+
+/// Whether the kernel would let the process have so much at once. By default (`vm.overcommit_memory` 0) it refuses what
+/// exceeds memory and swap together.
+fn is_plausible(bytes: usize) -> bool {
+    // SAFETY: a new mapping, which nothing uses.
+    Linux::map(bytes).is_some_and(|probe| unsafe { Linux::unmap(probe, bytes) })
 }
 
 // SAFETY: futex(2) ends a wait after a change and a wake; `keeping_errno` keeps `errno`; nothing allocates.
@@ -120,7 +129,9 @@ unsafe impl Os for Linux {
     fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
         // The kernel aligns to pages. For more, a larger mapping is trimmed.
         let wanted = if align > PAGE_BYTES { bytes.checked_add(align)? } else { bytes };
-        let raw = map_with(wanted, libc::PROT_NONE)?;
+        // Not accounted for: fork(2) refuses to copy an accounted mapping that exceeds memory and swap, and an arena is
+        // made usable well ahead of need.
+        let raw = map_with(wanted, libc::PROT_NONE, libc::MAP_NORESERVE)?;
         let start = raw.as_ptr().addr();
         let aligned = start.next_multiple_of(align);
         // SAFETY: both ends lie in the new mapping, outside the part returned; nothing uses them.
@@ -139,12 +150,17 @@ unsafe impl Os for Linux {
     }
 
     unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
+        // A reservation is not accounted for, so mprotect(2) refuses no size.
+        if bytes >= ASKED_BYTES && !is_plausible(bytes) {
+            return false;
+        }
         // SAFETY: the caller owns the range; contents stay.
         calling_out(|| unsafe { libc::mprotect(start.as_ptr().cast(), bytes, READ_WRITE) == 0 })
     }
 
     fn map(bytes: usize) -> Option<NonNull<u8>> {
-        map_with(bytes, READ_WRITE)
+        // Accounted for, as glibc's are: a block that exceeds memory and swap is refused here, not killed for later.
+        map_with(bytes, READ_WRITE, 0)
     }
 
     unsafe fn unmap(start: NonNull<u8>, bytes: usize) -> bool {

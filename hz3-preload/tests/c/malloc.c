@@ -4,6 +4,7 @@
  */
 #include "check.h"
 #include "sizes.h"
+#include <sys/sysinfo.h>
 
 static void malloc_of_zero_returns_distinct_blocks(void) {
     enum { COUNT = 1000 };
@@ -37,6 +38,35 @@ static void malloc_beyond_every_limit_fails_with_enomem(void) {
     }
     void *block = malloc(100);
     CHECK(block != NULL);
+    free(block);
+}
+
+/* By default the kernel refuses, once and for all, what exceeds memory and swap together; glibc's
+ * malloc passes that on. A program that tries how much it gets relies on it. */
+static void what_exceeds_the_machine_is_refused_as_the_kernel_would(void) {
+    FILE *mode = fopen("/proc/sys/vm/overcommit_memory", "r");
+    int is_default = mode != NULL && getc(mode) == '0';
+    if (mode != NULL) fclose(mode);
+    if (!is_default) check_skip("vm.overcommit_memory is not 0");
+    struct sysinfo machine;
+    CHECK(sysinfo(&machine) == 0);
+    size_t all = (machine.totalram + machine.totalswap) * (size_t)machine.mem_unit;
+    char *block = malloc(100 * MIB);
+    CHECK(block != NULL);
+    block[0] = 'x';
+    /* A block that grows is judged by what it grows by. */
+    for (size_t size = all + 200 * MIB; size < (size_t)1 << 45; size *= 2) {
+        errno = 0;
+        CHECK_THAT(malloc(check_size(size)) == NULL, "malloc(%zu) succeeded", size);
+        CHECK_THAT(errno == ENOMEM, "malloc(%zu): errno is %d", size, errno);
+        CHECK(calloc(2, check_size(size / 2)) == NULL);
+        CHECK(realloc(block, check_size(size)) == NULL && block[0] == 'x');
+        CHECK(aligned_alloc(4 * MIB, check_size(size)) == NULL);
+    }
+    /* More than that in blocks that the machine could hold, none of them touched. */
+    void *blocks[4];
+    for (int i = 0; i < 4; i++) CHECK((blocks[i] = malloc(check_size(all / 2))) != NULL);
+    for (int i = 0; i < 4; i++) free(blocks[i]);
     free(block);
 }
 
@@ -184,6 +214,7 @@ static void blocks_from_libc_functions_can_be_freed(void) {
 
 CHECK_MAIN(CASE(malloc_of_zero_returns_distinct_blocks),
            CASE(malloc_beyond_every_limit_fails_with_enomem),
+           CASE(what_exceeds_the_machine_is_refused_as_the_kernel_would),
            CASE(every_block_is_aligned_to_16_bytes),
            CASE(live_blocks_of_every_size_do_not_overlap),
            CASE(two_hundred_thousand_small_blocks_do_not_overlap),
