@@ -1,8 +1,10 @@
-//! Linux: the operating system of real processes, by system calls through libc.
+//! Linux: the operating system of real processes, by system calls through libc; those that are made with a lock held
+//! go to the kernel directly.
 //!
 //! Sources: mmap(2), mprotect(2), madvise(2), mremap(2), futex(2), getrlimit(2), proc(5), getauxval(3).
 
 use crate::platform::atomic::{AtomicU32, AtomicUsize, Ordering};
+use crate::platform::kernel;
 use crate::platform::os::{Os, Waiter};
 use crate::platform::rank;
 use crate::platform::units::PAGE_BYTES;
@@ -50,9 +52,11 @@ fn random_words() -> [u64; 2] {
     unsafe { core::ptr::with_exposed_provenance::<[u64; 2]>(bytes).read_unaligned() }
 }
 
-/// Runs `body`, then restores `errno`.
+/// Runs `body`, which calls out and perhaps into a library in libc's place, then restores `errno`. Such a library may
+/// allocate, so the calling thread holds no lock, unless for its fork.
 #[inline]
-fn keeping_errno<T>(body: impl FnOnce() -> T) -> T {
+fn calling_out<T>(body: impl FnOnce() -> T) -> T {
+    debug_assert!(rank::is_none_held() || Linux::is_forking(), "a call to the outside with a lock held");
     // SAFETY: no precondition.
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: `errno` lives as long as this thread, and is this thread's alone.
@@ -63,14 +67,6 @@ fn keeping_errno<T>(body: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Runs `body`, which calls out and perhaps into a library in libc's place, then restores `errno`. Such a library may
-/// allocate, so the calling thread holds no lock, unless for its fork.
-#[inline]
-fn calling_out<T>(body: impl FnOnce() -> T) -> T {
-    debug_assert!(rank::is_none_held() || Linux::is_forking(), "a call to the outside with a lock held");
-    keeping_errno(body)
-}
-
 fn map_with(bytes: usize, protection: i32) -> Option<NonNull<u8>> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
@@ -78,35 +74,30 @@ fn map_with(bytes: usize, protection: i32) -> Option<NonNull<u8>> {
     if start == libc::MAP_FAILED { None } else { NonNull::new(start.cast()) }
 }
 
-// SAFETY: futex(2) ends a wait after a change and a wake; `keeping_errno` keeps `errno`; nothing allocates.
+// SAFETY: futex(2) ends a wait after a change and a wake; `kernel` keeps `errno`; nothing allocates.
 unsafe impl Waiter for Linux {
     fn yield_now() {
-        // Not sched_yield(3): a thread that waits for a lock may hold others.
         // SAFETY: no precondition.
-        keeping_errno(|| unsafe { libc::syscall(libc::SYS_sched_yield) });
+        let _ = unsafe { kernel::call(libc::SYS_sched_yield, []) };
     }
 
     fn nap() {
         let time = libc::timespec { tv_sec: 0, tv_nsec: 100_000 };
-        // Not nanosleep(3): it is a cancellation point, `malloc` is none.
         // SAFETY: reads `time`; a null remainder is not written.
-        keeping_errno(|| unsafe { libc::syscall(libc::SYS_nanosleep, &raw const time, null_mut::<libc::timespec>()) });
+        let _ = unsafe { kernel::call(libc::SYS_nanosleep, [(&raw const time).expose_provenance(), 0]) };
     }
 
-    #[allow(clippy::not_unsafe_ptr_arg_deref, reason = "the kernel checks the address")]
     fn wait(word: *const u32, expected: u32) {
         let flags = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
         // SAFETY: the kernel checks the address (`EFAULT`); a null time-out means no limit.
-        keeping_errno(|| unsafe {
-            libc::syscall(libc::SYS_futex, word, flags, expected, null_mut::<libc::timespec>())
-        });
+        let _ =
+            unsafe { kernel::call(libc::SYS_futex, [word.expose_provenance(), flags as usize, expected as usize, 0]) };
     }
 
-    #[allow(clippy::not_unsafe_ptr_arg_deref, reason = "only an address")]
     fn wake(word: *const u32) {
         let flags = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
         // SAFETY: the kernel uses the address only as a key.
-        keeping_errno(|| unsafe { libc::syscall(libc::SYS_futex, word, flags, i32::MAX) });
+        let _ = unsafe { kernel::call(libc::SYS_futex, [word.expose_provenance(), flags as usize, i32::MAX as usize]) };
     }
 
     fn is_forking() -> bool {
@@ -115,7 +106,7 @@ unsafe impl Waiter for Linux {
     }
 }
 
-// SAFETY: the kernel maps where nothing is mapped; `keeping_errno` keeps `errno`; nothing allocates.
+// SAFETY: the kernel maps where nothing is mapped; `calling_out` keeps `errno`; nothing allocates.
 unsafe impl Os for Linux {
     fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
         // The kernel aligns to pages. For more, a larger mapping is trimmed.
@@ -301,9 +292,9 @@ unsafe impl Os for Linux {
     }
 
     fn write_error(text: &[u8]) {
-        // Not write(2) of libc: it is a cancellation point, `malloc` is none. Errors have nowhere to go.
-        // SAFETY: reads `text`.
-        keeping_errno(|| unsafe { libc::syscall(libc::SYS_write, libc::STDERR_FILENO, text.as_ptr(), text.len()) });
+        let arguments = [libc::STDERR_FILENO as usize, text.as_ptr().expose_provenance(), text.len()];
+        // SAFETY: reads `text`. Errors have nowhere to go.
+        let _ = unsafe { kernel::call(libc::SYS_write, arguments) };
     }
 
     fn abort() -> ! {

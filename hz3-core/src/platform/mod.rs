@@ -6,6 +6,8 @@ pub mod atomic;
 #[cfg(all(not(loom), feature = "internals"))]
 pub mod fake;
 #[cfg(not(loom))]
+pub mod kernel;
+#[cfg(not(loom))]
 pub mod libc_inside;
 #[cfg(not(any(loom, miri)))]
 pub mod linux;
