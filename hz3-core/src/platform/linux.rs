@@ -170,9 +170,13 @@ unsafe impl Os for Linux {
         // Relaxed, here and below: a thread that removes a guard got the pages after it was made, and sees its bit.
         let known = GUARD_METHODS.load(Ordering::Relaxed);
         calling_out(|| {
+            // SAFETY: the caller owns the range and needs no contents.
+            let advise = |advice| unsafe { libc::madvise(start.as_ptr().cast(), bytes, advice) } == 0;
+            // Libraries that must hear of pages that go away (UCX) know this advice, and not the guards'. Refused for
+            // locked memory.
+            let is_empty = advise(libc::MADV_DONTNEED);
             if known & NO_GUARD_ADVICE == 0 {
-                // SAFETY: the caller owns the range and needs no contents.
-                if unsafe { libc::madvise(start.as_ptr().cast(), bytes, GUARD_INSTALL) } == 0 {
+                if advise(GUARD_INSTALL) {
                     if known & BY_MADVISE == 0 {
                         GUARD_METHODS.fetch_or(BY_MADVISE, Ordering::Relaxed);
                     }
@@ -181,8 +185,7 @@ unsafe impl Os for Linux {
                 // SAFETY: this thread's `errno`.
                 if unsafe { *libc::__errno_location() } != libc::EINVAL {
                     // Without memory it stops midway. Removal needs none.
-                    // SAFETY: the caller owns the range.
-                    unsafe { libc::madvise(start.as_ptr().cast(), bytes, GUARD_REMOVE) };
+                    advise(GUARD_REMOVE);
                     return false;
                 }
                 // Unknown advice. If it has worked before, the memory is locked.
@@ -190,21 +193,18 @@ unsafe impl Os for Linux {
                     GUARD_METHODS.fetch_or(NO_GUARD_ADVICE, Ordering::Relaxed);
                 }
             }
-            // SAFETY: the caller owns the range and needs no contents.
-            unsafe {
-                let advise = |advice| libc::madvise(start.as_ptr().cast(), bytes, advice) == 0;
-                let protect = |protection| libc::mprotect(start.as_ptr().cast(), bytes, protection) == 0;
-                // The first is refused for locked memory, the second before Linux 5.18.
-                if !advise(libc::MADV_DONTNEED) && !advise(DONTNEED_LOCKED) {
-                    return false;
-                }
-                // Some pages may have lost access and can't be opened again: then all count as guarded.
-                let is_done = protect(libc::PROT_NONE) || !protect(READ_WRITE);
-                if is_done {
-                    GUARD_METHODS.fetch_or(BY_MPROTECT, Ordering::Relaxed);
-                }
-                is_done
+            // Refused before Linux 5.18.
+            if !is_empty && !advise(DONTNEED_LOCKED) {
+                return false;
             }
+            // SAFETY: the caller owns the range and needs no contents.
+            let protect = |protection| unsafe { libc::mprotect(start.as_ptr().cast(), bytes, protection) } == 0;
+            // Some pages may have lost access and can't be opened again: then all count as guarded.
+            let is_done = protect(libc::PROT_NONE) || !protect(READ_WRITE);
+            if is_done {
+                GUARD_METHODS.fetch_or(BY_MPROTECT, Ordering::Relaxed);
+            }
+            is_done
         })
     }
 
