@@ -9,8 +9,8 @@
 //! Slow paths that check the clock take snapshots: at most four a second, and for a sixty-fourth of the time. They
 //! count into private memory, under one lock at a time, and then copy, so that readers retry for microseconds only.
 //! They allocate nothing, and run on a stack of their own. Calls about files bypass the C library, whose functions are
-//! cancellation points: `malloc` must be none. What is called there may be another library's, and allocate or fork in
-//! the middle of a snapshot: it finds `busy` set.
+//! cancellation points: `malloc` must be none. What else is called may be another library's, and allocate or fork while a
+//! page is made: it finds `busy` set.
 //!
 //! Outside rules: open(2), stat(2), kill(2), mmap(2), pthreads(7) (cancellation points), fork(2).
 
@@ -24,8 +24,9 @@ use hz3_core::observe::stats_page::{self, BYTES, ENDED, HEAD_WORDS, Head, SEQUEN
 use hz3_core::pages::bins::BINS;
 use hz3_core::platform::abort;
 use hz3_core::platform::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use hz3_core::platform::clock;
 use hz3_core::platform::kernel;
-use hz3_core::platform::linux::Linux;
+use hz3_core::platform::linux::{Linux, vdso};
 use hz3_core::platform::own_stack::{self, Signals};
 use hz3_core::platform::seqlock;
 use hz3_core::platform::units::{Bin, elapsed_ms};
@@ -159,8 +160,7 @@ fn on_fork<L: Lane>() {
     // Relaxed, all: the child has one thread, and others start after it.
     let words = PAGE.words.swap(null_mut(), Ordering::Relaxed);
     if !words.is_null() {
-        // SAFETY: the child's own mapping of `BYTES` bytes, which nothing refers to any more.
-        unsafe { libc::munmap(words.cast(), BYTES) };
+        unmap(words);
     }
     if !L::allocator().options().stats_page().names_process() {
         L::allocator().observer.end();
@@ -180,8 +180,10 @@ fn publish<L: Lane>() -> bool {
     // SAFETY: the calling thread has set `busy` or is the only one, so nothing else refers to the draft.
     let draft = unsafe { &mut *PAGE.draft.get() };
     // Relaxed, here and below: only the thread that has set `busy` writes these.
-    if PAGE.words.load(Ordering::Relaxed).is_null() {
-        let words = match create::<L>() {
+    let mut words = PAGE.words.load(Ordering::Relaxed);
+    if words.is_null() {
+        let process = own_process();
+        words = match create::<L>() {
             Ok(words) => words,
             Err(error) => {
                 if L::allocator().options().shows_errors() {
@@ -190,9 +192,16 @@ fn publish<L: Lane>() -> bool {
                 return false;
             }
         };
+        if own_process() != process {
+            // A call in there forked. This is the child, and the page is the parent's.
+            unmap(words);
+            on_fork::<L>();
+            return true;
+        }
         draft.number = 0;
         PAGE.words.store(words, Ordering::Relaxed);
     }
+    // From here on nothing is called outside, where it might fork: the child would have no page.
     let begin_us = now_us(libc::CLOCK_MONOTONIC);
     let stats = collect_with_bins::<L>(&mut draft.bins);
     draft.number += 1;
@@ -202,12 +211,7 @@ fn publish<L: Lane>() -> bool {
     let timing = Timing { number: draft.number, taken_ms, took_us, pause_ms };
     let heat = |bin| L::allocator().exchange.heat.counts(Bin(bin as u8));
     stats_page::write(&mut draft.words, timing, &stats, &draft.bins, heat);
-    // Only now: a call above may have forked, and the child has no page.
-    let words = PAGE.words.load(Ordering::Relaxed);
-    if words.is_null() {
-        return true;
-    }
-    // SAFETY: the mapping has `WORDS` words, and nothing is called while it is used.
+    // SAFETY: the mapping has `WORDS` words, and stays while this thread is busy.
     let words = unsafe { core::slice::from_raw_parts(words, WORDS) };
     if let (Some(count), Some(snapshot)) = (words.get(SEQUENCE), words.get(HEAD_WORDS..)) {
         seqlock::write(count, snapshot, &draft.words);
@@ -337,15 +341,19 @@ fn write_at_start(file: usize, words: &[u64]) -> Result<(), c_int> {
     }
 }
 
+/// The calling process gives up its mapping, of `BYTES` bytes, which nothing refers to any more.
+fn unmap(words: *mut AtomicU64) {
+    // SAFETY: the caller gives it up.
+    unsafe { libc::munmap(words.cast(), BYTES) };
+}
+
 fn own_process() -> u32 {
     // SAFETY: no preconditions.
-    unsafe { libc::getpid() }.cast_unsigned()
+    unsafe { kernel::call(libc::SYS_getpid, []) }.map_or(0, |process| process as u32)
 }
 
 fn now_us(clock: libc::clockid_t) -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `now` is writable.
-    unsafe { libc::clock_gettime(clock, &mut now) };
+    let now = clock::now(clock, vdso);
     now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
 }
 

@@ -18,7 +18,9 @@ fn passes_in_both_orders(lane: Lane, case: &str) {
         let run = Run::new(&PROGRAM).argument(case).preload_all(libraries);
         match case {
             "everything_is_written_while_calls_allocate" => passes_with_every_option(run, &format!("{lane:?}-{order}")),
-            "a_call_forks_in_the_middle_of_a_snapshot" => run.variable("HZ3_STATS_PAGE", "1").finish().expect_success(),
+            "a_call_forks_while_the_page_is_made" => {
+                run.variable("HZ3_STATS_PAGE", "1").variable("PRELOAD_TEST_FORK", "1").finish().expect_success()
+            }
             _ => run.finish().expect_success(),
         }
     }
@@ -81,6 +83,6 @@ in_both_orders!(
     one_thread_allocates_while_its_calls_allocate,
     blocks_pass_between_threads_while_calls_allocate,
     everything_is_written_while_calls_allocate,
-    a_call_forks_in_the_middle_of_a_snapshot,
+    a_call_forks_while_the_page_is_made,
     a_misuse_ends_the_process_although_abort_allocates,
 );

@@ -4,6 +4,7 @@
 //! Sources: mmap(2), mprotect(2), madvise(2), mremap(2), futex(2), getrlimit(2), proc(5), getauxval(3).
 
 use crate::platform::atomic::{AtomicU32, AtomicUsize, Ordering};
+use crate::platform::clock;
 use crate::platform::kernel;
 use crate::platform::os::{Os, Waiter};
 use crate::platform::rank;
@@ -35,6 +36,12 @@ const GUARD_INSTALL: i32 = 102;
 const GUARD_REMOVE: i32 = 103;
 const DONTNEED_LOCKED: i32 = 24;
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
+
+/// The address of the image of the kernel's functions; 0 if there is none.
+pub fn vdso() -> usize {
+    // SAFETY: no precondition.
+    calling_out(|| unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) }) as usize
+}
 
 fn this_thread() -> usize {
     // SAFETY: no precondition.
@@ -219,9 +226,7 @@ unsafe impl Os for Linux {
     }
 
     fn now_ms() -> u32 {
-        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: writes `now`. The vDSO serves it without a system call.
-        calling_out(|| unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut now) });
+        let now = clock::now(libc::CLOCK_MONOTONIC_COARSE, vdso);
         (now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000) as u32
     }
 

@@ -3,6 +3,8 @@
 #[cfg(not(loom))]
 pub mod abort;
 pub mod atomic;
+#[cfg(not(loom))]
+pub mod clock;
 #[cfg(all(not(loom), feature = "internals"))]
 pub mod fake;
 #[cfg(not(loom))]

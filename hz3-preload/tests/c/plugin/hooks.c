@@ -130,8 +130,25 @@ static long kernel(long number, ...) {
 
 #define L(argument) ((long)(argument))
 
-TO_KERNEL(void *, mmap, (void *start, size_t size, int protection, int flags, int file, off_t offset), SYS_mmap,
-          L(start), L(size), L(protection), L(flags), L(file), L(offset))
+/* The child of a fork in the middle of the making of the statistics page, which alone is a shared mapping. */
+int hooks_is_child;
+
+void *mmap(void *start, size_t size, int protection, int flags, int file, off_t offset) {
+    note(HOOK_mmap);
+    void *mapped = (void *)kernel(SYS_mmap, L(start), L(size), L(protection), L(flags), L(file), L(offset));
+    static int is_done;
+    if ((flags & MAP_SHARED) && getenv("PRELOAD_TEST_FORK") && !__atomic_exchange_n(&is_done, 1, __ATOMIC_RELAXED)) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            hooks_is_child = 1;
+        } else {
+            check_child_passed(child);
+        }
+    }
+    return mapped;
+}
+
 TO_KERNEL(int, munmap, (void *start, size_t size), SYS_munmap, L(start), L(size), 0L, 0L, 0L, 0L)
 TO_KERNEL(int, mprotect, (void *start, size_t size, int protection), SYS_mprotect, L(start), L(size), L(protection), 0L,
           0L, 0L)
@@ -189,24 +206,9 @@ long syscall(long number, ...) {
     return kernel(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
 
-/* The program sets it for one fork in the middle of a snapshot for the statistics page, which alone reads this clock. */
-int hooks_fork_in_snapshot;
-/* The child of that fork. */
-int hooks_is_child;
-
-int clock_gettime(clockid_t clock, struct timespec *time) {
-    note(HOOK_clock_gettime);
-    if (clock == CLOCK_BOOTTIME && __atomic_exchange_n(&hooks_fork_in_snapshot, 0, __ATOMIC_RELAXED)) {
-        pid_t child = fork();
-        CHECK(child >= 0);
-        if (child == 0) {
-            hooks_is_child = 1;
-        } else {
-            check_child_passed(child);
-        }
-    }
-    return (int)kernel(SYS_clock_gettime, L(clock), L(time), 0L, 0L, 0L, 0L);
-}
+/* For programs: hz3 reads the kernel's clocks. */
+TO_KERNEL(int, clock_gettime, (clockid_t clock, struct timespec *time), SYS_clock_gettime, L(clock), L(time), 0L, 0L, 0L,
+          0L)
 
 PASSED_ON(unsigned long, getauxval, (unsigned long type), (type))
 PASSED_ON(size_t, fwrite, (const void *from, size_t size, size_t number, FILE *to), (from, size, number, to))
