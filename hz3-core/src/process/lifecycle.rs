@@ -91,8 +91,10 @@ fn hook_thread_exit<L: Lane>(heap: *mut HeapOf<L>) {
         // SAFETY: `key` is valid to write; `leave` stays loaded, by `keep_loaded`.
         (unsafe { libc::pthread_key_create(&mut key, Some(leave::<L>)) } == 0).then_some(key)
     };
-    // SAFETY: this thread made the key, and nothing has a value for it.
-    let delete_key = |key| drop(unsafe { libc::pthread_key_delete(key) });
+    let delete_key = |key| {
+        // SAFETY: this thread made the key, and nothing has a value for it.
+        unsafe { libc::pthread_key_delete(key) };
+    };
     let register = || {
         // Miri has no fork.
         if cfg!(miri) {
