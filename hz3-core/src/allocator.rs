@@ -93,7 +93,7 @@ pub struct Allocator<L: Lane> {
     /// When upkeep is due.
     pub schedule: Schedule,
     /// The thread-exit key and the fork handlers.
-    pub hooks: Hooks<L::Os>,
+    pub hooks: Hooks,
     /// The heap profile; off unless begun.
     pub profile: Profile<L::Os>,
     /// Told that time passes and that the process forked.

@@ -8,10 +8,11 @@
 //!
 //! Slow paths that check the clock take snapshots: at most four a second, and for a sixty-fourth of the time. They
 //! count into private memory, under one lock at a time, and then copy, so that readers retry for microseconds only.
-//! They allocate nothing, and run on a stack of their own. File system calls bypass the C library, whose functions are cancellation points: `malloc`
-//! must be none.
+//! They allocate nothing, and run on a stack of their own. Calls about files bypass the C library, whose functions are
+//! cancellation points: `malloc` must be none. What else is called may be another library's, and allocate or fork while a
+//! page is made: it finds `busy` set.
 //!
-//! Outside rules: open(2), mmap(2), pthreads(7) (cancellation points), fork(2).
+//! Outside rules: open(2), stat(2), kill(2), mmap(2), pthreads(7) (cancellation points), fork(2).
 
 use crate::output::{Name, last_error};
 use core::cell::UnsafeCell;
@@ -22,8 +23,10 @@ use hz3_core::observe::stats::{BinStats, collect_with_bins};
 use hz3_core::observe::stats_page::{self, BYTES, ENDED, HEAD_WORDS, Head, SEQUENCE, SNAPSHOT_WORDS, STATE, Timing};
 use hz3_core::pages::bins::BINS;
 use hz3_core::platform::abort;
-use hz3_core::platform::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use hz3_core::platform::linux::Linux;
+use hz3_core::platform::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use hz3_core::platform::clock;
+use hz3_core::platform::kernel;
+use hz3_core::platform::linux::{Linux, vdso};
 use hz3_core::platform::own_stack::{self, Signals};
 use hz3_core::platform::seqlock;
 use hz3_core::platform::units::{Bin, elapsed_ms};
@@ -53,8 +56,8 @@ struct Page {
     /// Time of the last snapshot, and the pause after it, in milliseconds.
     last_ms: AtomicU32,
     pause_ms: AtomicU32,
-    /// 1 while a thread takes a snapshot, and forever after the page has ended.
-    busy: AtomicU32,
+    /// The thread that takes a snapshot, by the address of its `errno`, or 0. Not 0 forever after the page has ended.
+    busy: AtomicUsize,
     /// Sync: the thread that has set `busy`.
     draft: UnsafeCell<Draft>,
 }
@@ -71,7 +74,7 @@ static PAGE: Page = Page {
     inode: AtomicU64::new(0),
     last_ms: AtomicU32::new(0),
     pause_ms: AtomicU32::new(0),
-    busy: AtomicU32::new(0),
+    busy: AtomicUsize::new(0),
     draft: UnsafeCell::new(Draft { bins: [NO_BIN; BINS], words: [0; SNAPSHOT_WORDS], number: 0 }),
 };
 
@@ -100,9 +103,8 @@ pub fn end_at_exit<L: Lane>() {
 }
 
 fn end<L: Lane>() {
-    // Acquire: pairs with the Release in `on_tick`. Stays set: later ticks do nothing, and a busy thread's snapshot
-    // is last.
-    if PAGE.busy.swap(1, Ordering::Acquire) == 0 && publish::<L>() {
+    // Stays set: later ticks do nothing, and a busy thread's snapshot is last.
+    if set_busy() && publish::<L>() {
         // SAFETY: the mapping has the word, and only a forked child unmaps its page. Relaxed: this thread has set
         // `busy`.
         let state = unsafe { &*PAGE.words.load(Ordering::Relaxed).add(STATE) };
@@ -113,9 +115,19 @@ fn end<L: Lane>() {
         && let Ok(name) = name.as_c_str()
         && is_own_file(name)
     {
-        // SAFETY: `name` is a C string.
-        unsafe { libc::unlink(name.as_ptr()) };
+        unlink(name);
     }
+}
+
+/// Makes the calling thread the busy one; false if there is one already.
+fn set_busy() -> bool {
+    // Acquire: pairs with the Release in `on_tick`; the draft is complete. Relaxed on failure: nothing is read.
+    PAGE.busy.compare_exchange(0, this_thread(), Ordering::Acquire, Ordering::Relaxed).is_ok()
+}
+
+fn this_thread() -> usize {
+    // SAFETY: no precondition.
+    unsafe { libc::__errno_location() }.addr()
 }
 
 fn on_event<L: Lane>(event: Event) {
@@ -132,15 +144,14 @@ fn on_tick<L: Lane>(now_ms: u32) {
         // A child of vfork or a bare clone has run no fork handler and shares memory or the page. Relaxed: written
         // before this thread started.
         || PAGE.process.load(Ordering::Relaxed) != own_process()
-        // Acquire: pairs with the Release below; the draft is complete.
-        || PAGE.busy.swap(1, Ordering::Acquire) != 0
+        || !set_busy()
     {
         return;
     }
     if keeping_errno(|| own_stack::call(Signals::Wait, publish::<L>)) != Some(true) {
         L::allocator().observer.end();
     }
-    // Release: publishes the draft. Pairs with the Acquire of the next `swap`.
+    // Release: publishes the draft. Pairs with the Acquire in `set_busy`.
     PAGE.busy.store(0, Ordering::Release);
 }
 
@@ -149,8 +160,7 @@ fn on_fork<L: Lane>() {
     // Relaxed, all: the child has one thread, and others start after it.
     let words = PAGE.words.swap(null_mut(), Ordering::Relaxed);
     if !words.is_null() {
-        // SAFETY: the child's own mapping of `BYTES` bytes, which nothing refers to any more.
-        unsafe { libc::munmap(words.cast(), BYTES) };
+        unmap(words);
     }
     if !L::allocator().options().stats_page().names_process() {
         L::allocator().observer.end();
@@ -158,8 +168,10 @@ fn on_fork<L: Lane>() {
     }
     PAGE.process.store(own_process(), Ordering::Relaxed);
     PAGE.pause_ms.store(0, Ordering::Relaxed);
-    // The parent's busy thread, if any, is not in the child.
-    PAGE.busy.store(0, Ordering::Relaxed);
+    // The parent's busy thread is not in the child, unless it forked in the middle of its snapshot: then it goes on.
+    if PAGE.busy.load(Ordering::Relaxed) != this_thread() {
+        PAGE.busy.store(0, Ordering::Relaxed);
+    }
 }
 
 /// Takes a snapshot; makes a missing page. False, after a warning, if that fails. The calling thread has set `busy` or
@@ -170,6 +182,7 @@ fn publish<L: Lane>() -> bool {
     // Relaxed, here and below: only the thread that has set `busy` writes these.
     let mut words = PAGE.words.load(Ordering::Relaxed);
     if words.is_null() {
+        let process = own_process();
         words = match create::<L>() {
             Ok(words) => words,
             Err(error) => {
@@ -179,9 +192,16 @@ fn publish<L: Lane>() -> bool {
                 return false;
             }
         };
+        if own_process() != process {
+            // A call in there forked. This is the child, and the page is the parent's.
+            unmap(words);
+            on_fork::<L>();
+            return true;
+        }
         draft.number = 0;
         PAGE.words.store(words, Ordering::Relaxed);
     }
+    // From here on nothing is called outside, where it might fork: the child would have no page.
     let begin_us = now_us(libc::CLOCK_MONOTONIC);
     let stats = collect_with_bins::<L>(&mut draft.bins);
     draft.number += 1;
@@ -212,8 +232,7 @@ fn create<L: Lane>() -> Result<*mut AtomicU64, c_int> {
     let made = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
     let file = match open(name, made) {
         Err(libc::EEXIST) if is_left_over(name) => {
-            // SAFETY: `name` is a C string.
-            unsafe { libc::unlink(name.as_ptr()) };
+            unlink(name);
             open(name, made)
         }
         outcome => outcome,
@@ -221,14 +240,13 @@ fn create<L: Lane>() -> Result<*mut AtomicU64, c_int> {
     let words = fill_and_map::<L>(file);
     close(file);
     if words.is_err() {
-        // SAFETY: `name` is a C string.
-        unsafe { libc::unlink(name.as_ptr()) };
+        unlink(name);
     }
     words
 }
 
 /// Fills the whole file first: touching a page that the file system has no room for raises a signal.
-fn fill_and_map<L: Lane>(file: c_int) -> Result<*mut AtomicU64, c_int> {
+fn fill_and_map<L: Lane>(file: usize) -> Result<*mut AtomicU64, c_int> {
     static ZEROS: [u64; BYTES / size_of::<u64>()] = [0; BYTES / size_of::<u64>()];
     let created_ms = now_us(libc::CLOCK_BOOTTIME) / 1000;
     // Relaxed: written before this thread started.
@@ -238,7 +256,7 @@ fn fill_and_map<L: Lane>(file: c_int) -> Result<*mut AtomicU64, c_int> {
     let status = status_of(file)?;
     let access = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: a fresh mapping, at an address of the kernel's choice.
-    let words = unsafe { libc::mmap(null_mut(), BYTES, access, libc::MAP_SHARED, file, 0) };
+    let words = unsafe { libc::mmap(null_mut(), BYTES, access, libc::MAP_SHARED, file as c_int, 0) };
     if words == libc::MAP_FAILED {
         return Err(last_error());
     }
@@ -252,19 +270,21 @@ fn fill_and_map<L: Lane>(file: c_int) -> Result<*mut AtomicU64, c_int> {
 fn is_left_over(name: &CStr) -> bool {
     let Ok(file) = open(name, libc::O_RDONLY | libc::O_NONBLOCK) else { return false };
     let mut words = [0_u64; HEAD_WORDS];
+    let destination = words.as_mut_ptr().expose_provenance();
     // SAFETY: no preconditions.
-    let user = unsafe { libc::geteuid() };
-    let is_users = status_of(file)
-        .is_ok_and(|status| status.st_mode & libc::S_IFMT == libc::S_IFREG && status.st_uid == user)
+    let user = unsafe { kernel::call(libc::SYS_geteuid, []) };
+    let is_users = status_of(file).is_ok_and(|status| {
+        status.st_mode & libc::S_IFMT == libc::S_IFREG && user == Ok(status.st_uid as usize)
+    })
         // SAFETY: `words` is writable and has that many bytes.
-        && unsafe { libc::syscall(libc::SYS_pread64, file, words.as_mut_ptr(), size_of_val(&words), 0 as c_long) }
-            == size_of_val(&words) as c_long;
+        && unsafe { kernel::call(libc::SYS_pread64, [file, destination, size_of_val(&words), 0]) }
+            == Ok(size_of_val(&words));
     close(file);
     let process = words.get(stats_page::PROCESS).and_then(|&process| c_int::try_from(process).ok());
     let is_gone = |process: c_int| {
-        // SAFETY: signal 0 only tests for the process.
         process.cast_unsigned() == own_process()
-            || (unsafe { libc::kill(process, 0) } != 0 && last_error() == libc::ESRCH)
+            // SAFETY: signal 0 only tests for the process.
+            || unsafe { kernel::call(libc::SYS_kill, [process as usize, 0]) } == Err(libc::ESRCH)
     };
     is_users
         && words.first() == Some(&stats_page::MAGIC)
@@ -272,55 +292,68 @@ fn is_left_over(name: &CStr) -> bool {
 }
 
 fn is_own_file(name: &CStr) -> bool {
-    // SAFETY: all zeros are a valid `stat`, which is writable; `name` is a C string.
-    let (found, status) = unsafe {
-        let mut status = core::mem::zeroed::<libc::stat>();
-        (libc::lstat(name.as_ptr(), &mut status), status)
-    };
+    let status =
+        stat(libc::SYS_newfstatat, |out| [AT_FDCWD, name.as_ptr().expose_provenance(), out, AT_SYMLINK_NOFOLLOW]);
     // Relaxed, both: written before `words`; a stale value only keeps the file.
     let own = (PAGE.device.load(Ordering::Relaxed), PAGE.inode.load(Ordering::Relaxed));
-    found == 0 && (status.st_dev, status.st_ino) == own
+    status.is_ok_and(|status| (status.st_dev, status.st_ino) == own)
 }
 
-fn open(name: &CStr, flags: c_int) -> Result<c_int, c_int> {
-    let flags = flags | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+const AT_FDCWD: usize = libc::AT_FDCWD as usize;
+const AT_SYMLINK_NOFOLLOW: usize = libc::AT_SYMLINK_NOFOLLOW as usize;
+
+fn open(name: &CStr, flags: c_int) -> Result<usize, c_int> {
+    let flags = (flags | libc::O_NOFOLLOW | libc::O_CLOEXEC) as usize;
     // SAFETY: `name` is a C string. 0o600: a fresh file is the user's alone.
-    let file = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, name.as_ptr(), flags, 0o600) };
-    if file < 0 { Err(last_error()) } else { Ok(file as c_int) }
+    unsafe { kernel::call(libc::SYS_openat, [AT_FDCWD, name.as_ptr().expose_provenance(), flags, 0o600]) }
 }
 
-fn close(file: c_int) {
+fn close(file: usize) {
     // SAFETY: the caller owns the descriptor and does not use it again.
-    unsafe { libc::syscall(libc::SYS_close, file) };
+    let _ = unsafe { kernel::call(libc::SYS_close, [file]) };
 }
 
-fn status_of(file: c_int) -> Result<libc::stat, c_int> {
+fn unlink(name: &CStr) {
+    // SAFETY: `name` is a C string.
+    let _ = unsafe { kernel::call(libc::SYS_unlinkat, [AT_FDCWD, name.as_ptr().expose_provenance(), 0]) };
+}
+
+fn status_of(file: usize) -> Result<libc::stat, c_int> {
+    stat(libc::SYS_fstat, |out| [file, out, 0, 0])
+}
+
+/// `arguments` gets the address for the result. Outside rule: the kernel's `stat` is libc's on both architectures.
+fn stat(number: c_long, arguments: impl FnOnce(usize) -> [usize; 4]) -> Result<libc::stat, c_int> {
     // SAFETY: all zeros are a valid `stat`, which is writable.
     unsafe {
         let mut status = core::mem::zeroed::<libc::stat>();
-        if libc::fstat(file, &mut status) == 0 { Ok(status) } else { Err(last_error()) }
+        kernel::call(number, arguments((&raw mut status).expose_provenance())).map(|_| status)
     }
 }
 
-fn write_at_start(file: c_int, words: &[u64]) -> Result<(), c_int> {
-    let bytes = size_of_val(words);
+fn write_at_start(file: usize, words: &[u64]) -> Result<(), c_int> {
+    let (start, bytes) = (words.as_ptr().expose_provenance(), size_of_val(words));
     // SAFETY: `words` has that many bytes.
-    match unsafe { libc::syscall(libc::SYS_pwrite64, file, words.as_ptr(), bytes, 0 as c_long) } {
-        written if written == bytes as c_long => Ok(()),
-        ..0 => Err(last_error()),
-        _ => Err(libc::ENOSPC),
+    match unsafe { kernel::call(libc::SYS_pwrite64, [file, start, bytes, 0]) } {
+        Ok(written) if written == bytes => Ok(()),
+        Ok(_) => Err(libc::ENOSPC),
+        Err(error) => Err(error),
     }
+}
+
+/// The calling process gives up its mapping, of `BYTES` bytes, which nothing refers to any more.
+fn unmap(words: *mut AtomicU64) {
+    // SAFETY: the caller gives it up.
+    unsafe { libc::munmap(words.cast(), BYTES) };
 }
 
 fn own_process() -> u32 {
     // SAFETY: no preconditions.
-    unsafe { libc::getpid() }.cast_unsigned()
+    unsafe { kernel::call(libc::SYS_getpid, []) }.map_or(0, |process| process as u32)
 }
 
 fn now_us(clock: libc::clockid_t) -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `now` is writable.
-    unsafe { libc::clock_gettime(clock, &mut now) };
+    let now = clock::now(clock, vdso);
     now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
 }
 

@@ -71,6 +71,7 @@ const ALLOWED_NEEDS: [&str; 3] = ["libc.so.6", "ld-linux-x86-64.so.2", "ld-linux
 #[derive(Debug, Default)]
 pub struct Library {
     exports: BTreeSet<String>,
+    imports: BTreeSet<String>,
     soname: Option<String>,
     needs: Vec<String>,
     tls_bytes: u64,
@@ -83,12 +84,11 @@ impl Library {
     pub fn read(path: &Path) -> Result<Library> {
         let bytes = std::fs::read(path).with_context(|| format!("{}", path.display()))?;
         let elf = Elf::parse(&bytes).with_context(|| format!("{}", path.display()))?;
-        let exports = elf
-            .dynsyms
-            .iter()
-            .filter(|symbol| !symbol.is_import() && symbol.st_shndx != 0)
-            .filter_map(|symbol| elf.dynstrtab.get_at(symbol.st_name).map(str::to_owned))
-            .collect();
+        let (imports, exports): (Vec<_>, Vec<_>) = elf.dynsyms.iter().partition(|symbol| symbol.st_shndx == 0);
+        let names = |symbols: Vec<goblin::elf::Sym>| {
+            let names = symbols.iter().filter_map(|symbol| elf.dynstrtab.get_at(symbol.st_name));
+            names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
+        };
         let segments = |kind| elf.program_headers.iter().filter(move |header| header.p_type == kind);
         let text_relocations = elf
             .dynamic
@@ -96,13 +96,19 @@ impl Library {
             .flat_map(|dynamic| &dynamic.dyns)
             .any(|entry| entry.d_tag == DT_TEXTREL || (entry.d_tag == DT_FLAGS && entry.d_val & DF_TEXTREL != 0));
         Ok(Library {
-            exports,
+            exports: names(exports),
+            imports: names(imports),
             soname: elf.soname.map(str::to_owned),
             needs: elf.libraries.iter().map(|&name| name.to_owned()).collect(),
             tls_bytes: segments(PT_TLS).map(|header| header.p_memsz).sum(),
             executable_stack: segments(PT_GNU_STACK).any(|header| header.p_flags & PF_X != 0),
             text_relocations,
         })
+    }
+
+    /// The names that the loader looks for elsewhere.
+    pub fn imports(&self) -> &BTreeSet<String> {
+        &self.imports
     }
 
     /// Checks everything; the error lists all that is wrong.
@@ -183,5 +189,6 @@ mod tests {
         let own = std::env::current_exe().unwrap();
         let library = Library::read(&own).unwrap();
         assert!(library.needs.iter().any(|name| name == "libc.so.6"), "{library:?}");
+        assert!(library.imports.contains("memcpy") && !library.exports.contains("memcpy"), "{library:?}");
     }
 }

@@ -1,8 +1,11 @@
-//! Linux: the operating system of real processes, by system calls through libc.
+//! Linux: the operating system of real processes, by system calls through libc; those that are made with a lock held
+//! go to the kernel directly.
 //!
 //! Sources: mmap(2), mprotect(2), madvise(2), mremap(2), futex(2), getrlimit(2), proc(5), getauxval(3).
 
 use crate::platform::atomic::{AtomicU32, AtomicUsize, Ordering};
+use crate::platform::clock;
+use crate::platform::kernel;
 use crate::platform::os::{Os, Waiter};
 use crate::platform::rank;
 use crate::platform::units::PAGE_BYTES;
@@ -36,6 +39,12 @@ const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 /// Bytes from which [`Os::commit`] asks whether the machine could ever hold them. Chosen: more than machines lack.
 const ASKED_BYTES: usize = 1 << 30;
 
+/// The address of the image of the kernel's functions; 0 if there is none.
+pub fn vdso() -> usize {
+    // SAFETY: no precondition.
+    calling_out(|| unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) }) as usize
+}
+
 /// The 16 random bytes that the kernel gives a process; zeros if it gives none.
 fn random_words() -> [u64; 2] {
     // SAFETY: no precondition.
@@ -47,9 +56,11 @@ fn random_words() -> [u64; 2] {
     unsafe { core::ptr::with_exposed_provenance::<[u64; 2]>(bytes).read_unaligned() }
 }
 
-/// Runs `body`, then restores `errno`.
+/// Runs `body`, which calls out and perhaps into a library in libc's place, then restores `errno`. Such a library may
+/// allocate, so the calling thread holds no lock, unless for its fork.
 #[inline]
-fn keeping_errno<T>(body: impl FnOnce() -> T) -> T {
+fn calling_out<T>(body: impl FnOnce() -> T) -> T {
+    debug_assert!(rank::is_none_held() || Linux::is_forking(), "a call to the outside with a lock held");
     // SAFETY: no precondition.
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: `errno` lives as long as this thread, and is this thread's alone.
@@ -58,14 +69,6 @@ fn keeping_errno<T>(body: impl FnOnce() -> T) -> T {
     // SAFETY: the same address, still on this thread.
     unsafe { *errno = saved };
     result
-}
-
-/// Runs `body`, which calls out and perhaps into a library in libc's place, then restores `errno`. Such a library may
-/// allocate, so the calling thread holds no lock, unless for its fork.
-#[inline]
-fn calling_out<T>(body: impl FnOnce() -> T) -> T {
-    debug_assert!(rank::is_none_held() || Linux::is_forking(), "a call to the outside with a lock held");
-    keeping_errno(body)
 }
 
 fn map_with(bytes: usize, protection: i32, more_flags: i32) -> Option<NonNull<u8>> {
@@ -82,35 +85,30 @@ fn is_plausible(bytes: usize) -> bool {
     Linux::map(bytes).is_some_and(|probe| unsafe { Linux::unmap(probe, bytes) })
 }
 
-// SAFETY: futex(2) ends a wait after a change and a wake; `keeping_errno` keeps `errno`; nothing allocates.
+// SAFETY: futex(2) ends a wait after a change and a wake; `kernel` keeps `errno`; nothing allocates.
 unsafe impl Waiter for Linux {
     fn yield_now() {
-        // Not sched_yield(3): a thread that waits for a lock may hold others.
         // SAFETY: no precondition.
-        keeping_errno(|| unsafe { libc::syscall(libc::SYS_sched_yield) });
+        let _ = unsafe { kernel::call(libc::SYS_sched_yield, []) };
     }
 
     fn nap() {
         let time = libc::timespec { tv_sec: 0, tv_nsec: 100_000 };
-        // Not nanosleep(3): it is a cancellation point, `malloc` is none.
         // SAFETY: reads `time`; a null remainder is not written.
-        keeping_errno(|| unsafe { libc::syscall(libc::SYS_nanosleep, &raw const time, null_mut::<libc::timespec>()) });
+        let _ = unsafe { kernel::call(libc::SYS_nanosleep, [(&raw const time).expose_provenance(), 0]) };
     }
 
-    #[allow(clippy::not_unsafe_ptr_arg_deref, reason = "the kernel checks the address")]
     fn wait(word: *const u32, expected: u32) {
         let flags = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
         // SAFETY: the kernel checks the address (`EFAULT`); a null time-out means no limit.
-        keeping_errno(|| unsafe {
-            libc::syscall(libc::SYS_futex, word, flags, expected, null_mut::<libc::timespec>())
-        });
+        let _ =
+            unsafe { kernel::call(libc::SYS_futex, [word.expose_provenance(), flags as usize, expected as usize, 0]) };
     }
 
-    #[allow(clippy::not_unsafe_ptr_arg_deref, reason = "only an address")]
     fn wake(word: *const u32) {
         let flags = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
         // SAFETY: the kernel uses the address only as a key.
-        keeping_errno(|| unsafe { libc::syscall(libc::SYS_futex, word, flags, i32::MAX) });
+        let _ = unsafe { kernel::call(libc::SYS_futex, [word.expose_provenance(), flags as usize, i32::MAX as usize]) };
     }
 
     fn this_thread() -> usize {
@@ -124,7 +122,7 @@ unsafe impl Waiter for Linux {
     }
 }
 
-// SAFETY: the kernel maps where nothing is mapped; `keeping_errno` keeps `errno`; nothing allocates.
+// SAFETY: the kernel maps where nothing is mapped; `calling_out` keeps `errno`; nothing allocates.
 unsafe impl Os for Linux {
     fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
         // The kernel aligns to pages. For more, a larger mapping is trimmed.
@@ -195,9 +193,13 @@ unsafe impl Os for Linux {
         // Relaxed, here and below: a thread that removes a guard got the pages after it was made, and sees its bit.
         let known = GUARD_METHODS.load(Ordering::Relaxed);
         calling_out(|| {
+            // SAFETY: the caller owns the range and needs no contents.
+            let advise = |advice| unsafe { libc::madvise(start.as_ptr().cast(), bytes, advice) } == 0;
+            // Libraries that must hear of pages that go away (UCX) know this advice, and not the guards'. Refused for
+            // locked memory.
+            let is_empty = advise(libc::MADV_DONTNEED);
             if known & NO_GUARD_ADVICE == 0 {
-                // SAFETY: the caller owns the range and needs no contents.
-                if unsafe { libc::madvise(start.as_ptr().cast(), bytes, GUARD_INSTALL) } == 0 {
+                if advise(GUARD_INSTALL) {
                     if known & BY_MADVISE == 0 {
                         GUARD_METHODS.fetch_or(BY_MADVISE, Ordering::Relaxed);
                     }
@@ -206,8 +208,7 @@ unsafe impl Os for Linux {
                 // SAFETY: this thread's `errno`.
                 if unsafe { *libc::__errno_location() } != libc::EINVAL {
                     // Without memory it stops midway. Removal needs none.
-                    // SAFETY: the caller owns the range.
-                    unsafe { libc::madvise(start.as_ptr().cast(), bytes, GUARD_REMOVE) };
+                    advise(GUARD_REMOVE);
                     return false;
                 }
                 // Unknown advice. If it has worked before, the memory is locked.
@@ -215,21 +216,18 @@ unsafe impl Os for Linux {
                     GUARD_METHODS.fetch_or(NO_GUARD_ADVICE, Ordering::Relaxed);
                 }
             }
-            // SAFETY: the caller owns the range and needs no contents.
-            unsafe {
-                let advise = |advice| libc::madvise(start.as_ptr().cast(), bytes, advice) == 0;
-                let protect = |protection| libc::mprotect(start.as_ptr().cast(), bytes, protection) == 0;
-                // The first is refused for locked memory, the second before Linux 5.18.
-                if !advise(libc::MADV_DONTNEED) && !advise(DONTNEED_LOCKED) {
-                    return false;
-                }
-                // Some pages may have lost access and can't be opened again: then all count as guarded.
-                let is_done = protect(libc::PROT_NONE) || !protect(READ_WRITE);
-                if is_done {
-                    GUARD_METHODS.fetch_or(BY_MPROTECT, Ordering::Relaxed);
-                }
-                is_done
+            // Refused before Linux 5.18.
+            if !is_empty && !advise(DONTNEED_LOCKED) {
+                return false;
             }
+            // SAFETY: the caller owns the range and needs no contents.
+            let protect = |protection| unsafe { libc::mprotect(start.as_ptr().cast(), bytes, protection) } == 0;
+            // Some pages may have lost access and can't be opened again: then all count as guarded.
+            let is_done = protect(libc::PROT_NONE) || !protect(READ_WRITE);
+            if is_done {
+                GUARD_METHODS.fetch_or(BY_MPROTECT, Ordering::Relaxed);
+            }
+            is_done
         })
     }
 
@@ -244,9 +242,7 @@ unsafe impl Os for Linux {
     }
 
     fn now_ms() -> u32 {
-        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: writes `now`. The vDSO serves it without a system call.
-        calling_out(|| unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut now) });
+        let now = clock::now(libc::CLOCK_MONOTONIC_COARSE, vdso);
         (now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000) as u32
     }
 
@@ -317,9 +313,9 @@ unsafe impl Os for Linux {
     }
 
     fn write_error(text: &[u8]) {
-        // Not write(2) of libc: it is a cancellation point, `malloc` is none. Errors have nowhere to go.
-        // SAFETY: reads `text`.
-        keeping_errno(|| unsafe { libc::syscall(libc::SYS_write, libc::STDERR_FILENO, text.as_ptr(), text.len()) });
+        let arguments = [libc::STDERR_FILENO as usize, text.as_ptr().expose_provenance(), text.len()];
+        // SAFETY: reads `text`. Errors have nowhere to go.
+        let _ = unsafe { kernel::call(libc::SYS_write, arguments) };
     }
 
     fn abort() -> ! {

@@ -3,8 +3,12 @@
 #[cfg(not(loom))]
 pub mod abort;
 pub mod atomic;
+#[cfg(not(loom))]
+pub mod clock;
 #[cfg(all(not(loom), feature = "internals"))]
 pub mod fake;
+#[cfg(not(loom))]
+pub mod kernel;
 #[cfg(not(loom))]
 pub mod libc_inside;
 #[cfg(not(any(loom, miri)))]

@@ -1,8 +1,9 @@
 //! Os: the contract between hz3 and the operating system, kept by Linux and by a fake for tests.
 //!
 //! Every function keeps `errno`, never allocates of its own accord, and may be called by any thread at any time, even
-//! before libc has started. But for a lock's waits, the caller holds no lock and leaves nothing half done that another
-//! allocation of this thread would meet: libraries that put themselves in the place of libc's functions allocate there.
+//! before libc has started. Those of [`Waiter`] and [`Os::write_error`] run nobody else's code. For the others, the
+//! caller holds no lock and leaves nothing half done that another allocation of this thread would meet: libraries that
+//! put themselves in the place of libc's functions allocate there.
 
 use core::ptr::NonNull;
 

@@ -12,6 +12,7 @@
 //! Outside rules: the psABIs of x86-64 and AArch64 (stack alignment, registers); DWARF 4, section 6.4 (call frames).
 
 use crate::platform::atomic::{AtomicPtr, Ordering};
+use crate::platform::kernel;
 use crate::platform::linux::Linux;
 use crate::platform::os::Os;
 use crate::platform::units::PAGE_BYTES;
@@ -136,9 +137,10 @@ impl Drop for Blocked {
 fn set_signals(blocked: u64) -> u64 {
     let mut before = 0_u64;
     if !cfg!(miri) {
-        let (new, old) = (&raw const blocked, &raw mut before);
+        let (new, old) = ((&raw const blocked).expose_provenance(), (&raw mut before).expose_provenance());
         // SAFETY: both sets are the kernel's size, one readable and the other writable.
-        unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, new, old, SIGNAL_SET_BYTES) };
+        let _ =
+            unsafe { kernel::call(libc::SYS_rt_sigprocmask, [libc::SIG_SETMASK as usize, new, old, SIGNAL_SET_BYTES]) };
     }
     before
 }

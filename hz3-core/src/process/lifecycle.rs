@@ -85,12 +85,15 @@ pub fn start<L: Lane>() -> Option<*mut HeapOf<L>> {
 
 /// Makes the thread's exit give `heap` back, and once installs the fork handlers. Without a key, the heap leaks.
 fn hook_thread_exit<L: Lane>(heap: *mut HeapOf<L>) {
-    // Not inside `key`, whose other callers wait: this takes the loader's lock, whose holder may be one of them.
     keep_loaded::keep_before_use();
     let make_key = || {
         let mut key = 0;
         // SAFETY: `key` is valid to write; `leave` stays loaded, by `keep_loaded`.
         (unsafe { libc::pthread_key_create(&mut key, Some(leave::<L>)) } == 0).then_some(key)
+    };
+    let delete_key = |key| {
+        // SAFETY: this thread made the key, and nothing has a value for it.
+        unsafe { libc::pthread_key_delete(key) };
     };
     let register = || {
         // Miri has no fork.
@@ -100,7 +103,7 @@ fn hook_thread_exit<L: Lane>(heap: *mut HeapOf<L>) {
         // SAFETY: the handlers stay loaded, by `keep_loaded`.
         unsafe { libc_inside::at_fork(fork::before::<L>, fork::after_in_parent::<L>, fork::after_in_child::<L>) };
     };
-    if let Some(key) = L::allocator().hooks.key(make_key, register) {
+    if let Some(key) = L::allocator().hooks.key(make_key, delete_key, register) {
         // SAFETY: the key exists and is never deleted. A null value would keep the destructor from running.
         unsafe { libc::pthread_setspecific(key, heap.cast()) };
     }

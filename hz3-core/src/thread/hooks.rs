@@ -1,75 +1,77 @@
 //! Hooks: installs an allocator's thread-exit key and fork handlers once per process.
 //!
 //! ```text
-//! UNHOOKED ── first thread ──→ HOOKING ── key made ──→ HOOKED + key
-//!                                 └────── refused ───→ KEYLESS
+//! UNHOOKED ── first thread with a key ──→ HOOKED + key
+//!    └─────── first thread refused ─────→ KEYLESS
 //! ```
 //!
-//! The key is published before the fork handlers are registered, which may allocate: that must not wait for the key.
+//! No thread waits for another: what makes a key may be another library's function, and wait for a lock whose holder
+//! comes here. Threads that are first together all make a key, and all but one delete theirs. The key is published before
+//! the fork handlers are registered, which may allocate.
 
 use crate::platform::atomic::{AtomicU32, Ordering};
-use crate::platform::os::Waiter;
-use core::marker::PhantomData;
 
 const UNHOOKED: u32 = 0;
-const HOOKING: u32 = 1;
-const KEYLESS: u32 = 2;
-const HOOKED: u32 = 3;
+const KEYLESS: u32 = 1;
+const HOOKED: u32 = 2;
 
 /// The state of the hooks: one word, so that later threads pay one load.
-pub struct Hooks<W: Waiter> {
+pub struct Hooks {
     state: AtomicU32,
-    waiter: PhantomData<fn() -> W>,
 }
 
-impl<W: Waiter> Hooks<W> {
+impl Hooks {
     /// Not installed.
     #[cfg(not(loom))]
     pub const fn new() -> Self {
-        Self { state: AtomicU32::new(UNHOOKED), waiter: PhantomData }
+        Self { state: AtomicU32::new(UNHOOKED) }
     }
 
     /// Not installed.
     #[cfg(loom)]
     pub fn new() -> Self {
-        Self { state: AtomicU32::new(UNHOOKED), waiter: PhantomData }
+        Self { state: AtomicU32::new(UNHOOKED) }
     }
 
-    /// The thread-exit key; `None` if the system had none left. The first call runs `make_key` and then `register`,
-    /// which may call this again. Other threads wait for the key.
+    /// The thread-exit key; `None` if the system had none left. The first calls run `make_key`, all but one of them
+    /// `delete_key` for what they made, and that one then `register`. Each may call this again.
     #[inline]
-    pub fn key(&self, make_key: impl FnOnce() -> Option<u32>, register: impl FnOnce()) -> Option<u32> {
+    pub fn key(
+        &self,
+        make_key: impl FnOnce() -> Option<u32>,
+        delete_key: impl FnOnce(u32),
+        register: impl FnOnce(),
+    ) -> Option<u32> {
         // Acquire: pairs with the Release in `install`.
         let state = self.state.load(Ordering::Acquire);
-        let state = if state < KEYLESS { self.install(state, make_key, register) } else { state };
+        let state = if state == UNHOOKED { self.install(make_key, delete_key, register) } else { state };
         state.checked_sub(HOOKED)
     }
 
     #[cold]
-    fn install(&self, mut state: u32, make_key: impl FnOnce() -> Option<u32>, register: impl FnOnce()) -> u32 {
-        // Acquire on failure: pairs with the Release below. Relaxed on success: nothing was published before.
-        if state == UNHOOKED {
-            match self.state.compare_exchange(UNHOOKED, HOOKING, Ordering::Relaxed, Ordering::Acquire) {
-                Ok(_) => {
-                    let state = make_key().map_or(KEYLESS, |key| HOOKED + key);
-                    // Release: publishes the key. Pairs with every Acquire in this file.
-                    self.state.store(state, Ordering::Release);
-                    register();
-                    return state;
-                }
-                Err(now) => state = now,
+    fn install(
+        &self,
+        make_key: impl FnOnce() -> Option<u32>,
+        delete_key: impl FnOnce(u32),
+        register: impl FnOnce(),
+    ) -> u32 {
+        let made = make_key();
+        let state = made.map_or(KEYLESS, |key| HOOKED + key);
+        // Release: publishes the key. Pairs with every Acquire in this file.
+        match self.state.compare_exchange(UNHOOKED, state, Ordering::Release, Ordering::Acquire) {
+            Ok(_) => {
+                register();
+                state
+            }
+            Err(now) => {
+                made.map(delete_key);
+                now
             }
         }
-        while state == HOOKING {
-            W::nap();
-            // Acquire: pairs with the Release above.
-            state = self.state.load(Ordering::Acquire);
-        }
-        state
     }
 }
 
-impl<W: Waiter> Default for Hooks<W> {
+impl Default for Hooks {
     fn default() -> Self {
         Self::new()
     }

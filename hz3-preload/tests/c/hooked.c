@@ -1,6 +1,9 @@
-/* Programs whose calls to the kernel pass through a library that allocates in each: plugin/hooks.c, preloaded too. */
+/* Programs in which libc's functions are a library's that allocates in each: plugin/hooks.c, preloaded too. */
 #include "check.h"
 #include "churn.h"
+
+#include <malloc.h>
+#include <sys/wait.h>
 
 static void release_of_hooks(void) {
     void (*release)(void) = (void (*)(void))dlsym(RTLD_DEFAULT, "hooks_release_all");
@@ -8,11 +11,29 @@ static void release_of_hooks(void) {
     release();
 }
 
-/* mmap and mprotect serve every growth, madvise every purge, clock_gettime every look at the clock. */
-static void expect_hooked_calls(void) {
-    unsigned long *calls = (unsigned long *)dlsym(RTLD_DEFAULT, "hooked_calls");
+static unsigned long hooked(const char *name) {
+    unsigned long (*calls)(const char *) = (unsigned long (*)(const char *))dlsym(RTLD_DEFAULT, "hooked_calls");
     CHECK_THAT(calls != NULL, "the hooks are not preloaded");
-    for (int hook = 0; hook < 5; hook++) CHECK_THAT(calls[hook] > 0, "hook %d was never called", hook);
+    return calls(name);
+}
+
+static void expect_hooked(const char *const *names, size_t count) {
+    for (size_t i = 0; i < count; i++) CHECK_THAT(hooked(names[i]) > 0, "%s was never called", names[i]);
+    /* Such a call may be a wait for a lock; and libraries that show another time read theirs before they can. */
+    CHECK(hooked("syscall") == 0 && hooked("clock_gettime") == 0);
+}
+
+#define EXPECT_HOOKED(...)                                                                        \
+    do {                                                                                          \
+        static const char *const names[] = {__VA_ARGS__};                                         \
+        expect_hooked(names, sizeof names / sizeof *names);                                       \
+    } while (0)
+
+/* mmap and mprotect serve every growth, madvise every purge; the others serve a start, of the process or of a
+ * thread. */
+static void expect_hooked_calls(void) {
+    EXPECT_HOOKED("mmap", "munmap", "mprotect", "madvise", "mremap", "getauxval", "getrlimit",
+                  "pthread_key_create", "pthread_setspecific", "__register_atfork");
 }
 
 /* Many sizes at once, up to direct mappings, all live, then all freed: growth, then misses of every kind. */
@@ -73,9 +94,71 @@ static void blocks_pass_between_threads_while_calls_allocate(void) {
     }
     churn_stop();
     churn_empty_the_slots();
+    EXPECT_HOOKED("mmap", "mprotect", "madvise", "pthread_key_create", "__register_atfork");
+}
+
+/* Run with a profile, a statistics page, a background thread and statistics at exit. */
+static void everything_is_written_while_calls_allocate(void) {
+    int (*dump_profile)(const char *) = (int (*)(const char *))check_symbol("hz3_profile_dump");
+    int (*dump)(int) = (int (*)(int))check_symbol("hz3_dump");
+    pthread_t threads[4];
+    for (uintptr_t i = 0; i < 4; i++) threads[i] = check_thread(rise_and_fall, (void *)(i + 1));
+    FILE *nowhere = fopen("/dev/null", "w");
+    CHECK(nowhere != NULL);
+    for (int i = 0; i < 5; i++) {
+        CHECK(dump_profile(NULL) == 0);
+        CHECK(dump(fileno(nowhere)) == 0);
+        CHECK(malloc_info(0, nowhere) == 0);
+        malloc_stats();
+        usleep(100000);
+    }
+    for (int i = 0; i < 4; i++) check_join(threads[i]);
+    fclose(nowhere);
+    for (int i = 0; i < 200 && hooked("readlink") < 2; i++) usleep(50000);
     expect_hooked_calls();
+    EXPECT_HOOKED("nanosleep", "readlink", "prctl", "pthread_create", "pthread_attr_init",
+                  "pthread_attr_setdetachstate", "pthread_attr_setstacksize", "pthread_attr_destroy",
+                  "pthread_sigmask", "sigfillset", "pthread_setcancelstate", "getpid", "open", "read", "write",
+                  "close", "fwrite", "dl_iterate_phdr", "dlopen", "dlsym");
+}
+
+/* Run with a statistics page and a hook that forks while that is made: the child, which comes back into the making, must
+ * leave the parent's page alone, and makes its own. */
+static void a_call_forks_while_the_page_is_made(void) {
+    int *is_child = (int *)dlsym(RTLD_DEFAULT, "hooks_is_child");
+    CHECK(is_child != NULL);
+    char path[64];
+    snprintf(path, sizeof path, "/dev/shm/hz3-%d.page", (int)getpid());
+    for (int i = 0; i < 200 && access(path, F_OK) != 0; i++) {
+        rise_and_fall((void *)3);
+        usleep(20000);
+    }
+    CHECK_THAT(access(path, F_OK) == 0, "no page in the %s", *is_child ? "child" : "parent");
+    if (*is_child) {
+        char maps[256], line[512];
+        snprintf(maps, sizeof maps, "/dev/shm/hz3-%d.page", (int)getppid());
+        FILE *file = fopen("/proc/self/maps", "r");
+        CHECK(file != NULL);
+        while (fgets(line, sizeof line, file)) CHECK_THAT(strstr(line, maps) == NULL, "has the parent's page");
+        fclose(file);
+    }
+}
+
+/* The report of a misuse ends in abort(3), which may allocate. */
+static void a_misuse_ends_the_process_although_abort_allocates(void) {
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        static char no_block[64];
+        free(check_opaque(no_block + 16));
+        _exit(0);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK_THAT(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT, "status %#x", status);
 }
 
 CHECK_MAIN(CASE(four_threads_allocate_while_their_calls_allocate),
            CASE(one_thread_allocates_while_its_calls_allocate),
-           CASE(blocks_pass_between_threads_while_calls_allocate))
+           CASE(blocks_pass_between_threads_while_calls_allocate), CASE(everything_is_written_while_calls_allocate),
+           CASE(a_call_forks_while_the_page_is_made), CASE(a_misuse_ends_the_process_although_abort_allocates))

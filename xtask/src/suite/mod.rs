@@ -7,10 +7,12 @@ mod documents;
 mod embedding;
 mod faults;
 mod global_allocators;
+mod imports;
 mod layers;
 mod memory;
 mod miri;
 mod mutants;
+mod neighbours;
 mod package;
 mod plug_ins;
 mod profile;
@@ -91,6 +93,7 @@ fn all_steps() -> Vec<Step> {
             Ok(Library::read(&session.library(lane)?)?.check(&lane.library())?)
         }));
     }
+    steps.extend(imports::steps());
     for lane in Lane::ALL {
         steps.push(Step::new(format!("frames/{lane}"), move |session| frames_step(session, lane)));
     }
@@ -111,6 +114,7 @@ fn all_steps() -> Vec<Step> {
     steps.extend(top::steps());
     steps.extend(global_allocators::steps());
     steps.extend(programs::steps());
+    steps.extend(neighbours::steps());
     steps.extend(valgrind::steps());
     for lane in Lane::FOR_SPEED {
         steps.push(Step::new(format!("soak/{lane}"), move |session| {

@@ -32,7 +32,7 @@ const IN_SIGHT: (&str, &str) = ("loom_depot", "a_magazine_pushed_while_the_last_
 const LOCK: (&str, &str) = ("loom_lock", "a_locked_value_is_one_threads_at_a_time_and_no_sleeper_is_forgotten");
 const FORK: (&str, &str) = ("loom_lock", "a_lock_freed_after_a_fork_wakes_a_thread_that_a_handler_started");
 const TRANSIT: (&str, &str) = ("loom_lock", "a_fork_leaves_nothing_of_other_threads_in_transit");
-const KEY: (&str, &str) = ("loom_hooks", "one_key_is_made_and_every_thread_has_it");
+const KEY: (&str, &str) = ("loom_hooks", "one_key_is_left_and_every_thread_has_it");
 const NO_KEY: (&str, &str) = ("loom_hooks", "without_a_key_every_thread_goes_on");
 const TAGS: (&str, &str) = ("loom_growth", "a_look_at_any_address_meets_committed_tags_only");
 const INSIDE: (&str, &str) = ("loom_growth", "a_growth_inside_a_growth_gets_the_next_pages");
@@ -120,22 +120,22 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "key-unordered",
         file: "thread/hooks.rs",
-        original: "self.state.store(state, Ordering::Release);",
-        fault: "self.state.store(state, Ordering::Relaxed);",
+        original: "compare_exchange(UNHOOKED, state, Ordering::Release, Ordering::Acquire)",
+        fault: "compare_exchange(UNHOOKED, state, Ordering::Relaxed, Ordering::Acquire)",
         model: KEY,
     },
     Mutant {
         name: "key-taken-for-none",
         file: "thread/hooks.rs",
-        original: "const HOOKED: u32 = 3;",
-        fault: "const HOOKED: u32 = 2;",
+        original: "const HOOKED: u32 = 2;",
+        fault: "const HOOKED: u32 = 1;",
         model: NO_KEY,
     },
     Mutant {
-        name: "key-made-twice",
+        name: "key-left-twice",
         file: "thread/hooks.rs",
-        original: "Err(now) => state = now,",
-        fault: "Err(_) => return self.install(UNHOOKED, make_key, register),",
+        original: "made.map(delete_key);",
+        fault: "let _ = delete_key;",
         model: KEY,
     },
     Mutant {

@@ -6,6 +6,7 @@
 use super::step::{Stop, in_ci};
 use hz3::process;
 use nix::unistd::Uid;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -22,8 +23,19 @@ const INSTALL_TIME_LIMIT: Duration = Duration::from_secs(300);
 
 /// Makes sure that all the commands exist; skips the step when one can't be had.
 pub fn require(packages: &[Package]) -> Result<(), Stop> {
-    let may_install = in_ci() && Uid::effective().is_root() && which::which("apt-get").is_ok();
-    require_or_install(packages, may_install)
+    require_or_install(packages, may_install())
+}
+
+/// Makes sure that `file` exists, which the Debian package `name` has; skips the step when it can't be had.
+pub fn require_file(file: &Path, name: &str) -> Result<(), Stop> {
+    if !file.exists() && may_install() {
+        install(name)?;
+    }
+    if file.exists() { Ok(()) } else { Err(Stop::Skipped(format!("{} is missing: install {name}", file.display()))) }
+}
+
+fn may_install() -> bool {
+    in_ci() && Uid::effective().is_root() && which::which("apt-get").is_ok()
 }
 
 fn require_or_install(packages: &[Package], may_install: bool) -> Result<(), Stop> {
