@@ -103,20 +103,26 @@ impl Forks {
     /// caller holds no lock.
     #[inline]
     pub fn begin_transit<W: Waiter>(&self) -> InTransit<'_> {
-        let thread = W::this_thread();
-        // Relaxed, all: only this thread stores its identity, and takes it away.
-        if self.travelers.iter().any(|traveler| traveler.load(Ordering::Relaxed) == thread) {
+        if self.is_in_transit::<W>() {
             return InTransit(None);
         }
+        let thread = W::this_thread();
         // Relaxed: a request, not an order; the fork looks at the transits under their locks.
         if self.waiting.load(Ordering::Relaxed) != 0 {
             self.let_pass::<W>();
         }
         InTransit(self.travelers.iter().find(|traveler| {
-            // Relaxed, all: as above.
+            // Relaxed, all: only this thread stores its identity, and takes it away.
             traveler.load(Ordering::Relaxed) == 0
                 && traveler.compare_exchange(0, thread, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         }))
+    }
+
+    /// Whether the calling thread is in transit; false if it is one too many to be known.
+    pub fn is_in_transit<W: Waiter>(&self) -> bool {
+        let thread = W::this_thread();
+        // Relaxed, all: only this thread stores its identity, and takes it away.
+        self.travelers.iter().any(|traveler| traveler.load(Ordering::Relaxed) == thread)
     }
 
     #[cold]

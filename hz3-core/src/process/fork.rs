@@ -49,9 +49,12 @@ fn acquire_all<L: Lane>(allocator: &Allocator<L>) {
     };
     // SAFETY: `acquire` took them in this thread, which has no guard here.
     let release = || unsafe { release_all(allocator) };
-    for turn in 1..=TURNS {
+    let forks = &allocator.pages.runs.forks;
+    // A fork in transit may be what another waits for.
+    let turns = if forks.is_in_transit::<L::Os>() { 1 } else { TURNS };
+    for turn in 1..=turns {
         libc_inside::lock_streams();
-        if allocator.pages.runs.forks.acquire_settled::<L::Os>(acquire, release) || turn == TURNS {
+        if forks.acquire_settled::<L::Os>(acquire, release) || turn == turns {
             break;
         }
         // Somebody in transit may wait for the streams, in a library in libc's place.

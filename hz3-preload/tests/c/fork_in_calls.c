@@ -80,13 +80,13 @@ static void rise_and_fall(uint64_t seed, int rounds) {
 
 static void one_thread_forks_in_its_calls(void) {
     listen(fork_in_a_call);
-    every = 23;
+    every = 7;
     rise_and_fall(3, 8);
     CHECK(forks > 10);
 }
 
 static void *fork_in_calls(void *seed) {
-    every = 40 + 3 * (int)(uintptr_t)seed;
+    every = 7 + 2 * (int)(uintptr_t)seed;
     allocates = 1;
     rise_and_fall((uint64_t)(uintptr_t)seed, 5);
     return NULL;
