@@ -1,10 +1,10 @@
 //! Hooks: whether a library is preloaded that stands in the place of libc's calls to the kernel and allocates in each
 //! (`hz3-preload/tests/c/plugin/hooks.c`), and how often it was called.
 
-use std::ffi::{CStr, c_ulong, c_void};
+use std::ffi::{CStr, c_char, c_ulong, c_void};
 
-/// mmap, munmap, mprotect, madvise and `clock_gettime`.
-const HOOKS: usize = 5; // as in hooks.c
+/// The calls that are counted: those about memory.
+const COUNTED: [&CStr; 4] = [c"mmap", c"munmap", c"mprotect", c"madvise"];
 
 fn symbol(name: &CStr) -> *mut c_void {
     // SAFETY: looks a name up; runs no code of ours.
@@ -18,12 +18,14 @@ pub fn are_preloaded() -> bool {
 
 /// Calls that they met.
 pub fn calls() -> u64 {
-    let calls = symbol(c"hooked_calls").cast::<c_ulong>();
+    let calls = symbol(c"hooked_calls");
     if calls.is_null() {
         return 0;
     }
-    // SAFETY: hooks.c has an array of so many; a count that is old is one, too.
-    (0..HOOKS).map(|hook| unsafe { calls.add(hook).read_volatile() }).sum()
+    // SAFETY: a function of hooks.c of this type.
+    let calls = unsafe { std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*const c_char) -> c_ulong>(calls) };
+    // SAFETY: C strings.
+    COUNTED.iter().map(|name| unsafe { calls(name.as_ptr()) }).sum()
 }
 
 /// What hooks keep for the calling thread goes when this goes. A thread of the program has it first of all.
