@@ -6,8 +6,8 @@ mod loom_system;
 
 use hz3_core::pages::page_map::PageMap;
 use hz3_core::platform::atomic::AtomicU32;
-use hz3_core::platform::lock::Mutex;
-use hz3_core::platform::rank::{Rank, Ranked};
+use hz3_core::platform::lock::{Mutex, Ranked};
+use hz3_core::platform::rank::Rank;
 use hz3_core::platform::units::PAGE_BYTES;
 use hz3_core::transfer::depot::{Links, Stack};
 use loom::cell::UnsafeCell;

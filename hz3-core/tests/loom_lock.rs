@@ -2,10 +2,11 @@
 #![cfg(loom)]
 
 use hz3_core::platform::atomic::{AtomicU32, Ordering};
-use hz3_core::platform::lock::{ForkLock, Mutex};
+use hz3_core::platform::forks::Forks;
+use hz3_core::platform::lock::{ForkLock, Mutex, Ranked};
 use hz3_core::platform::os::Waiter;
-use hz3_core::platform::rank::{Rank, Ranked};
-use hz3_core::platform::transit::{Forks, Transit};
+use hz3_core::platform::rank::Rank;
+use hz3_core::platform::transit::Transit;
 use loom::cell::UnsafeCell;
 use loom::sync::{Arc, Condvar};
 use loom::thread;

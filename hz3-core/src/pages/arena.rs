@@ -19,10 +19,10 @@
 
 use crate::pages::page_map::{ArenaTags, Claim, PageMap};
 use crate::pages::page_tag::{PageTag, TagCell};
-use crate::platform::lock::{ForkLock, Mutex};
+use crate::platform::lock::{ForkLock, Mutex, Ranked};
 use crate::platform::options::Options;
 use crate::platform::os::Os;
-use crate::platform::rank::{Rank, Ranked};
+use crate::platform::rank::Rank;
 use crate::platform::units::{PAGE_BYTES, SEGMENT_BYTES, SEGMENT_PAGES};
 use core::ptr::NonNull;
 

@@ -10,9 +10,9 @@
 
 use crate::pages::page_tag::Kind;
 use crate::pages::span::{Span, SpanQueue, Spans, at};
-use crate::platform::lock::{ForkLock, Mutex};
+use crate::platform::lock::{ForkLock, Mutex, Ranked};
 use crate::platform::os::Os;
-use crate::platform::rank::{Rank, Ranked};
+use crate::platform::rank::Rank;
 use crate::platform::units::{PAGE_BYTES, SpanId};
 
 const BUCKETS: usize = 256;

@@ -10,9 +10,9 @@
 
 use crate::pages::span::{SpanQueue, Spans};
 use crate::platform::atomic::{AtomicU64, Ordering};
-use crate::platform::lock::{ForkLock, Mutex};
+use crate::platform::lock::{ForkLock, Mutex, Ranked};
 use crate::platform::os::Os;
-use crate::platform::rank::{Rank, Ranked};
+use crate::platform::rank::Rank;
 use crate::platform::transit::Transit;
 use crate::platform::units::SpanId;
 use core::ptr::NonNull;

@@ -15,11 +15,12 @@ use crate::pages::arena::{Arenas, NotGrown, PageRange};
 use crate::pages::page_tag::{Kind, PageTag};
 use crate::pages::run_lists::{Lists, class_of};
 use crate::pages::span::{Span, Spans, at};
-use crate::platform::lock::{ForkLock, Guard, Mutex};
+use crate::platform::forks::Forks;
+use crate::platform::lock::{ForkLock, Guard, Mutex, Ranked};
 use crate::platform::options::Options;
 use crate::platform::os::Os;
-use crate::platform::rank::{Rank, Ranked};
-use crate::platform::transit::{Forks, Transit};
+use crate::platform::rank::Rank;
+use crate::platform::transit::Transit;
 use crate::platform::units::{PAGE_BYTES, SpanId, elapsed_ms};
 use core::ptr::NonNull;
 

@@ -2,9 +2,21 @@
 
 use crate::platform::atomic::{AtomicU32, Ordering};
 use crate::platform::os::Waiter;
-use crate::platform::rank::{self, Ranked};
+use crate::platform::rank::{self, Rank};
+use crate::platform::transit::Transit;
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
+
+/// What a [`Mutex`] protects.
+pub trait Ranked {
+    /// The lock's rank.
+    const RANK: Rank;
+
+    /// What threads took out and will put back.
+    fn transit(&mut self) -> Option<&mut Transit> {
+        None
+    }
+}
 
 /// A lock as `fork` sees it, whatever it protects.
 pub trait ForkLock {
@@ -226,7 +238,6 @@ impl<T: Ranked, W: Waiter> Drop for Guard<'_, T, W> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::platform::rank::Rank;
     use std::cell::Cell;
     use std::sync::mpsc::channel;
     use std::time::Duration;

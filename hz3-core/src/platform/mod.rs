@@ -7,6 +7,7 @@ pub mod atomic;
 pub mod clock;
 #[cfg(all(not(loom), feature = "internals"))]
 pub mod fake;
+pub mod forks;
 #[cfg(not(loom))]
 pub mod kernel;
 #[cfg(not(loom))]

@@ -6,8 +6,6 @@
 //!
 //! Debug builds count the locks that each thread holds and stop at one taken out of order. Release builds don't.
 
-use crate::platform::transit::Transit;
-
 /// Every lock of an allocator, in nesting order. A thread may take locks of a higher rank than those it holds, and
 /// further shards' locks by rising number. A fork takes all locks, in this order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -43,17 +41,6 @@ impl Rank {
         Rank::Growth,
         Rank::Runs,
     ];
-}
-
-/// What a [`Mutex`](crate::platform::lock::Mutex) protects.
-pub trait Ranked {
-    /// The lock's rank.
-    const RANK: Rank;
-
-    /// What threads took out and will put back.
-    fn transit(&mut self) -> Option<&mut Transit> {
-        None
-    }
 }
 
 /// Stops the calling thread if it may not wait for a lock of `rank`, because it holds one of a higher rank.

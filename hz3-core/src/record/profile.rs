@@ -10,9 +10,9 @@
 //! and is free while memory is requested from the system.
 
 use crate::platform::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
-use crate::platform::lock::{ForkLock, Mutex};
+use crate::platform::lock::{ForkLock, Mutex, Ranked};
 use crate::platform::os::Os;
-use crate::platform::rank::{Rank, Ranked};
+use crate::platform::rank::Rank;
 use crate::platform::table::Table;
 use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;

@@ -11,9 +11,9 @@
 //! is an orphan. The *heaps' lock* is that over the unused heaps.
 
 use crate::platform::atomic::{AtomicU32, Ordering};
-use crate::platform::lock::{ForkLock, Mutex};
+use crate::platform::lock::{ForkLock, Mutex, Ranked};
 use crate::platform::os::Waiter;
-use crate::platform::rank::{Rank, Ranked};
+use crate::platform::rank::Rank;
 use core::sync::atomic::compiler_fence;
 
 const UNUSED: u32 = 0;
