@@ -23,8 +23,8 @@ use core::ptr::null_mut;
 /// Bytes of a thread's first carve of a bin, unless one slot is larger. Chosen: a page; short-lived threads touch few.
 const FIRST_BATCH_BYTES: u32 = 4096;
 
-/// Of so many carves, one may adopt an orphan. Chosen: they hand out about as much as an orphan has cached.
-const CARVES_PER_ORPHAN: u64 = 32;
+/// Of so many carves, one may adopt an orphan. Chosen: they hand out a few times what an orphan has cached.
+const CARVES_PER_ORPHAN: u64 = 256;
 
 /// Fills the empty entry of `bin`; false when memory has run out. `flush` empties heaps orphaned by a fork. May take
 /// locks.

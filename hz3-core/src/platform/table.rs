@@ -121,6 +121,11 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
             Some(chunk) => (chunk, false),
             None => (O::map(CHUNK_BYTES)?, true),
         };
+        if is_mapping && !cfg!(loom) {
+            // Side by side, several have room for a huge page, of which they would use little.
+            // SAFETY: only this thread knows the mapping.
+            unsafe { O::prefer_huge(chunk, CHUNK_BYTES, false) };
+        }
         // Release: publishes the chunk. Pairs with the Acquire in `unit` and `peek`. Relaxed: a failure reads nothing.
         let installed = place.compare_exchange(null_mut(), chunk.as_ptr(), Ordering::Release, Ordering::Relaxed);
         if installed.is_err() && is_mapping {

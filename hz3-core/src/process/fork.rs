@@ -124,6 +124,7 @@ pub unsafe extern "C" fn after_in_child<L: Lane>() {
                 each_lock(allocator, rank, |lock| lock.forget_others());
             }
             allocator.pages.runs.forks.forget_others::<L::Os>();
+            allocator.schedule.put_off(L::Os::now_ms());
             libc_inside::reset_streams();
             if allocator.pages.runs.forks.end_nested() {
                 // The outer fork, still to come in this process too, undoes one.

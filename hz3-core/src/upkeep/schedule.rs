@@ -49,6 +49,13 @@ impl Schedule {
         is_new
     }
 
+    /// Lets the next turn wait for a whole pause from `now`: what is due in a forked child is its parent's doing.
+    pub fn put_off(&self, now: u32) {
+        self.last_turn.store(now, Ordering::Relaxed);
+        self.round_start.store(now, Ordering::Relaxed);
+        self.set_behind(false);
+    }
+
     /// Notes whether the turn left work.
     pub fn set_behind(&self, is_behind: bool) {
         self.is_behind.store(u32::from(is_behind), Ordering::Relaxed);
