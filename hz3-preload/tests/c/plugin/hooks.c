@@ -103,11 +103,20 @@ static void *next(const char *name) {
     return found;
 }
 
+/* Looked up at once: a child that was forked while another thread loads a library must not ask the loader. */
+static void *nexts[HOOK_COUNT];
+
+__attribute__((constructor)) static void look_up_all(void) {
+    for (int hook = 0; hook < HOOK_COUNT; hook++) nexts[hook] = next(names[hook]);
+}
+
+static void *next_of(int hook) { return nexts[hook] != NULL ? nexts[hook] : next(names[hook]); }
+
 /* A hook whose call goes to the next function of its name. */
 #define PASSED_ON(result, name, parameters, arguments)                                                             \
     result name parameters {                                                                                       \
         note(HOOK_##name);                                                                                         \
-        return ((result(*) parameters)next(#name))arguments;                                                       \
+        return ((result(*) parameters)next_of(HOOK_##name))arguments;                                                       \
     }
 
 /* A hook whose call goes to the kernel. */
@@ -124,9 +133,7 @@ static long kernel(long number, ...) {
     va_start(list, number);
     for (int i = 0; i < 6; i++) a[i] = va_arg(list, long);
     va_end(list);
-    static long (*call)(long, ...);
-    if (call == NULL) call = (long (*)(long, ...))next("syscall");
-    return call(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+    return ((long (*)(long, ...))next_of(HOOK_syscall))(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
 
 #define L(argument) ((long)(argument))
@@ -235,6 +242,6 @@ PASSED_ON(void *, dlsym, (void *handle, const char *name), (handle, name))
 
 void abort(void) {
     note(HOOK_abort);
-    ((void (*)(void))next("abort"))();
+    ((void (*)(void))next_of(HOOK_abort))();
     __builtin_unreachable();
 }
