@@ -50,13 +50,6 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// One minute of one lane, for the suite. Without hooks: of some hundred processes with them, one had a child that did not
-/// end, for a reason not yet found.
-pub fn one_minute(workspace: &Workspace, lane: Lane) -> Result<()> {
-    let path = workspace.target.join("soak.txt");
-    storm(workspace, &[lane], &[Hooks::Nowhere], 1, Duration::from_secs(60), &path)
-}
-
 /// What the processors' threads share.
 struct Shared {
     next: u64,
