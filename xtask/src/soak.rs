@@ -46,8 +46,14 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
     let path = arguments.output.clone().unwrap_or_else(|| workspace.target.join("soak.txt"));
     process::catch_interrupts()?;
     let time = Duration::from_secs(60 * arguments.minutes);
-    storm(&workspace, arguments.lane.lanes(), &Hooks::ALL, arguments.seed, time, &path)?;
+    storm(&workspace, arguments.lane.lanes(), arguments.seed, time, &path)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// One minute of one lane, for the suite.
+pub fn one_minute(workspace: &Workspace, lane: Lane) -> Result<()> {
+    let path = workspace.target.join("soak.txt");
+    storm(workspace, &[lane], 1, Duration::from_secs(60), &path)
 }
 
 /// What the processors' threads share.
@@ -64,17 +70,15 @@ struct Built {
     libraries: Vec<(Lane, PathBuf)>,
     plug_ins: Vec<PathBuf>,
     hooks: PathBuf,
-    places: Vec<Hooks>,
 }
 
 impl Built {
-    fn build(workspace: &Workspace, lanes: &[Lane], places: &[Hooks]) -> Result<Self> {
+    fn build(workspace: &Workspace, lanes: &[Lane]) -> Result<Self> {
         Ok(Self {
             program: workspace.build_benchmark(NAME)?,
             libraries: lanes.iter().map(|&lane| Ok((lane, workspace.build_library(lane)?))).collect::<Result<_>>()?,
             plug_ins: build_plug_ins(workspace)?,
             hooks: build_hooks(workspace)?,
-            places: places.to_vec(),
         })
     }
 
@@ -82,7 +86,7 @@ impl Built {
     fn process(&self, number: u64) -> (Lane, &Path, Hooks) {
         let lanes = self.libraries.len() as u64;
         let (lane, library) = &self.libraries[(number % lanes) as usize];
-        (*lane, library, self.places[(number / lanes % self.places.len() as u64) as usize])
+        (*lane, library, Hooks::ALL[(number / lanes % Hooks::ALL.len() as u64) as usize])
     }
 
     fn command(&self, library: &Path, hooks: Hooks, seed: u64, seconds: u64) -> Result<Command> {
@@ -137,15 +141,8 @@ fn build_hooks(workspace: &Workspace) -> Result<PathBuf> {
     Ok(library)
 }
 
-fn storm(
-    workspace: &Workspace,
-    lanes: &[Lane],
-    places: &[Hooks],
-    seed: u64,
-    time: Duration,
-    path: &Path,
-) -> Result<()> {
-    let built = Built::build(workspace, lanes, places)?;
+fn storm(workspace: &Workspace, lanes: &[Lane], seed: u64, time: Duration, path: &Path) -> Result<()> {
+    let built = Built::build(workspace, lanes)?;
     let file = OpenOptions::new().create(true).append(true).open(path);
     let file = file.map_err(|error| hz3::usage::UsageError(format!("can't write {}: {error}", path.display())))?;
     let shared = Mutex::new(Shared { next: 0, file, totals: BTreeMap::new(), failure: None });
@@ -240,13 +237,7 @@ mod tests {
     #[test]
     fn each_lane_meets_each_place_of_the_hooks() {
         let libraries = Lane::ALL.map(|lane| (lane, PathBuf::from(format!("/{lane}.so")))).into();
-        let built = Built {
-            program: "/p".into(),
-            libraries,
-            plug_ins: vec!["/in.so".into()],
-            hooks: "/h.so".into(),
-            places: Hooks::ALL.to_vec(),
-        };
+        let built = Built { program: "/p".into(), libraries, plug_ins: vec!["/in.so".into()], hooks: "/h.so".into() };
         let mut met: Vec<_> = (0..9)
             .map(|number| {
                 let (_, library, hooks) = built.process(number);

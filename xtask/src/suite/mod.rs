@@ -27,7 +27,7 @@ mod top;
 mod valgrind;
 
 use crate::library_shape::Library;
-use crate::{frames, golden, public_api};
+use crate::{frames, golden, public_api, soak};
 use anyhow::Result;
 use hz3::{Lane, UsageError, preload, process};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -116,6 +116,12 @@ fn all_steps() -> Vec<Step> {
     steps.extend(programs::steps());
     steps.extend(neighbours::steps());
     steps.extend(valgrind::steps());
+    for lane in Lane::FOR_SPEED {
+        steps.push(Step::new(format!("soak/{lane}"), move |session| {
+            package::require(&[plug_ins::COMPILER])?;
+            Ok(soak::one_minute(&session.workspace, lane)?)
+        }));
+    }
     steps
 }
 

@@ -6,6 +6,8 @@ use crate::held::{Call, Held};
 use crate::hooks::OfThisThread;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
+use std::ffi::c_void;
+use std::ptr::{null, null_mut};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::Instant;
 
@@ -145,20 +147,37 @@ impl<'a> Storm<'a> {
     }
 }
 
-/// A child's thread allocates and frees.
+/// What a child's thread gets and leaves.
+struct ChildThread {
+    random: Xoshiro256PlusPlus,
+    outcome: Result<(), String>,
+}
+
+/// A child's thread allocates and frees. It is none of Rust's standard library: those take a lock when they start and end
+/// (`sys/pal/unix/stack_overflow/thread_info.rs`), which a thread that the child lacks may have held at the fork.
 pub fn live_in_a_thread(random: &mut Xoshiro256PlusPlus) -> Result<(), String> {
-    let mut random = Xoshiro256PlusPlus::seed_from_u64(random.next_u64());
-    let thread = std::thread::Builder::new().stack_size(128 << 10).spawn(move || {
-        let _hooks = OfThisThread::find();
-        for _ in 0..VISITING {
-            let held = allocate(&mut random)?;
-            held.check()?;
-            held.free();
-        }
+    let random = Xoshiro256PlusPlus::seed_from_u64(random.next_u64());
+    let mut part = ChildThread { random, outcome: Err("a child's thread did not run".to_owned()) };
+    let mut thread = 0;
+    // SAFETY: the part outlives the thread, which alone uses it and is joined once.
+    let code = unsafe {
+        let code = libc::pthread_create(&raw mut thread, null(), live_as_a_thread, (&raw mut part).cast());
+        if code == 0 { libc::pthread_join(thread, null_mut()) } else { code }
+    };
+    if code == 0 { part.outcome } else { Err(format!("no thread in a child: {code}")) }
+}
+
+extern "C" fn live_as_a_thread(part: *mut c_void) -> *mut c_void {
+    let _hooks = OfThisThread::find();
+    // SAFETY: `live_in_a_thread` gives the thread a part of its own.
+    let part = unsafe { &mut *part.cast::<ChildThread>() };
+    part.outcome = (0..VISITING).try_for_each(|_| {
+        let held = allocate(&mut part.random)?;
+        held.check()?;
+        held.free();
         Ok(())
     });
-    let thread = thread.map_err(|error| format!("no thread in a child: {error}"))?;
-    thread.join().map_err(|_| "a child's thread panicked".to_owned())?
+    null_mut()
 }
 
 /// A random number below `limit`.
