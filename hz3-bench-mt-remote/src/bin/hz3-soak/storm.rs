@@ -17,6 +17,7 @@ const SLOTS: usize = 384; // chosen: some MiB live
 const VISITING: usize = 32; // chosen
 /// Calls that a child of fork makes before it frees the parent's blocks.
 const CHILD_CALLS: usize = 200; // chosen
+
 /// One thread of the storm.
 pub struct Storm<'a> {
     random: Xoshiro256PlusPlus,

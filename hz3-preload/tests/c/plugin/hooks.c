@@ -103,7 +103,7 @@ static void *next(const char *name) {
     return found;
 }
 
-/* Looked up at once: a child that was forked while another thread loads a library must not ask the loader. */
+/* Looked up once: a lookup takes the loader's lock, in children too. */
 static void *nexts[HOOK_COUNT];
 
 __attribute__((constructor)) static void look_up_all(void) {
