@@ -93,8 +93,11 @@ impl Reservation {
             if tags_to > tags_from && !O::commit(tags.byte_add(tags_from).cast(), tags_to - tags_from) {
                 return false;
             }
-            // Tags are first written under the run lock, where a page fault would hold up all threads.
-            O::populate(tags.add(claim.first).cast(), pages * size_of::<TagCell>());
+            // Tags are first written under the run lock, where a page fault would hold up all threads. More than a step is
+            // one block, which needs only its first and last page's.
+            if pages * PAGE_BYTES <= *STEP_BYTES.end() {
+                O::populate(tags.add(claim.first).cast(), pages * size_of::<TagCell>());
+            }
         }
         true
     }
@@ -140,6 +143,15 @@ pub enum NotGrown {
     NotNeeded,
     /// The system refused.
     Refused,
+}
+
+/// Which arenas may grow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Growing {
+    /// Those that there are, or else a further one.
+    Any,
+    /// Those that there are.
+    Present,
 }
 
 /// What the growth lock protects, besides arenas and claims.
@@ -197,14 +209,14 @@ impl<O: Os> Arenas<O> {
         &self.growth
     }
 
-    /// Commits at least `pages` adjacent pages. The caller owns all that are returned, and holds no lock but perhaps the
-    /// run lock inside `give_up`. Takes the growth lock.
+    /// Commits at least `pages` adjacent pages in the arenas that `which` names. The caller owns all that are returned, and
+    /// holds no lock but perhaps the run lock inside `give_up`. Takes the growth lock.
     ///
     /// # Errors
     /// The system refuses, or `give_up`, called under the lock, says that pages came free.
-    pub fn grow(&self, pages: usize, give_up: impl Fn() -> bool) -> Result<PageRange, NotGrown> {
+    pub fn grow(&self, which: Growing, pages: usize, give_up: impl Fn() -> bool) -> Result<PageRange, NotGrown> {
         self.begin(give_up)?;
-        let grown = self.grow_by(pages);
+        let grown = self.grow_by(which, pages);
         let mut growth = self.growth.lock();
         growth.growing = growth.growing.saturating_sub(1);
         grown.ok_or(NotGrown::Refused)
@@ -233,11 +245,14 @@ impl<O: Os> Arenas<O> {
     }
 
     /// [`Arenas::grow`] without the wait. `None` if the system refuses.
-    fn grow_by(&self, pages: usize) -> Option<PageRange> {
+    fn grow_by(&self, which: Growing, pages: usize) -> Option<PageRange> {
         let need = pages.checked_next_multiple_of(SEGMENT_PAGES as usize)?;
         loop {
             if let Some(grown) = self.grow_in_place(need) {
                 return grown;
+            }
+            if which == Growing::Present {
+                return None;
             }
             if let Some(range) = self.grow_by_an_arena(need)? {
                 return Some(range);

@@ -36,8 +36,10 @@ const GUARD_INSTALL: i32 = 102;
 const GUARD_REMOVE: i32 = 103;
 const DONTNEED_LOCKED: i32 = 24;
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
-/// Bytes from which [`Os::commit`] asks whether the machine could ever hold them. Chosen: more than machines lack.
-const ASKED_BYTES: usize = 1 << 30;
+/// Most bytes that [`Os::commit`] takes without a question. Chosen: an arena's largest step; what exceeds it is one block.
+const UNASKED_BYTES: usize = 256 << 20;
+/// Bytes from which a question that the system does not answer counts as a refusal. Chosen: more than machines lack.
+const DOUBTFUL_BYTES: usize = 1 << 30;
 
 /// The address of the image of the kernel's functions; 0 if there is none.
 pub fn vdso() -> usize {
@@ -79,10 +81,17 @@ fn map_with(bytes: usize, protection: i32, more_flags: i32) -> Option<NonNull<u8
 }
 
 /// Whether the kernel would let the process have so much at once. By default (`vm.overcommit_memory` 0) it refuses what
-/// exceeds memory and swap together.
+/// exceeds memory and swap together. A process at a limit of its own, on mappings or address space, can't ask.
 fn is_plausible(bytes: usize) -> bool {
-    // SAFETY: a new mapping, which nothing uses.
-    Linux::map(bytes).is_some_and(|probe| unsafe { Linux::unmap(probe, bytes) })
+    let unmap = |probe| {
+        // SAFETY: a new mapping, which nothing uses. A refusal costs address space, but no memory.
+        let _ = unsafe { Linux::unmap(probe, bytes) };
+    };
+    if let Some(probe) = Linux::map(bytes) {
+        unmap(probe);
+        return true;
+    }
+    bytes < DOUBTFUL_BYTES && map_with(bytes, libc::PROT_NONE, libc::MAP_NORESERVE).map(unmap).is_none()
 }
 
 // SAFETY: futex(2) ends a wait after a change and a wake; `kernel` keeps `errno`; nothing allocates.
@@ -149,7 +158,7 @@ unsafe impl Os for Linux {
 
     unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
         // A reservation is not accounted for, so mprotect(2) refuses no size.
-        if bytes >= ASKED_BYTES && !is_plausible(bytes) {
+        if bytes > UNASKED_BYTES && !is_plausible(bytes) {
             return false;
         }
         // SAFETY: the caller owns the range; contents stay.
