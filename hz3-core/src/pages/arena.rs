@@ -102,6 +102,15 @@ impl Reservation {
         true
     }
 
+    /// Whether the system will never commit `claim`, which it has refused.
+    fn is_sealed<O: Os>(self, claim: &Claim) -> bool {
+        let tags = self.tags.addr() + self.tags_committed(claim.end) - PAGE_BYTES;
+        [self.base + claim.end * PAGE_BYTES - PAGE_BYTES, tags]
+            .into_iter()
+            .filter_map(|page| NonNull::new(core::ptr::with_exposed_provenance_mut(page)))
+            .any(O::is_sealed)
+    }
+
     /// Pages to claim for a request of `need`, whole segments, if `room` pages, at least as many, are left.
     fn step(self, room: usize, need: usize) -> usize {
         let claimed = self.capacity - room;
@@ -272,6 +281,7 @@ impl<O: Os> Arenas<O> {
             let claim = extent.claim(if is_generous { place.step(extent.room(), need) } else { need });
             drop(growth);
             let is_committed = place.commit::<O>(&claim);
+            let is_sealed = !is_committed && place.is_sealed::<O>(&claim);
             let _growth = self.growth.lock();
             if is_committed {
                 let range = place.range(&claim);
@@ -279,22 +289,34 @@ impl<O: Os> Arenas<O> {
                 return Some(Some(range));
             }
             extent.give_up(claim);
-            if !is_generous {
+            if is_sealed {
+                extent.close();
+            } else if !is_generous {
                 return Some(None);
+            } else {
+                is_generous = false;
             }
-            is_generous = false;
         }
     }
 
     /// Adds an arena with at least `need` pages, whole segments. `Some(None)` if another has room meanwhile; `None` if
     /// the system refuses.
     fn grow_by_an_arena(&self, need: usize) -> Option<Option<PageRange>> {
-        let place = self.reserve(self.extents.all().len(), need)?;
+        let count = self.extents.all().len();
+        let mut place = self.reserve(count, need)?;
         // An arena only once it has pages: a refused request leaves nothing behind.
         let whole = |pages| Claim { published: 0, first: 0, end: pages };
-        let size = [place.step(place.capacity, need), need]
-            .into_iter()
-            .find(|&size| size <= place.capacity && place.commit::<O>(&whole(size)));
+        let commit = |place: Reservation| {
+            let sizes = [place.step(place.capacity, need), need];
+            sizes.into_iter().find(|&size| size <= place.capacity && place.commit::<O>(&whole(size)))
+        };
+        let mut size = commit(place);
+        if size.is_none() && place.is_sealed::<O>(&whole(need)) {
+            // Learned just now; the next one is usable at once.
+            place.unmap::<O>();
+            place = self.reserve(count, need)?;
+            size = commit(place);
+        }
         let mut added = None;
         let mut has_room = false;
         if let Some(size) = size {

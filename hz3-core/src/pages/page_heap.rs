@@ -312,6 +312,11 @@ impl<P: Policy> PageHeap<P> {
         unsafe {
             let span = &mut *at(self.spans(), id);
             let Some(start) = NonNull::new(core::ptr::with_exposed_provenance_mut(span.start)) else { return false };
+            // A guard may count against a limit.
+            if P::HARDENED {
+                self.unguard(id);
+            }
+            let span = &mut *at(self.spans(), id);
             if P::Os::unmap(start, span.bytes()) {
                 self.runs.retire_descriptor(id);
                 return true;
