@@ -93,10 +93,22 @@ impl Reservation {
             if tags_to > tags_from && !O::commit(tags.byte_add(tags_from).cast(), tags_to - tags_from) {
                 return false;
             }
-            // Tags are first written under the run lock, where a page fault would hold up all threads.
-            O::populate(tags.add(claim.first).cast(), pages * size_of::<TagCell>());
+            // Tags are first written under the run lock, where a page fault would hold up all threads. More than a step is
+            // one block, which needs only its first and last page's.
+            if pages * PAGE_BYTES <= *STEP_BYTES.end() {
+                O::populate(tags.add(claim.first).cast(), pages * size_of::<TagCell>());
+            }
         }
         true
+    }
+
+    /// Whether the system will never commit `claim`, which it has refused.
+    fn is_sealed<O: Os>(self, claim: &Claim) -> bool {
+        let tags = self.tags.addr() + self.tags_committed(claim.end) - PAGE_BYTES;
+        [self.base + claim.end * PAGE_BYTES - PAGE_BYTES, tags]
+            .into_iter()
+            .filter_map(|page| NonNull::new(core::ptr::with_exposed_provenance_mut(page)))
+            .any(O::is_sealed)
     }
 
     /// Pages to claim for a request of `need`, whole segments, if `room` pages, at least as many, are left.
@@ -140,6 +152,15 @@ pub enum NotGrown {
     NotNeeded,
     /// The system refused.
     Refused,
+}
+
+/// Which arenas may grow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Growing {
+    /// Those that there are, or else a further one.
+    Any,
+    /// Those that there are.
+    Present,
 }
 
 /// What the growth lock protects, besides arenas and claims.
@@ -197,14 +218,14 @@ impl<O: Os> Arenas<O> {
         &self.growth
     }
 
-    /// Commits at least `pages` adjacent pages. The caller owns all that are returned, and holds no lock but perhaps the
-    /// run lock inside `give_up`. Takes the growth lock.
+    /// Commits at least `pages` adjacent pages in the arenas that `which` names. The caller owns all that are returned, and
+    /// holds no lock but perhaps the run lock inside `give_up`. Takes the growth lock.
     ///
     /// # Errors
     /// The system refuses, or `give_up`, called under the lock, says that pages came free.
-    pub fn grow(&self, pages: usize, give_up: impl Fn() -> bool) -> Result<PageRange, NotGrown> {
+    pub fn grow(&self, which: Growing, pages: usize, give_up: impl Fn() -> bool) -> Result<PageRange, NotGrown> {
         self.begin(give_up)?;
-        let grown = self.grow_by(pages);
+        let grown = self.grow_by(which, pages);
         let mut growth = self.growth.lock();
         growth.growing = growth.growing.saturating_sub(1);
         grown.ok_or(NotGrown::Refused)
@@ -233,11 +254,14 @@ impl<O: Os> Arenas<O> {
     }
 
     /// [`Arenas::grow`] without the wait. `None` if the system refuses.
-    fn grow_by(&self, pages: usize) -> Option<PageRange> {
+    fn grow_by(&self, which: Growing, pages: usize) -> Option<PageRange> {
         let need = pages.checked_next_multiple_of(SEGMENT_PAGES as usize)?;
         loop {
             if let Some(grown) = self.grow_in_place(need) {
                 return grown;
+            }
+            if which == Growing::Present {
+                return None;
             }
             if let Some(range) = self.grow_by_an_arena(need)? {
                 return Some(range);
@@ -257,6 +281,7 @@ impl<O: Os> Arenas<O> {
             let claim = extent.claim(if is_generous { place.step(extent.room(), need) } else { need });
             drop(growth);
             let is_committed = place.commit::<O>(&claim);
+            let is_sealed = !is_committed && place.is_sealed::<O>(&claim);
             let _growth = self.growth.lock();
             if is_committed {
                 let range = place.range(&claim);
@@ -264,22 +289,34 @@ impl<O: Os> Arenas<O> {
                 return Some(Some(range));
             }
             extent.give_up(claim);
-            if !is_generous {
+            if is_sealed {
+                extent.close();
+            } else if !is_generous {
                 return Some(None);
+            } else {
+                is_generous = false;
             }
-            is_generous = false;
         }
     }
 
     /// Adds an arena with at least `need` pages, whole segments. `Some(None)` if another has room meanwhile; `None` if
     /// the system refuses.
     fn grow_by_an_arena(&self, need: usize) -> Option<Option<PageRange>> {
-        let place = self.reserve(self.extents.all().len(), need)?;
+        let count = self.extents.all().len();
+        let mut place = self.reserve(count, need)?;
         // An arena only once it has pages: a refused request leaves nothing behind.
         let whole = |pages| Claim { published: 0, first: 0, end: pages };
-        let size = [place.step(place.capacity, need), need]
-            .into_iter()
-            .find(|&size| size <= place.capacity && place.commit::<O>(&whole(size)));
+        let commit = |place: Reservation| {
+            let sizes = [place.step(place.capacity, need), need];
+            sizes.into_iter().find(|&size| size <= place.capacity && place.commit::<O>(&whole(size)))
+        };
+        let mut size = commit(place);
+        if size.is_none() && place.is_sealed::<O>(&whole(need)) {
+            // Learned just now; the next one is usable at once.
+            place.unmap::<O>();
+            place = self.reserve(count, need)?;
+            size = commit(place);
+        }
         let mut added = None;
         let mut has_room = false;
         if let Some(size) = size {

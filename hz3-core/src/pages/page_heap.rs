@@ -7,8 +7,10 @@
 //! ```
 //!
 //! A request that the arenas can't serve becomes a direct mapping, so fragmentation alone fails none. If the system
-//! refuses a direct mapping, for example at the limit of mappings (`vm.max_map_count`), the arenas serve it.
+//! refuses a direct mapping, for example at the limit of mappings (`vm.max_map_count`), the arenas that there are serve
+//! it. They get no further one for it: what is refused for its size then costs nothing.
 
+use crate::pages::arena::Growing;
 use crate::pages::bins;
 use crate::pages::direct::DirectMappings;
 use crate::pages::guards::Guards;
@@ -150,14 +152,15 @@ impl<P: Policy> PageHeap<P> {
     /// A large block's span at a multiple of `align_pages`, a power of two, for the caller. `None` if memory runs out.
     pub fn take_large(&self, pages: usize, align_pages: usize) -> Option<SpanId> {
         if pages.max(align_pages) * PAGE_BYTES < DIRECT_BYTES {
-            self.take_run(pages, align_pages).or_else(|| self.map_direct(pages, align_pages * PAGE_BYTES))
+            self.take_run(Growing::Any, pages, align_pages).or_else(|| self.map_direct(pages, align_pages * PAGE_BYTES))
         } else {
-            self.map_direct(pages, align_pages * PAGE_BYTES).or_else(|| self.take_run(pages, align_pages))
+            self.map_direct(pages, align_pages * PAGE_BYTES)
+                .or_else(|| self.take_run(Growing::Present, pages, align_pages))
         }
     }
 
-    fn take_run(&self, pages: usize, align_pages: usize) -> Option<SpanId> {
-        let id = self.runs.allocate(pages, align_pages)?;
+    fn take_run(&self, which: Growing, pages: usize, align_pages: usize) -> Option<SpanId> {
+        let id = self.runs.allocate_in(which, pages, align_pages)?;
         // SAFETY: this thread owns the span, just taken; no block of it is live.
         unsafe { self.tag_ends(id, Kind::Large) };
         Some(id)
@@ -309,6 +312,11 @@ impl<P: Policy> PageHeap<P> {
         unsafe {
             let span = &mut *at(self.spans(), id);
             let Some(start) = NonNull::new(core::ptr::with_exposed_provenance_mut(span.start)) else { return false };
+            // A guard may count against a limit.
+            if P::HARDENED {
+                self.unguard(id);
+            }
+            let span = &mut *at(self.spans(), id);
             if P::Os::unmap(start, span.bytes()) {
                 self.runs.retire_descriptor(id);
                 return true;

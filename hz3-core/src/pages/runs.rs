@@ -11,7 +11,7 @@
 //! before clean ones, and both before fresh pages. One lock protects all this. It is held for a bounded number of
 //! steps, except in `take_any`, and never across a system call.
 
-use crate::pages::arena::{Arenas, NotGrown, PageRange};
+use crate::pages::arena::{Arenas, Growing, NotGrown, PageRange};
 use crate::pages::page_tag::{Kind, PageTag};
 use crate::pages::run_lists::{Lists, class_of};
 use crate::pages::span::{Span, Spans, at};
@@ -429,6 +429,11 @@ impl<O: Os> Runs<O> {
     /// Takes `pages` pages at a multiple of `align_pages` pages, a power of two. The caller owns the span, which is in
     /// transit, and sets its kind and tags. `None` if memory runs out.
     pub fn allocate(&self, pages: usize, align_pages: usize) -> Option<SpanId> {
+        self.allocate_in(Growing::Any, pages, align_pages)
+    }
+
+    /// [`Runs::allocate`], where only the arenas that `which` names grow.
+    pub fn allocate_in(&self, which: Growing, pages: usize, align_pages: usize) -> Option<SpanId> {
         let span_pages = pages.checked_add(align_pages - 1)?;
         let mut waits = MAX_WAITS;
         loop {
@@ -437,7 +442,7 @@ impl<O: Os> Runs<O> {
             }
             // The descriptor first: for want of one, committed pages would be lost.
             let id = self.descriptor()?;
-            match self.arenas.grow(span_pages, || self.lock().fits(span_pages)) {
+            match self.arenas.grow(which, span_pages, || self.lock().fits(span_pages)) {
                 Ok(range) => self.add(range, id),
                 Err(reason) => {
                     // SAFETY: this thread owns the descriptor, which is unused.

@@ -3,6 +3,7 @@
 //! Nothing here allocates or uses `fmt`.
 
 use crate::platform::os::Os;
+use crate::platform::units::PAGE_BYTES;
 
 /// Longest line in bytes; the rest is cut. Chosen: every report of misuse fits.
 const LINE_BYTES: usize = 192;
@@ -89,6 +90,19 @@ pub fn warning<O: Os>(parts: &[&[u8]]) {
         line.push(part);
     }
     line.show::<O>();
+}
+
+/// Ends the process, with status 1, if the system's pages are larger than hz3's, at whose ends it divides memory.
+pub fn unless_pages_fit<O: Os>() {
+    if O::page_bytes() > PAGE_BYTES {
+        let mut line = Line { bytes: [0; LINE_BYTES], used: 0 };
+        line.push(b"hz3: this system has pages of ");
+        line.push_decimal(O::page_bytes());
+        line.push(b" bytes; hz3 works only with ");
+        line.push_decimal(PAGE_BYTES);
+        line.show::<O>();
+        O::exit(1);
+    }
 }
 
 /// Ends the process in a state that only corruption or a bug can cause.

@@ -96,6 +96,9 @@ unsafe impl Os for Fake {
         // SAFETY: the caller keeps this contract, which is `Linux`'s.
         Self::granted() && unsafe { Linux::commit(start, bytes) }
     }
+    fn is_sealed(page: NonNull<u8>) -> bool {
+        Linux::is_sealed(page)
+    }
     fn map(bytes: usize) -> Option<NonNull<u8>> {
         if Self::granted() { Linux::map(bytes) } else { None }
     }

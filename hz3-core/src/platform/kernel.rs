@@ -6,7 +6,7 @@
 //! Outside rules: syscall(2), for the registers and the results.
 
 use core::arch::asm;
-use core::ffi::{c_int, c_long};
+use core::ffi::{CStr, c_int, c_long};
 
 /// The largest `errno`. Outside rule: linux/err.h.
 const MAX_ERROR: usize = 4095;
@@ -63,6 +63,19 @@ pub unsafe fn call<const N: usize>(number: c_long, arguments: [usize; N]) -> Res
     if (1..=MAX_ERROR).contains(&error) { Err(error as c_int) } else { Ok(result) }
 }
 
+/// The beginning of the file at `path`, as much as fits into `text`. `None` if it can't be read.
+pub fn read_file<'a>(path: &CStr, text: &'a mut [u8]) -> Option<&'a [u8]> {
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+    let open = [libc::AT_FDCWD as usize, path.as_ptr().expose_provenance(), flags as usize];
+    // SAFETY: `path` is a C string; at most `text.len()` bytes are written; the descriptor is this function's.
+    unsafe {
+        let file = call(libc::SYS_openat, open).ok()?;
+        let read = call(libc::SYS_read, [file, text.as_mut_ptr().expose_provenance(), text.len()]);
+        let _ = call(libc::SYS_close, [file]);
+        text.get(..read.ok()?)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,5 +96,13 @@ mod tests {
             assert_eq!(text, *b"\0.");
             assert_eq!(*libc::__errno_location(), 77);
         }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri runs no assembly")]
+    fn a_file_is_read_as_far_as_there_is_room() {
+        let mut text = [0; 4];
+        assert_eq!(read_file(c"/proc/self/status", &mut text), Some(&b"Name"[..]));
+        assert_eq!(read_file(c"/nonexistent", &mut text), None);
     }
 }

@@ -1,9 +1,10 @@
-//! Libc inside: what glibc exports of itself and other C libraries lack, by weak references.
+//! Libc inside: what glibc exports of itself and its loader, and other C libraries lack, by weak references.
 //!
 //! Outside rules: glibc's sysdeps/nptl/fork.h and libio/genops.c (fork takes the list of streams after the fork handlers),
-//! sys/single_threaded.h (since glibc 2.32), nptl/register-atfork.c (handlers registered without an object stay for ever).
+//! sys/single_threaded.h (since glibc 2.32), nptl/register-atfork.c (handlers registered without an object stay for ever),
+//! csu/init-first.c (the C library learns its environment, then the program's name), the psABIs (a process's first stack).
 
-use core::ffi::{c_int, c_void};
+use core::ffi::{c_char, c_int, c_void};
 
 /// Defines a function that returns the address of a symbol; null if the process has none.
 macro_rules! weak {
@@ -48,12 +49,34 @@ weak!(io_list_lock, "_IO_list_lock");
 weak!(io_list_unlock, "_IO_list_unlock");
 weak!(io_list_reset, "_IO_list_resetlock");
 weak!(register_atfork, "__register_atfork");
+weak!(stack_end, "__libc_stack_end");
+weak!(program_name, "program_invocation_name");
 
 /// Whether the process has a single thread. False if that can't be told.
 pub fn is_single_threaded() -> bool {
     let flag = single_threaded().cast::<u8>();
     // SAFETY: not null, so the C library's variable, a byte. Volatile: pthread_create(3) changes it.
     !flag.is_null() && unsafe { flag.read_volatile() } != 0
+}
+
+/// The environment that the kernel gave the process, an array that ends in null, where the C library has not begun: in
+/// `.preinit_array`, in a library that comes before it, and while symbols are resolved. Else null.
+pub fn environment_before_libc() -> *const *const c_char {
+    let (stack_end, name) = (stack_end().cast::<*const usize>(), program_name().cast::<*const u8>());
+    if stack_end.is_null() || name.is_null() {
+        return core::ptr::null();
+    }
+    // SAFETY: glibc's variables of these names: the address of the first stack's end, which holds the arguments' count,
+    // they and a null, then the environment, and the program's name, which is empty until the C library has begun.
+    unsafe {
+        let (arguments, name) = (stack_end.read(), name.read());
+        if arguments.is_null() || name.is_null() || name.read() != 0 {
+            return core::ptr::null();
+        }
+        let variables = arguments.add(1 + arguments.read());
+        // The null after the arguments.
+        if variables.read() == 0 { variables.add(1).cast() } else { core::ptr::null() }
+    }
 }
 
 /// Calls the function at `address`, unless that is null.

@@ -3,9 +3,11 @@
 //!
 //! Sources: mmap(2), mprotect(2), madvise(2), mremap(2), futex(2), getrlimit(2), proc(5), getauxval(3).
 
+use crate::platform::advice;
 use crate::platform::atomic::{AtomicU32, AtomicUsize, Ordering};
 use crate::platform::clock;
 use crate::platform::kernel;
+use crate::platform::libc_inside;
 use crate::platform::os::{Os, Waiter};
 use crate::platform::rank;
 use crate::platform::units::PAGE_BYTES;
@@ -24,20 +26,13 @@ static FORKER: AtomicUsize = AtomicUsize::new(0);
 /// Calls of [`Os::begin_fork`] without their [`Os::end_fork`]: one per allocator.
 static FORK_DEPTH: AtomicU32 = AtomicU32::new(0);
 
-/// How guards were made so far: any of the three bits below. madvise(2) (Linux 6.13) leaves mappings whole; the
-/// fallback, mprotect(2), splits them.
-static GUARD_METHODS: AtomicU32 = AtomicU32::new(0);
-const BY_MADVISE: u32 = 1;
-const BY_MPROTECT: u32 = 2;
-/// The kernel does not know `MADV_GUARD_INSTALL`.
-const NO_GUARD_ADVICE: u32 = 4;
-/// linux/mman.h: `MADV_GUARD_INSTALL`, `MADV_GUARD_REMOVE` and `MADV_DONTNEED_LOCKED`.
-const GUARD_INSTALL: i32 = 102;
-const GUARD_REMOVE: i32 = 103;
-const DONTNEED_LOCKED: i32 = 24;
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
-/// Bytes from which [`Os::commit`] asks whether the machine could ever hold them. Chosen: more than machines lack.
-const ASKED_BYTES: usize = 1 << 30;
+/// Most bytes that [`Os::commit`] takes without a question. Chosen: an arena's largest step; what exceeds it is one block.
+const UNASKED_BYTES: usize = 256 << 20;
+/// Bytes from which a question that the system does not answer counts as a refusal. Chosen: more than machines lack.
+const DOUBTFUL_BYTES: usize = 1 << 30;
+/// Most bytes of a reservation that is usable at once, where it can't become so later. Chosen: little, but 64 arenas.
+const OPEN_BYTES: usize = 1 << 30;
 
 /// The address of the image of the kernel's functions; 0 if there is none.
 pub fn vdso() -> usize {
@@ -79,10 +74,17 @@ fn map_with(bytes: usize, protection: i32, more_flags: i32) -> Option<NonNull<u8
 }
 
 /// Whether the kernel would let the process have so much at once. By default (`vm.overcommit_memory` 0) it refuses what
-/// exceeds memory and swap together.
+/// exceeds memory and swap together. A process at a limit of its own, on mappings or address space, can't ask.
 fn is_plausible(bytes: usize) -> bool {
-    // SAFETY: a new mapping, which nothing uses.
-    Linux::map(bytes).is_some_and(|probe| unsafe { Linux::unmap(probe, bytes) })
+    let unmap = |probe| {
+        // SAFETY: a new mapping, which nothing uses. A refusal costs address space, but no memory.
+        let _ = unsafe { Linux::unmap(probe, bytes) };
+    };
+    if let Some(probe) = Linux::map(bytes) {
+        unmap(probe);
+        return true;
+    }
+    bytes < DOUBTFUL_BYTES && map_with(bytes, libc::PROT_NONE, libc::MAP_NORESERVE).map(unmap).is_none()
 }
 
 // SAFETY: futex(2) ends a wait after a change and a wake; `kernel` keeps `errno`; nothing allocates.
@@ -94,8 +96,13 @@ unsafe impl Waiter for Linux {
 
     fn nap() {
         let time = libc::timespec { tv_sec: 0, tv_nsec: 100_000 };
-        // SAFETY: reads `time`; a null remainder is not written.
-        let _ = unsafe { kernel::call(libc::SYS_nanosleep, [(&raw const time).expose_provenance(), 0]) };
+        let word = 0_u32;
+        let flags = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+        let arguments =
+            [(&raw const word).expose_provenance(), flags as usize, 0, (&raw const time).expose_provenance()];
+        // A wait that nobody ends: a filter that lets threads wait for each other lets them sleep.
+        // SAFETY: reads `word` and `time`.
+        let _ = unsafe { kernel::call(libc::SYS_futex, arguments) };
     }
 
     fn wait(word: *const u32, expected: u32) {
@@ -129,7 +136,13 @@ unsafe impl Os for Linux {
         let wanted = if align > PAGE_BYTES { bytes.checked_add(align)? } else { bytes };
         // Not accounted for: fork(2) refuses to copy an accounted mapping that exceeds memory and swap, and an arena is
         // made usable well ahead of need.
-        let raw = map_with(wanted, libc::PROT_NONE, libc::MAP_NORESERVE)?;
+        let protection = match advice::must_reserve_open() {
+            false => libc::PROT_NONE,
+            // What mlockall(2) makes present, and RLIMIT_DATA counts, is to be small.
+            true if bytes <= OPEN_BYTES => READ_WRITE,
+            true => return None,
+        };
+        let raw = map_with(wanted, protection, libc::MAP_NORESERVE)?;
         let start = raw.as_ptr().addr();
         let aligned = start.next_multiple_of(align);
         // SAFETY: both ends lie in the new mapping, outside the part returned; nothing uses them.
@@ -149,11 +162,15 @@ unsafe impl Os for Linux {
 
     unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
         // A reservation is not accounted for, so mprotect(2) refuses no size.
-        if bytes >= ASKED_BYTES && !is_plausible(bytes) {
+        if bytes > UNASKED_BYTES && !is_plausible(bytes) {
             return false;
         }
         // SAFETY: the caller owns the range; contents stay.
-        calling_out(|| unsafe { libc::mprotect(start.as_ptr().cast(), bytes, READ_WRITE) == 0 })
+        calling_out(|| unsafe { advice::open(start, bytes) })
+    }
+
+    fn is_sealed(page: NonNull<u8>) -> bool {
+        advice::is_sealed(page)
     }
 
     fn map(bytes: usize) -> Option<NonNull<u8>> {
@@ -174,8 +191,8 @@ unsafe impl Os for Linux {
     }
 
     unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
-        // SAFETY: the caller owns the range and needs no contents. Refused for locked memory, for example.
-        calling_out(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTNEED) == 0 })
+        // SAFETY: the caller owns the range, which no guard touches, and needs no contents.
+        calling_out(|| unsafe { advice::empty(start, bytes) })
     }
 
     unsafe fn populate(start: NonNull<u8>, bytes: usize) {
@@ -190,55 +207,13 @@ unsafe impl Os for Linux {
     }
 
     unsafe fn guard(start: NonNull<u8>, bytes: usize) -> bool {
-        // Relaxed, here and below: a thread that removes a guard got the pages after it was made, and sees its bit.
-        let known = GUARD_METHODS.load(Ordering::Relaxed);
-        calling_out(|| {
-            // SAFETY: the caller owns the range and needs no contents.
-            let advise = |advice| unsafe { libc::madvise(start.as_ptr().cast(), bytes, advice) } == 0;
-            // Libraries that must hear of pages that go away (UCX) know this advice, and not the guards'. Refused for
-            // locked memory.
-            let is_empty = advise(libc::MADV_DONTNEED);
-            if known & NO_GUARD_ADVICE == 0 {
-                if advise(GUARD_INSTALL) {
-                    if known & BY_MADVISE == 0 {
-                        GUARD_METHODS.fetch_or(BY_MADVISE, Ordering::Relaxed);
-                    }
-                    return true;
-                }
-                // SAFETY: this thread's `errno`.
-                if unsafe { *libc::__errno_location() } != libc::EINVAL {
-                    // Without memory it stops midway. Removal needs none.
-                    advise(GUARD_REMOVE);
-                    return false;
-                }
-                // Unknown advice. If it has worked before, the memory is locked.
-                if known & BY_MADVISE == 0 {
-                    GUARD_METHODS.fetch_or(NO_GUARD_ADVICE, Ordering::Relaxed);
-                }
-            }
-            // Refused before Linux 5.18.
-            if !is_empty && !advise(DONTNEED_LOCKED) {
-                return false;
-            }
-            // SAFETY: the caller owns the range and needs no contents.
-            let protect = |protection| unsafe { libc::mprotect(start.as_ptr().cast(), bytes, protection) } == 0;
-            // Some pages may have lost access and can't be opened again: then all count as guarded.
-            let is_done = protect(libc::PROT_NONE) || !protect(READ_WRITE);
-            if is_done {
-                GUARD_METHODS.fetch_or(BY_MPROTECT, Ordering::Relaxed);
-            }
-            is_done
-        })
+        // SAFETY: the caller owns the range, writable but for a guard at its end, and needs no contents.
+        calling_out(|| unsafe { advice::guard(start, bytes) })
     }
 
     unsafe fn unguard(start: NonNull<u8>, bytes: usize) -> bool {
-        // Relaxed: the caller got the pages after their guard was made, and sees its bit.
-        let known = GUARD_METHODS.load(Ordering::Relaxed);
-        // SAFETY: the caller owns the range; pages without a guard keep their contents.
-        calling_out(|| unsafe {
-            (known & BY_MADVISE == 0 || libc::madvise(start.as_ptr().cast(), bytes, GUARD_REMOVE) == 0)
-                && (known & BY_MPROTECT == 0 || libc::mprotect(start.as_ptr().cast(), bytes, READ_WRITE) == 0)
-        })
+        // SAFETY: the caller owns the range, which it has guarded.
+        calling_out(|| unsafe { advice::unguard(start, bytes) })
     }
 
     fn now_ms() -> u32 {
@@ -265,6 +240,15 @@ unsafe impl Os for Linux {
         if limit.rlim_cur == libc::RLIM_INFINITY { usize::MAX } else { limit.rlim_cur as usize }
     }
 
+    fn page_bytes() -> usize {
+        // SAFETY: no precondition.
+        calling_out(|| unsafe { libc::getauxval(libc::AT_PAGESZ) }) as usize
+    }
+
+    fn begin() {
+        advice::ask();
+    }
+
     fn for_each_variable(mut visit: impl FnMut(&[u8])) {
         // SAFETY: no precondition.
         if calling_out(|| unsafe { libc::getauxval(libc::AT_SECURE) }) != 0 {
@@ -272,7 +256,7 @@ unsafe impl Os for Linux {
         }
         // SAFETY: null, or a null-terminated array of C strings. To change it meanwhile also breaks getenv(3).
         unsafe {
-            let mut variable = environ;
+            let mut variable = if environ.is_null() { libc_inside::environment_before_libc() } else { environ };
             while !variable.is_null() && !(*variable).is_null() {
                 visit(CStr::from_ptr(*variable).to_bytes());
                 variable = variable.add(1);
@@ -316,6 +300,12 @@ unsafe impl Os for Linux {
         let arguments = [libc::STDERR_FILENO as usize, text.as_ptr().expose_provenance(), text.len()];
         // SAFETY: reads `text`. Errors have nowhere to go.
         let _ = unsafe { kernel::call(libc::SYS_write, arguments) };
+    }
+
+    fn exit(status: u8) -> ! {
+        // SAFETY: ends the process.
+        let _ = unsafe { kernel::call(libc::SYS_exit_group, [usize::from(status)]) };
+        Self::abort()
     }
 
     fn abort() -> ! {

@@ -2,6 +2,8 @@
 
 #[cfg(not(loom))]
 pub mod abort;
+#[cfg(not(any(loom, miri)))]
+mod advice;
 pub mod atomic;
 #[cfg(not(loom))]
 pub mod clock;

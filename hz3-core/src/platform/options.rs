@@ -5,6 +5,7 @@
 //!
 //! Sources: environ(7), getauxval(3).
 
+use crate::platform::abort;
 use crate::platform::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use crate::platform::os::Os;
 use core::ptr::NonNull;
@@ -253,6 +254,8 @@ impl Options {
     /// Threads that arrive together all read, and store the same values; none waits.
     #[cold]
     fn read_now<O: Os>(&self, warn: fn(&[&[u8]])) {
+        abort::unless_pages_fit::<O>();
+        O::begin();
         // First, because it decides whether the others are reported.
         O::for_each_variable(|variable| {
             if variable == b"HZ3_SHOW_ERRORS=0" {

@@ -5,6 +5,7 @@
 //! caller holds no lock and leaves nothing half done that another allocation of this thread would meet: libraries that
 //! put themselves in the place of libc's functions allocate there.
 
+use crate::platform::units::PAGE_BYTES;
 use core::ptr::NonNull;
 
 /// How a thread waits for a [lock](crate::platform::lock::Mutex).
@@ -45,6 +46,13 @@ pub unsafe trait Os: Waiter + 'static {
     /// The caller owns the range, whole pages of one reservation.
     unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool;
 
+    /// Whether the system will never make `page`, the start of a reserved page, usable: it forbids such changes by now.
+    /// Reservations made from now on are usable without one.
+    fn is_sealed(page: NonNull<u8>) -> bool {
+        let _ = page;
+        false
+    }
+
     /// Maps `bytes`, in whole pages, of zeroed, writable memory. `None` if the system refuses.
     fn map(bytes: usize) -> Option<NonNull<u8>>;
 
@@ -79,17 +87,19 @@ pub unsafe trait Os: Waiter + 'static {
     /// The caller owns the range, reserved or mapped, in whole pages.
     unsafe fn prefer_huge(start: NonNull<u8>, bytes: usize, huge: bool);
 
-    /// Purges the pages and makes any access fault until [`Os::unguard`]. False if the system refuses, perhaps midway.
+    /// Purges the pages and makes any access fault until [`Os::unguard`]. False if the system refuses, perhaps midway, or
+    /// guards already take as many mappings as they may.
     ///
     /// # Safety
-    /// The caller owns the range, committed or mapped, in whole pages, and needs no contents.
+    /// The caller owns the range, committed or mapped, in whole pages, and needs no contents. Only its last page may be
+    /// guarded already.
     unsafe fn guard(start: NonNull<u8>, bytes: usize) -> bool;
 
-    /// Removes all guards in the range. Guarded pages then read as zero, unless something wrote to them past the guard,
-    /// as ptrace(2) can. False if the system refuses; some pages may then still be guarded.
+    /// Removes the guard of a range. Its pages then read as zero, unless something wrote to them past the guard, as
+    /// ptrace(2) can. False if the system refuses; some pages may then still be guarded.
     ///
     /// # Safety
-    /// The caller owns the range, committed or mapped, in whole pages.
+    /// The caller owns the range, in whole pages, which [`Os::guard`] has guarded.
     unsafe fn unguard(start: NonNull<u8>, bytes: usize) -> bool;
 
     /// Milliseconds since an arbitrary start, modulo 2^32, a few milliseconds coarse.
@@ -103,6 +113,15 @@ pub unsafe trait Os: Waiter + 'static {
 
     /// Limit on the process's address space in bytes (`RLIMIT_AS`); `usize::MAX` if there is none.
     fn address_space_limit() -> usize;
+
+    /// Bytes of the system's pages; 0 if unknown.
+    fn page_bytes() -> usize {
+        PAGE_BYTES
+    }
+
+    /// Called before an allocator's first request for memory, perhaps by several threads. Makes each call once that may come
+    /// late, without effect: what a process may call is often learned from its beginning.
+    fn begin() {}
 
     /// Calls `visit` with each `NAME=value` of the environment; with none in a process with another user's rights.
     fn for_each_variable(visit: impl FnMut(&[u8]));
@@ -118,6 +137,12 @@ pub unsafe trait Os: Waiter + 'static {
 
     /// Writes `text` to standard error; ignores errors.
     fn write_error(text: &[u8]);
+
+    /// Ends the process with `status`; runs nothing at exit.
+    fn exit(status: u8) -> ! {
+        let _ = status;
+        Self::abort()
+    }
 
     /// Ends the process with `SIGABRT`.
     fn abort() -> !;

@@ -1,0 +1,344 @@
+//! Advice: what the kernel's advice on memory does here. It is tried on the first page before it is trusted.
+//!
+//! ```text
+//! unknown ── first use: write a byte, advise, read it ──→ trusted: the byte is gone, or ignored: it is still there
+//! ```
+//!
+//! An emulator (qemu-user) or a sandbox may answer 0 to advice that it does not carry out, and what was to be emptied
+//! still holds what it held. Callers hold no lock, restore `errno`, and own the pages, whose contents nobody needs.
+//!
+//! Guards by mprotect(2) split mappings, of which a process may have `vm.max_map_count`. They take at most a quarter of
+//! those: the rest is the program's.
+//!
+//! Sources: madvise(2), mprotect(2), futex(2), proc_sys_vm(5).
+
+use crate::platform::atomic::{AtomicU32, AtomicUsize, Ordering};
+use crate::platform::kernel;
+use crate::platform::units::PAGE_BYTES;
+use core::ffi::c_int;
+use core::ptr::{NonNull, null_mut};
+
+/// What is known. Relaxed, all accesses: a thread that removes a guard got the pages after it was made, and sees its bit.
+static KNOWN: AtomicU32 = AtomicU32::new(0);
+/// `MADV_DONTNEED` empties pages; or it is ignored.
+const DONTNEED: Tried = Tried { advice: libc::MADV_DONTNEED, trusted: 1, ignored: 2 };
+/// `MADV_DONTNEED_LOCKED` empties locked pages; or it is ignored. Refused before Linux 5.18.
+const DONTNEED_LOCKED: Tried = Tried { advice: 24, trusted: 4, ignored: 8 };
+/// Some guards were made by `MADV_GUARD_INSTALL` (Linux 6.13), which leaves mappings whole.
+const BY_MADVISE: u32 = 16;
+/// Some were made by mprotect(2).
+const BY_MPROTECT: u32 = 32;
+/// The kernel does not know the guards' advice, or ignores it.
+const NO_GUARD_ADVICE: u32 = 64;
+/// mprotect(2) is forbidden, as by a filter.
+const NO_MPROTECT: u32 = 128;
+
+/// linux/mman.h.
+const GUARD_INSTALL: c_int = 102;
+const GUARD_REMOVE: c_int = 103;
+
+/// Guards by mprotect(2) that there are, of a process.
+static SPLITS: AtomicUsize = AtomicUsize::new(0);
+/// The most of them; 0 until it is read.
+static MOST_SPLITS: AtomicUsize = AtomicUsize::new(0);
+/// Chosen: what other allocators, thread stacks and libraries need most of.
+const SHARE: usize = 4;
+/// A guard in the middle of a mapping makes three of one.
+const MAPPINGS_PER_GUARD: usize = 2;
+/// The kernel's default, which it counts so that a core file has room for them.
+const DEFAULT_MAPPINGS: usize = 65530;
+
+/// Advice that empties pages, and the bits of what is known of it.
+#[derive(Clone, Copy)]
+struct Tried {
+    advice: c_int,
+    trusted: u32,
+    ignored: u32,
+}
+
+fn known() -> u32 {
+    KNOWN.load(Ordering::Relaxed)
+}
+
+fn learn(bit: u32) {
+    if known() & bit == 0 {
+        KNOWN.fetch_or(bit, Ordering::Relaxed);
+    }
+}
+
+/// The `errno` of a call that returned `result`.
+fn outcome(result: c_int) -> Result<(), c_int> {
+    if result == 0 {
+        return Ok(());
+    }
+    // SAFETY: this thread's `errno`.
+    Err(unsafe { *libc::__errno_location() })
+}
+
+/// Whether `error` tells of a rule, such as a filter's, and not of want or of these pages.
+fn is_rule(error: c_int) -> bool {
+    !matches!(error, libc::ENOMEM | libc::EAGAIN | libc::EINVAL | libc::EFAULT)
+}
+
+/// # Safety
+/// As for madvise(2).
+unsafe fn advise(start: NonNull<u8>, bytes: usize, advice: c_int) -> Result<(), c_int> {
+    // SAFETY: the caller vouches for the range.
+    outcome(unsafe { libc::madvise(start.as_ptr().cast(), bytes, advice) })
+}
+
+/// # Safety
+/// The caller owns the range.
+unsafe fn protect(start: NonNull<u8>, bytes: usize, protection: c_int) -> Result<(), c_int> {
+    // SAFETY: the caller vouches for the range.
+    outcome(unsafe { libc::mprotect(start.as_ptr().cast(), bytes, protection) }).inspect_err(|&error| {
+        if is_rule(error) {
+            learn(NO_MPROTECT);
+        }
+    })
+}
+
+const READ_WRITE: c_int = libc::PROT_READ | libc::PROT_WRITE;
+
+/// Gives `act` a byte that is not 0, then tells whether it is gone. `None` if `act` is refused.
+///
+/// # Safety
+/// The caller owns the page at `start`, which is writable, and needs no contents. `act` leaves it accessible.
+unsafe fn empties(start: NonNull<u8>, act: impl FnOnce() -> bool) -> Option<bool> {
+    // Volatile, both: the kernel changes the byte in between.
+    // SAFETY: the caller owns the page, writable, and needs no contents.
+    unsafe {
+        start.write_volatile(1);
+        act().then(|| start.read_volatile() == 0)
+    }
+}
+
+/// # Safety
+/// The caller owns the range, writable and in whole pages, and needs no contents.
+unsafe fn empty_by(tried: Tried, start: NonNull<u8>, bytes: usize) -> bool {
+    // SAFETY: the caller owns the range and needs no contents; advice of this kind leaves pages accessible.
+    unsafe {
+        let act = || advise(start, bytes, tried.advice).is_ok();
+        let known = known();
+        if known & tried.trusted != 0 {
+            return act();
+        }
+        if known & tried.ignored != 0 {
+            return false;
+        }
+        let is_empty = empties(start, act);
+        match is_empty {
+            Some(true) => learn(tried.trusted),
+            Some(false) => learn(tried.ignored),
+            None => {}
+        }
+        is_empty == Some(true)
+    }
+}
+
+/// Empties the pages, which then read as zero. False if the system refuses, as for locked memory, or only pretends.
+///
+/// # Safety
+/// The caller owns the range, writable and in whole pages, and needs no contents.
+pub unsafe fn empty(start: NonNull<u8>, bytes: usize) -> bool {
+    // SAFETY: the caller's own promise.
+    unsafe { empty_by(DONTNEED, start, bytes) }
+}
+
+/// As [`Os::guard`](crate::platform::os::Os::guard).
+///
+/// # Safety
+/// The caller owns the range, writable and in whole pages, and needs no contents.
+pub unsafe fn guard(start: NonNull<u8>, bytes: usize) -> bool {
+    // SAFETY: the caller owns the range and needs no contents.
+    unsafe {
+        // Libraries that must hear of pages that go away (UCX) know this advice, and not the guards'. Refused for locked
+        // memory.
+        let is_empty = empty(start, bytes);
+        if known() & NO_GUARD_ADVICE == 0
+            && let Some(is_guarded) = guard_by_advice(start, bytes)
+        {
+            return is_guarded;
+        }
+        if !is_empty && !empty_by(DONTNEED_LOCKED, start, bytes) {
+            return false;
+        }
+        // A freed block's last page is guarded, and counted, already.
+        let is_counted = known() & BY_MPROTECT != 0 && is_readable(start.add(bytes - PAGE_BYTES)) == Some(false);
+        if !is_counted && !claim_split() {
+            return false;
+        }
+        // Some pages may have lost access and can't be opened again: then all count as guarded.
+        let is_done = match protect(start, bytes, libc::PROT_NONE) {
+            Ok(()) => true,
+            Err(error) => !is_rule(error) && protect(start, bytes, READ_WRITE).is_err(),
+        };
+        if is_done {
+            learn(BY_MPROTECT);
+        } else if !is_counted {
+            give_split_up();
+        }
+        is_done
+    }
+}
+
+/// `None` where it takes mprotect(2): the advice is unknown or ignored, or the memory locked.
+///
+/// # Safety
+/// As for [`guard`].
+unsafe fn guard_by_advice(start: NonNull<u8>, bytes: usize) -> Option<bool> {
+    // SAFETY: the caller owns the range and needs no contents.
+    unsafe {
+        let is_trusted = known() & BY_MADVISE != 0;
+        if !is_trusted {
+            // A guard takes the page's contents along.
+            let is_real = empties(start, || {
+                advise(start, PAGE_BYTES, GUARD_INSTALL).is_ok() && advise(start, PAGE_BYTES, GUARD_REMOVE).is_ok()
+            });
+            if is_real != Some(true) {
+                learn(NO_GUARD_ADVICE);
+                return None;
+            }
+            learn(BY_MADVISE);
+        }
+        match advise(start, bytes, GUARD_INSTALL) {
+            Ok(()) => Some(true),
+            // Known, so the memory is locked.
+            Err(libc::EINVAL) => None,
+            Err(_) => {
+                // Without memory it stops midway. Removal needs none.
+                let _ = advise(start, bytes, GUARD_REMOVE);
+                Some(false)
+            }
+        }
+    }
+}
+
+/// As [`Os::unguard`](crate::platform::os::Os::unguard).
+///
+/// # Safety
+/// The caller owns the range, which [`guard`] has guarded whole.
+pub unsafe fn unguard(start: NonNull<u8>, bytes: usize) -> bool {
+    let known = known();
+    // SAFETY: the caller owns the range, whose pages hold nothing.
+    unsafe {
+        if known & BY_MADVISE != 0 {
+            match advise(start, bytes, GUARD_REMOVE) {
+                Ok(()) if known & BY_MPROTECT == 0 || is_readable(start) == Some(true) => return true,
+                Ok(()) => {}
+                Err(error) => return is_rule(error) && renew(start, bytes),
+            }
+        }
+        if known & BY_MPROTECT == 0 {
+            return true;
+        }
+        let is_open = match protect(start, bytes, READ_WRITE) {
+            Ok(()) => true,
+            Err(error) => is_rule(error) && renew(start, bytes),
+        };
+        if is_open {
+            give_split_up();
+        }
+        is_open
+    }
+}
+
+/// Puts fresh pages in the place of guarded ones, for want of a way to open those.
+///
+/// # Safety
+/// As for [`unguard`].
+unsafe fn renew(start: NonNull<u8>, bytes: usize) -> bool {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
+    // SAFETY: the caller owns the range, and nothing is lost with it.
+    unsafe { libc::mmap(start.as_ptr().cast(), bytes, READ_WRITE, flags, -1, 0) != libc::MAP_FAILED }
+}
+
+/// Makes reserved pages usable. False if the system refuses; see [`is_sealed`].
+///
+/// # Safety
+/// The caller owns the range, in whole pages of one reservation.
+pub unsafe fn open(start: NonNull<u8>, bytes: usize) -> bool {
+    // SAFETY: the caller owns the range; contents stay. The last page lies in it.
+    unsafe {
+        match protect(start, bytes, READ_WRITE) {
+            Ok(()) => true,
+            // It may be open already: an earlier commit's, or in a reservation that was made open.
+            Err(error) => is_rule(error) && is_readable(start.add(bytes - PAGE_BYTES)) == Some(true),
+        }
+    }
+}
+
+/// Whether mprotect(2) is forbidden, so that a reservation without access is of no use.
+pub fn must_reserve_open() -> bool {
+    known() & NO_MPROTECT != 0
+}
+
+/// Whether the reserved page at `start` can never be used: it has no access, and mprotect(2) is forbidden.
+pub fn is_sealed(start: NonNull<u8>) -> bool {
+    must_reserve_open() && is_readable(start) != Some(true)
+}
+
+/// Whether the page at `start` can be read; `None` if the kernel does not say.
+fn is_readable(start: NonNull<u8>) -> Option<bool> {
+    let no_time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let arguments = [
+        start.as_ptr().expose_provenance(),
+        (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as usize,
+        0,
+        (&raw const no_time).expose_provenance(),
+    ];
+    // SAFETY: the kernel reads the word and checks its address; it waits no time.
+    match unsafe { kernel::call(libc::SYS_futex, arguments) } {
+        Ok(_) | Err(libc::EAGAIN | libc::ETIMEDOUT | libc::EINTR) => Some(true),
+        Err(libc::EFAULT) => Some(false),
+        Err(_) => None,
+    }
+}
+
+/// Counts one more guard by mprotect(2). False if there are as many as may be.
+fn claim_split() -> bool {
+    let most = most_splits();
+    // Relaxed: a count.
+    SPLITS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < most).then_some(count + 1)).is_ok()
+}
+
+fn give_split_up() {
+    // Relaxed: a count.
+    let _ = SPLITS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1));
+}
+
+fn most_splits() -> usize {
+    // Relaxed, both: every thread reads the same.
+    match MOST_SPLITS.load(Ordering::Relaxed) {
+        0 => {
+            let mut text = [0; 20];
+            let digits = kernel::read_file(c"/proc/sys/vm/max_map_count", &mut text).unwrap_or(&[]);
+            let most = (mappings_in(digits).unwrap_or(DEFAULT_MAPPINGS) / SHARE / MAPPINGS_PER_GUARD).max(1);
+            MOST_SPLITS.store(most, Ordering::Relaxed);
+            most
+        }
+        most => most,
+    }
+}
+
+fn mappings_in(text: &[u8]) -> Option<usize> {
+    let digits = text.iter().take_while(|byte| byte.is_ascii_digit());
+    digits.fold(None, |number: Option<usize>, byte| {
+        Some(number.unwrap_or(0).saturating_mul(10).saturating_add(usize::from(byte - b'0')))
+    })
+}
+
+/// Makes each call once that may come late in a process's life, without effect: who watches a program's first second to
+/// learn what it may call then sees all of them.
+pub fn ask() {
+    let nowhere = null_mut::<u8>().addr();
+    let dont_need = [nowhere, 0, libc::MADV_DONTNEED as usize];
+    // Nobody waits for it.
+    let wake = [(&raw const KNOWN).expose_provenance(), (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as usize, 0];
+    // SAFETY: no pages, no threads and no mapping: nothing changes.
+    unsafe {
+        let _ = kernel::call(libc::SYS_madvise, dont_need);
+        let _ = kernel::call(libc::SYS_futex, wake);
+        let _ = kernel::call(libc::SYS_mremap, [nowhere, 0, 0, 0]);
+    }
+}
