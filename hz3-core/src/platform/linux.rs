@@ -147,6 +147,12 @@ unsafe impl Os for Linux {
         }
     }
 
+    unsafe fn open(start: NonNull<u8>, bytes: usize) -> bool {
+        // Not by mmap(2), which makes pages present at once after `mlockall(MCL_FUTURE)`.
+        // SAFETY: the caller owns the range.
+        calling_out(|| unsafe { libc::mprotect(start.as_ptr().cast(), bytes, libc::PROT_READ) == 0 })
+    }
+
     unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
         // A reservation is not accounted for, so mprotect(2) refuses no size.
         if bytes >= ASKED_BYTES && !is_plausible(bytes) {
