@@ -458,7 +458,8 @@ impl<O: Os> Arenas<O> {
             _ => None,
         };
         let opened = opening.as_ref().and_then(|opening| opening.window.tags_of(arena));
-        let place = Reservation { base: arena.start, tags: known.or(opened).unwrap_or(own_tags), capacity: arena.pages };
+        let place =
+            Reservation { base: arena.start, tags: known.or(opened).unwrap_or(own_tags), capacity: arena.pages };
         Some(FreshArena { place, reserved, opening, open_pages })
     }
 
@@ -561,7 +562,10 @@ mod tests {
             }
         }
         let low = PageRange { start: 4 * SEGMENT_BYTES, pages: 512 };
-        assert_eq!(window_around(low, NEAR, 4 << 30, false, usize::MAX).map(|window| window.start), Some(SEGMENT_BYTES));
+        assert_eq!(
+            window_around(low, NEAR, 4 << 30, false, usize::MAX).map(|window| window.start),
+            Some(SEGMENT_BYTES)
+        );
     }
 
     #[test]
