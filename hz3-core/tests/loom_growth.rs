@@ -201,28 +201,63 @@ fn threads_that_grow_at_once_get_pages_of_their_own_whatever_is_refused() {
     }
 }
 
-/// The hot path reads the first arena without any order of its own: the block's way to it is the order.
+/// A window, opened with an arena whose first page gets a tag: what a thread does that adds the first arena.
+fn open_window(arenas: &Arenas, far: bool) {
+    let arena = usize::from(far);
+    // SAFETY: stands for mapping the tags; nobody looks before.
+    arenas.tags[arena].iter().for_each(|tag| tag.with_mut(|tag| unsafe { *tag = 7 }));
+    let (base, tags) = (Arenas::address(arena, 0) - 8, arenas.tags[arena].as_ptr().cast_mut());
+    let _growth = arenas.growth.lock();
+    let extent = arenas.extents.add(base, tags, PAGES).unwrap();
+    let window = if far { arenas.extents.far() } else { arenas.extents.near() };
+    window.open(base, tags, PAGES);
+    let claim = extent.claim(1);
+    extent.publish(claim);
+}
+
 #[test]
-fn a_block_that_came_through_a_depot_has_its_tag() {
+fn a_look_at_any_address_while_windows_open_meets_readable_tags_only() {
     loom::model(|| {
         let arenas = Arenas::new();
-        let grower = {
+        let opener = {
             let arenas = arenas.clone();
             thread::spawn(move || {
-                arenas.grow(0);
-                assert!(arenas.depot.push(&*arenas, 1, 63));
+                open_window(&arenas, false);
+                open_window(&arenas, true);
             })
         };
-        if arenas.depot.pop(&*arenas).is_some() {
-            arenas.extents.first().with_tag(
-                Arenas::address(0, 1),
-                // SAFETY: loom reports it where the tag is not known to be committed.
-                |tag| assert_eq!(tag.with(|tag| unsafe { *tag }), 7),
-                || panic!("a live block without a tag"),
-            );
-        }
-        grower.join().unwrap();
+        arenas.look(1, 1);
+        arenas.look(0, 0);
+        opener.join().unwrap();
+        assert!(arenas.look(0, 1) && arenas.look(1, 0));
     });
+}
+
+/// The hit path reads the windows without any order of its own: the block's way to it is the order.
+#[test]
+fn a_block_that_came_through_a_depot_has_its_tag() {
+    for far in [false, true] {
+        loom::model(move || {
+            let arenas = Arenas::new();
+            let grower = {
+                let arenas = arenas.clone();
+                thread::spawn(move || {
+                    open_window(&arenas, far);
+                    assert!(arenas.depot.push(&*arenas, 1, 63));
+                })
+            };
+            if arenas.depot.pop(&*arenas).is_some() {
+                let window = if far { arenas.extents.far() } else { arenas.extents.near() };
+                window.with_tag(
+                    Arenas::address(usize::from(far), 0),
+                    // SAFETY: loom reports it where the tag is not known to be readable.
+                    |tag| assert_eq!(tag.with(|tag| unsafe { *tag }), 7),
+                    || panic!("a live block without a tag"),
+                );
+            }
+            grower.join().unwrap();
+        });
+    }
 }
 
 /// A unit of the table: loom reports a look at memory that was not mapped before.

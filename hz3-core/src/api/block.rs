@@ -42,8 +42,19 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
         if L::HARDENED {
             return checked::free_or::<L>(block, |block| miss::free::<L>(block), miss::push_or_spill::<L>);
         }
-        hot::free_or::<L>(block, |block| miss::free::<L>(block));
+        hot::free_or::<L>(block, |block| miss::free::<L>(block), |block| free_beyond::<L>(block));
     }
+}
+
+/// [`free`] of what lies outside the near window, reached by a jump.
+///
+/// # Safety
+/// As for [`free`].
+#[cold]
+#[inline(never)]
+unsafe fn free_beyond<L: Lane>(block: *mut u8) {
+    // SAFETY: the caller gives up `block`, which may be null.
+    unsafe { hot::free_beyond_or::<L>(block, |block| miss::free::<L>(block)) }
 }
 
 /// [`free`] of a block that [`malloc`] returned for `bytes`, without reading the page tag.
@@ -57,7 +68,7 @@ pub unsafe fn free_sized<L: Lane>(block: *mut u8, bytes: usize) {
         if L::HARDENED {
             return free::<L>(block);
         }
-        hot::free_sized_or::<L>(block, bytes, |block| miss::free::<L>(block));
+        hot::free_sized_or::<L>(block, bytes, |block| miss::free::<L>(block), |block| free_beyond::<L>(block));
     }
 }
 

@@ -7,12 +7,15 @@
 //!
 //! Leaf functions without a stack frame, an atomic read-modify-write or an initialisation test. Threads without a heap,
 //! large sizes and addresses outside small blocks reach an entry that is empty and full at once, so one test covers
-//! all. `docs/hot-path.txt` records the instruction counts. [`free_sized_or`] serves callers that know the size, like
+//! all. Outside the near window, `free` jumps to [`free_beyond_or`], which looks at the far one.
+//! `docs/hot-path.txt` records the instruction counts. [`free_sized_or`] serves callers that know the size, like
 //! Rust.
 
 use crate::allocator::Lane;
 use crate::hardening::free_mark;
 use crate::pages::bins::{MAX_SMALL_BYTES, entry_offset};
+use crate::pages::page_map::ArenaTags;
+use crate::pages::page_tag::TagCell;
 use crate::thread::heap::Entry;
 
 /// A block of `bytes` bytes, aligned to 16, or a tail call to `miss` if this thread has no cached slot.
@@ -31,13 +34,42 @@ pub fn malloc_or<L: Lane>(bytes: usize, miss: impl FnOnce(usize) -> *mut u8) -> 
     miss(bytes)
 }
 
-/// Frees `block`, or tail-calls `miss` if it is no small block of the first arena, or the magazine is full.
+/// Frees `block`, or tail-calls `miss` if the magazine is full or it is no small block, and `beyond` if it lies outside the
+/// near window.
 ///
 /// # Safety
 /// `block` is null or a block of this lane that is no longer used.
 #[inline(always)]
-pub unsafe fn free_or<L: Lane>(block: *mut u8, miss: impl Fn(*mut u8)) {
-    L::allocator().pages.runs.arenas.first().with_tag(
+pub unsafe fn free_or<L: Lane>(block: *mut u8, miss: impl Fn(*mut u8), beyond: impl FnOnce(*mut u8)) {
+    let near = L::allocator().pages.runs.arenas.near();
+    // SAFETY: the caller gives up `block`.
+    unsafe { push_or::<L>(near, block, miss, beyond) }
+}
+
+/// [`free_or`] of a block outside the near window, or tail-calls `miss` if it lies outside the far one too.
+///
+/// # Safety
+/// As for [`free_or`].
+#[inline(always)]
+pub unsafe fn free_beyond_or<L: Lane>(block: *mut u8, miss: impl Fn(*mut u8)) {
+    let far = L::allocator().pages.runs.arenas.far();
+    // SAFETY: the caller gives up `block`.
+    unsafe { push_or::<L>(far, block, &miss, &miss) }
+}
+
+/// Pushes `block` if `tags` has it, or tail-calls `miss` if it is no small block or the magazine is full, and `none` if
+/// it lies elsewhere.
+///
+/// # Safety
+/// As for [`free_or`].
+#[inline(always)]
+unsafe fn push_or<L: Lane>(
+    tags: &ArenaTags<TagCell>,
+    block: *mut u8,
+    miss: impl Fn(*mut u8),
+    none: impl FnOnce(*mut u8),
+) {
+    tags.with_tag(
         block.addr(),
         |tag| {
             // SAFETY: a tag's offset is that of an entry at this thread's pointer; the caller gives up the live block.
@@ -49,7 +81,7 @@ pub unsafe fn free_or<L: Lane>(block: *mut u8, miss: impl Fn(*mut u8)) {
                 miss(block);
             }
         },
-        || miss(block),
+        || none(block),
     );
 }
 
@@ -58,10 +90,15 @@ pub unsafe fn free_or<L: Lane>(block: *mut u8, miss: impl Fn(*mut u8)) {
 /// # Safety
 /// `block` is a live block of this lane, not null, and no longer used. Its bin is that of `bytes`, or both are large.
 #[inline(always)]
-pub unsafe fn free_sized_or<L: Lane>(block: *mut u8, bytes: usize, miss: impl Fn(*mut u8)) {
+pub unsafe fn free_sized_or<L: Lane>(
+    block: *mut u8,
+    bytes: usize,
+    miss: impl Fn(*mut u8),
+    beyond: impl FnOnce(*mut u8),
+) {
     if L::MARKS {
         // SAFETY: the caller gives up the block.
-        return unsafe { free_or::<L>(block, miss) };
+        return unsafe { free_or::<L>(block, miss, beyond) };
     }
     if bytes <= MAX_SMALL_BYTES {
         // SAFETY: the offset is that of the block's entry at this thread's pointer; the caller gives up the block.

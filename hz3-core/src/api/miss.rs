@@ -104,7 +104,7 @@ fn pop_or_refill<L: Lane>(heap: &HeapOf<L>, bin: Bin, bytes: usize) -> *mut u8 {
     }
 }
 
-/// `free` if the block is not a small one of the first arena, or the magazine is full.
+/// `free` if the block is not a small one of a window, or the magazine is full.
 ///
 /// # Safety
 /// `block` is null or a block of this lane that is no longer used.

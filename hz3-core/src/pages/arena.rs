@@ -7,7 +7,8 @@
 //!
 //! A reservation has no access rights, so it costs no commit charge, no `mlockall` memory and no `RLIMIT_DATA`.
 //! Segments are committed from the front, with a page of tags each, so addresses below `committed` have a readable
-//! tag. A further arena follows one that is used up.
+//! tag. A further arena follows one that is used up. An arena that lies in a window has its tags there: the window's
+//! tags are a reservation of their own, and the room in front of the arena is unused.
 //!
 //! ```text
 //! lock: claim | commit pages, and tags up to the claim's end | lock: publish, or give up the claim
@@ -37,6 +38,31 @@ const TAG_STEP_BYTES: usize = 2 * *STEP_BYTES.end() / PAGE_BYTES * size_of::<Tag
 const YIELDS: u32 = 8;
 const NAPS: u32 = 8;
 const MIN_RESERVATION_BYTES: usize = 2 * SEGMENT_BYTES;
+/// How far a window reaches from its arena's end in the direction in which the kernel goes on, an eighth of it the other
+/// way: a multiple of the first arena's size, in bounds. Chosen: tags of 1.8 % of the first arena for the near one, which
+/// each process has, at most 144 MiB; in the far one room for the arenas of the largest processes.
+const NEAR: (usize, core::ops::RangeInclusive<usize>) = (8, 16 << 30..=64 << 30);
+const FAR: (usize, core::ops::RangeInclusive<usize>) = (64, 64 << 30..=1 << 40);
+
+/// The addresses of a window around `arena`, for a first arena of `first` bytes. `is_upward`: the kernel maps upwards.
+fn window_around(
+    arena: PageRange,
+    (factor, bounds): (usize, core::ops::RangeInclusive<usize>),
+    first: usize,
+    is_upward: bool,
+    limit: usize,
+) -> Option<PageRange> {
+    let size = first.saturating_mul(factor).clamp(*bounds.start(), *bounds.end()).min(limit);
+    let ahead = size.next_multiple_of(SEGMENT_BYTES).max(arena.pages * PAGE_BYTES);
+    let behind = (size / 8).next_multiple_of(SEGMENT_BYTES);
+    let (start, end) = if is_upward {
+        (arena.start.saturating_sub(behind), arena.start.checked_add(ahead)?)
+    } else {
+        (arena.end().saturating_sub(ahead), arena.end().checked_add(behind)?)
+    };
+    let start = start.max(SEGMENT_BYTES);
+    Some(PageRange { start, pages: (end - start) / PAGE_BYTES })
+}
 
 /// Bytes to reserve for arena number `count`, in whole segments: `first`, doubled for every second arena. In a limited
 /// address space, at most a small share of it, which leaves room for the program's mappings.
@@ -118,20 +144,85 @@ impl Reservation {
         need.max(step.next_multiple_of(SEGMENT_PAGES as usize)).min(room)
     }
 
+    fn all(self) -> PageRange {
+        PageRange { start: self.base, pages: self.capacity }
+    }
+
     fn range(self, claim: &Claim) -> PageRange {
         PageRange { start: self.base + claim.first * PAGE_BYTES, pages: claim.end - claim.first }
     }
 
     fn tags_committed(self, pages: usize) -> usize {
-        let reserved = (self.capacity * size_of::<TagCell>()).next_multiple_of(SEGMENT_BYTES);
-        (pages * size_of::<TagCell>()).next_multiple_of(TAG_STEP_BYTES).min(reserved)
+        // Behind the last tag may be another arena's.
+        (pages * size_of::<TagCell>()).next_multiple_of(TAG_STEP_BYTES).min(self.capacity * size_of::<TagCell>())
+    }
+}
+
+/// Address space that this thread has reserved, whole segments.
+#[derive(Clone, Copy)]
+struct Reserved {
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+impl Reserved {
+    fn new<O: Os>(bytes: usize, align: usize) -> Option<Self> {
+        O::reserve(bytes, align).map(|start| Self { start, bytes })
     }
 
-    /// Unmaps all of it. A refusal costs address space, but no memory: nothing was written there.
+    fn range(self) -> PageRange {
+        PageRange { start: self.start.as_ptr().expose_provenance(), pages: self.bytes / PAGE_BYTES }
+    }
+
+    /// A refusal costs address space, but no memory: nothing was written there.
     fn unmap<O: Os>(self) {
-        if let Some(start) = NonNull::new(self.tags) {
-            // SAFETY: the caller owns the reservation, and nothing uses it.
-            let _ = unsafe { O::unmap(start.cast(), self.base - self.tags.addr() + self.capacity * PAGE_BYTES) };
+        // SAFETY: the caller owns the reservation, and nothing uses it.
+        let _ = unsafe { O::unmap(self.start, self.bytes) };
+    }
+}
+
+/// A window's addresses, and the tags of their pages.
+#[derive(Clone, Copy)]
+struct Window {
+    range: PageRange,
+    tags: *mut TagCell,
+}
+
+impl Window {
+    /// The window `extent`, if it is open.
+    fn of(extent: &ArenaTags<TagCell>) -> Option<Self> {
+        extent.range().map(|(start, pages)| Self { range: PageRange { start, pages }, tags: extent.tags() })
+    }
+
+    /// The tags of `arena`, if it lies in the window.
+    fn tags_of(self, arena: PageRange) -> Option<*mut TagCell> {
+        // SAFETY: the window has a tag for each page of its range.
+        self.range.contains(arena).then(|| unsafe { self.tags.add((arena.start - self.range.start) / PAGE_BYTES) })
+    }
+}
+
+/// A window that opens with an arena.
+struct Opening {
+    window: Window,
+    /// The reservation of its tags; `None` if they are in front of the arena.
+    reserved: Option<Reserved>,
+    is_far: bool,
+}
+
+/// An arena that this thread has reserved.
+struct FreshArena {
+    place: Reservation,
+    reserved: Reserved,
+    opening: Option<Opening>,
+    /// Pages of the near and far window when it was reserved.
+    open_pages: (usize, usize),
+}
+
+impl FreshArena {
+    fn unmap<O: Os>(self) {
+        self.reserved.unmap::<O>();
+        if let Some(tags) = self.opening.and_then(|opening| opening.reserved) {
+            tags.unmap::<O>();
         }
     }
 }
@@ -143,6 +234,20 @@ pub struct PageRange {
     pub start: usize,
     /// Number of pages.
     pub pages: usize,
+}
+
+impl PageRange {
+    const fn end(self) -> usize {
+        self.start + self.pages * PAGE_BYTES
+    }
+
+    const fn contains(self, other: PageRange) -> bool {
+        self.start <= other.start && other.end() <= self.end()
+    }
+
+    const fn overlaps(self, other: PageRange) -> bool {
+        self.start < other.end() && other.start < self.end()
+    }
 }
 
 /// Why the arenas did not grow.
@@ -187,13 +292,19 @@ impl<O: Os> Arenas<O> {
         Self { extents: PageMap::new(), growth: Mutex::new(Growth { growing: 0 }), options }
     }
 
-    /// The first arena's extent, for the hit path.
+    /// The near window, for the hit path.
     #[inline(always)]
-    pub const fn first(&self) -> &ArenaTags<TagCell> {
-        self.extents.first()
+    pub const fn near(&self) -> &ArenaTags<TagCell> {
+        self.extents.near()
     }
 
-    /// The tag cell of the page that holds `address`; `None` outside every arena.
+    /// The far window, for what lies outside the near one.
+    #[inline(always)]
+    pub const fn far(&self) -> &ArenaTags<TagCell> {
+        self.extents.far()
+    }
+
+    /// The tag cell of the page that holds `address`; zero or `None` outside every arena.
     #[inline]
     pub fn tag(&self, address: usize) -> Option<&TagCell> {
         self.extents.tag(address)
@@ -299,61 +410,135 @@ impl<O: Os> Arenas<O> {
         }
     }
 
-    /// Adds an arena with at least `need` pages, whole segments. `Some(None)` if another has room meanwhile; `None` if
-    /// the system refuses.
+    /// Adds an arena with at least `need` pages, whole segments. `Some(None)` if another has room meanwhile, or has opened
+    /// the window; `None` if the system refuses.
     fn grow_by_an_arena(&self, need: usize) -> Option<Option<PageRange>> {
         let count = self.extents.all().len();
-        let mut place = self.reserve(count, need)?;
+        let mut fresh = self.reserve(count, need)?;
         // An arena only once it has pages: a refused request leaves nothing behind.
         let whole = |pages| Claim { published: 0, first: 0, end: pages };
         let commit = |place: Reservation| {
             let sizes = [place.step(place.capacity, need), need];
             sizes.into_iter().find(|&size| size <= place.capacity && place.commit::<O>(&whole(size)))
         };
-        let mut size = commit(place);
-        if size.is_none() && place.is_sealed::<O>(&whole(need)) {
+        let mut size = commit(fresh.place);
+        if size.is_none() && fresh.place.is_sealed::<O>(&whole(need)) {
             // Learned just now; the next one is usable at once.
-            place.unmap::<O>();
-            place = self.reserve(count, need)?;
-            size = commit(place);
+            fresh.unmap::<O>();
+            fresh = self.reserve(count, need)?;
+            size = commit(fresh.place);
         }
+        let place = fresh.place;
         let mut added = None;
-        let mut has_room = false;
+        let mut is_late = false;
         if let Some(size) = size {
             let _growth = self.growth.lock();
-            has_room = self.extents.all().iter().any(|extent| extent.room() >= need);
-            if !has_room && let Some(extent) = self.extents.add(place.base, place.tags, place.capacity) {
+            is_late = self.extents.all().iter().any(|extent| extent.room() >= need)
+                || self.open_pages() != fresh.open_pages
+                || fresh.opening.as_ref().is_some_and(|opening| opening.is_far && !self.are_all_near());
+            if !is_late && let Some(extent) = self.extents.add(place.base, place.tags, place.capacity) {
+                if let Some(Opening { window: Window { range, tags }, is_far, .. }) = fresh.opening {
+                    let extent = if is_far { self.far() } else { self.near() };
+                    extent.open(range.start, tags, range.pages);
+                }
                 let claim = extent.claim(size);
                 added = Some(place.range(&claim));
                 extent.publish(claim);
             }
         }
         if added.is_none() {
-            place.unmap::<O>();
+            fresh.unmap::<O>();
         }
-        if has_room { Some(None) } else { added.map(Some) }
+        if is_late { Some(None) } else { added.map(Some) }
     }
 
     /// Reserves arena number `count`, for at least `pages` pages, whole segments.
-    fn reserve(&self, count: usize, pages: usize) -> Option<Reservation> {
+    fn reserve(&self, count: usize, pages: usize) -> Option<FreshArena> {
         if count == ARENAS {
             return None;
         }
         let need = reservation_for(pages)?;
-        let mut bytes = wanted_bytes(self.options.arena_bytes(), count, O::address_space_limit()).max(need);
+        let limit = O::address_space_limit();
+        let mut bytes = wanted_bytes(self.options.arena_bytes(), count, limit).max(need);
+        let open_pages = self.open_pages();
+        let windows = [Window::of(self.near()), Window::of(self.far())];
         let reserved = loop {
-            let granted = O::reserve(bytes, SEGMENT_BYTES);
+            let granted = Self::reserve_whole(bytes, windows, 2 * windows.len());
             if granted.is_some() || bytes <= need.max(MIN_RESERVATION_BYTES) {
                 break granted?;
             }
             bytes = (bytes / 2).next_multiple_of(SEGMENT_BYTES).max(need);
         };
         let tag_bytes = tag_bytes_of(bytes);
-        let base = reserved.as_ptr().expose_provenance() + tag_bytes;
+        let arena = PageRange { start: reserved.range().start + tag_bytes, pages: (bytes - tag_bytes) / PAGE_BYTES };
         // For the whole range at once: the kernel merges mappings only if their advice is the same.
         // SAFETY: the range behind the tags is reserved, in whole segments, and owned by this call.
-        unsafe { self.options.advise::<O>(reserved.add(tag_bytes), bytes - tag_bytes) };
-        Some(Reservation { base, tags: reserved.as_ptr().cast(), capacity: (bytes - tag_bytes) / PAGE_BYTES })
+        unsafe { self.options.advise::<O>(reserved.start.add(tag_bytes), bytes - tag_bytes) };
+        let own_tags = reserved.start.as_ptr().cast();
+        let known = windows.into_iter().flatten().find_map(|window| window.tags_of(arena));
+        let opening = match windows {
+            [None, _] => {
+                let alone = || {
+                    // SAFETY: the front of the reservation, which was never committed.
+                    let is_open = unsafe { O::make_readable(reserved.start, tag_bytes) };
+                    is_open.then_some(Window { range: arena, tags: own_tags })
+                };
+                let near = self.reserve_window(arena, false, limit);
+                let near = near.or_else(|| Some(Opening { window: alone()?, reserved: None, is_far: false }));
+                if near.is_none() {
+                    let is_sealed = O::is_sealed(reserved.start);
+                    reserved.unmap::<O>();
+                    // Learned just now; the next one is usable at once.
+                    return if is_sealed { self.reserve(count, pages) } else { None };
+                }
+                near
+            }
+            [_, None] if known.is_none() && self.are_all_near() => self.reserve_window(arena, true, limit),
+            _ => None,
+        };
+        let opened = opening.as_ref().and_then(|opening| opening.window.tags_of(arena));
+        let place =
+            Reservation { base: arena.start, tags: known.or(opened).unwrap_or(own_tags), capacity: arena.pages };
+        Some(FreshArena { place, reserved, opening, open_pages })
+    }
+
+    fn open_pages(&self) -> (usize, usize) {
+        (self.near().pages(), self.far().pages())
+    }
+
+    /// Whether all arenas lie in the near window.
+    fn are_all_near(&self) -> bool {
+        let mut all = self.extents.all().iter().map(Reservation::of);
+        Window::of(self.near()).is_none_or(|near| all.all(|place| near.tags_of(place.all()).is_some()))
+    }
+
+    /// Reserves `bytes` that lie in one of the windows or outside both. Tries again up to `tries` times: a window has two
+    /// ends, and what lies across one is kept meanwhile.
+    fn reserve_whole(bytes: usize, windows: [Option<Window>; 2], tries: usize) -> Option<Reserved> {
+        let reserved = Reserved::new::<O>(bytes, SEGMENT_BYTES)?;
+        let range = reserved.range();
+        let is_across = |window: Window| window.range.overlaps(range) && !window.range.contains(range);
+        if !windows.into_iter().flatten().any(is_across) {
+            return Some(reserved);
+        }
+        let other = if tries > 0 { Self::reserve_whole(bytes, windows, tries - 1) } else { None };
+        reserved.unmap::<O>();
+        other
+    }
+
+    /// Reserves the tags of a window around `arena`. `None` if the system refuses.
+    fn reserve_window(&self, arena: PageRange, is_far: bool, limit: usize) -> Option<Opening> {
+        let size = if is_far { FAR } else { NEAR };
+        let is_upward = Window::of(self.near()).is_some_and(|near| near.range.start < arena.start);
+        let range = window_around(arena, size, self.options.arena_bytes(), is_upward, limit)?;
+        let reserved = Reserved::new::<O>(range.pages * size_of::<TagCell>(), PAGE_BYTES)?;
+        // SAFETY: the reservation is this call's, and was never committed.
+        if !unsafe { O::make_readable(reserved.start, reserved.bytes) } {
+            reserved.unmap::<O>();
+            return None;
+        }
+        let window = Window { range, tags: reserved.start.as_ptr().cast() };
+        Some(Opening { window, reserved: Some(reserved), is_far })
     }
 
     /// Calls `visit` with the committed pages of each arena.
@@ -398,6 +583,28 @@ mod tests {
         }
         assert_eq!(wanted_bytes(16 << 30, 0, usize::MAX), 16 << 30);
         assert_eq!(wanted_bytes(16 << 30, 3, usize::MAX), 32 << 30);
+    }
+
+    #[test]
+    fn a_window_holds_its_arena_and_goes_on_where_the_kernel_does() {
+        for gib in [1, 100, 20_000] {
+            for limit in [64 << 20, 100_000_000, 8_000_000_000, usize::MAX] {
+                for is_upward in [false, true] {
+                    let arena = PageRange { start: 0x7000_0020_0000, pages: gib << 18 };
+                    let window = window_around(arena, NEAR, 4 << 30, is_upward, limit).expect("a window");
+                    assert!(window.contains(arena), "{gib} {limit} {is_upward}");
+                    assert_eq!(window.start % SEGMENT_BYTES + window.end() % SEGMENT_BYTES, 0);
+                    let next = if is_upward { arena.end() } else { arena.start - PAGE_BYTES };
+                    let has_next = window.contains(PageRange { start: next, pages: 1 });
+                    assert!(has_next || (gib << 30) >= limit.min(32 << 30), "{gib} {limit} {is_upward}");
+                }
+            }
+        }
+        let low = PageRange { start: 4 * SEGMENT_BYTES, pages: 512 };
+        assert_eq!(
+            window_around(low, NEAR, 4 << 30, false, usize::MAX).map(|window| window.start),
+            Some(SEGMENT_BYTES)
+        );
     }
 
     #[test]

@@ -8,6 +8,14 @@
 //! them, and publishes them as `pages`. Extents, claims and `pages` change under the growth lock, which is not held during
 //! the commit. Any thread looks up any address meanwhile. Tags below `pages` stay readable; those of a claim that is not
 //! committed yet, or was refused, read as zero.
+//!
+//! A *window* is a wide range of addresses, published whole, with a readable tag for each page, zero where nothing is.
+//! There are two: the near one around the first arena, and the far one around the first arena that lies outside the near
+//! one. So `free` looks at two ranges at most, however many arenas there are. What lies in neither is searched for.
+//!
+//! ```text
+//! near window   |     …     third |  …  | second | first |    |      tags: all readable, writable for committed pages
+//! ```
 
 use crate::platform::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::platform::units::{PAGE_BYTES, PAGE_SHIFT};
@@ -46,6 +54,29 @@ impl<T> ArenaTags<T> {
             capacity: AtomicUsize::new(0),
             claimed: AtomicUsize::new(0),
         }
+    }
+
+    /// Sets the extent, which has no pages yet. The caller holds the growth lock.
+    fn fill(&self, base: usize, tags: *mut T, capacity: usize) {
+        // Relaxed, all three: published by `count` or, in a window, by `pages`.
+        self.tags.store(tags, Ordering::Relaxed);
+        self.capacity.store(capacity, Ordering::Relaxed);
+        self.origin.store(base.wrapping_neg(), Ordering::Relaxed);
+    }
+
+    /// Opens a window: `pages` pages from `base` on, all of whose `tags` are readable. Once; no extent in neither window
+    /// overlaps it. The caller holds the growth lock.
+    pub fn open(&self, base: usize, tags: *mut T, pages: usize) {
+        debug_assert!(self.pages() == 0 && base.is_multiple_of(PAGE_BYTES));
+        self.fill(base, tags, pages);
+        self.set_pages(pages);
+    }
+
+    /// Address of the first page, and number of published pages; `None` without any.
+    pub fn range(&self) -> Option<(usize, usize)> {
+        // Acquire, and loaded first: sees the origin. Pairs with the Release in `set_pages`.
+        let pages = self.pages.load(Ordering::Acquire);
+        (pages > 0).then(|| (self.base(), pages))
     }
 
     /// Address of the first page.
@@ -118,8 +149,8 @@ impl<T> ArenaTags<T> {
     /// of a reference would cost `free` a second test.)
     #[inline(always)]
     pub fn with_tag<R>(&self, address: usize, found: impl FnOnce(&T) -> R, none: impl FnOnce() -> R) -> R {
-        // Relaxed, all three: a thread with a block of this arena got it after they were stored. x86-64 loads them in
-        // this order, so that any other address, seen while the arena appears, is refused or finds a readable tag.
+        // Relaxed, all three: a thread with a block of this window got it after they were stored. x86-64 loads them in
+        // this order, so that any other address, seen while the window opens, is refused or finds a readable tag.
         let page = address.wrapping_add(self.origin.load(Ordering::Relaxed)) >> PAGE_SHIFT;
         if page < self.pages.load(Ordering::Relaxed) {
             // SAFETY: `page` is published, and tags of published pages stay readable.
@@ -157,26 +188,44 @@ pub struct Claim {
 pub struct PageMap<T, const N: usize> {
     extents: [ArenaTags<T>; N],
     count: AtomicUsize,
+    /// The windows, all of whose pages are published.
+    near: ArenaTags<T>,
+    far: ArenaTags<T>,
 }
 
 impl<T, const N: usize> PageMap<T, N> {
     /// No extents.
     #[cfg(not(loom))]
     pub const fn new() -> Self {
-        Self { extents: [const { ArenaTags::new() }; N], count: AtomicUsize::new(0) }
+        Self {
+            extents: [const { ArenaTags::new() }; N],
+            count: AtomicUsize::new(0),
+            near: ArenaTags::new(),
+            far: ArenaTags::new(),
+        }
     }
 
     /// No extents.
     #[cfg(loom)]
     pub fn new() -> Self {
-        Self { extents: core::array::from_fn(|_| ArenaTags::new()), count: AtomicUsize::new(0) }
+        Self {
+            extents: core::array::from_fn(|_| ArenaTags::new()),
+            count: AtomicUsize::new(0),
+            near: ArenaTags::new(),
+            far: ArenaTags::new(),
+        }
     }
 
-    /// The first extent, for the hit path; may have no pages yet.
+    /// The near window, for the hit path; without pages until there is an arena.
     #[inline(always)]
-    pub const fn first(&self) -> &ArenaTags<T> {
-        const { assert!(N > 0) }
-        &self.extents[0]
+    pub const fn near(&self) -> &ArenaTags<T> {
+        &self.near
+    }
+
+    /// The far window, for what lies outside the near one; mostly without pages.
+    #[inline(always)]
+    pub const fn far(&self) -> &ArenaTags<T> {
+        &self.far
     }
 
     /// All extents.
@@ -186,9 +235,14 @@ impl<T, const N: usize> PageMap<T, N> {
         self.extents.get(..self.count.load(Ordering::Acquire)).unwrap_or(&self.extents)
     }
 
-    /// The tag of the page that holds `address`, in any extent.
+    /// The tag of the page that holds `address`, in any extent or elsewhere in a window.
     #[inline]
     pub fn tag(&self, address: usize) -> Option<&T> {
+        self.near.tag(address).or_else(|| self.far.tag(address)).or_else(|| self.search(address))
+    }
+
+    #[cold]
+    fn search(&self, address: usize) -> Option<&T> {
         self.all().iter().find_map(|extent| extent.tag(address))
     }
 
@@ -197,10 +251,7 @@ impl<T, const N: usize> PageMap<T, N> {
         debug_assert!(base.is_multiple_of(PAGE_BYTES));
         let count = self.all().len();
         let extent = self.extents.get(count)?;
-        // Relaxed, all three: published by `count` or, for hits in the first extent, by `pages`.
-        extent.tags.store(tags, Ordering::Relaxed);
-        extent.capacity.store(capacity, Ordering::Relaxed);
-        extent.origin.store(base.wrapping_neg(), Ordering::Relaxed);
+        extent.fill(base, tags, capacity);
         // Release: publishes the extent's fields. Pairs with the Acquire in `all`.
         self.count.store(count + 1, Ordering::Release);
         Some(extent)

@@ -263,8 +263,22 @@ pub unsafe fn open(start: NonNull<u8>, bytes: usize) -> bool {
         match protect(start, bytes, READ_WRITE) {
             Ok(()) => true,
             // It may be open already: an earlier commit's, or in a reservation that was made open.
-            Err(error) => is_rule(error) && is_readable(start.add(bytes - PAGE_BYTES)) == Some(true),
+            Err(error) => is_rule(error) && is_writable(start.add(bytes - PAGE_BYTES)) == Some(true),
         }
+    }
+}
+
+/// Makes reserved pages readable. False if the system refuses; see [`is_sealed`].
+///
+/// # Safety
+/// The caller owns the range, in whole pages of one reservation, none of which was committed.
+pub unsafe fn make_readable(start: NonNull<u8>, bytes: usize) -> bool {
+    // Not by mmap(2), which makes pages present at once after `mlockall(MCL_FUTURE)`.
+    // SAFETY: the caller owns the range.
+    match unsafe { protect(start, bytes, libc::PROT_READ) } {
+        Ok(()) => true,
+        // A reservation that was made open.
+        Err(error) => is_rule(error) && is_readable(start) == Some(true),
     }
 }
 
@@ -273,21 +287,36 @@ pub fn must_reserve_open() -> bool {
     known() & NO_MPROTECT != 0
 }
 
-/// Whether the reserved page at `start` can never be used: it has no access, and mprotect(2) is forbidden.
+/// Whether the reserved page at `start` can never be used: it can't be written, and mprotect(2) is forbidden.
 pub fn is_sealed(start: NonNull<u8>) -> bool {
-    must_reserve_open() && is_readable(start) != Some(true)
+    must_reserve_open() && is_writable(start) != Some(true)
 }
 
 /// Whether the page at `start` can be read; `None` if the kernel does not say.
 fn is_readable(start: NonNull<u8>) -> Option<bool> {
     let no_time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    let arguments = [
-        start.as_ptr().expose_provenance(),
-        (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as usize,
-        0,
-        (&raw const no_time).expose_provenance(),
-    ];
     // SAFETY: the kernel reads the word and checks its address; it waits no time.
+    unsafe { can_reach([start.as_ptr().expose_provenance(), WAIT, 0, (&raw const no_time).expose_provenance()]) }
+}
+
+/// Whether the page at `start` can be written; `None` if the kernel does not say.
+fn is_writable(start: NonNull<u8>) -> Option<bool> {
+    let page = start.as_ptr().expose_provenance();
+    // SAFETY: the kernel checks the address and adds 0 to the word, in one step; nobody is woken.
+    unsafe { can_reach([(&raw const KNOWN).expose_provenance(), WAKE_OP, 0, 0, page, ADD_NOTHING]) }
+}
+
+const WAIT: usize = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as usize;
+const WAKE_OP: usize = (libc::FUTEX_WAKE_OP | libc::FUTEX_PRIVATE_FLAG) as usize;
+/// linux/futex.h: `FUTEX_OP_ADD` in the top four bits, with operand 0 and a comparison that decides nothing.
+const ADD_NOTHING: usize = 1 << 28;
+
+/// Whether a futex(2) call reaches the word that it is given; `None` if the kernel does not say.
+///
+/// # Safety
+/// As for futex(2) with these arguments.
+unsafe fn can_reach<const N: usize>(arguments: [usize; N]) -> Option<bool> {
+    // SAFETY: the caller vouches for the arguments.
     match unsafe { kernel::call(libc::SYS_futex, arguments) } {
         Ok(_) | Err(libc::EAGAIN | libc::ETIMEDOUT | libc::EINTR) => Some(true),
         Err(libc::EFAULT) => Some(false),

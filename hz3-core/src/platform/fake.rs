@@ -92,6 +92,10 @@ unsafe impl Os for Fake {
     fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
         if Self::granted() { Linux::reserve(bytes, align) } else { None }
     }
+    unsafe fn make_readable(start: NonNull<u8>, bytes: usize) -> bool {
+        // SAFETY: the caller keeps this contract, which is `Linux`'s.
+        Self::granted() && unsafe { Linux::make_readable(start, bytes) }
+    }
     unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
         // SAFETY: the caller keeps this contract, which is `Linux`'s.
         Self::granted() && unsafe { Linux::commit(start, bytes) }

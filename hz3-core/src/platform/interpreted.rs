@@ -54,6 +54,10 @@ unsafe impl Os for Linux {
         allocate(bytes, align)
     }
 
+    unsafe fn make_readable(_: NonNull<u8>, _: usize) -> bool {
+        true
+    }
+
     unsafe fn commit(_: NonNull<u8>, _: usize) -> bool {
         true
     }

@@ -160,6 +160,11 @@ unsafe impl Os for Linux {
         }
     }
 
+    unsafe fn make_readable(start: NonNull<u8>, bytes: usize) -> bool {
+        // SAFETY: the caller owns the range.
+        calling_out(|| unsafe { advice::make_readable(start, bytes) })
+    }
+
     unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
         // A reservation is not accounted for, so mprotect(2) refuses no size.
         if bytes > UNASKED_BYTES && !is_plausible(bytes) {

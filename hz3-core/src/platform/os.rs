@@ -40,6 +40,13 @@ pub unsafe trait Os: Waiter + 'static {
     /// `None` if the system refuses.
     fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>>;
 
+    /// Makes `bytes` at `start` readable, as zeros, without memory or a commit charge; [`Os::commit`] may follow. False if
+    /// the system refuses.
+    ///
+    /// # Safety
+    /// The caller owns the range, whole pages of one reservation that were never committed.
+    unsafe fn make_readable(start: NonNull<u8>, bytes: usize) -> bool;
+
     /// Makes `bytes` at `start` usable: zero if fresh, unchanged if committed before. False if the system refuses.
     ///
     /// # Safety

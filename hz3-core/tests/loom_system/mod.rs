@@ -70,6 +70,9 @@ unsafe impl<U: Unit> Os for System<U> {
     fn reserve(_: usize, _: usize) -> Option<NonNull<u8>> {
         unimplemented!()
     }
+    unsafe fn make_readable(_: NonNull<u8>, _: usize) -> bool {
+        unreachable!("nothing is opened")
+    }
     unsafe fn commit(_: NonNull<u8>, _: usize) -> bool {
         unimplemented!()
     }
