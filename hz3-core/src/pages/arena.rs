@@ -304,12 +304,20 @@ impl<O: Os> Arenas<O> {
         }
         let need = reservation_for(pages)?;
         let mut bytes = wanted_bytes(self.options.arena_bytes(), count, O::address_space_limit()).max(need);
+        let least = need.max(MIN_RESERVATION_BYTES);
+        let mut is_least_granted = false;
         let reserved = loop {
             let granted = O::reserve(bytes, SEGMENT_BYTES);
-            if granted.is_some() || bytes <= need.max(MIN_RESERVATION_BYTES) {
+            if granted.is_some() || bytes <= least {
                 break granted?;
             }
-            bytes = (bytes / 2).next_multiple_of(SEGMENT_BYTES).max(need);
+            if !is_least_granted {
+                // Two calls where nothing is to be had, instead of one for each size between.
+                // SAFETY: this call's own reservation, which nothing uses. A refusal costs address space only.
+                let _ = unsafe { O::unmap(O::reserve(least, SEGMENT_BYTES)?, least) };
+                is_least_granted = true;
+            }
+            bytes = (bytes / 2).next_multiple_of(SEGMENT_BYTES).max(least);
         };
         let tag_bytes = tag_bytes_of(bytes);
         let base = reserved.as_ptr().expose_provenance() + tag_bytes;
