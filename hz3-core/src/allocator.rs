@@ -147,10 +147,12 @@ impl<L: Lane> Allocator<L> {
         self.trims.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// [`Allocator::request_trim`] with a rate limit: repeated failures must not empty all caches each time.
-    pub fn request_trim_if_due(&self) {
-        if self.schedule.claim_trim_request(L::Os::now_ms()) {
+    /// [`Allocator::request_trim`] with a rate limit; whether it did. Repeated failures must not empty all caches each time.
+    pub fn request_trim_if_due(&self) -> bool {
+        let is_due = self.schedule.claim_trim_request(L::Os::now_ms());
+        if is_due {
             self.request_trim();
         }
+        is_due
     }
 }

@@ -17,6 +17,7 @@ macro_rules! exhaustion_tests {
                 small_blocks_run_out_and_come_back,
                 large_blocks_run_out_and_come_back,
                 freed_memory_serves_every_other_size,
+                a_failure_costs_small_blocks_no_cache_and_holds_until_memory_is_freed,
                 every_entry_point_fails_with_enomem_when_nothing_is_left,
                 threads_run_out_together_and_recover,
                 a_thread_that_starts_when_nothing_is_left_survives,

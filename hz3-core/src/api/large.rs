@@ -36,10 +36,14 @@ impl Place {
     }
 }
 
+/// Pages of a block of `bytes`, at most `isize::MAX`, with its guard; and of its alignment, a power of two of bytes.
+pub fn pages_of<P: Policy>(bytes: usize, align: usize) -> (usize, usize) {
+    (pages_for(bytes.max(1)) + P::GUARD_PAGES, align.div_ceil(PAGE_BYTES).max(1))
+}
+
 /// Allocates `bytes`, at most `isize::MAX`, aligned to `align`, a power of two. `None` when memory has run out.
 pub fn allocate<P: Policy>(pages: &PageHeap<P>, bytes: usize, align: usize) -> Option<Block> {
-    let page_count = pages_for(bytes.max(1)) + P::GUARD_PAGES;
-    let align_pages = align.div_ceil(PAGE_BYTES).max(1);
+    let (page_count, align_pages) = pages_of::<P>(bytes, align);
     if u32::try_from(page_count.checked_add(align_pages)?).is_err() {
         return None;
     }

@@ -14,6 +14,7 @@ use crate::api::large::{self, Block};
 use crate::api::refill::refill;
 use crate::api::spill::{send_shared_line_home, spill};
 use crate::hardening::free_mark;
+use crate::hardening::quarantine::Quarantine;
 use crate::hardening::validation::{hand_out, refuse, require_live, usable};
 use crate::observe::sampling;
 use crate::pages::bins::{self, FOREIGN, bin_for};
@@ -22,14 +23,19 @@ use crate::platform::os::Os;
 use crate::platform::units::{Bin, MIN_ALIGN, PAGE_BYTES, ShardId};
 use crate::thread::cold_bins::send_cold_bins_home;
 use crate::thread::heap::{Entry, TICKS, heap_at, is_static};
-use crate::transfer::carve::carve;
+use crate::transfer::carve::{carve, carve_anywhere};
+use crate::transfer::homeward::empty_depots;
 use crate::transfer::homeward::restore_one;
+use crate::transfer::remote_stash::RemoteStash;
 use crate::upkeep::round;
-use crate::upkeep::trim::{could_serve, flush, purge_all};
+use crate::upkeep::trim::{could_serve, flush, flush_stash, gather, purge_all, would_free_a_span};
 use core::ptr::{NonNull, null_mut};
 
 /// Largest request in bytes. Outside rule: C23 7.24.3 with POSIX: no object exceeds `PTRDIFF_MAX`.
 pub const MAX_BYTES: usize = isize::MAX as usize;
+
+/// Refused unmaps that a failed request repeats; now and then it repeats them all.
+const UNMAPS: usize = 4;
 
 /// `malloc` if this thread has no cached slot.
 #[cold]
@@ -43,13 +49,14 @@ pub fn malloc<L: Lane>(bytes: usize) -> *mut u8 {
 
 /// A block of `bin`, or a sampled one, for `bytes`; null when memory has run out.
 pub fn small<L: Lane>(bin: Bin, bytes: usize) -> *mut u8 {
+    let want = || Want { pages: usize::from(bins::info(bin).span_pages) + L::GUARD_PAGES, align_pages: 1, bin };
     let block =
         sampling::small::<L>(bytes, || large::allocate_for_sample(&L::allocator().pages, bytes)).or_else(|| {
-            retry_after_trim::<L, _>(0, || {
+            retry_gathered::<L, _>(want, || {
                 NonNull::new(match thread_heap::<L>() {
                     // SAFETY: this thread's heap, without another reference.
                     Some(heap) => unsafe { pop_or_refill::<L>(&*heap, bin, bytes) },
-                    None => carve_one::<L>(bin, bytes),
+                    None => carve_one::<L>(bin, bytes, false),
                 })
             })
         });
@@ -63,21 +70,28 @@ pub fn large<L: Lane>(bytes: usize, align: usize) -> Option<Block> {
         return None;
     }
     tick_thread::<L>();
-    let block = retry_after_trim::<L, _>(bytes, || large::allocate(&L::allocator().pages, bytes, align))?;
+    let want = || {
+        let (pages, align_pages) = large::pages_of::<L>(bytes, align);
+        Want { pages, align_pages, bin: FOREIGN }
+    };
+    let block = retry_gathered::<L, _>(want, || large::allocate(&L::allocator().pages, bytes, align))?;
     sampling::large::<L>(block.start.addr(), bytes);
     Some(block)
 }
 
 /// A slot from a span, when there is no heap or no magazine; null when memory has run out. Any shard serves: the first.
+/// Asks for no fresh pages if they were just `refused`.
 #[cold]
-fn carve_one<L: Lane>(bin: Bin, bytes: usize) -> *mut u8 {
+fn carve_one<L: Lane>(bin: Bin, bytes: usize, refused: bool) -> *mut u8 {
     let mut out = no_slots::<1>();
-    let allocator = L::allocator();
-    if carve(&allocator.pages, &allocator.exchange, ShardId(0), bin, &mut out) == 0 {
+    let (pages, exchange) = (&L::allocator().pages, &L::allocator().exchange);
+    if (refused || carve(pages, exchange, ShardId(0), bin, &mut out) == 0)
+        && carve_anywhere(pages, exchange, bin, &mut out) == 0
+    {
         return null_mut();
     }
     let [slot] = out;
-    // SAFETY: `carve` filled the one place with a slot of `bin`, which has room for `bytes` and the trailer.
+    // SAFETY: the one place was filled with a slot of `bin`, which has room for `bytes` and the trailer.
     unsafe { hand_out::<L>(slot.assume_init(), bin, bytes) }
 }
 
@@ -89,7 +103,8 @@ fn pop_or_refill<L: Lane>(heap: &HeapOf<L>, bin: Bin, bytes: usize) -> *mut u8 {
         let filled = unsafe { set_aside::<L, _>(heap, || refill::<L>(heap, bin, flush_heap::<L>)) };
         heap.end_change();
         if !filled {
-            return carve_one::<L>(bin, bytes);
+            // With a magazine, it was the spans that had nothing.
+            return carve_one::<L>(bin, bytes, heap.entry(bin).is_loaded());
         }
     }
     // SAFETY: the heap is this thread's and begins with its entries; the entry has a slot, which fits `bytes` and the trailer.
@@ -224,31 +239,83 @@ fn tick_thread<L: Lane>() {
     }
 }
 
-/// Trims before a second `attempt` only if caches may add up to `bytes`, and asks other threads rarely: probes for
-/// impossible sizes must not cost them their caches.
+/// What a request takes from the page heap.
+#[derive(Clone, Copy)]
+struct Want {
+    /// Pages of a block, or of a span.
+    pages: usize,
+    align_pages: usize,
+    /// The bin whose slots serve it; [`FOREIGN`] for a large block.
+    bin: Bin,
+}
+
+/// Makes a second `attempt` if free memory came together meanwhile.
 #[inline]
-fn retry_after_trim<L: Lane, T>(bytes: usize, attempt: impl Fn() -> Option<T>) -> Option<T> {
+fn retry_gathered<L: Lane, T>(want: impl FnOnce() -> Want, attempt: impl Fn() -> Option<T>) -> Option<T> {
     attempt().or_else(|| {
-        let allocator = L::allocator();
-        if !could_serve(&allocator.pages, &allocator.exchange, bytes) {
-            return None;
+        let want = want();
+        let block = if gather_all::<L>(want) { attempt() } else { None };
+        if block.is_none() {
+            note_failure::<L>(want);
         }
-        allocator.request_trim_if_due();
-        trim_own::<L>();
-        attempt()
+        block
     })
+}
+
+/// After this, a repetition leaves this thread's cache alone.
+#[cold]
+fn note_failure<L: Lane>(want: Want) {
+    let runs = &L::allocator().pages.runs;
+    if runs.failure_of(want.pages, want.align_pages).is_none() {
+        runs.note_failure(want.pages, want.align_pages);
+    }
+}
+
+/// Brings all free memory together that this thread can reach, if that may be enough; whether any moved. Asks other threads rarely: probes for impossible sizes must not cost them their caches.
+#[cold]
+#[inline(never)]
+fn gather_all<L: Lane>(want: Want) -> bool {
+    let allocator = L::allocator();
+    let (pages, exchange) = (&allocator.pages, &allocator.exchange);
+    if want.bin == FOREIGN && !could_serve(pages, exchange, want.pages * PAGE_BYTES) {
+        return false;
+    }
+    let is_due = allocator.request_trim_if_due();
+    let entries = L::heap();
+    // SAFETY: this thread's pointer to a heap, which stays in use.
+    let heap = (!is_static(entries)).then(|| unsafe { &*heap_at::<L::Stash, L::Quarantine>(entries) });
+    let mut is_any = false;
+    // SAFETY: the heap is this thread's, with no reference into it.
+    unsafe {
+        if let Some(heap) = heap
+            && heap.stash.slot_count() > 0
+        {
+            set_aside::<L, _>(heap, || flush_stash(pages, exchange, heap));
+            is_any = true;
+        }
+        is_any |= gather(pages, exchange, if is_due { usize::MAX } else { UNMAPS });
+        if let Some(heap) = heap {
+            if is_due {
+                heap.trims.set(allocator.trims());
+            }
+            let mut waits_there = false;
+            heap.quarantine.peek(|other, _| waits_there |= other == want.bin);
+            let failure = pages.runs.failure_of(want.pages, want.align_pages);
+            if waits_there || would_free_a_span(pages, exchange, heap, failure) {
+                set_aside::<L, _>(heap, || flush_heap::<L>(heap));
+                empty_depots(pages, exchange);
+                is_any = true;
+            }
+        }
+    }
+    is_any
 }
 
 /// Returns reachable free memory to the system; true if there was any. Empties this thread's cache; other threads empty
 /// theirs at their next slow path.
 pub fn trim<L: Lane>() -> bool {
-    L::allocator().request_trim();
-    trim_own::<L>()
-}
-
-/// [`trim`] without asking other threads.
-fn trim_own<L: Lane>() -> bool {
     let allocator = L::allocator();
+    allocator.request_trim();
     let entries = L::heap();
     if !is_static(entries) {
         // SAFETY: `entries` is this thread's pointer to a heap, which stays in use, empty.

@@ -460,14 +460,21 @@ impl<O: Os> Arenas<O> {
         let need = reservation_for(pages)?;
         let limit = O::address_space_limit();
         let mut bytes = wanted_bytes(self.options.arena_bytes(), count, limit).max(need);
+        let least = need.max(MIN_RESERVATION_BYTES);
         let open_pages = self.open_pages();
         let windows = [Window::of(self.near()), Window::of(self.far())];
+        let mut is_least_granted = false;
         let reserved = loop {
             let granted = Self::reserve_whole(bytes, windows, 2 * windows.len());
-            if granted.is_some() || bytes <= need.max(MIN_RESERVATION_BYTES) {
+            if granted.is_some() || bytes <= least {
                 break granted?;
             }
-            bytes = (bytes / 2).next_multiple_of(SEGMENT_BYTES).max(need);
+            if !is_least_granted {
+                // Two calls where nothing is to be had, instead of one for each size between.
+                Reserved::new::<O>(least, SEGMENT_BYTES)?.unmap::<O>();
+                is_least_granted = true;
+            }
+            bytes = (bytes / 2).next_multiple_of(SEGMENT_BYTES).max(least);
         };
         let tag_bytes = tag_bytes_of(bytes);
         let arena = PageRange { start: reserved.range().start + tag_bytes, pages: (bytes - tag_bytes) / PAGE_BYTES };

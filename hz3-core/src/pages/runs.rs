@@ -34,6 +34,18 @@ const MAX_WAITS: u32 = 500; // chosen: a tenth of a second
 /// Most spare descriptors that one operation uses: one per cut.
 const SPARES_NEEDED: u32 = 2;
 
+/// A request that no run served. Until other memory than it found free comes free, it fails again.
+#[derive(Clone, Copy)]
+struct Failure {
+    /// What was wanted; 0 before the first failure.
+    pages: usize,
+    align_pages: usize,
+    /// Counts failures. A span taken since lies in what was free then, and bears this number.
+    number: u32,
+    /// Whether it may succeed now.
+    is_past: bool,
+}
+
 /// What the run lock protects.
 pub(crate) struct Index {
     pub(crate) dirty: Lists,
@@ -45,6 +57,7 @@ pub(crate) struct Index {
     /// Runs being purged, which are in no list.
     in_purge: Transit,
     in_purge_pages: usize,
+    failure: Failure,
 }
 
 impl Ranked for Index {
@@ -66,6 +79,7 @@ impl Index {
             spare_count: 0,
             in_purge: Transit::new(),
             in_purge_pages: 0,
+            failure: Failure { pages: 0, align_pages: 0, number: 0, is_past: true },
         }
     }
 
@@ -199,8 +213,16 @@ impl<O: Os> FreeRuns<'_, O> {
     /// Puts a run that has left the lists in transit; `was` is its kind before.
     fn mark_taken(&self, id: SpanId, was: Kind) {
         self.span(id).zeroed = was == Kind::Clean;
+        self.span(id).taken_after = self.index.failure.number;
         self.span(id).kind = Kind::Transit;
         self.tag_edges(id);
+    }
+
+    /// [`FreeRuns::insert`] of pages that were in use.
+    fn insert_freed(&mut self, id: SpanId) {
+        // What was taken since the failure was free then.
+        self.index.failure.is_past |= self.span(id).taken_after != self.index.failure.number;
+        self.insert(id);
     }
 
     /// Adds a free run, merged with its neighbours of the same kind.
@@ -480,6 +502,7 @@ impl<O: Os> Runs<O> {
         let mut free = self.lock();
         let span = free.span(id);
         (span.start, span.pages, span.kind) = (range.start, range.pages as u32, Kind::Clean);
+        free.index.failure.is_past = true;
         free.insert(id);
     }
 
@@ -491,7 +514,7 @@ impl<O: Os> Runs<O> {
         let mut free = self.lock();
         let span = free.span(id);
         (span.kind, span.stamp) = (Kind::Dirty, now);
-        free.insert(id);
+        free.insert_freed(id);
     }
 
     /// [`Runs::release`] of pages without memory.
@@ -501,7 +524,7 @@ impl<O: Os> Runs<O> {
     pub unsafe fn release_clean(&self, id: SpanId) {
         let mut free = self.lock();
         free.span(id).kind = Kind::Clean;
-        free.insert(id);
+        free.insert_freed(id);
     }
 
     /// Shrinks span `id` to `pages`; the rest becomes a dirty run. Does nothing without a spare descriptor.
@@ -511,16 +534,16 @@ impl<O: Os> Runs<O> {
     pub unsafe fn shrink(&self, id: SpanId, pages: usize, now: u32) {
         let Some(mut free) = self.lock_with_spares() else { return };
         let Some(rest) = free.new_descriptor() else { return };
-        let (start, old_pages) = {
+        let (start, old_pages, taken_after) = {
             let span = free.span(id);
-            (span.start, span.pages)
+            (span.start, span.pages, span.taken_after)
         };
         free.span(id).pages = pages as u32;
         free.tag_edges(id);
         let span = free.span(rest);
         (span.start, span.pages) = (start + pages * PAGE_BYTES, old_pages - pages as u32);
-        (span.kind, span.stamp) = (Kind::Dirty, now);
-        free.insert(rest);
+        (span.kind, span.stamp, span.taken_after) = (Kind::Dirty, now, taken_after);
+        free.insert_freed(rest);
     }
 
     /// Grows the large span `id` in place to `pages`. False if the pages behind it are not free.
@@ -603,9 +626,30 @@ impl<O: Os> Runs<O> {
         let mut free = self.lock();
         let pages = free.span(id).pages as usize;
         (free.span(id).kind, free.span(id).stamp) = (kind, now);
+        // A request may have failed for want of it.
+        free.index.failure.is_past = true;
         free.insert(id);
         free.index.in_purge.end(O::this_thread());
         free.index.in_purge_pages -= pages;
+    }
+
+    /// The number of a failure of which a request for `pages` pages at a multiple of `align_pages` is a repetition, unless
+    /// other memory than it found free came free since: of spans with this number. `None`: it may succeed.
+    pub fn failure_of(&self, pages: usize, align_pages: usize) -> Option<u32> {
+        let failure = self.index.lock().failure;
+        let is_repeated = !failure.is_past && pages >= failure.pages && align_pages >= failure.align_pages;
+        is_repeated.then_some(failure.number)
+    }
+
+    /// Notes that a request for `pages` pages at a multiple of `align_pages` failed, though all that was free within
+    /// reach had come together.
+    pub fn note_failure(&self, pages: usize, align_pages: usize) {
+        let mut free = self.lock();
+        // A run that fits may have come free meanwhile.
+        if [Kind::Dirty, Kind::Clean].into_iter().all(|kind| free.find(kind, pages, align_pages).is_none()) {
+            let number = free.index.failure.number.wrapping_add(1);
+            free.index.failure = Failure { pages, align_pages, number, is_past: false };
+        }
     }
 
     /// Bytes of dirty runs, of clean runs, and of those being purged.

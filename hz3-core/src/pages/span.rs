@@ -67,6 +67,8 @@ pub struct Span {
     pub zeroed: bool,
     /// Guarded pages (hardened lane). Sync: as `start`.
     pub guarded: Guarded,
+    /// Number of the failure after which a run was taken. Sync: run lock; constant while the span is in use.
+    pub taken_after: u32,
     /// A bit for each slot at home. Sync: shard lock. Large span: the first word is the requested size, its owner's.
     bitmap: [u64; BITMAP_WORDS],
     /// Small spans: a bit for each page without memory. No slot that is out lies in one. Sync: shard lock.
@@ -165,6 +167,11 @@ impl Span {
     /// Whether a slot can be carved.
     pub fn has_room(&self, info: &BinInfo) -> bool {
         self.home > 0 || self.carved < info.span_slots
+    }
+
+    /// Slots that are out: live, or cached.
+    pub fn out(&self) -> usize {
+        usize::from(self.carved - self.home)
     }
 
     /// Whether every carved slot is home.
@@ -408,6 +415,7 @@ mod tests {
             aside: false,
             zeroed: false,
             guarded: Guarded::None,
+            taken_after: 0,
             bitmap: [0; BITMAP_WORDS],
             purged: 0,
         };

@@ -1,7 +1,7 @@
 //! Takes slots out of spans when a refill finds no magazine.
 //!
 //! ```text
-//! slots at home, own and others' → fresh slots of an own span → a fresh span
+//! slots at home, own and others' → fresh slots of an own span → a fresh span → others' fresh slots
 //! ```
 
 use crate::hardening::free_mark;
@@ -85,6 +85,23 @@ fn carve_home<P: Sharded>(
                 exchange.set_home_hint(bin, other, false);
             }
         }
+    }
+    taken
+}
+
+/// Like [`carve`], but no fresh span: whatever any shard's spans have left. Waits for their locks.
+pub fn carve_anywhere<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, bin: Bin, out: &mut Places) -> usize {
+    let mut taken = 0;
+    for shard in exchange.shard_ids() {
+        let mut owned = exchange.shard(shard).owned().lock();
+        taken = owned.carve(pages.spans(), bin, out);
+        if taken > 0 {
+            exchange.set_home_hint(bin, shard, owned.has_home(pages.spans(), bin));
+            break;
+        }
+    }
+    if P::HARDENED {
+        wipe_fresh(pages, bin, slots_of(out, taken));
     }
     taken
 }

@@ -223,6 +223,11 @@ impl<P: Sharded> Exchange<P> {
         })
     }
 
+    /// The shards that may have full magazines of `bin`.
+    pub fn stocked_shards(&self, bin: Bin) -> impl Iterator<Item = ShardId> + use<P> {
+        Self::in_turn(self.stocked(bin).mask(), ShardId(0))
+    }
+
     /// Puts a magazine with slots of `bin` into the depot of `shard`, or its `inbox`; false if that is full.
     ///
     /// # Safety

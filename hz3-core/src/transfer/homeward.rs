@@ -215,7 +215,25 @@ pub fn send_depots<P: Sharded>(
     most - left
 }
 
-/// Sends all depots and inboxes home. It ends even if other threads refill them: each gets one turn.
-pub fn empty_depots<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) {
-    send_depots(pages, exchange, u32::MAX, |depot, most| depot.count().min(most));
+/// Sends all depots and inboxes home; whether there was a magazine. It ends even if other threads refill them: each gets
+/// one turn. Where nothing is in them it costs a look per bin.
+// Not inlined: what its callers do next would lie below its stash.
+#[inline(never)]
+pub fn empty_depots<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) -> bool {
+    let stash = Sparse::<ON_STACK>::new();
+    let mut is_any = false;
+    for bin in (1..BINS as u8).map(Bin) {
+        for shard in exchange.stocked_shards(bin) {
+            let mut homeward = Homeward::idle(pages, exchange, shard);
+            // One more than there are clears the hint.
+            for _ in 0..=exchange.shard(shard).depot(bin).count() {
+                let Some(magazine) = exchange.take_full_of(shard, bin) else { break };
+                is_any = true;
+                // SAFETY: this thread took the magazine, which is not loaded.
+                unsafe { homeward.send_magazine(bin, magazine, &stash) };
+            }
+        }
+    }
+    stash.flush(&mut Homeward::idle(pages, exchange, ShardId(0)));
+    is_any
 }

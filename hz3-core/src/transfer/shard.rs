@@ -38,7 +38,9 @@ pub struct Owned {
     out: [u64; BINS],
     /// Spans, per bin.
     spans: [u32; BINS],
-    /// Their pages that hold no memory.
+    /// Their pages.
+    pages: usize,
+    /// Those of them that hold no memory.
     purged_pages: usize,
     /// Spans set aside.
     aside: Transit,
@@ -84,6 +86,7 @@ impl<O: Os> Shard<O> {
                 tails: [SpanId::NONE; BINS],
                 out: [0; BINS],
                 spans: [0; BINS],
+                pages: 0,
                 purged_pages: 0,
                 aside: Transit::new(),
                 clock: 0,
@@ -211,6 +214,7 @@ impl Owned {
         self.clock = now;
         let span = Self::span(spans, id);
         span.stamp = now;
+        self.pages += span.pages as usize;
         let free = out.len() - span.carve(bins::info(bin), out);
         self.purged_pages += span.purged_pages() as usize;
         let span = Self::span(spans, id);
@@ -341,7 +345,9 @@ impl Owned {
         if let Some(count) = self.spans.get_mut(usize::from(bin.0)) {
             *count -= 1;
         }
-        self.purged_pages -= Self::span(spans, id).purged_pages() as usize;
+        let span = Self::span(spans, id);
+        self.pages -= span.pages as usize;
+        self.purged_pages -= span.purged_pages() as usize;
     }
 
     /// Resumes the scan for a span with holes, unused for `delay_ms` at `now`. Such a span leaves the lists until
@@ -418,7 +424,12 @@ impl Owned {
         self.aside.is_any()
     }
 
-    /// Pages of the spans that hold no memory.
+    /// Pages of the spans.
+    pub fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// Those of them that hold no memory.
     pub fn purged_pages(&self) -> usize {
         self.purged_pages
     }

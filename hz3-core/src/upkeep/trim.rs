@@ -4,11 +4,17 @@
 //! flush       a heap's magazines with enough slots → its shard's depot (if the lane adopts);
 //!             all other magazines, stash, quarantine → home
 //! purge_all   all depots → spans → holes, runs → operating system
+//! gather      all depots, waiting runs → spans, runs      for a request that failed
 //! ```
+//!
+//! A program that lives at its limit fails often. So a failure costs no more than what was freed since the one before:
+//! `gather` moves what is on its way, and a cache is emptied only where that frees a span. It purges nothing: limits
+//! count address space.
 
 use crate::hardening::quarantine::Quarantine;
-use crate::pages::bins::{self, BINS};
+use crate::pages::bins::BINS;
 use crate::pages::page_heap::PageHeap;
+use crate::pages::span::at;
 use crate::platform::os::Os;
 use crate::platform::units::{Bin, PAGE_BYTES};
 use crate::thread::heap::Heap;
@@ -58,8 +64,8 @@ pub fn purge_all<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) -> boo
     purge_all_holes(pages, exchange, now) + pages.purge(now, 0, usize::MAX) + returned > 0
 }
 
-/// Whether a trim could make room for `bytes`: an upper bound. It counts address space, as the system's limits do; a
-/// purge makes no room for a mapping. Takes shards' locks.
+/// Whether [`gather`] and emptied caches could make room for `bytes`: an upper bound. It counts address space, as the
+/// system's limits do; a purge makes no room for a mapping. Takes shards' locks.
 #[cold]
 pub fn could_serve<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, bytes: usize) -> bool {
     let (dirty, clean, purging) = pages.runs.free_bytes();
@@ -68,10 +74,105 @@ pub fn could_serve<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, byte
         if most >= bytes {
             break;
         }
-        let owned = exchange.shard(shard).owned().lock();
-        for bin in (1..BINS as u8).map(Bin) {
-            most += owned.counts(bin).1 as usize * usize::from(bins::info(bin).span_pages) * PAGE_BYTES;
-        }
+        most += exchange.shard(shard).owned().lock().pages() * PAGE_BYTES;
     }
     most >= bytes
+}
+
+/// Sends home what is on its way in `heap`'s stash; whether anything is. Takes owners' locks.
+///
+/// # Safety
+/// The caller owns `heap` and keeps no reference into it.
+pub unsafe fn flush_stash<P: Sharded, S: RemoteStash, Q>(
+    pages: &PageHeap<P>,
+    exchange: &Exchange<P>,
+    heap: &Heap<S, Q>,
+) {
+    heap.begin_change();
+    heap.stash.flush(&mut Homeward::new(pages, exchange, heap.shard.get()));
+    heap.end_change();
+}
+
+/// Brings free memory together that is in no thread's cache, and retries up to `most_unmaps` refused ones; whether there
+/// was any. Takes shards' locks.
+pub fn gather<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, most_unmaps: usize) -> bool {
+    let mut is_any = empty_depots(pages, exchange);
+    if P::HARDENED && pages.guards.waiting_runs() > 0 {
+        pages.release_waiting(0, 0);
+        is_any = true;
+    }
+    is_any | (pages.retry_unmaps(most_unmaps) > 0)
+}
+
+/// The cached slots of one bin in a heap.
+struct Cached<'a, S, Q> {
+    heap: &'a Heap<S, Q>,
+    bin: Bin,
+    /// How many of them are in quarantine.
+    held: usize,
+}
+
+impl<S, Q: Quarantine> Cached<'_, S, Q> {
+    /// Calls `look` with the addresses, in groups. The caller owns the heap.
+    fn each(&self, mut look: impl FnMut(&[usize])) {
+        self.heap.entry(self.bin).peek(|slots, count| {
+            // SAFETY: the owner looks: so many slots, which are addresses, lie there, and nothing changes them meanwhile.
+            look(unsafe { core::slice::from_raw_parts(slots.cast(), count) });
+        });
+        if self.held > 0 {
+            self.heap.quarantine.peek(|bin, slot| {
+                if bin == self.bin {
+                    look(&[slot.addr()]);
+                }
+            });
+        }
+    }
+
+    fn count(&self, is_counted: impl Fn(&usize) -> bool) -> usize {
+        let mut count = 0;
+        self.each(|slots| count += slots.iter().filter(|slot| is_counted(slot)).count());
+        count
+    }
+}
+
+/// Whether a flush of `heap` frees a span, other than those taken after the `failure` of that number: all slots of one that
+/// are out are in its magazines and quarantine. Takes owners' locks.
+///
+/// # Safety
+/// The caller owns `heap`.
+#[cold]
+pub unsafe fn would_free_a_span<P: Sharded, S, Q: Quarantine>(
+    pages: &PageHeap<P>,
+    exchange: &Exchange<P>,
+    heap: &Heap<S, Q>,
+    failure: Option<u32>,
+) -> bool {
+    let mut held = [0_usize; BINS];
+    heap.quarantine.peek(|bin, _| {
+        if let Some(held) = held.get_mut(usize::from(bin.0)) {
+            *held += 1;
+        }
+    });
+    held.into_iter().zip((0..BINS as u8).map(Bin)).skip(1).any(|(held, bin)| {
+        let cached = Cached { heap, bin, held };
+        let all = cached.count(|_| true);
+        // The span looked at last: neighbours in a cache are mostly neighbours in a span.
+        let (mut seen, mut is_found) = (0..0, false);
+        cached.each(|slots| {
+            for address in slots {
+                if is_found || seen.contains(address) {
+                    continue;
+                }
+                let tag = pages.tag(*address);
+                let _owned = exchange.shard(tag.owner()).owned().lock();
+                // SAFETY: a slot's tag has its span's id, and the span's lock is held.
+                let span = unsafe { &*at(pages.spans(), tag.span()) };
+                seen = span.start..span.start + span.bytes();
+                if span.out() <= all && Some(span.taken_after) != failure {
+                    is_found = cached.count(|slot| seen.contains(slot)) >= span.out();
+                }
+            }
+        });
+        is_found
+    })
 }

@@ -4,6 +4,7 @@
  */
 #include "check.h"
 
+#include <malloc.h>
 #include <sys/resource.h>
 
 /* A live block: linked to the one taken before, and marked so that an overlap shows. */
@@ -159,6 +160,40 @@ static void every_entry_point_fails_with_enomem_when_nothing_is_left(void) {
     free(keep);
 }
 
+/* Fills memory with blocks of `size` bytes, so that nothing much larger is left. */
+static struct link **fill_with(size_t size, size_t *count) {
+    struct link **blocks = malloc(limit_bytes() / size * sizeof *blocks);
+    CHECK(blocks != NULL);
+    for (*count = 0; (blocks[*count] = malloc(size)) != NULL; ++*count) {}
+    return blocks;
+}
+
+static void a_failure_costs_small_blocks_no_cache_and_holds_until_memory_is_freed(void) {
+    enum { SIZE = 1000, NEIGHBOURS = 2000, LARGE = 300000 };
+    size_t count;
+    struct link **blocks = fill_with(SIZE, &count);
+    /* Every other one of some: room for small blocks, and none for a large one. */
+    size_t thinned = count / 4;
+    for (size_t i = 0; i < thinned; i += 2) free(blocks[i]);
+    while (malloc(LARGE) != NULL) {}
+    int left_alone = 0;
+    for (int i = 0; i < 20; i++) {
+        void *small = malloc(SIZE);
+        CHECK(small != NULL);
+        free(small);
+        size_t cached = mallinfo2().fsmblks;
+        CHECK(check_opaque(malloc(LARGE)) == NULL && errno == ENOMEM);
+        left_alone += mallinfo2().fsmblks == cached;
+    }
+    CHECK_THAT(left_alone >= 10, "the cache stayed in %d of 20 failures", left_alone);
+    /* Neighbours come free, the last ones into a cache: the next request is served at once. */
+    for (size_t start = count / 2; start + NEIGHBOURS <= count; start += 2 * NEIGHBOURS) {
+        for (size_t i = start; i < start + NEIGHBOURS; i++) free(blocks[i]);
+        CHECK_THAT(check_opaque(malloc(LARGE)) != NULL, "no block after neighbours were freed");
+        while (malloc(LARGE) != NULL) {}
+    }
+}
+
 /* ---- threads ----------------------------------------------------------------------------- */
 
 #define THREADS 4
@@ -283,6 +318,7 @@ CHECK_MAIN(CASE(ordinary_work_gets_done),
            CASE(small_blocks_run_out_and_come_back),
            CASE(large_blocks_run_out_and_come_back),
            CASE(freed_memory_serves_every_other_size),
+           CASE(a_failure_costs_small_blocks_no_cache_and_holds_until_memory_is_freed),
            CASE(every_entry_point_fails_with_enomem_when_nothing_is_left),
            CASE(threads_run_out_together_and_recover),
            CASE(a_thread_that_starts_when_nothing_is_left_survives),
