@@ -59,6 +59,18 @@ lane_tests! {
         an_impossible_size_or_alignment_fails,
         freed_aligned_memory_is_used_again,
     ],
+    Program::new("c/moves.c") => [
+        blocks_that_grow_in_turn_move_pages,
+        small_steps_move_pages_too,
+        a_block_that_shrinks_and_grows_again_keeps_its_pages,
+        pages_move_once_from_a_run_to_a_mapping,
+        contents_are_kept_from_every_size_to_every_other,
+        aligned_blocks_move_too,
+        threads_move_blocks_while_others_fork,
+        locked_memory_stays_locked,
+        only_so_many_blocks_have_mappings_of_their_own,
+        blocks_that_come_and_go_keep_their_memory_warm,
+    ],
     Program::new("c/usable_size.c") => [
         usable_size_of_null_is_zero,
         every_usable_byte_can_be_written_without_harm_to_the_neighbours,

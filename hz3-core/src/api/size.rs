@@ -4,6 +4,7 @@
 
 use crate::allocator::Lane;
 use crate::api::large;
+use crate::api::miss::tick_thread;
 use crate::api::slack::{stays_in_place, with_slack};
 use crate::hardening::canary;
 use crate::hardening::free_mark;
@@ -87,7 +88,8 @@ pub unsafe fn realloc<L: Lane>(
     }
     const { assert!(L::TRAILER_BYTES < MAX_SMALL_BYTES) }
     let max_small_bytes = MAX_SMALL_BYTES - L::TRAILER_BYTES;
-    if tag.bin() == FOREIGN && old > max_small_bytes && bytes > max_small_bytes {
+    let stays_large = tag.bin() == FOREIGN && old > max_small_bytes && bytes > max_small_bytes;
+    if stays_large {
         // Before the block may move: another thread's block may take its address at once.
         let sample = sampling::take::<L>(block.addr());
         // SAFETY: the caller owns the live block.
@@ -95,6 +97,19 @@ pub unsafe fn realloc<L: Lane>(
         if !here.is_null() {
             sampling::large::<L>(here.addr(), bytes);
             return here;
+        }
+        // SAFETY: the caller owns the live block, and gives it up once it has moved.
+        unsafe {
+            if bytes > old
+                && let Some(moved) = large::move_apart(pages, block.addr(), old, bytes)
+            {
+                if !large::free_moved(pages, block.addr(), &moved) {
+                    refuse(pages, "realloc()", block.addr());
+                }
+                sampling::large::<L>(moved.start.addr().get(), bytes);
+                tick_thread::<L>();
+                return moved.start.as_ptr();
+            }
         }
         sampling::put_back::<L>(sample);
     }
@@ -121,6 +136,9 @@ pub unsafe fn realloc<L: Lane>(
     // SAFETY: two live blocks, each at least as long as the copy; the caller gives up the old one.
     unsafe {
         new.copy_from_nonoverlapping(block, old.min(bytes));
+        if stays_large {
+            large::note_copy(pages, block.addr(), new.addr(), old.min(bytes));
+        }
         free(block);
     }
     new

@@ -15,6 +15,8 @@ use crate::platform::os::Os;
 use crate::platform::rank::Rank;
 use crate::platform::units::{PAGE_BYTES, SpanId};
 
+/// Size in bytes from which every large block is a direct mapping. Chosen: glibc's largest mmap threshold.
+pub const DIRECT_BYTES: usize = 32 << 20;
 const BUCKETS: usize = 256;
 /// Unreturned mappings that a request examines: bounds the time under the lock.
 const PROBES: usize = 64;
@@ -27,6 +29,8 @@ pub struct DirectMappings<O: Os> {
 struct Table {
     buckets: [SpanId; BUCKETS],
     blocks: usize,
+    /// Blocks below [`DIRECT_BYTES`].
+    small: usize,
     bytes: usize,
     /// Mappings that the system refused to unmap.
     unreturned: SpanQueue,
@@ -44,7 +48,8 @@ fn bucket(address: usize) -> usize {
 impl<O: Os> DirectMappings<O> {
     /// No mappings.
     pub const fn new() -> Self {
-        let table = Table { buckets: [SpanId::NONE; BUCKETS], blocks: 0, bytes: 0, unreturned: SpanQueue::new() };
+        let table =
+            Table { buckets: [SpanId::NONE; BUCKETS], blocks: 0, small: 0, bytes: 0, unreturned: SpanQueue::new() };
         Self { table: Mutex::new(table) }
     }
 
@@ -58,6 +63,7 @@ impl<O: Os> DirectMappings<O> {
         let span = unsafe { &mut *at(spans, id) };
         table.bytes += span.bytes();
         table.blocks += 1;
+        table.small += usize::from(span.bytes() < DIRECT_BYTES);
         if let Some(first) = table.buckets.get_mut(bucket(span.start)) {
             span.next = *first;
             *first = id;
@@ -79,6 +85,7 @@ impl<O: Os> DirectMappings<O> {
                     let bytes = (*span).bytes();
                     table.bytes -= bytes;
                     table.blocks -= 1;
+                    table.small -= usize::from(bytes < DIRECT_BYTES);
                     return Some(id);
                 }
                 link = &raw mut (*span).next;
@@ -106,6 +113,11 @@ impl<O: Os> DirectMappings<O> {
     pub fn count_and_bytes(&self) -> (usize, usize) {
         let table = self.table.lock();
         (table.blocks, table.bytes)
+    }
+
+    /// Number of the blocks below [`DIRECT_BYTES`].
+    pub fn small_blocks(&self) -> usize {
+        self.table.lock().small
     }
 
     /// Number and bytes of the mappings that the system refused to unmap, without those being retried.
@@ -141,7 +153,7 @@ impl<O: Os> DirectMappings<O> {
     /// The broken rule.
     pub fn check(&self, spans: &Spans) -> Result<(), &'static str> {
         let table = self.table.lock();
-        let (mut blocks, mut bytes) = (0, 0);
+        let (mut blocks, mut small, mut bytes) = (0, 0, 0);
         for (number, first) in table.buckets.iter().enumerate() {
             let mut id = *first;
             while !id.is_none() {
@@ -150,10 +162,11 @@ impl<O: Os> DirectMappings<O> {
                 if span.kind != Kind::Large || bucket(span.start) != number {
                     return Err("a direct mapping in the wrong place");
                 }
+                small += usize::from(span.bytes() < DIRECT_BYTES);
                 (blocks, bytes, id) = (blocks + 1, bytes + span.bytes(), span.next);
             }
         }
-        if (blocks, bytes) != (table.blocks, table.bytes) {
+        if (blocks, small, bytes) != (table.blocks, table.small, table.bytes) {
             return Err("the count of direct mappings");
         }
         table.unreturned.check(spans, Kind::Transit)

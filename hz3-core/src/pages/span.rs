@@ -68,6 +68,7 @@ pub struct Span {
     /// Guarded pages (hardened lane). Sync: as `start`.
     pub guarded: Guarded,
     /// A bit for each slot at home. Sync: shard lock. Large span: the first word is the requested size, its owner's.
+    /// The second one is the bytes copied for it.
     bitmap: [u64; BITMAP_WORDS],
     /// Small spans: a bit for each page without memory. No slot that is out lies in one. Sync: shard lock.
     purged: u128,
@@ -108,6 +109,18 @@ impl Span {
     pub fn set_requested_bytes(&mut self, bytes: usize) {
         let [requested, ..] = &mut self.bitmap;
         *requested = bytes as u64;
+    }
+
+    /// Bytes that `realloc` has copied so far for a large span's block, from place to place.
+    pub fn copied_bytes(&self) -> usize {
+        let [_, copied, ..] = self.bitmap;
+        copied as usize
+    }
+
+    /// Stores what [`Span::copied_bytes`] returns.
+    pub fn set_copied_bytes(&mut self, bytes: usize) {
+        let [_, copied, ..] = &mut self.bitmap;
+        *copied = bytes as u64;
     }
 
     fn all_pages(&self) -> u128 {
