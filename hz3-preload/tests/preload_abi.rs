@@ -70,6 +70,7 @@ lane_tests! {
         locked_memory_stays_locked,
         only_so_many_blocks_have_mappings_of_their_own,
         blocks_that_come_and_go_keep_their_memory_warm,
+        a_hundred_thousand_mappings_are_told_apart,
     ],
     Program::new("c/usable_size.c") => [
         usable_size_of_null_is_zero,

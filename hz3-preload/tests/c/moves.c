@@ -258,8 +258,38 @@ static void blocks_that_come_and_go_keep_their_memory_warm(void) {
     CHECK_THAT(counted < 200, "%ld faults in the last round", counted);
 }
 
+/* Not written to, as sparse tables are. In the hardened lane each guard takes a page table. */
+static void a_hundred_thousand_mappings_are_told_apart(void) {
+    enum { BLOCKS = 100000 };
+    static char *blocks[BLOCKS];
+    size_t count = 0, most = is_hardened() ? BLOCKS / 5 : BLOCKS;
+    while (count < most && (blocks[count] = (char *)malloc(32 * MIB + count % 3 * PAGE)) != NULL) count++;
+    CHECK_THAT(count > 1000, "only %zu blocks", count);
+    CHECK(mallinfo2().hblks >= count);
+    uint64_t random = check_seed();
+    for (size_t i = count; i > 1; i--) {
+        size_t other = check_random(&random) % i;
+        char *block = blocks[i - 1];
+        blocks[i - 1] = blocks[other];
+        blocks[other] = block;
+    }
+    for (size_t i = 0; i < count; i++) {
+        size_t usable = malloc_usable_size(blocks[i]);
+        CHECK_THAT(usable >= 32 * MIB && usable <= 32 * MIB + 2 * PAGE, "%zu bytes", usable);
+        if (i % 1000 == 0) {
+            blocks[i][5] = (char)i;
+            blocks[i] = resized(blocks[i], 33 * MIB);
+            CHECK(blocks[i][5] == (char)i);
+        }
+    }
+    size_t before = mallinfo2().hblks;
+    for (size_t i = 0; i < count; i++) free(blocks[i]);
+    CHECK_THAT(mallinfo2().hblks == before - count, "%zu of %zu are left", mallinfo2().hblks, before);
+}
+
 CHECK_MAIN(CASE(blocks_that_grow_in_turn_move_pages), CASE(small_steps_move_pages_too),
            CASE(a_block_that_shrinks_and_grows_again_keeps_its_pages), CASE(pages_move_once_from_a_run_to_a_mapping),
            CASE(contents_are_kept_from_every_size_to_every_other), CASE(aligned_blocks_move_too),
            CASE(threads_move_blocks_while_others_fork), CASE(locked_memory_stays_locked),
-           CASE(only_so_many_blocks_have_mappings_of_their_own), CASE(blocks_that_come_and_go_keep_their_memory_warm))
+           CASE(only_so_many_blocks_have_mappings_of_their_own), CASE(blocks_that_come_and_go_keep_their_memory_warm),
+           CASE(a_hundred_thousand_mappings_are_told_apart))
