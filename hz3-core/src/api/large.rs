@@ -196,7 +196,8 @@ unsafe fn resize_direct<P: Policy>(pages: &PageHeap<P>, address: usize, page_cou
     // SAFETY: out of the table the descriptor is this thread's; a resized mapping has room for `bytes`.
     unsafe {
         let roomy = pages_with_slack::<P>(bytes, (*at(pages.spans(), id)).bytes());
-        let moved = if roomy > page_count { pages.resize_direct(id, roomy) } else { None };
+        let has_slack = roomy > page_count && u32::try_from(roomy).is_ok();
+        let moved = if has_slack { pages.resize_direct(id, roomy) } else { None };
         let moved = moved.or_else(|| pages.resize_direct(id, page_count));
         if moved.is_some() {
             seal(pages, id, bytes);

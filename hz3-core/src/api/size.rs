@@ -4,7 +4,6 @@
 
 use crate::allocator::Lane;
 use crate::api::large;
-use crate::api::miss::tick_thread;
 use crate::api::slack::{stays_in_place, with_slack};
 use crate::hardening::canary;
 use crate::hardening::free_mark;
@@ -46,16 +45,18 @@ fn large_usable<L: Lane>(entry: &str, address: usize) -> Option<usize> {
 }
 
 /// Resizes `block` to `bytes`, at most `isize::MAX`, in place or with `malloc` and `free`, and keeps its contents. A
-/// null block is allocated. Null, with nothing changed, when memory has run out.
+/// null block is allocated. Null, with nothing changed, when memory has run out. `tick` is called if it makes free runs
+/// without the other two.
 ///
 /// # Safety
-/// `block` is null or a live block of this lane. After success the caller no longer uses it. `malloc` and `free` are
-/// the lane's.
+/// `block` is null or a live block of this lane. After success the caller no longer uses it. `malloc`, `free`
+/// and `tick` are the lane's.
 pub unsafe fn realloc<L: Lane>(
     block: *mut u8,
     bytes: usize,
     malloc: impl Fn(usize) -> *mut u8,
     free: impl FnOnce(*mut u8),
+    tick: impl FnOnce(),
 ) -> *mut u8 {
     if block.is_null() {
         return malloc(bytes);
@@ -107,7 +108,7 @@ pub unsafe fn realloc<L: Lane>(
                     refuse(pages, "realloc()", block.addr());
                 }
                 sampling::large::<L>(moved.start.addr().get(), bytes);
-                tick_thread::<L>();
+                tick();
                 return moved.start.as_ptr();
             }
         }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! small span      a run of the arenas, every page tagged
-//! large block     below 32 MiB a run of the arenas, first and last page tagged; from 32 MiB up a direct mapping
+//! large block     below 32 MiB a run of the arenas, first and last page tagged; from 32 MiB up a direct mapping; from
+//!                 128 KiB up as well, where `realloc` moved it
 //! free            a dirty run → purged → a clean run
 //! ```
 //!
