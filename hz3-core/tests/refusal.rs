@@ -3,6 +3,7 @@
 
 use hz3_core::api::block;
 use hz3_core::api::block::trim;
+use hz3_core::api::size::usable_bytes;
 use hz3_core::observe::books::check_accounts;
 use hz3_core::observe::stats::collect;
 use hz3_core::platform::fake::Fake;
@@ -63,11 +64,43 @@ fn refuse_at_every_request<L: Lane>() {
     );
 }
 
+/// Where refusals hit a block that moves, it stays as it is, or moves all the same, with its contents.
+fn refuse_at_every_request_of_a_move<L: Lane>() {
+    const KIB: usize = 1 << 10;
+    let sizes = [130 * KIB, 3000 * KIB, 20_000 * KIB, 40_000 * KIB].map(|bytes| bytes + 5);
+    for requests in 0..14 {
+        for (from, to) in sizes.iter().flat_map(|&from| sizes.map(|to| (from, to))) {
+            // Its neighbours keep the block from growing in place.
+            let [before, block, after] = [from, from, from].map(block::malloc::<L>);
+            // SAFETY: live blocks of the lane; `block` is at least `from`, then `kept` bytes long.
+            unsafe {
+                block.write_bytes(7, from);
+                Fake::refuse_after(requests);
+                let moved = block::realloc::<L>(block, to);
+                Fake::grant_all();
+                let (place, kept) = if moved.is_null() { (block, from) } else { (moved, from.min(to)) };
+                let contents = std::slice::from_raw_parts(place, kept);
+                assert!(contents.iter().all(|&byte| byte == 7), "{from} to {to} after {requests} requests");
+                assert!(usable_bytes::<L>(place).is_some_and(|usable| usable >= kept));
+                assert_eq!(check_accounts::<L>(), Ok(()));
+                for block in [before, place, after] {
+                    block::free::<L>(block);
+                }
+            }
+        }
+    }
+    trim::<L>();
+    let stats = collect::<L>();
+    assert_eq!((stats.large_bytes, stats.direct_blocks, stats.unreturned_bytes), (0, 0, 0), "{stats:?}");
+}
+
 #[test]
 fn memory_that_is_refused_gives_null_and_leaves_the_rest_working() {
     refuse_at_every_request::<Tiny>();
     refuse_at_every_request::<TinyHome>();
     refuse_at_every_request::<TinyHardened>();
+    refuse_at_every_request_of_a_move::<Tiny>();
+    refuse_at_every_request_of_a_move::<TinyHardened>();
     assert!(collect::<TinyHardened>().refused_guards > 10, "{:?}", collect::<TinyHardened>());
     assert!(Fake::refused() > 10, "only {} refusals", Fake::refused());
 }

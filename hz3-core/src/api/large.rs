@@ -3,15 +3,29 @@
 //! ```text
 //! page heap → span → | requested size … | canary | guard page |      canary and guard in the hardened lane only
 //! ```
+//!
+//! A block that `realloc` can't grow in place is copied to another run, or its pages move to a mapping of its own, which
+//! the kernel then grows. A copy that lands on present memory is cheaper than a move, whose pages come and go by faults.
+//! So a move needs a reason: no such memory, many copies before, or a long block that grows by steps.
 
+use crate::api::slack::with_slack;
 use crate::hardening::canary;
-use crate::pages::page_heap::{DIRECT_BYTES, PageHeap};
+use crate::pages::direct::DIRECT_BYTES;
+use crate::pages::page_heap::PageHeap;
 use crate::pages::page_tag::Kind;
 use crate::pages::policy::Policy;
 use crate::pages::span::{Span, at};
 use crate::platform::abort;
 use crate::platform::units::{MIN_ALIGN, PAGE_BYTES, SpanId, pages_for};
 use core::ptr::{NonNull, null_mut};
+
+/// Smallest block in bytes that moves to a mapping of its own, or stays in one. Chosen, as the next two, by measuring:
+/// `docs/decisions/moved-pages.md`.
+const MOVED_BYTES: usize = 128 << 10;
+/// Bytes from which a block that grows by a quarter at most moves at once.
+const LONG_BYTES: usize = 1 << 20;
+/// How often its size a block is copied before it moves for that alone.
+const COPIES: usize = 8;
 
 /// A fresh large block.
 pub struct Block {
@@ -166,7 +180,7 @@ unsafe fn resize_run<P: Policy>(pages: &PageHeap<P>, id: SpanId, page_count: usi
     unsafe {
         let (start, old_pages) = ((*at(pages.spans(), id)).start, (*at(pages.spans(), id)).pages as usize);
         // A block that reaches the size of a direct mapping should become one.
-        if page_count > old_pages && page_count >= DIRECT_BYTES / PAGE_BYTES || !pages.resize_run(id, page_count) {
+        if page_count > old_pages && is_direct(page_count) || !pages.resize_run(id, page_count) {
             return null_mut();
         }
         seal(pages, id, bytes);
@@ -177,17 +191,104 @@ unsafe fn resize_run<P: Policy>(pages: &PageHeap<P>, id: SpanId, page_count: usi
 /// # Safety
 /// The caller owns the block.
 unsafe fn resize_direct<P: Policy>(pages: &PageHeap<P>, address: usize, page_count: usize, bytes: usize) -> *mut u8 {
-    if page_count < DIRECT_BYTES / PAGE_BYTES / 2 || u32::try_from(page_count).is_err() {
+    let may_stay =
+        page_count >= DIRECT_BYTES / PAGE_BYTES / 2 || page_count >= pages_for(MOVED_BYTES) && pages.may_map_small();
+    if !may_stay || u32::try_from(page_count).is_err() {
         return null_mut();
     }
     let Some(id) = pages.direct.remove(pages.spans(), address) else { return null_mut() };
     // SAFETY: out of the table the descriptor is this thread's; a resized mapping has room for `bytes`.
     unsafe {
-        let moved = pages.resize_direct(id, page_count);
+        let roomy = pages_with_slack::<P>(bytes, (*at(pages.spans(), id)).bytes());
+        let has_slack = roomy > page_count && u32::try_from(roomy).is_ok();
+        let moved = if has_slack { pages.resize_direct(id, roomy) } else { None };
+        let moved = moved.or_else(|| pages.resize_direct(id, page_count));
         if moved.is_some() {
             seal(pages, id, bytes);
         }
         pages.direct.insert(pages.spans(), id);
         moved.map_or(null_mut(), NonNull::as_ptr)
+    }
+}
+
+/// Whether a large block of `page_count` pages is always a direct mapping.
+fn is_direct(page_count: usize) -> bool {
+    page_count >= DIRECT_BYTES / PAGE_BYTES
+}
+
+/// Pages, with the guard, of a mapping for a block of `old` usable bytes that grows to `bytes`. Slack costs no memory.
+fn pages_with_slack<P: Policy>(bytes: usize, old: usize) -> usize {
+    let exact = pages_for(bytes.max(1)) + P::GUARD_PAGES;
+    if P::HARDENED { exact } else { pages_for(with_slack(bytes, old)) }
+}
+
+/// Moves the block of a run, of `old` usable bytes, to a mapping of its own, to grow it to `bytes`, if that beats a copy.
+/// The caller then frees it with [`free_moved`]. `None` if it does not, or is refused; nothing has changed.
+///
+/// # Safety
+/// The caller owns the block, which is large and live.
+pub unsafe fn move_apart<P: Policy>(pages: &PageHeap<P>, address: usize, old: usize, bytes: usize) -> Option<Moved> {
+    let tag = pages.tag(address);
+    let page_count = pages_with_slack::<P>(bytes, old);
+    if tag.kind() != Kind::Large || u32::try_from(page_count).is_err() {
+        return None;
+    }
+    // SAFETY: the caller owns the live block, and so its descriptor; the new mapping is larger and this thread's.
+    unsafe {
+        let copied = (*at(pages.spans(), tag.span())).copied_bytes();
+        let is_due = || {
+            let is_long_step = old >= LONG_BYTES && bytes - old <= old / 4;
+            P::HARDENED
+                || copied / COPIES >= old
+                || !pages.frees_mappings_of(bytes) && (is_long_step || !pages.runs.has_dirty(page_count))
+        };
+        if !is_direct(page_count) && (old < MOVED_BYTES || !is_due() || !pages.may_map_small()) {
+            return None;
+        }
+        let room = Place::of::<P>(&*at(pages.spans(), tag.span())).room;
+        let moved_out = if room >= MOVED_BYTES { pages.move_out(tag.span(), room, page_count) } else { None };
+        let id = moved_out.or_else(|| pages.take_direct(page_count))?;
+        let start = core::ptr::with_exposed_provenance_mut::<u8>((*at(pages.spans(), id)).start);
+        if moved_out.is_none() {
+            start.copy_from_nonoverlapping(core::ptr::with_exposed_provenance(address), old);
+        }
+        if P::HARDENED {
+            pages.guard_end(id);
+            seal(pages, id, bytes);
+        }
+        Some(Moved { start: NonNull::new(start)?, is_empty: moved_out.is_some() })
+    }
+}
+
+/// The result of [`move_apart`].
+pub struct Moved {
+    /// The block in its new place.
+    pub start: NonNull<u8>,
+    /// Whether the old place reads as zero.
+    is_empty: bool,
+}
+
+/// Frees the place that [`move_apart`] left; false if another thread has freed the block meanwhile.
+///
+/// # Safety
+/// The block at `address` moved to `moved`, and is not used any more.
+pub unsafe fn free_moved<P: Policy>(pages: &PageHeap<P>, address: usize, moved: &Moved) -> bool {
+    let tag = pages.tag(address);
+    // SAFETY: the caller gives up the block; if it is empty, all its pages but the guard have moved.
+    unsafe { if moved.is_empty { pages.release_empty_run(tag, address) } else { pages.release_run(tag, address) } }
+}
+
+/// Notes that `bytes` were copied from the block at `from` to the one at `to`.
+///
+/// # Safety
+/// The caller owns both live blocks.
+pub unsafe fn note_copy<P: Policy>(pages: &PageHeap<P>, from: usize, to: usize, bytes: usize) {
+    let (from, to) = (pages.tag(from), pages.tag(to));
+    if from.kind() == Kind::Large && to.kind() == Kind::Large {
+        // SAFETY: the caller owns both live blocks, and so their descriptors.
+        unsafe {
+            let copied = (*at(pages.spans(), from.span())).copied_bytes();
+            (*at(pages.spans(), to.span())).set_copied_bytes(copied.saturating_add(bytes));
+        }
     }
 }

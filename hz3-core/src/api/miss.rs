@@ -232,7 +232,8 @@ fn check_clock<L: Lane>(heap: &HeapOf<L>) {
     }
 }
 
-fn tick_thread<L: Lane>() {
+/// Counts a miss, and sometimes checks the clock.
+pub fn tick_thread<L: Lane>() {
     if let Some(heap) = thread_heap::<L>() {
         // SAFETY: this thread's heap, without another reference.
         tick::<L>(unsafe { &*heap });

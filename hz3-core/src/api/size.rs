@@ -45,16 +45,18 @@ fn large_usable<L: Lane>(entry: &str, address: usize) -> Option<usize> {
 }
 
 /// Resizes `block` to `bytes`, at most `isize::MAX`, in place or with `malloc` and `free`, and keeps its contents. A
-/// null block is allocated. Null, with nothing changed, when memory has run out.
+/// null block is allocated. Null, with nothing changed, when memory has run out. `tick` is called if it makes free runs
+/// without the other two.
 ///
 /// # Safety
-/// `block` is null or a live block of this lane. After success the caller no longer uses it. `malloc` and `free` are
-/// the lane's.
+/// `block` is null or a live block of this lane. After success the caller no longer uses it. `malloc`, `free`
+/// and `tick` are the lane's.
 pub unsafe fn realloc<L: Lane>(
     block: *mut u8,
     bytes: usize,
     malloc: impl Fn(usize) -> *mut u8,
     free: impl FnOnce(*mut u8),
+    tick: impl FnOnce(),
 ) -> *mut u8 {
     if block.is_null() {
         return malloc(bytes);
@@ -87,7 +89,8 @@ pub unsafe fn realloc<L: Lane>(
     }
     const { assert!(L::TRAILER_BYTES < MAX_SMALL_BYTES) }
     let max_small_bytes = MAX_SMALL_BYTES - L::TRAILER_BYTES;
-    if tag.bin() == FOREIGN && old > max_small_bytes && bytes > max_small_bytes {
+    let stays_large = tag.bin() == FOREIGN && old > max_small_bytes && bytes > max_small_bytes;
+    if stays_large {
         // Before the block may move: another thread's block may take its address at once.
         let sample = sampling::take::<L>(block.addr());
         // SAFETY: the caller owns the live block.
@@ -95,6 +98,19 @@ pub unsafe fn realloc<L: Lane>(
         if !here.is_null() {
             sampling::large::<L>(here.addr(), bytes);
             return here;
+        }
+        // SAFETY: the caller owns the live block, and gives it up once it has moved.
+        unsafe {
+            if bytes > old
+                && let Some(moved) = large::move_apart(pages, block.addr(), old, bytes)
+            {
+                if !large::free_moved(pages, block.addr(), &moved) {
+                    refuse(pages, "realloc()", block.addr());
+                }
+                sampling::large::<L>(moved.start.addr().get(), bytes);
+                tick();
+                return moved.start.as_ptr();
+            }
         }
         sampling::put_back::<L>(sample);
     }
@@ -121,6 +137,9 @@ pub unsafe fn realloc<L: Lane>(
     // SAFETY: two live blocks, each at least as long as the copy; the caller gives up the old one.
     unsafe {
         new.copy_from_nonoverlapping(block, old.min(bytes));
+        if stays_large {
+            large::note_copy(pages, block.addr(), new.addr(), old.min(bytes));
+        }
         free(block);
     }
     new

@@ -116,6 +116,7 @@ pub fn collect_with_bins<L: Lane>(bins: &mut [BinStats; BINS]) -> Stats {
     (stats.direct_blocks, stats.direct_bytes) = allocator.pages.direct.count_and_bytes();
     stats.unreturned_bytes = allocator.pages.direct.unreturned().1;
     let tables = allocator.pages.runs.spans.mapped_bytes()
+        + allocator.pages.direct.bucket_bytes()
         + allocator.exchange.magazines.bytes().0
         + allocator.heaps.mapped_bytes();
     stats.metadata_bytes = tables + allocator.pages.runs.arenas.tag_bytes() + allocator.profile.mapped_bytes();

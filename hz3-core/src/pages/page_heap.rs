@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! small span      a run of the arenas, every page tagged
-//! large block     below 32 MiB a run of the arenas, first and last page tagged; from 32 MiB up a direct mapping
+//! large block     below 32 MiB a run of the arenas, first and last page tagged; from 32 MiB up a direct mapping; from
+//!                 128 KiB up as well, where `realloc` moved it
 //! free            a dirty run → purged → a clean run
 //! ```
 //!
@@ -12,20 +13,21 @@
 
 use crate::pages::arena::Growing;
 use crate::pages::bins;
-use crate::pages::direct::DirectMappings;
+use crate::pages::direct::{DIRECT_BYTES, DirectMappings};
 use crate::pages::guards::Guards;
 use crate::pages::page_tag::{Kind, PageTag, TagCell};
 use crate::pages::policy::Policy;
 use crate::pages::runs::Runs;
 use crate::pages::span::{Guarded, Span, Spans, at};
-use crate::platform::atomic::{AtomicU64, Ordering};
+use crate::platform::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::platform::options::Options;
 use crate::platform::os::Os;
 use crate::platform::units::{Bin, PAGE_BYTES, ShardId, SpanId, elapsed_ms};
 use core::ptr::NonNull;
 
-/// Smallest direct mapping, in bytes. Chosen: glibc's largest mmap threshold.
-pub const DIRECT_BYTES: usize = 32 << 20;
+/// Most direct mappings below [`DIRECT_BYTES`] that `realloc` makes. Chosen: an eighth of the mappings that Linux lets a
+/// process have.
+const SMALL_MAPPINGS: usize = 8192;
 /// Most waiting runs, and most bytes of them. Chosen: some time before reuse, in less than an arena's largest step.
 const WAITING_RUNS: usize = 64;
 const WAITING_BYTES: usize = 32 << 20;
@@ -39,6 +41,8 @@ pub struct PageHeap<P: Policy> {
     /// Guards, and runs that wait.
     pub guards: Guards<P::Os>,
     purged_bytes: AtomicU64,
+    /// Bytes of the longest direct mapping below [`DIRECT_BYTES`] that was freed so far.
+    freed_mapping_bytes: AtomicUsize,
 }
 
 impl<P: Policy> PageHeap<P> {
@@ -50,6 +54,7 @@ impl<P: Policy> PageHeap<P> {
             direct: DirectMappings::new(),
             guards: Guards::new(),
             purged_bytes: AtomicU64::new(0),
+            freed_mapping_bytes: AtomicUsize::new(0),
         }
     }
 
@@ -162,8 +167,55 @@ impl<P: Policy> PageHeap<P> {
     fn take_run(&self, which: Growing, pages: usize, align_pages: usize) -> Option<SpanId> {
         let id = self.runs.allocate_in(which, pages, align_pages)?;
         // SAFETY: this thread owns the span, just taken; no block of it is live.
-        unsafe { self.tag_ends(id, Kind::Large) };
+        unsafe {
+            (*at(self.spans(), id)).set_copied_bytes(0);
+            self.tag_ends(id, Kind::Large);
+        }
         Some(id)
+    }
+
+    /// Whether `realloc` may make or leave another direct mapping below [`DIRECT_BYTES`].
+    pub fn may_map_small(&self) -> bool {
+        self.direct.small_blocks() < SMALL_MAPPINGS
+    }
+
+    /// Whether a moved block of `bytes` was freed before: others of its size may be short-lived too.
+    pub fn frees_mappings_of(&self, bytes: usize) -> bool {
+        // Relaxed: a hint.
+        bytes <= self.freed_mapping_bytes.load(Ordering::Relaxed)
+    }
+
+    /// A direct mapping of any size, in the table. `None` if memory runs out.
+    pub fn take_direct(&self, pages: usize) -> Option<SpanId> {
+        self.map_direct(pages, PAGE_BYTES)
+    }
+
+    /// Moves the first `bytes` of a large block's run `id`, whole pages, to a new direct mapping of `pages`, which is in
+    /// the table. The run then reads as zero. `None` if the system refuses; nothing has changed.
+    ///
+    /// # Safety
+    /// The caller owns the span; the range holds no guard and fits into the mapping.
+    pub unsafe fn move_out(&self, id: SpanId, bytes: usize, pages: usize) -> Option<SpanId> {
+        let fresh = self.runs.descriptor()?;
+        // SAFETY: the caller owns the run's span, this thread the fresh descriptor and then the new mapping.
+        unsafe {
+            let start = NonNull::new(core::ptr::with_exposed_provenance_mut((*at(self.spans(), id)).start));
+            let moved = start.and_then(|start| P::Os::move_out(start, bytes));
+            let grown = moved.and_then(|moved| P::Os::remap(moved, bytes, pages * PAGE_BYTES));
+            let Some(grown) = grown else {
+                self.runs.retire_descriptor(fresh);
+                if let (Some(start), Some(moved)) = (start, moved) {
+                    start.copy_from_nonoverlapping(moved, bytes);
+                    self.unmap_unused(moved, bytes, false);
+                }
+                return None;
+            };
+            let span = &mut *at(self.spans(), fresh);
+            (span.start, span.pages, span.kind) = (grown.as_ptr().expose_provenance(), pages as u32, Kind::Large);
+            (span.zeroed, span.guarded) = (false, Guarded::None);
+            self.direct.insert(self.spans(), fresh);
+        }
+        Some(fresh)
     }
 
     fn map_direct(&self, pages: usize, align: usize) -> Option<SpanId> {
@@ -200,8 +252,8 @@ impl<P: Policy> PageHeap<P> {
         let tail = first + mapped - (start + bytes);
         // SAFETY: both ends lie in the new mapping and are unused; this thread owns the descriptor and hands it over.
         unsafe {
-            self.unmap_untouched(raw, start - first);
-            self.unmap_untouched(raw.add(start - first + bytes), tail);
+            self.unmap_unused(raw, start - first, true);
+            self.unmap_unused(raw.add(start - first + bytes), tail, true);
             let span = &mut *at(self.spans(), id);
             (span.start, span.pages, span.kind) = (start, pages as u32, Kind::Large);
             (span.zeroed, span.guarded) = (true, Guarded::None);
@@ -216,6 +268,22 @@ impl<P: Policy> PageHeap<P> {
     /// # Safety
     /// Nothing uses the block any more.
     pub unsafe fn release_run(&self, tag: PageTag, address: usize) -> bool {
+        // SAFETY: the caller keeps the same contract.
+        unsafe { self.release_run_as(tag, address, false) }
+    }
+
+    /// [`PageHeap::release_run`] of a run that [`PageHeap::move_out`] has emptied.
+    ///
+    /// # Safety
+    /// As for [`PageHeap::release_run`], and the pages read as zero.
+    pub unsafe fn release_empty_run(&self, tag: PageTag, address: usize) -> bool {
+        // SAFETY: the caller keeps the same contract.
+        unsafe { self.release_run_as(tag, address, true) }
+    }
+
+    /// # Safety
+    /// Nothing uses the block any more. If `is_empty`, the pages read as zero.
+    unsafe fn release_run_as(&self, tag: PageTag, address: usize, is_empty: bool) -> bool {
         // SAFETY: a large tag has a span's id. While the block is live, the descriptor is constant. If it is not, the
         // value only selects the message that ends the process.
         let is_start = unsafe { (*at(self.spans(), tag.span())).start } == address;
@@ -226,6 +294,8 @@ impl<P: Policy> PageHeap<P> {
         unsafe {
             if P::HARDENED {
                 self.release_later(tag.span());
+            } else if is_empty {
+                self.runs.release_clean(tag.span());
             } else {
                 self.runs.release(tag.span(), P::Os::now_ms());
                 self.purge_if_at_once();
@@ -242,7 +312,12 @@ impl<P: Policy> PageHeap<P> {
         let Some(id) = self.direct.remove(self.spans(), address) else { return false };
         // SAFETY: this thread owns the descriptor, just removed; nothing uses the block; it may not read as zero.
         unsafe {
-            (*at(self.spans(), id)).zeroed = false;
+            let span = &mut *at(self.spans(), id);
+            span.zeroed = false;
+            if span.bytes() < DIRECT_BYTES {
+                // Relaxed: a hint.
+                self.freed_mapping_bytes.fetch_max(span.bytes(), Ordering::Relaxed);
+            }
             self.unmap(id);
         }
         true
@@ -328,20 +403,22 @@ impl<P: Policy> PageHeap<P> {
         }
     }
 
-    /// Unmaps an end of a new mapping, or keeps it as unreturned. Without a descriptor for that, address space is lost.
+    /// Unmaps a part of a new mapping, or keeps it as unreturned; `zeroed` tells whether it reads as zero. Without a
+    /// descriptor for that, address space is lost.
     ///
     /// # Safety
-    /// Nothing has used the range, nor will.
-    unsafe fn unmap_untouched(&self, start: NonNull<u8>, bytes: usize) {
+    /// Nothing will use the range.
+    unsafe fn unmap_unused(&self, start: NonNull<u8>, bytes: usize, zeroed: bool) {
         // SAFETY: nothing uses the range; this thread owns the descriptor that it was handed, and hands it over.
         unsafe {
             if bytes == 0 || P::Os::unmap(start, bytes) {
                 return;
             }
+            let zeroed = zeroed || P::Os::purge(start, bytes);
             if let Some(id) = self.runs.descriptor() {
                 let span = &mut *at(self.spans(), id);
                 (span.start, span.pages) = (start.as_ptr().expose_provenance(), (bytes / PAGE_BYTES) as u32);
-                (span.kind, span.zeroed, span.guarded) = (Kind::Transit, true, Guarded::None);
+                (span.kind, span.zeroed, span.guarded) = (Kind::Transit, zeroed, Guarded::None);
                 self.direct.push_unreturned(self.spans(), id);
             }
         }

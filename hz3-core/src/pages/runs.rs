@@ -572,6 +572,11 @@ impl<O: Os> Runs<O> {
         true
     }
 
+    /// Whether a dirty run serves `pages` for sure: its memory is there.
+    pub fn has_dirty(&self, pages: usize) -> bool {
+        self.lock().index.dirty.class_from(class_of(pages) + 1).is_some()
+    }
+
     /// A descriptor for a direct mapping, which the caller then owns. `None` if memory runs out.
     pub fn descriptor(&self) -> Option<SpanId> {
         self.lock_with_spares()?.new_descriptor()

@@ -70,6 +70,7 @@ pub struct Span {
     /// Number of the failure after which a run was taken. Sync: run lock; constant while the span is in use.
     pub taken_after: u32,
     /// A bit for each slot at home. Sync: shard lock. Large span: the first word is the requested size, its owner's.
+    /// The second one is the bytes copied for it.
     bitmap: [u64; BITMAP_WORDS],
     /// Small spans: a bit for each page without memory. No slot that is out lies in one. Sync: shard lock.
     purged: u128,
@@ -110,6 +111,18 @@ impl Span {
     pub fn set_requested_bytes(&mut self, bytes: usize) {
         let [requested, ..] = &mut self.bitmap;
         *requested = bytes as u64;
+    }
+
+    /// Bytes that `realloc` has copied so far for a large span's block, from place to place.
+    pub fn copied_bytes(&self) -> usize {
+        let [_, copied, ..] = self.bitmap;
+        copied as usize
+    }
+
+    /// Stores what [`Span::copied_bytes`] returns.
+    pub fn set_copied_bytes(&mut self, bytes: usize) {
+        let [_, copied, ..] = &mut self.bitmap;
+        *copied = bytes as u64;
     }
 
     fn all_pages(&self) -> u128 {

@@ -114,6 +114,10 @@ unsafe impl Os for Fake {
         // SAFETY: the caller keeps this contract, which is `Linux`'s.
         if Self::granted() { unsafe { Linux::remap(start, old_bytes, new_bytes) } } else { None }
     }
+    unsafe fn move_out(start: NonNull<u8>, bytes: usize) -> Option<NonNull<u8>> {
+        // SAFETY: the caller keeps this contract, which is `Linux`'s.
+        if Self::granted() { unsafe { Linux::move_out(start, bytes) } } else { None }
+    }
     unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
         if let Some(act) = NonNull::new(ON_PURGE.load(Ordering::Relaxed)) {
             // SAFETY: not null, so `call_at_purges` stored it, from a `fn()`.

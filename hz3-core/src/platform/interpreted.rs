@@ -87,6 +87,15 @@ unsafe impl Os for Linux {
         unsafe { Self::unmap(start, old_bytes) }.then_some(moved)
     }
 
+    unsafe fn move_out(start: NonNull<u8>, bytes: usize) -> Option<NonNull<u8>> {
+        let moved = allocate(bytes, PAGE_BYTES)?;
+        // SAFETY: the caller owns the range, this call the new mapping; both hold that many bytes and don't overlap.
+        unsafe { moved.copy_from_nonoverlapping(start, bytes) };
+        // SAFETY: the caller owns the range, whose contents have moved.
+        unsafe { start.write_bytes(0, bytes) };
+        Some(moved)
+    }
+
     unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
         // SAFETY: the caller owns the range and needs no contents.
         unsafe { start.write_bytes(0, bytes) };

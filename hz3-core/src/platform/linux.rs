@@ -26,6 +26,13 @@ static FORKER: AtomicUsize = AtomicUsize::new(0);
 /// Calls of [`Os::begin_fork`] without their [`Os::end_fork`]: one per allocator.
 static FORK_DEPTH: AtomicU32 = AtomicU32::new(0);
 
+/// linux/mman.h: `MADV_COLD` and `MREMAP_DONTUNMAP`.
+const COLD: i32 = 20;
+const DONT_UNMAP: i32 = 4;
+/// Whether [`Os::move_out`] works here: 0 unknown.
+static MOVES_OUT: AtomicU32 = AtomicU32::new(0);
+const YES: u32 = 1;
+const NO: u32 = 2;
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 /// Most bytes that [`Os::commit`] takes without a question. Chosen: an arena's largest step; what exceeds it is one block.
 const UNASKED_BYTES: usize = 256 << 20;
@@ -71,6 +78,50 @@ fn map_with(bytes: usize, protection: i32, more_flags: i32) -> Option<NonNull<u8
     // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
     let start = calling_out(|| unsafe { libc::mmap(null_mut(), bytes, protection, flags, -1, 0) });
     if start == libc::MAP_FAILED { None } else { NonNull::new(start.cast()) }
+}
+
+/// Moves the pages to a new mapping, and leaves the range mapped. The system's `errno` if refused: unchanged.
+///
+/// # Safety
+/// The caller owns the range, in whole pages.
+unsafe fn move_pages(start: NonNull<u8>, bytes: usize) -> Result<NonNull<u8>, i32> {
+    let (flags, anywhere) = (libc::MREMAP_MAYMOVE | DONT_UNMAP, null_mut::<libc::c_void>());
+    // SAFETY: the caller owns the range; `errno` is this thread's.
+    calling_out(|| unsafe {
+        let moved = libc::mremap(start.as_ptr().cast(), bytes, bytes, flags, anywhere);
+        if moved == libc::MAP_FAILED { None } else { NonNull::new(moved.cast()) }.ok_or(*libc::__errno_location())
+    })
+}
+
+/// Whether memory can be moved out of its place: the kernel can since Linux 5.7. An emulator may pass the call on to it
+/// and yet take the old place for free: it then refuses to let the kernel write there.
+fn moves_out() -> bool {
+    // Relaxed, here and below: threads that ask together store the same answer.
+    match MOVES_OUT.load(Ordering::Relaxed) {
+        0 => {}
+        known => return known == YES,
+    }
+    let Some(page) = Linux::map(PAGE_BYTES) else { return false };
+    // SAFETY: two mappings of this call's alone. The old place counts as mapped only if the kernel writes there.
+    let works = unsafe {
+        page.write(1);
+        let moved = move_pages(page, PAGE_BYTES);
+        let is_open = moved.is_err() || calling_out(|| libc::getrlimit(libc::RLIMIT_AS, page.as_ptr().cast()) == 0);
+        // A refusal costs a page.
+        let _ = is_open && Linux::unmap(page, PAGE_BYTES);
+        match moved {
+            Err(libc::EINVAL) => false,
+            // Without memory, for example: asks again next time.
+            Err(_) => return false,
+            Ok(moved) => {
+                let works = is_open && moved.read() == 1;
+                let _ = Linux::unmap(moved, PAGE_BYTES);
+                works
+            }
+        }
+    };
+    MOVES_OUT.store(if works { YES } else { NO }, Ordering::Relaxed);
+    works
 }
 
 /// Whether the kernel would let the process have so much at once. By default (`vm.overcommit_memory` 0) it refuses what
@@ -189,10 +240,25 @@ unsafe impl Os for Linux {
     }
 
     unsafe fn remap(start: NonNull<u8>, old_bytes: usize, new_bytes: usize) -> Option<NonNull<u8>> {
+        // A mapping that was moved out of a reservation is not accounted for, so mremap(2) refuses no size.
+        let more = new_bytes.saturating_sub(old_bytes);
+        if more >= ASKED_BYTES && !is_plausible(more) {
+            return None;
+        }
         // SAFETY: the caller owns the whole mapping, and gives up its old address if it moves.
         let moved =
             calling_out(|| unsafe { libc::mremap(start.as_ptr().cast(), old_bytes, new_bytes, libc::MREMAP_MAYMOVE) });
         if moved == libc::MAP_FAILED { None } else { NonNull::new(moved.cast()) }
+    }
+
+    unsafe fn move_out(start: NonNull<u8>, bytes: usize) -> Option<NonNull<u8>> {
+        // The kernel would unlock all that is mapped beside the range, were it locked. Then it refuses this advice.
+        // SAFETY: the last page is the caller's; contents stay.
+        let is_unlocked = calling_out(|| unsafe {
+            libc::madvise(start.add(bytes - PAGE_BYTES).as_ptr().cast(), PAGE_BYTES, COLD) == 0
+        });
+        // SAFETY: the caller keeps the same contract.
+        if is_unlocked && moves_out() { unsafe { move_pages(start, bytes) }.ok() } else { None }
     }
 
     unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {

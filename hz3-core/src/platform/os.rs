@@ -76,6 +76,13 @@ pub unsafe trait Os: Waiter + 'static {
     /// The caller owns the whole mapping, and its old address no more if it moves. Sizes are whole pages and not 0.
     unsafe fn remap(start: NonNull<u8>, old_bytes: usize, new_bytes: usize) -> Option<NonNull<u8>>;
 
+    /// Moves the pages' memory to a new mapping of the same size, which the caller then owns. The range stays mapped and
+    /// reads as zero. `None` if refused, as for locked memory: unchanged.
+    ///
+    /// # Safety
+    /// The caller owns the range, committed, in whole pages and not 0.
+    unsafe fn move_out(start: NonNull<u8>, bytes: usize) -> Option<NonNull<u8>>;
+
     /// Gives the pages' memory back; they read as zero. False if the system refuses: pages may keep their contents.
     ///
     /// # Safety

@@ -76,6 +76,9 @@ unsafe impl<U: Unit> Os for System<U> {
     unsafe fn commit(_: NonNull<u8>, _: usize) -> bool {
         unimplemented!()
     }
+    unsafe fn move_out(_: NonNull<u8>, _: usize) -> Option<NonNull<u8>> {
+        None
+    }
     unsafe fn remap(_: NonNull<u8>, _: usize, _: usize) -> Option<NonNull<u8>> {
         unimplemented!()
     }
