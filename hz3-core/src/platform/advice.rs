@@ -36,6 +36,9 @@ const NO_MPROTECT: u32 = 128;
 /// linux/mman.h.
 const GUARD_INSTALL: c_int = 102;
 const GUARD_REMOVE: c_int = 103;
+/// linux/mman.h: advice that locked memory refuses, and mremap(2)'s way to leave the old place mapped.
+pub const COLD: c_int = 20;
+pub const DONT_UNMAP: c_int = 4;
 
 /// Guards by mprotect(2) that there are, of a process.
 static SPLITS: AtomicUsize = AtomicUsize::new(0);
@@ -361,13 +364,16 @@ fn mappings_in(text: &[u8]) -> Option<usize> {
 /// learn what it may call then sees all of them.
 pub fn ask() {
     let nowhere = null_mut::<u8>().addr();
-    let dont_need = [nowhere, 0, libc::MADV_DONTNEED as usize];
     // Nobody waits for it.
     let wake = [(&raw const KNOWN).expose_provenance(), (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as usize, 0];
     // SAFETY: no pages, no threads and no mapping: nothing changes.
     unsafe {
-        let _ = kernel::call(libc::SYS_madvise, dont_need);
+        for advice in [libc::MADV_DONTNEED, DONTNEED_LOCKED.advice, COLD] {
+            let _ = kernel::call(libc::SYS_madvise, [nowhere, 0, advice as usize]);
+        }
         let _ = kernel::call(libc::SYS_futex, wake);
-        let _ = kernel::call(libc::SYS_mremap, [nowhere, 0, 0, 0]);
+        for flags in [libc::MREMAP_MAYMOVE, libc::MREMAP_MAYMOVE | DONT_UNMAP] {
+            let _ = kernel::call(libc::SYS_mremap, [nowhere, 0, 0, flags as usize]);
+        }
     }
 }

@@ -26,9 +26,6 @@ static FORKER: AtomicUsize = AtomicUsize::new(0);
 /// Calls of [`Os::begin_fork`] without their [`Os::end_fork`]: one per allocator.
 static FORK_DEPTH: AtomicU32 = AtomicU32::new(0);
 
-/// linux/mman.h: `MADV_COLD` and `MREMAP_DONTUNMAP`.
-const COLD: i32 = 20;
-const DONT_UNMAP: i32 = 4;
 /// Whether [`Os::move_out`] works here: 0 unknown.
 static MOVES_OUT: AtomicU32 = AtomicU32::new(0);
 const YES: u32 = 1;
@@ -85,7 +82,7 @@ fn map_with(bytes: usize, protection: i32, more_flags: i32) -> Option<NonNull<u8
 /// # Safety
 /// The caller owns the range, in whole pages.
 unsafe fn move_pages(start: NonNull<u8>, bytes: usize) -> Result<NonNull<u8>, i32> {
-    let (flags, anywhere) = (libc::MREMAP_MAYMOVE | DONT_UNMAP, null_mut::<libc::c_void>());
+    let (flags, anywhere) = (libc::MREMAP_MAYMOVE | advice::DONT_UNMAP, null_mut::<libc::c_void>());
     // SAFETY: the caller owns the range; `errno` is this thread's.
     calling_out(|| unsafe {
         let moved = libc::mremap(start.as_ptr().cast(), bytes, bytes, flags, anywhere);
@@ -242,7 +239,7 @@ unsafe impl Os for Linux {
     unsafe fn remap(start: NonNull<u8>, old_bytes: usize, new_bytes: usize) -> Option<NonNull<u8>> {
         // A mapping that was moved out of a reservation is not accounted for, so mremap(2) refuses no size.
         let more = new_bytes.saturating_sub(old_bytes);
-        if more >= ASKED_BYTES && !is_plausible(more) {
+        if more > UNASKED_BYTES && !is_plausible(more) {
             return None;
         }
         // SAFETY: the caller owns the whole mapping, and gives up its old address if it moves.
@@ -255,7 +252,7 @@ unsafe impl Os for Linux {
         // The kernel would unlock all that is mapped beside the range, were it locked. Then it refuses this advice.
         // SAFETY: the last page is the caller's; contents stay.
         let is_unlocked = calling_out(|| unsafe {
-            libc::madvise(start.add(bytes - PAGE_BYTES).as_ptr().cast(), PAGE_BYTES, COLD) == 0
+            libc::madvise(start.add(bytes - PAGE_BYTES).as_ptr().cast(), PAGE_BYTES, advice::COLD) == 0
         });
         // SAFETY: the caller keeps the same contract.
         if is_unlocked && moves_out() { unsafe { move_pages(start, bytes) }.ok() } else { None }
