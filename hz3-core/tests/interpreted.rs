@@ -6,7 +6,7 @@
 mod sequence;
 
 use hz3_core::api::block::{free, malloc, realloc};
-use hz3_core::observe::books::{check_accounts, check_runs};
+use hz3_core::observe::books::check_runs;
 use hz3_core::observe::stats::collect;
 use hz3_core::{Lane, Tiny, TinyHardened, TinyHome};
 use rand::{Rng, SeedableRng};
@@ -83,7 +83,8 @@ fn blocks_move_to_mappings_and_back<L: Lane>() {
         }
         kept = bytes;
     }
-    assert_eq!(check_accounts::<L>(), Ok(()));
+    assert_eq!(check_runs(&L::allocator().pages.runs), Ok(()));
+    assert_eq!(L::allocator().pages.direct.check(L::allocator().pages.spans()), Ok(()));
     for block in blocks {
         // SAFETY: live blocks of the lane.
         unsafe { free::<L>(block) };
