@@ -5,7 +5,7 @@
 
 mod sequence;
 
-use hz3_core::api::block::{free, malloc};
+use hz3_core::api::block::{free, malloc, realloc};
 use hz3_core::observe::books::check_runs;
 use hz3_core::observe::stats::collect;
 use hz3_core::{Lane, Tiny, TinyHardened, TinyHome};
@@ -63,12 +63,41 @@ fn threads_free_each_others_blocks_under_a_reader_s_eyes<L: Lane>() {
     assert_eq!(check_runs(&L::allocator().pages.runs), Ok(()));
 }
 
+/// Blocks that grow in turn, so that none can where it lies: from runs to mappings, longer and shorter ones, and back.
+fn blocks_move_to_mappings_and_back<L: Lane>() {
+    const KIB: usize = 1 << 10;
+    let sizes = [100, 140, 200, 150, 129, 300, 60, 8].map(|kib| kib * KIB + 3);
+    let mut blocks = [std::ptr::null_mut(); 2];
+    let mut kept = 0;
+    for bytes in sizes {
+        for (block, mark) in blocks.iter_mut().zip(1..) {
+            // SAFETY: live blocks of the lane, or null at first; `kept` bytes are written, then `bytes` are there.
+            unsafe {
+                *block = realloc::<L>(*block, bytes);
+                assert!(!block.is_null());
+                for at in [0, 77 * KIB, 128 * KIB, kept.max(1) - 1].into_iter().filter(|&at| at < kept.min(bytes)) {
+                    assert_eq!(block.add(at).read(), mark, "byte {at} of {bytes}");
+                }
+                block.write_bytes(mark, bytes);
+            }
+        }
+        kept = bytes;
+    }
+    assert_eq!(check_runs(&L::allocator().pages.runs), Ok(()));
+    assert_eq!(L::allocator().pages.direct.check(L::allocator().pages.spans()), Ok(()));
+    for block in blocks {
+        // SAFETY: live blocks of the lane.
+        unsafe { free::<L>(block) };
+    }
+}
+
 macro_rules! on {
     ($($lane:ident: $name:ident;)+) => {$(
         #[test]
         fn $name() {
             threads_free_each_others_blocks_under_a_reader_s_eyes::<$lane>();
             short_sequences_hold::<$lane>();
+            blocks_move_to_mappings_and_back::<$lane>();
         }
     )+};
 }

@@ -49,6 +49,8 @@ struct Index {
     blocks: usize,
     /// Blocks below [`DIRECT_BYTES`].
     small: usize,
+    /// Most of them at once so far.
+    most_small: usize,
     bytes: usize,
     /// Mappings that the system refused to unmap.
     unreturned: SpanQueue,
@@ -129,6 +131,7 @@ impl<O: Os> DirectMappings<O> {
             pages: 0,
             blocks: 0,
             small: 0,
+            most_small: 0,
             bytes: 0,
             unreturned: SpanQueue::new(),
         };
@@ -158,6 +161,7 @@ impl<O: Os> DirectMappings<O> {
             index.bytes += span.bytes();
             index.blocks += 1;
             index.small += usize::from(span.bytes() < DIRECT_BYTES);
+            index.most_small = index.most_small.max(index.small);
             let number = index.bucket_of(span.start);
             let first = index.place(&self.pages, number);
             span.next = *first;
@@ -234,6 +238,11 @@ impl<O: Os> DirectMappings<O> {
     /// Number of the blocks below [`DIRECT_BYTES`].
     pub fn small_blocks(&self) -> usize {
         self.index.lock().small
+    }
+
+    /// Most blocks below [`DIRECT_BYTES`] at once so far.
+    pub fn most_small_blocks(&self) -> usize {
+        self.index.lock().most_small
     }
 
     /// Number and bytes of the mappings that the system refused to unmap, without those being retried.

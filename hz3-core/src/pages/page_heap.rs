@@ -25,6 +25,9 @@ use crate::platform::os::Os;
 use crate::platform::units::{Bin, PAGE_BYTES, ShardId, SpanId, elapsed_ms};
 use core::ptr::NonNull;
 
+/// How often moved blocks are all freed before those that follow count as short-lived too. Chosen: less costs programs
+/// that do so a few times only; more, those that go on.
+const TURNS: usize = 2;
 /// Most direct mappings below [`DIRECT_BYTES`] that `realloc` makes. Chosen: an eighth of the mappings that Linux lets a
 /// process have.
 const SMALL_MAPPINGS: usize = 8192;
@@ -41,7 +44,9 @@ pub struct PageHeap<P: Policy> {
     /// Guards, and runs that wait.
     pub guards: Guards<P::Os>,
     purged_bytes: AtomicU64,
-    /// Bytes of the longest direct mapping below [`DIRECT_BYTES`] that was freed so far.
+    /// Direct mappings below [`DIRECT_BYTES`] that were freed so far.
+    freed_mappings: AtomicUsize,
+    /// Bytes of the longest one.
     freed_mapping_bytes: AtomicUsize,
 }
 
@@ -54,6 +59,7 @@ impl<P: Policy> PageHeap<P> {
             direct: DirectMappings::new(),
             guards: Guards::new(),
             purged_bytes: AtomicU64::new(0),
+            freed_mappings: AtomicUsize::new(0),
             freed_mapping_bytes: AtomicUsize::new(0),
         }
     }
@@ -179,10 +185,11 @@ impl<P: Policy> PageHeap<P> {
         self.direct.small_blocks() < SMALL_MAPPINGS
     }
 
-    /// Whether a moved block of `bytes` was freed before: others of its size may be short-lived too.
+    /// Whether moved blocks of `bytes` come and go: all that ever lived at once were freed, several times over.
     pub fn frees_mappings_of(&self, bytes: usize) -> bool {
-        // Relaxed: a hint.
+        // Relaxed, both: hints.
         bytes <= self.freed_mapping_bytes.load(Ordering::Relaxed)
+            && self.freed_mappings.load(Ordering::Relaxed) >= TURNS * self.direct.most_small_blocks()
     }
 
     /// A direct mapping of any size, in the table. `None` if memory runs out.
@@ -315,7 +322,8 @@ impl<P: Policy> PageHeap<P> {
             let span = &mut *at(self.spans(), id);
             span.zeroed = false;
             if span.bytes() < DIRECT_BYTES {
-                // Relaxed: a hint.
+                // Relaxed, both: hints.
+                self.freed_mappings.fetch_add(1, Ordering::Relaxed);
                 self.freed_mapping_bytes.fetch_max(span.bytes(), Ordering::Relaxed);
             }
             self.unmap(id);
