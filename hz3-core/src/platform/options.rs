@@ -23,6 +23,8 @@ const PROFILE_INTERVAL_BYTES: core::ops::RangeInclusive<usize> = 1..=1 << 40;
 /// Default mean distance between samples. Chosen: jemalloc's; a sample then costs next to nothing per byte.
 const DEFAULT_PROFILE_INTERVAL_BYTES: usize = 512 << 10;
 const PREFIX: &[u8] = b"HZ3_";
+/// Most bytes of a malformed value that its line shows, so that the line says what is expected. Chosen: they fit.
+const SHOWN_BYTES: usize = 40;
 
 /// The allocator's choice of huge pages for its memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -274,7 +276,8 @@ impl Options {
                         warn(&[PREFIX, name, b" is no option of this version; ignored"]);
                     }
                     Err(Rejected::Malformed { expected }) => {
-                        let parts: [&[u8]; 7] = [PREFIX, name, b"=", value, b": expected ", expected, b"; ignored"];
+                        let shown = value.get(..SHOWN_BYTES).unwrap_or(value);
+                        let parts: [&[u8]; 7] = [PREFIX, name, b"=", shown, b": expected ", expected, b"; ignored"];
                         warn(&parts);
                     }
                 }
