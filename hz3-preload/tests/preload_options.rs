@@ -257,7 +257,11 @@ fn a_file_that_can_t_be_written_costs_one_line_and_errors_can_be_hidden() {
         is_told(lane, &[nowhere], &[&[said]]);
         is_told(lane, &[("HZ3_STATS_FILE", "/proc")], &[&["HZ3_STATS_FILE", "it is a folder: /proc"]]);
         is_told(lane, &[("HZ3_STATS_FILE", "/dev/full")], &[&["HZ3_STATS_FILE", "no space for it there: /dev/full"]]);
-        is_told(lane, &[("HZ3_STATS_PAGE", "/nonexistent/p")], &[&["HZ3_STATS_PAGE", "no such folder: /nonexistent/p"]]);
+        is_told(
+            lane,
+            &[("HZ3_STATS_PAGE", "/nonexistent/p")],
+            &[&["HZ3_STATS_PAGE", "no such folder: /nonexistent/p"]],
+        );
         is_told(lane, &[nowhere, ("HZ3_COLOUR", "blue"), ("HZ3_SHOW_ERRORS", "0")], &[]);
     }
 }

@@ -5,7 +5,6 @@
 //!
 //! Sources: environ(7), getauxval(3).
 
-use crate::platform::abort;
 use crate::platform::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use crate::platform::os::Os;
 use core::ptr::NonNull;
@@ -244,11 +243,12 @@ impl Options {
         }
     }
 
-    /// Reads the environment on the first call. `warn` writes the parts of a line about an ignored option.
+    /// Reads the environment on the first call, after `check`. `warn` writes the parts of a line about an ignored option.
     #[inline]
-    pub fn read<O: Os>(&self, warn: fn(&[&[u8]])) {
+    pub fn read<O: Os>(&self, check: fn(), warn: fn(&[&[u8]])) {
         // Acquire: pairs with the Release in `read_now`.
         if self.is_read.load(Ordering::Acquire) == 0 {
+            check();
             self.read_now::<O>(warn);
         }
     }
@@ -256,7 +256,6 @@ impl Options {
     /// Threads that arrive together all read, and store the same values; none waits.
     #[cold]
     fn read_now<O: Os>(&self, warn: fn(&[&[u8]])) {
-        abort::unless_pages_fit::<O>();
         O::begin();
         // First, because it decides whether the others are reported.
         O::for_each_variable(|variable| {

@@ -19,7 +19,7 @@ const CASES: [(&str, &str); 4] = [
     ("system", "blocks_of_calloc_are_zero"),
     ("malloc", "blocks_from_libc_functions_can_be_freed"),
     ("threads", "blocks_outlive_the_thread_that_took_them"),
-    ("fork", "children_of_a_threaded_process_allocate_and_free_its_blocks"),
+    ("fork", "many_children_live_at_once"),
 ];
 /// One more, in the lane that has guards.
 const GUARDS: (&str, &str) = ("system", "a_freed_large_block_and_the_end_of_a_live_one_fault");
