@@ -130,7 +130,7 @@ impl<L: Lane> Allocator<L> {
     /// The options; the first call reads them from the environment.
     #[inline]
     pub fn read_options(&self) -> &Options {
-        self.options().read::<L::Os>(abort::warning::<L::Os>);
+        self.options().read::<L::Os>(abort::unless_pages_fit::<L::Os>, abort::warning::<L::Os>);
         self.options()
     }
 

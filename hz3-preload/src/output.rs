@@ -6,10 +6,30 @@ use hz3_core::platform::abort;
 use hz3_core::platform::linux::Linux;
 use hz3_core::platform::options::{Options, Path};
 
-/// Warns that the file of `option` can't be written, unless the environment forbids it.
-pub fn cannot_write(options: &Options, option: &str) {
+/// Most bytes of a path in a warning, whose line has a limit too.
+const SHOWN_BYTES: usize = 128;
+
+/// Says `what` can't be done, for which `error`, with which path, unless the environment forbids it.
+pub fn cannot(options: &Options, what: &[u8], error: c_int, path: &Path) {
     if options.shows_errors() {
-        abort::warning::<Linux>(&[option.as_bytes(), b": the file can't be written"]);
+        let mut shown = [0; SHOWN_BYTES];
+        let used = shown.iter_mut().zip(path.bytes()).map(|(place, byte)| *place = byte).count();
+        abort::warning::<Linux>(&[what, reason(error), b": ", shown.get(..used).unwrap_or(b"")]);
+    }
+}
+
+/// For errors that users can do something about.
+fn reason(error: c_int) -> &'static [u8] {
+    match error {
+        libc::EEXIST => b": the file exists and is no page of a process that has ended",
+        libc::EACCES | libc::EPERM | libc::EROFS => b": no permission to write there",
+        libc::ENOENT | libc::ENOTDIR => b": there is no such folder",
+        libc::ENOSPC | libc::EDQUOT | libc::EFBIG => b": no space for it there",
+        libc::ENAMETOOLONG => b": the name is too long",
+        libc::EMFILE | libc::ENFILE => b": too many files are open",
+        libc::ELOOP => b": a symbolic link is there",
+        libc::EISDIR => b": it is a folder",
+        _ => b"",
     }
 }
 

@@ -14,7 +14,7 @@
 //!
 //! Outside rules: open(2), stat(2), kill(2), mmap(2), pthreads(7) (cancellation points), fork(2).
 
-use crate::output::{Name, last_error};
+use crate::output::{self, Name, last_error};
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_int, c_long};
 use core::ptr::null_mut;
@@ -22,11 +22,10 @@ use hz3_core::Lane;
 use hz3_core::observe::stats::{BinStats, collect_with_bins};
 use hz3_core::observe::stats_page::{self, BYTES, ENDED, HEAD_WORDS, Head, SEQUENCE, SNAPSHOT_WORDS, STATE, Timing};
 use hz3_core::pages::bins::BINS;
-use hz3_core::platform::abort;
 use hz3_core::platform::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use hz3_core::platform::clock;
 use hz3_core::platform::kernel;
-use hz3_core::platform::linux::{Linux, vdso};
+use hz3_core::platform::linux::vdso;
 use hz3_core::platform::own_stack::{self, Signals};
 use hz3_core::platform::seqlock;
 use hz3_core::platform::units::{Bin, elapsed_ms};
@@ -186,9 +185,8 @@ fn publish<L: Lane>() -> bool {
         words = match create::<L>() {
             Ok(words) => words,
             Err(error) => {
-                if L::allocator().options().shows_errors() {
-                    abort::warning::<Linux>(&[b"HZ3_STATS_PAGE: the page can't be made", reason(error)]);
-                }
+                let options = L::allocator().options();
+                output::cannot(options, b"HZ3_STATS_PAGE: the page can't be made", error, options.stats_page());
                 return false;
             }
         };
@@ -355,20 +353,6 @@ fn own_process() -> u32 {
 fn now_us(clock: libc::clockid_t) -> u64 {
     let now = clock::now(clock, vdso);
     now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
-}
-
-/// For errors that users can do something about.
-fn reason(error: c_int) -> &'static [u8] {
-    match error {
-        libc::EEXIST => b": the file exists and is no page of a process that has ended",
-        libc::EACCES | libc::EPERM | libc::EROFS => b": no permission to write there",
-        libc::ENOENT | libc::ENOTDIR => b": there is no such folder",
-        libc::ENOSPC | libc::EDQUOT | libc::EFBIG => b": no space for it there",
-        libc::ENAMETOOLONG => b": the name is too long",
-        libc::EMFILE | libc::ENFILE => b": too many files are open",
-        libc::ELOOP => b": a symbolic link is there",
-        _ => b"",
-    }
 }
 
 /// `free` must keep `errno`.

@@ -106,8 +106,8 @@ pub fn write_at_exit<L: Lane>() {
     }
     // SAFETY: this thread's `errno`.
     let errno = unsafe { *libc::__errno_location() };
-    if own_stack::call(Signals::Pass, write_named::<L>) != Some(Ok(())) {
-        output::cannot_write(options, "HZ3_PROFILE");
+    if let Some(Err(error)) = own_stack::call(Signals::Pass, write_named::<L>) {
+        output::cannot(options, b"HZ3_PROFILE: the file can't be written", error, options.profile());
     }
     // SAFETY: this thread's `errno`.
     unsafe { *libc::__errno_location() = errno };

@@ -62,13 +62,15 @@ fn write_reports<L: Lane>(options: &Options) {
         // Standard error failed, so there is nowhere to report it.
         let _ = file.finish();
     }
-    let formats: [(_, _, Format); 2] = [
-        ("HZ3_STATS_FILE", options.stats_file(), write_table::<L>),
-        ("HZ3_STATS_JSON", options.stats_json(), write_json::<L>),
+    let formats: [(&[u8], _, Format); 2] = [
+        (b"HZ3_STATS_FILE: the file can't be written", options.stats_file(), write_table::<L>),
+        (b"HZ3_STATS_JSON: the file can't be written", options.stats_json(), write_json::<L>),
     ];
-    for (name, path, format) in formats {
-        if !path.is_none() && write_file(path, &counts, format).is_err() {
-            output::cannot_write(options, name);
+    for (failure, path, format) in formats {
+        if !path.is_none()
+            && let Err(error) = write_file(path, &counts, format)
+        {
+            output::cannot(options, failure, error, path);
         }
     }
 }

@@ -127,7 +127,7 @@ fn a_malformed_value_costs_one_line_that_says_what_is_expected() {
             &[&["HZ3_THP=on"], &["HZ3_SPEED "]],
         );
         let long = "9".repeat(5000);
-        is_told(lane, &[("HZ3_ARENA_SIZE", &long)], &[&["HZ3_ARENA_SIZE=999"]]);
+        is_told(lane, &[("HZ3_ARENA_SIZE", &long)], &[&["HZ3_ARENA_SIZE=999", "expected a size", "ignored"]]);
     }
 }
 
@@ -253,8 +253,35 @@ fn statistics_are_written_at_exit() {
 fn a_file_that_can_t_be_written_costs_one_line_and_errors_can_be_hidden() {
     for lane in [Lane::Fast, Lane::Scale] {
         let nowhere = ("HZ3_STATS_JSON", "/nonexistent/stats.json");
-        is_told(lane, &[nowhere], &[&["HZ3_STATS_JSON", "can't be written"]]);
+        let said = "HZ3_STATS_JSON: the file can't be written: there is no such folder: /nonexistent/stats.json";
+        is_told(lane, &[nowhere], &[&[said]]);
+        is_told(lane, &[("HZ3_STATS_FILE", "/proc")], &[&["HZ3_STATS_FILE", "it is a folder: /proc"]]);
+        is_told(lane, &[("HZ3_STATS_FILE", "/dev/full")], &[&["HZ3_STATS_FILE", "no space for it there: /dev/full"]]);
+        is_told(
+            lane,
+            &[("HZ3_STATS_PAGE", "/nonexistent/p")],
+            &[&["HZ3_STATS_PAGE", "no such folder: /nonexistent/p"]],
+        );
         is_told(lane, &[nowhere, ("HZ3_COLOUR", "blue"), ("HZ3_SHOW_ERRORS", "0")], &[]);
+    }
+}
+
+/// The C library does not know its environment yet.
+#[test]
+fn options_are_read_where_the_first_block_comes_before_the_c_library() {
+    const EARLY: Program = Program::new("c/early.c");
+    if any_malloc() {
+        return;
+    }
+    for lane in [Lane::Fast, Lane::Scale, Lane::Hardened] {
+        let run = || Run::new(&EARLY).variable("HZ3_THP", "early").variable("PRELOAD_TEST_EMPTY", "");
+        let outcome = run().preload(&lane.library()).finish();
+        outcome.expect_success();
+        assert_eq!(outcome.stderr, "hz3: HZ3_THP=early: expected 0 or 1; ignored\n", "{outcome}");
+        // Only the first reading counts, and it has seen this one.
+        let outcome = run().variable("HZ3_SHOW_ERRORS", "0").preload(&lane.library()).finish();
+        outcome.expect_success();
+        assert_eq!(outcome.stderr, "", "{outcome}");
     }
 }
 

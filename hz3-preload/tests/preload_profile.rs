@@ -168,7 +168,10 @@ fn a_wrong_name_costs_one_line() {
         let nowhere = ("HZ3_PROFILE", Path::new("/proc/no/such/folder"));
         let outcome = run(lane, "sampled_blocks_hold_what_they_should", &[nowhere]);
         assert!(
-            outcome.stderr.lines().count() == 1 && outcome.stderr.contains("HZ3_PROFILE: the file can't be written"),
+            outcome.stderr.lines().count() == 1
+                && outcome
+                    .stderr
+                    .contains("HZ3_PROFILE: the file can't be written: there is no such folder: /proc/no/such/folder"),
             "{outcome}"
         );
     }

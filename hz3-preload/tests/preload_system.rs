@@ -72,7 +72,10 @@ fn large_pages_are_one_line_and_an_exit() {
     for lane in LANES {
         let outcome = Run::new(&HAS_LARGE_PAGES).argument("ordinary_work_gets_done").preload(&lane.library()).finish();
         assert_eq!(outcome.status.and_then(|status| status.code()), Some(1), "{outcome}");
-        assert_eq!(outcome.stderr, "hz3: this system has pages of 65536 bytes; hz3 works only with 4096\n", "{outcome}");
+        assert_eq!(
+            outcome.stderr, "hz3: this system has pages of 65536 bytes; hz3 works only with 4096\n",
+            "{outcome}"
+        );
     }
 }
 

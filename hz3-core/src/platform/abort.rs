@@ -92,7 +92,7 @@ pub fn warning<O: Os>(parts: &[&[u8]]) {
     line.show::<O>();
 }
 
-/// Ends the process, with status 1, if the system's pages are larger than hz3's, at whose ends it divides memory.
+/// Ends the process, with a line and status 1, if the system's pages are larger than hz3's, at whose ends it divides memory.
 pub fn unless_pages_fit<O: Os>() {
     if O::page_bytes() > PAGE_BYTES {
         let mut line = Line { bytes: [0; LINE_BYTES], used: 0 };

@@ -1,7 +1,8 @@
-//! Advice: what the kernel's advice on memory does here. It is tried on the first page before it is trusted.
+//! Advice: what the kernel's advice on memory does here. Its first use is a trial, before it is trusted.
 //!
 //! ```text
-//! unknown ── first use: write a byte, advise, read it ──→ trusted: the byte is gone, or ignored: it is still there
+//! to empty pages   unknown ── write a byte, advise, read it ──→ trusted: the byte is gone, or ignored: it is still there
+//! to guard them    unknown ── advise, have the kernel read ──→ trusted: it can't, or ignored: it can
 //! ```
 //!
 //! An emulator (qemu-user) or a sandbox may answer 0 to advice that it does not carry out, and what was to be emptied
@@ -103,19 +104,6 @@ unsafe fn protect(start: NonNull<u8>, bytes: usize, protection: c_int) -> Result
 
 const READ_WRITE: c_int = libc::PROT_READ | libc::PROT_WRITE;
 
-/// Gives `act` a byte that is not 0, then tells whether it is gone. `None` if `act` is refused.
-///
-/// # Safety
-/// The caller owns the page at `start`, which is writable, and needs no contents. `act` leaves it accessible.
-unsafe fn empties(start: NonNull<u8>, act: impl FnOnce() -> bool) -> Option<bool> {
-    // Volatile, both: the kernel changes the byte in between.
-    // SAFETY: the caller owns the page, writable, and needs no contents.
-    unsafe {
-        start.write_volatile(1);
-        act().then(|| start.read_volatile() == 0)
-    }
-}
-
 /// # Safety
 /// The caller owns the range, writable and in whole pages, and needs no contents.
 unsafe fn empty_by(tried: Tried, start: NonNull<u8>, bytes: usize) -> bool {
@@ -129,13 +117,14 @@ unsafe fn empty_by(tried: Tried, start: NonNull<u8>, bytes: usize) -> bool {
         if known & tried.ignored != 0 {
             return false;
         }
-        let is_empty = empties(start, act);
-        match is_empty {
-            Some(true) => learn(tried.trusted),
-            Some(false) => learn(tried.ignored),
-            None => {}
+        // Volatile, both: the kernel changes the byte in between.
+        start.write_volatile(1);
+        if !act() {
+            return false;
         }
-        is_empty == Some(true)
+        let is_empty = start.read_volatile() == 0;
+        learn(if is_empty { tried.trusted } else { tried.ignored });
+        is_empty
     }
 }
 
@@ -143,7 +132,7 @@ unsafe fn empty_by(tried: Tried, start: NonNull<u8>, bytes: usize) -> bool {
 ///
 /// # Safety
 /// The caller owns the range, writable and in whole pages, and needs no contents.
-pub unsafe fn empty(start: NonNull<u8>, bytes: usize) -> bool {
+pub unsafe fn give_back(start: NonNull<u8>, bytes: usize) -> bool {
     // SAFETY: the caller's own promise.
     unsafe { empty_by(DONTNEED, start, bytes) }
 }
@@ -157,7 +146,7 @@ pub unsafe fn guard(start: NonNull<u8>, bytes: usize) -> bool {
     unsafe {
         // Libraries that must hear of pages that go away (UCX) know this advice, and not the guards'. Refused for locked
         // memory.
-        let is_empty = empty(start, bytes);
+        let is_empty = give_back(start, bytes);
         if known() & NO_GUARD_ADVICE == 0
             && let Some(is_guarded) = guard_by_advice(start, bytes)
         {
@@ -193,21 +182,24 @@ unsafe fn guard_by_advice(start: NonNull<u8>, bytes: usize) -> Option<bool> {
     // SAFETY: the caller owns the range and needs no contents.
     unsafe {
         let is_trusted = known() & BY_MADVISE != 0;
-        if !is_trusted {
-            // A guard takes the page's contents along.
-            let is_real = empties(start, || {
-                advise(start, PAGE_BYTES, GUARD_INSTALL).is_ok() && advise(start, PAGE_BYTES, GUARD_REMOVE).is_ok()
-            });
-            if is_real != Some(true) {
-                learn(NO_GUARD_ADVICE);
-                return None;
-            }
-            learn(BY_MADVISE);
-        }
         match advise(start, bytes, GUARD_INSTALL) {
-            Ok(()) => Some(true),
-            // Known, so the memory is locked.
-            Err(libc::EINVAL) => None,
+            Ok(()) if is_trusted => Some(true),
+            Ok(()) if is_readable(start) == Some(false) => {
+                learn(BY_MADVISE);
+                Some(true)
+            }
+            Ok(()) => {
+                learn(NO_GUARD_ADVICE);
+                let _ = advise(start, bytes, GUARD_REMOVE);
+                None
+            }
+            // Unknown advice; if it has worked before, the memory is locked. Or it is forbidden.
+            Err(error) if error == libc::EINVAL || is_rule(error) => {
+                if !is_trusted {
+                    learn(NO_GUARD_ADVICE);
+                }
+                None
+            }
             Err(_) => {
                 // Without memory it stops midway. Removal needs none.
                 let _ = advise(start, bytes, GUARD_REMOVE);
@@ -374,6 +366,40 @@ pub fn ask() {
         let _ = kernel::call(libc::SYS_futex, wake);
         for flags in [libc::MREMAP_MAYMOVE, libc::MREMAP_MAYMOVE | DONT_UNMAP] {
             let _ = kernel::call(libc::SYS_mremap, [nowhere, 0, 0, flags as usize]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_its_first_digits() {
+        assert_eq!(mappings_in(b"65530\n"), Some(65530));
+        assert_eq!((mappings_in(b""), mappings_in(b"\n1")), (None, None));
+        assert_eq!(mappings_in(b"99999999999999999999"), Some(usize::MAX));
+        assert!(most_splits() > 0);
+    }
+
+    #[test]
+    fn the_kernel_says_whether_a_page_can_be_read() {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: a fresh mapping of two pages.
+        let page = unsafe { libc::mmap(null_mut(), 2 * PAGE_BYTES, READ_WRITE, flags, -1, 0) };
+        let page =
+            NonNull::new(page.cast::<u8>()).filter(|page| page.as_ptr().cast() != libc::MAP_FAILED).expect("pages");
+        assert_eq!(is_readable(page), Some(true));
+        // SAFETY: this test's pages, of which nothing is needed; the mapping is given up last.
+        unsafe {
+            page.write_bytes(7, 2 * PAGE_BYTES);
+            assert!(give_back(page, 2 * PAGE_BYTES));
+            assert_eq!(page.read(), 0);
+            assert!(guard(page.add(PAGE_BYTES), PAGE_BYTES));
+            assert_eq!((is_readable(page), is_readable(page.add(PAGE_BYTES))), (Some(true), Some(false)));
+            assert!(unguard(page.add(PAGE_BYTES), PAGE_BYTES));
+            assert_eq!(page.add(PAGE_BYTES).read(), 0);
+            assert_eq!(libc::munmap(page.as_ptr().cast(), 2 * PAGE_BYTES), 0);
         }
     }
 }

@@ -260,7 +260,7 @@ unsafe impl Os for Linux {
 
     unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
         // SAFETY: the caller owns the range, which no guard touches, and needs no contents.
-        calling_out(|| unsafe { advice::empty(start, bytes) })
+        calling_out(|| unsafe { advice::give_back(start, bytes) })
     }
 
     unsafe fn populate(start: NonNull<u8>, bytes: usize) {

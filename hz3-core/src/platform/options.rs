@@ -5,7 +5,6 @@
 //!
 //! Sources: environ(7), getauxval(3).
 
-use crate::platform::abort;
 use crate::platform::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use crate::platform::os::Os;
 use core::ptr::NonNull;
@@ -23,6 +22,8 @@ const PROFILE_INTERVAL_BYTES: core::ops::RangeInclusive<usize> = 1..=1 << 40;
 /// Default mean distance between samples. Chosen: jemalloc's; a sample then costs next to nothing per byte.
 const DEFAULT_PROFILE_INTERVAL_BYTES: usize = 512 << 10;
 const PREFIX: &[u8] = b"HZ3_";
+/// Most bytes of a malformed value that its line shows, so that the line says what is expected. Chosen: they fit.
+const SHOWN_BYTES: usize = 40;
 
 /// The allocator's choice of huge pages for its memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -242,11 +243,12 @@ impl Options {
         }
     }
 
-    /// Reads the environment on the first call. `warn` writes the parts of a line about an ignored option.
+    /// Reads the environment on the first call, after `check`. `warn` writes the parts of a line about an ignored option.
     #[inline]
-    pub fn read<O: Os>(&self, warn: fn(&[&[u8]])) {
+    pub fn read<O: Os>(&self, check: fn(), warn: fn(&[&[u8]])) {
         // Acquire: pairs with the Release in `read_now`.
         if self.is_read.load(Ordering::Acquire) == 0 {
+            check();
             self.read_now::<O>(warn);
         }
     }
@@ -254,7 +256,6 @@ impl Options {
     /// Threads that arrive together all read, and store the same values; none waits.
     #[cold]
     fn read_now<O: Os>(&self, warn: fn(&[&[u8]])) {
-        abort::unless_pages_fit::<O>();
         O::begin();
         // First, because it decides whether the others are reported.
         O::for_each_variable(|variable| {
@@ -274,7 +275,8 @@ impl Options {
                         warn(&[PREFIX, name, b" is no option of this version; ignored"]);
                     }
                     Err(Rejected::Malformed { expected }) => {
-                        let parts: [&[u8]; 7] = [PREFIX, name, b"=", value, b": expected ", expected, b"; ignored"];
+                        let shown = value.get(..SHOWN_BYTES).unwrap_or(value);
+                        let parts: [&[u8]; 7] = [PREFIX, name, b"=", shown, b": expected ", expected, b"; ignored"];
                         warn(&parts);
                     }
                 }

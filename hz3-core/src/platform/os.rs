@@ -5,7 +5,6 @@
 //! caller holds no lock and leaves nothing half done that another allocation of this thread would meet: libraries that
 //! put themselves in the place of libc's functions allocate there.
 
-use crate::platform::units::PAGE_BYTES;
 use core::ptr::NonNull;
 
 /// How a thread waits for a [lock](crate::platform::lock::Mutex).
@@ -130,7 +129,7 @@ pub unsafe trait Os: Waiter + 'static {
 
     /// Bytes of the system's pages; 0 if unknown.
     fn page_bytes() -> usize {
-        PAGE_BYTES
+        0
     }
 
     /// Called before an allocator's first request for memory, perhaps by several threads. Makes each call once that may come

@@ -36,7 +36,7 @@ static void install(uint32_t verdict, const int (*calls)[2], size_t count) {
 }
 
 static void take_fill_and_free(size_t size, size_t count) {
-    enum { MOST = 30000 };
+    enum { MOST = 10000 };
     char **blocks = (char **)malloc(MOST * sizeof *blocks);
     CHECK(blocks != NULL && count <= MOST);
     for (size_t i = 0; i < count; i++) {
@@ -60,11 +60,11 @@ static void take_fill_and_free(size_t size, size_t count) {
 
 static void *work(void *unused) {
     for (int round = 0; round < 2; round++) {
-        take_fill_and_free(40, 30000);
-        take_fill_and_free(700, 10000);
-        take_fill_and_free(14000, 3000);
-        take_fill_and_free(50000, 500);
-        take_fill_and_free(2 * MIB, 10);
+        take_fill_and_free(40, 9000);
+        take_fill_and_free(700, 3000);
+        take_fill_and_free(14000, 800);
+        take_fill_and_free(50000, 150);
+        take_fill_and_free(2 * MIB, 5);
         take_fill_and_free(40 * MIB, 2);
         malloc_trim(0);
     }

@@ -140,13 +140,13 @@ static void guards_leave_three_quarters_of_the_mappings(void) {
     enum { SMALL = 80000, LARGE = 3000 };
     static void *small[SMALL], *large[LARGE];
     size_t most = most_mappings(), before = mappings();
-    for (int i = 0; i < 20000; i++) {
+    for (int i = 0; i < 9000; i++) {
         /* More than there may be at a time. */
         char *direct = (char *)malloc(33 * MIB);
         CHECK(direct != NULL);
         free(direct);
     }
-    for (int round = 0; round < 3; round++) {
+    for (int round = 0; round < 2; round++) {
         for (int i = 0; i < SMALL; i++) CHECK((small[i] = malloc(15 * KIB)) != NULL);
         for (int i = 0; i < LARGE; i++) CHECK((large[i] = malloc(40 * KIB)) != NULL);
         size_t now = mappings() - before;

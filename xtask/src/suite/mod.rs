@@ -5,6 +5,7 @@ mod claims;
 mod debian;
 mod documents;
 mod embedding;
+mod emulated;
 mod faults;
 mod global_allocators;
 mod imports;
@@ -116,6 +117,7 @@ fn all_steps() -> Vec<Step> {
     steps.extend(programs::steps());
     steps.extend(neighbours::steps());
     steps.extend(valgrind::steps());
+    steps.extend(emulated::steps());
     for lane in Lane::FOR_SPEED {
         steps.push(Step::new(format!("soak/{lane}"), move |session| {
             package::require(&[plug_ins::COMPILER])?;
