@@ -29,6 +29,8 @@ pub enum Command {
     Top(Arguments),
     /// Measure whether memory comes back on both lanes and the field
     BenchMemory(Arguments),
+    /// Measure what single calls cost as something else grows, on all lanes and the field
+    Costs(Arguments),
     /// Commit faults of memory under every allocator and say what each does about them
     Faults(Arguments),
     /// Make tables and plots from a results file

@@ -15,6 +15,7 @@ mod bench_mt;
 mod bench_programs;
 mod bench_rust;
 mod compare;
+mod costs;
 mod extent;
 mod fault_expectations;
 mod fault_outcome;
@@ -61,6 +62,8 @@ enum Command {
     Advise(Box<advise::Arguments>),
     /// Measure whether memory comes back on both lanes and the field
     BenchMemory(Box<bench_memory::Arguments>),
+    /// Measure what single calls cost as something else grows, on all lanes and the field
+    Costs(costs::Arguments),
     /// Commit faults of memory under every allocator and say what each does about them
     Faults(faults::Arguments),
     /// Show live what a process's memory is used for
@@ -95,6 +98,7 @@ fn carry_out(arguments: Arguments) -> Result<ExitCode> {
             advise::command(arguments, &workspace, |selection| field::peers(&workspace, selection))
         }
         Command::BenchMemory(arguments) => bench_memory::command(arguments),
+        Command::Costs(arguments) => costs::command(arguments),
         Command::Faults(arguments) => faults::command(arguments),
         Command::Top(arguments) => top::command(arguments, &Workspace::locate()?),
         Command::Report(arguments) => report::command(arguments),

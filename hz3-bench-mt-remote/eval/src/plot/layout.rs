@@ -58,7 +58,7 @@ fn texts(document: &str) -> (Vec<Placed>, [f64; 2]) {
     (placed, size)
 }
 
-fn assert_legible(name: &str, document: &str) {
+pub fn assert_legible(name: &str, document: &str) {
     let (texts, [width, height]) = texts(document);
     assert!(texts.len() > 3, "{name}: {texts:?}");
     for (index, text) in texts.iter().enumerate() {

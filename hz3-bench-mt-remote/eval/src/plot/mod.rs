@@ -2,6 +2,7 @@
 
 mod bars;
 mod colour;
+pub mod costs;
 mod headline;
 #[cfg(test)]
 mod layout;

@@ -157,7 +157,7 @@ fn draw_panel(canvas: &mut Canvas, results: &Results, panel: &Panel<'_>, start: 
 }
 
 /// Moves sorted heights apart until each label has its line, and keeps them above `bottom`.
-fn spread_out(heights: &[f64], top: f64, bottom: f64) -> Vec<f64> {
+pub fn spread_out(heights: &[f64], top: f64, bottom: f64) -> Vec<f64> {
     let mut moved = Vec::with_capacity(heights.len());
     for &height in heights {
         let free = moved.last().map_or(top, |last: &f64| last + LABEL_HEIGHT);
