@@ -6,6 +6,7 @@
 
 pub mod c;
 pub mod cxx;
+pub mod entry;
 pub mod output;
 pub mod page;
 pub mod profile;
@@ -57,6 +58,7 @@ macro_rules! export_lane {
             extern "C" fn constructor() {
                 // Does something only where the static library is part of somebody's shared one.
                 $crate::hz3_core::process::keep_loaded::keep();
+                operators::prepare();
                 $crate::report::banner::<$lane>();
                 $crate::profile::begin_if_wanted::<$lane>();
                 $crate::page::begin_if_wanted::<$lane>();
