@@ -16,6 +16,7 @@
 //! Outside rules: C++20 [new.delete.single], [new.delete.array], [alloc.errors]; Itanium C++ ABI 5.1 (names);
 //! `std::__throw_bad_alloc` and `std::get_new_handler` as libstdc++ and libc++ name them.
 
+use crate::entry;
 use core::arch::naked_asm;
 use core::ffi::{CStr, c_void};
 use core::ptr::null_mut;
@@ -189,7 +190,8 @@ impl Nothrow {
         if next.is_null() {
             // SAFETY: a C string. The caller that the loader sees is this object.
             next = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
-            if next.is_null() {
+            // An earlier library's `dlsym` answers what is next for that library, which may be ours.
+            if next.is_null() || entry::lies_here(next) {
                 next = find_in_runtimes(self.name);
             }
             // Relaxed: as above.

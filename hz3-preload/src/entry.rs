@@ -15,11 +15,20 @@
 //! Outside rules: the ELF specification (symbol resolution, the global offset table), for x86-64 and AArch64; ld(1) for
 //! `__start_`.
 
+use core::ffi::c_void;
 use hz3_core::Lane;
 
 /// Whether the lane checks the size that a free names.
 pub const fn checks_sizes<L: Lane>() -> bool {
     L::HARDENED
+}
+
+core::arch::global_asm!(".hidden __ehdr_start", ".hidden _end");
+
+/// Whether an address lies in the object that this code is part of.
+pub fn lies_here(address: *const c_void) -> bool {
+    let (start, end) = (crate::address_of_label!("__ehdr_start"), crate::address_of_label!("_end"));
+    (start.addr()..end.addr()).contains(&address.addr())
 }
 
 /// The address of an exported function as the loader has resolved its name, anybody's.

@@ -7,6 +7,7 @@
 //!
 //! Outside rules: dlopen(3), and `RTLD_DEEPBIND` of glibc's `dlfcn.h`.
 
+use crate::entry;
 use core::arch::naked_asm;
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr::null_mut;
@@ -20,11 +21,14 @@ static PASSES: AtomicI32 = AtomicI32::new(!libc::RTLD_DEEPBIND);
 
 /// The next `dlopen`, which is looked for once, by the constructor or an earlier caller. Takes no lock of hz3's; the
 /// loader takes its own, as in `dlopen`. Threads that arrive together find and store the same.
+///
+/// An earlier library's `dlsym` answers what is next for that library, which may be ours. `dlmopen` then stands in.
 pub extern "C" fn next_dlopen<L: Lane>() -> *mut c_void {
     // SAFETY: a C string. The caller that the loader sees is this object.
-    let next = unsafe { libc::dlsym(libc::RTLD_NEXT, c"dlopen".as_ptr()) };
-    if next.is_null() {
-        return (no_dlopen as extern "C" fn(*const c_char, c_int) -> *mut c_void as *const c_void).cast_mut();
+    let mut next = unsafe { libc::dlsym(libc::RTLD_NEXT, c"dlopen".as_ptr()) };
+    if next.is_null() || entry::lies_here(next) {
+        next = (through_dlmopen::<L> as unsafe extern "C" fn(*const c_char, c_int) -> *mut c_void as *const c_void)
+            .cast_mut();
     }
     if L::allocator().read_options().keeps_deepbind() {
         // Relaxed: published by the store below.
@@ -35,9 +39,20 @@ pub extern "C" fn next_dlopen<L: Lane>() -> *mut c_void {
     next
 }
 
-/// Without a next one; dlerror(3) says so.
-extern "C" fn no_dlopen(_path: *const c_char, _flags: c_int) -> *mut c_void {
-    null_mut()
+/// `dlmopen(LM_ID_BASE, path, flags)`, by a jump. Generic, so that the library for static programs has none.
+#[unsafe(naked)]
+unsafe extern "C" fn through_dlmopen<L: Lane>(path: *const c_char, flags: c_int) -> *mut c_void {
+    #[cfg(target_arch = "x86_64")]
+    naked_asm!("mov edx, esi", "mov rsi, rdi", "xor edi, edi", "jmp qword ptr [rip + dlmopen@GOTPCREL]");
+    #[cfg(target_arch = "aarch64")]
+    naked_asm!(
+        "mov w2, w1",
+        "mov x1, x0",
+        "mov x0, xzr",
+        "adrp x16, :got:dlmopen",
+        "ldr x16, [x16, :got_lo12:dlmopen]",
+        "br x16",
+    );
 }
 
 /// `dlopen`: clears the flags that do not pass, and jumps.
