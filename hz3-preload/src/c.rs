@@ -81,27 +81,31 @@ pub fn memalign<L: Lane>(align: usize, bytes: usize) -> *mut u8 {
     if block.is_null() { out_of_memory() } else { block }
 }
 
-/// `aligned_alloc`: null and `EINVAL` unless the alignment is a power of two.
+/// Whether `aligned_alloc` takes the alignment, a power of two; else sets `errno` to `EINVAL`.
 #[inline]
-pub fn aligned_alloc<L: Lane>(align: usize, bytes: usize) -> *mut u8 {
+pub fn is_alignment(align: usize) -> bool {
     if !align.is_power_of_two() {
         set_errno(libc::EINVAL);
-        return null_mut();
     }
-    memalign::<L>(align, bytes)
+    align.is_power_of_two()
 }
 
-/// `posix_memalign`: returns the error and leaves `*out` alone then. `errno` is `ENOMEM` too where memory ran out, as in
-/// glibc and musl (glibc's `tst-malloc-thread-fail` reads it), and is otherwise left alone.
+/// `posix_memalign`, with blocks of `memalign`: returns the error and leaves `*out` alone then. `errno` is `ENOMEM` too
+/// where memory ran out, as in glibc and musl (glibc's `tst-malloc-thread-fail` reads it), and is otherwise left alone.
 ///
 /// # Safety
 /// `out` is writable.
 #[inline]
-pub unsafe fn posix_memalign<L: Lane>(out: *mut *mut u8, align: usize, bytes: usize) -> i32 {
+pub unsafe fn posix_memalign(
+    out: *mut *mut u8,
+    align: usize,
+    bytes: usize,
+    memalign: impl FnOnce(usize, usize) -> *mut u8,
+) -> i32 {
     if !align.is_power_of_two() || align < size_of::<*mut u8>() {
         return libc::EINVAL;
     }
-    let block = block::malloc_aligned::<L>(bytes, align);
+    let block = memalign(align, bytes);
     if block.is_null() {
         set_errno(libc::ENOMEM);
         return libc::ENOMEM;
@@ -111,13 +115,10 @@ pub unsafe fn posix_memalign<L: Lane>(out: *mut *mut u8, align: usize, bytes: us
     0
 }
 
-/// `pvalloc`: whole pages, at least one.
+/// The bytes that `pvalloc` allocates: whole pages, at least one. `None` if there are none so large.
 #[inline]
-pub fn pvalloc<L: Lane>(bytes: usize) -> *mut u8 {
-    match align_up(bytes.max(1), PAGE_BYTES) {
-        Some(bytes) => memalign::<L>(PAGE_BYTES, bytes),
-        None => out_of_memory(),
-    }
+pub fn whole_pages(bytes: usize) -> Option<usize> {
+    align_up(bytes.max(1), PAGE_BYTES)
 }
 
 /// `malloc_usable_size`: 0 for null; aborts the process if no block begins there.
@@ -149,6 +150,8 @@ macro_rules! export_c {
     ($lane:ty, $version:literal) => {
         use core::ffi::{CStr, c_char, c_int, c_void};
         use $crate::c as interface;
+
+        $crate::hide_sections!(malloc free calloc realloc memalign posix_memalign valloc pvalloc);
 
         /// Version and lane of the library, a static string.
         #[unsafe(no_mangle)]
@@ -192,6 +195,7 @@ macro_rules! export_c {
 
         /// malloc(3).
         #[unsafe(no_mangle)]
+        #[unsafe(link_section = "hz3_malloc")]
         pub extern "C" fn malloc(bytes: usize) -> *mut c_void {
             interface::malloc::<$lane>(bytes).cast()
         }
@@ -201,43 +205,15 @@ macro_rules! export_c {
         /// # Safety
         /// `block` is null or a live block that is no longer used.
         #[unsafe(no_mangle)]
+        #[unsafe(link_section = "hz3_free")]
         pub unsafe extern "C" fn free(block: *mut c_void) {
             // SAFETY: the caller gives up `block`, which may be null.
             unsafe { $crate::hz3_core::api::block::free::<$lane>(block.cast()) }
         }
 
-        /// free(3) by its name in old libraries.
-        ///
-        /// # Safety
-        /// As for [`free`].
-        #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn cfree(block: *mut c_void) {
-            // SAFETY: the caller gives up `block`, which may be null.
-            unsafe { $crate::hz3_core::api::block::free::<$lane>(block.cast()) }
-        }
-
-        /// C23 `free_sized`.
-        ///
-        /// # Safety
-        /// As for [`free`]; `bytes` is the requested size.
-        #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn free_sized(block: *mut c_void, bytes: usize) {
-            // SAFETY: the caller gives up `block`, which may be null.
-            unsafe { $crate::hz3_core::api::block::free_with_layout::<$lane>(block.cast(), bytes, 1) }
-        }
-
-        /// C23 `free_aligned_sized`.
-        ///
-        /// # Safety
-        /// As for [`free`]; `align` and `bytes` are as requested.
-        #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn free_aligned_sized(block: *mut c_void, align: usize, bytes: usize) {
-            // SAFETY: the caller gives up `block`, which may be null.
-            unsafe { $crate::hz3_core::api::block::free_with_layout::<$lane>(block.cast(), bytes, align) }
-        }
-
         /// calloc(3).
         #[unsafe(no_mangle)]
+        #[unsafe(link_section = "hz3_calloc")]
         pub extern "C" fn calloc(count: usize, bytes: usize) -> *mut c_void {
             interface::calloc::<$lane>(count, bytes).cast()
         }
@@ -247,9 +223,70 @@ macro_rules! export_c {
         /// # Safety
         /// `block` is null or a live block; unless it fails, the caller no longer uses `block`.
         #[unsafe(no_mangle)]
+        #[unsafe(link_section = "hz3_realloc")]
         pub unsafe extern "C" fn realloc(block: *mut c_void, bytes: usize) -> *mut c_void {
             // SAFETY: the caller passes null or a live block.
             unsafe { interface::realloc::<$lane>(block.cast(), bytes).cast() }
+        }
+
+        /// memalign(3).
+        #[unsafe(no_mangle)]
+        #[unsafe(link_section = "hz3_memalign")]
+        pub extern "C" fn memalign(align: usize, bytes: usize) -> *mut c_void {
+            interface::memalign::<$lane>(align, bytes).cast()
+        }
+
+        /// posix_memalign(3).
+        ///
+        /// # Safety
+        /// `out` is writable.
+        #[unsafe(no_mangle)]
+        #[unsafe(link_section = "hz3_posix_memalign")]
+        pub unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, bytes: usize) -> c_int {
+            // SAFETY: `out` is writable.
+            unsafe {
+                if $crate::is_own!(free) {
+                    interface::posix_memalign(out.cast(), align, bytes, interface::memalign::<$lane>)
+                } else {
+                    interface::posix_memalign(out.cast(), align, bytes, |align, bytes| entry_of_memalign()(align, bytes).cast())
+                }
+            }
+        }
+
+        type Free = unsafe extern "C" fn(*mut c_void);
+        type Realloc = unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void;
+        type Memalign = extern "C" fn(usize, usize) -> *mut c_void;
+
+        /// The `memalign` whose blocks `free` takes: whoever defines `free` owns the heap. A program that defines
+        /// `memalign` alone may make it of `aligned_alloc`.
+        #[inline(always)]
+        fn entry_of_memalign() -> Memalign {
+            let memalign = if $crate::is_own!(free) { $crate::own!(memalign) } else { $crate::resolved!(memalign) };
+            // SAFETY: a function of that name is memalign(3).
+            unsafe { ::core::mem::transmute::<*const (), Memalign>(memalign) }
+        }
+
+        /// aligned_alloc(3).
+        #[unsafe(no_mangle)]
+        pub extern "C" fn aligned_alloc(align: usize, bytes: usize) -> *mut c_void {
+            if interface::is_alignment(align) { entry_of_memalign()(align, bytes) } else { ::core::ptr::null_mut() }
+        }
+
+        /// valloc(3).
+        #[unsafe(no_mangle)]
+        #[unsafe(link_section = "hz3_valloc")]
+        pub extern "C" fn valloc(bytes: usize) -> *mut c_void {
+            entry_of_memalign()($crate::hz3_core::platform::units::PAGE_BYTES, bytes)
+        }
+
+        /// pvalloc(3).
+        #[unsafe(no_mangle)]
+        #[unsafe(link_section = "hz3_pvalloc")]
+        pub extern "C" fn pvalloc(bytes: usize) -> *mut c_void {
+            match interface::whole_pages(bytes) {
+                Some(bytes) => entry_of_memalign()($crate::hz3_core::platform::units::PAGE_BYTES, bytes),
+                None => interface::out_of_memory().cast(),
+            }
         }
 
         /// reallocarray(3).
@@ -259,44 +296,94 @@ macro_rules! export_c {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn reallocarray(block: *mut c_void, count: usize, bytes: usize) -> *mut c_void {
             match count.checked_mul(bytes) {
-                // SAFETY: the caller passes null or a live block.
-                Some(bytes) => unsafe { interface::realloc::<$lane>(block.cast(), bytes).cast() },
+                // SAFETY: a function of that name is realloc(3); the caller passes what it takes.
+                Some(bytes) => unsafe {
+                    ::core::mem::transmute::<*const (), Realloc>($crate::resolved!(realloc))(block, bytes)
+                },
                 None => interface::out_of_memory().cast(),
             }
         }
 
-        /// posix_memalign(3).
+        /// C23 `free_sized`.
         ///
         /// # Safety
-        /// `out` is writable.
+        /// As for [`free`]; `bytes` is the requested size.
         #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, bytes: usize) -> c_int {
-            // SAFETY: `out` is writable.
-            unsafe { interface::posix_memalign::<$lane>(out.cast(), align, bytes) }
+        pub unsafe extern "C" fn free_sized(block: *mut c_void, bytes: usize) {
+            // SAFETY: as the caller promises.
+            unsafe { free_checked(block, bytes, 1) }
         }
 
-        /// aligned_alloc(3).
+        /// C23 `free_aligned_sized`.
+        ///
+        /// # Safety
+        /// As for [`free`]; `align` and `bytes` are as requested.
         #[unsafe(no_mangle)]
-        pub extern "C" fn aligned_alloc(align: usize, bytes: usize) -> *mut c_void {
-            interface::aligned_alloc::<$lane>(align, bytes).cast()
+        #[unsafe(link_section = ".text.free_aligned_sized")]
+        pub unsafe extern "C" fn free_aligned_sized(block: *mut c_void, align: usize, bytes: usize) {
+            // SAFETY: as the caller promises.
+            unsafe { free_checked(block, bytes, align) }
         }
 
-        /// memalign(3).
-        #[unsafe(no_mangle)]
-        pub extern "C" fn memalign(align: usize, bytes: usize) -> *mut c_void {
-            interface::memalign::<$lane>(align, bytes).cast()
+        /// `free`, after the hardened lane's checks of what is its own.
+        #[inline(always)]
+        unsafe fn free_checked(block: *mut c_void, bytes: usize, align: usize) {
+            if $crate::entry::checks_sizes::<$lane>() && $crate::is_own!(free) {
+                $crate::hz3_core::api::block::check_layout::<$lane>(block.cast(), bytes, align);
+            }
+            // SAFETY: a function of that name is free(3); the caller gives up `block`, which may be null.
+            unsafe { ::core::mem::transmute::<*const (), Free>($crate::resolved!(free))(block) }
         }
 
-        /// valloc(3).
-        #[unsafe(no_mangle)]
-        pub extern "C" fn valloc(bytes: usize) -> *mut c_void {
-            interface::memalign::<$lane>($crate::hz3_core::platform::units::PAGE_BYTES, bytes).cast()
+        $crate::enter! {
+            /// free(3) by its name in old libraries.
+            ///
+            /// # Safety
+            /// As for [`free`].
+            cfree => free;
         }
 
-        /// pvalloc(3).
-        #[unsafe(no_mangle)]
-        pub extern "C" fn pvalloc(bytes: usize) -> *mut c_void {
-            interface::pvalloc::<$lane>(bytes).cast()
+        $crate::further_names! {
+            /// malloc(3), by glibc's private name.
+            ///
+            /// # Safety
+            /// As for [`malloc`], and takes what it takes.
+            __libc_malloc => malloc;
+            /// free(3), by glibc's private name.
+            ///
+            /// # Safety
+            /// As for [`free`], and takes what it takes.
+            __libc_free => free;
+            /// calloc(3), by glibc's private name.
+            ///
+            /// # Safety
+            /// As for [`calloc`], and takes what it takes.
+            __libc_calloc => calloc;
+            /// realloc(3), by glibc's private name.
+            ///
+            /// # Safety
+            /// As for [`realloc`], and takes what it takes.
+            __libc_realloc => realloc;
+            /// memalign(3), by glibc's private name.
+            ///
+            /// # Safety
+            /// As for [`memalign`], and takes what it takes.
+            __libc_memalign => memalign;
+            /// valloc(3), by glibc's private name.
+            ///
+            /// # Safety
+            /// As for [`valloc`], and takes what it takes.
+            __libc_valloc => valloc;
+            /// pvalloc(3), by glibc's private name.
+            ///
+            /// # Safety
+            /// As for [`pvalloc`], and takes what it takes.
+            __libc_pvalloc => pvalloc;
+            /// posix_memalign(3), by a private name of C libraries.
+            ///
+            /// # Safety
+            /// As for [`posix_memalign`], and takes what it takes.
+            __posix_memalign => posix_memalign;
         }
 
         /// malloc_usable_size(3).

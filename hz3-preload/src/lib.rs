@@ -6,6 +6,8 @@
 
 pub mod c;
 pub mod cxx;
+pub mod entry;
+pub mod loader;
 pub mod output;
 pub mod page;
 pub mod profile;
@@ -37,6 +39,7 @@ macro_rules! export_lane {
     ($lane:ty, $version:literal) => {
         $crate::export_c!($lane, $version);
         $crate::export_cxx!($lane);
+        $crate::export_loader!($lane);
 
         // Tells hz3-core that the constructor keeps the object loaded, and so the first `malloc`, which may be the
         // loader's, need not call the loader.
@@ -57,6 +60,8 @@ macro_rules! export_lane {
             extern "C" fn constructor() {
                 // Does something only where the static library is part of somebody's shared one.
                 $crate::hz3_core::process::keep_loaded::keep();
+                operators::prepare();
+                loader::prepare();
                 $crate::report::banner::<$lane>();
                 $crate::profile::begin_if_wanted::<$lane>();
                 $crate::page::begin_if_wanted::<$lane>();

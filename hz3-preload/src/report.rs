@@ -222,6 +222,7 @@ fn show<L: Lane>(options: &Options) {
     let _ = writeln!(text, "hz3: HZ3_BACKGROUND_THREAD={}", u8::from(options.background_thread()));
     let _ = writeln!(text, "hz3: HZ3_SHOW_ERRORS={}", u8::from(options.shows_errors()));
     let _ = writeln!(text, "hz3: HZ3_SHOW_STATS={}", u8::from(options.shows_stats()));
+    let _ = writeln!(text, "hz3: HZ3_DEEPBIND={}", if options.keeps_deepbind() { "keep" } else { "clear" });
     for (name, path) in [
         ("STATS_FILE", options.stats_file()),
         ("STATS_JSON", options.stats_json()),

@@ -3,11 +3,14 @@
 
 mod harness;
 
+use harness::Lane;
 use harness::compiler::Program;
+use harness::run::Run;
 
 lane_tests! {
     Program::new("c/symbols.c") => [
         every_name_comes_from_the_preloaded_library,
+        every_name_has_an_address_of_its_own,
         a_c_program_loads_no_cxx_runtime,
         operator_new_works_without_a_cxx_runtime,
         operator_new_aborts_without_a_cxx_runtime_and_without_memory,
@@ -85,6 +88,10 @@ lane_tests! {
         cfree_frees,
         null_is_accepted_by_every_form,
     ],
+    Program::new("c/private_names.c") => [
+        blocks_pass_between_private_and_usual_names,
+        private_names_fail_as_the_usual_ones,
+    ],
     Program::new("c/introspection.c") => [
         malloc_trim_gives_free_memory_back,
         malloc_trim_leaves_live_blocks_alone,
@@ -100,4 +107,11 @@ lane_tests! {
         malloc_info_refuses_unknown_options,
         reports_work_while_other_threads_allocate,
     ],
+}
+
+#[test]
+fn a_program_wraps_the_private_names() {
+    for lane in [Lane::Fast, Lane::Scale, Lane::Hardened] {
+        Run::new(&Program::new("c/wrapped.c")).preload(&lane.library()).finish().expect_success();
+    }
 }

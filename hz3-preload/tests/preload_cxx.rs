@@ -27,6 +27,7 @@ macro_rules! cxx_tests {
                 without_a_handler_bad_alloc_is_thrown_at_once,
                 malloc_never_calls_the_handler,
                 a_handler_that_frees_memory_makes_the_request_succeed,
+                aligned_forms_of_small_alignments_succeed_after_the_handler,
                 threads_call_the_handler_at_once,
             ],
             Program::new("cpp/exceptions.cpp").flags($flags) => [

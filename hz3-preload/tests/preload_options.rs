@@ -304,6 +304,7 @@ fn a_verbose_library_says_its_lane_and_every_option() {
                 &["HZ3_STATS_PAGE="],
                 &["HZ3_PROFILE="],
                 &["HZ3_PROFILE_INTERVAL=524288"],
+                &["HZ3_DEEPBIND=clear"],
             ],
         );
     }

@@ -3,9 +3,9 @@
 
 mod harness;
 
-use harness::Lane;
 use harness::compiler::Program;
 use harness::run::Run;
+use harness::{Lane, lists_every_case};
 
 lane_tests! {
     Program::new("c/constructors.c") => [constructors_and_destructors_allocate],
@@ -81,5 +81,30 @@ fn a_statically_linked_program_is_unaffected() {
     let program = Program::new("c/static_program.c").flags(&["-static", "-fno-pie"]);
     for lane in [Lane::Fast, Lane::Scale] {
         Run::new(&program).preload(&lane.library()).finish().expect_success();
+    }
+}
+
+const DEEPBIND: Program = Program::new("c/deepbind.c")
+    .flags(&["-Wl,--enable-new-dtags", "-Wl,-rpath,$ORIGIN/deepbind"])
+    .plugin("c/plugin/deep_bound.c");
+
+#[test]
+fn deep_bound_libraries_share_the_heap() {
+    let cases = [
+        "blocks_pass_to_and_from_a_deep_bound_library",
+        "the_callers_paths_are_searched",
+        "what_is_not_there_is_refused",
+        "threads_open_at_once",
+    ];
+    let kept = "the_flag_is_kept_on_request";
+    let folder = DEEPBIND.build().with_file_name("deepbind");
+    std::fs::create_dir_all(folder).expect("cargo's folder for tests is writable");
+    lists_every_case(&DEEPBIND, &[&cases[..], &[kept]].concat());
+    for lane in [Lane::Fast, Lane::Scale, Lane::Hardened] {
+        for case in cases {
+            Run::new(&DEEPBIND).argument(case).preload(&lane.library()).finish().expect_success();
+        }
+        let run = Run::new(&DEEPBIND).argument(kept).preload(&lane.library());
+        run.variable("HZ3_DEEPBIND", "keep").finish().expect_success();
     }
 }

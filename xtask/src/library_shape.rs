@@ -1,7 +1,7 @@
 //! Library shape: what a preload library shows to the loader and to the programs it is loaded into.
 //!
 //! Checked: the exported names are the C allocation functions, the C++ operators and `hz3_*` names,
-//! all of the first two and nothing else; thread-local storage is small, because glibc takes it out
+//! all of the first two and nothing else, each function at an address of its own; thread-local storage is small, because glibc takes it out
 //! of every thread's stack; the library has its SONAME and needs the C library only; and neither is
 //! its stack executable nor its code relocated.
 
@@ -9,14 +9,14 @@ use anyhow::{Context, Result, ensure};
 use goblin::elf::Elf;
 use goblin::elf::dynamic::{DF_TEXTREL, DT_FLAGS, DT_TEXTREL};
 use goblin::elf::program_header::{PF_X, PT_GNU_STACK, PT_TLS};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// At most this much thread-local storage.
 const TLS_LIMIT_BYTES: u64 = 64;
 
 /// The C functions that a library must export.
-const C_FUNCTIONS: [&str; 20] = [
+const C_FUNCTIONS: [&str; 29] = [
     "malloc",
     "free",
     "calloc",
@@ -37,6 +37,15 @@ const C_FUNCTIONS: [&str; 20] = [
     "mallinfo2",
     "malloc_stats",
     "malloc_info",
+    "__libc_malloc",
+    "__libc_free",
+    "__libc_calloc",
+    "__libc_realloc",
+    "__libc_memalign",
+    "__libc_valloc",
+    "__libc_pvalloc",
+    "__posix_memalign",
+    "dlopen",
 ];
 
 /// The C++ operators that a library must export, as the Itanium ABI names them where `size_t` is
@@ -71,6 +80,8 @@ const ALLOWED_NEEDS: [&str; 3] = ["libc.so.6", "ld-linux-x86-64.so.2", "ld-linux
 #[derive(Debug, Default)]
 pub struct Library {
     exports: BTreeSet<String>,
+    /// Each function's names, where it has several.
+    shared: Vec<String>,
     imports: BTreeSet<String>,
     soname: Option<String>,
     needs: Vec<String>,
@@ -85,6 +96,11 @@ impl Library {
         let bytes = std::fs::read(path).with_context(|| format!("{}", path.display()))?;
         let elf = Elf::parse(&bytes).with_context(|| format!("{}", path.display()))?;
         let (imports, exports): (Vec<_>, Vec<_>) = elf.dynsyms.iter().partition(|symbol| symbol.st_shndx == 0);
+        let mut at = BTreeMap::<u64, Vec<&str>>::new();
+        for symbol in exports.iter().filter(|symbol| symbol.is_function()) {
+            at.entry(symbol.st_value).or_default().extend(elf.dynstrtab.get_at(symbol.st_name));
+        }
+        let shared = at.values().filter(|names| names.len() > 1).map(|names| names.join(" and ")).collect();
         let names = |symbols: Vec<goblin::elf::Sym>| {
             let names = symbols.iter().filter_map(|symbol| elf.dynstrtab.get_at(symbol.st_name));
             names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
@@ -97,6 +113,7 @@ impl Library {
             .any(|entry| entry.d_tag == DT_TEXTREL || (entry.d_tag == DT_FLAGS && entry.d_val & DF_TEXTREL != 0));
         Ok(Library {
             exports: names(exports),
+            shared,
             imports: names(imports),
             soname: elf.soname.map(str::to_owned),
             needs: elf.libraries.iter().map(|&name| name.to_owned()).collect(),
@@ -109,6 +126,11 @@ impl Library {
     /// The names that the loader looks for elsewhere.
     pub fn imports(&self) -> &BTreeSet<String> {
         &self.imports
+    }
+
+    /// The names that others find here.
+    pub fn exports(&self) -> &BTreeSet<String> {
+        &self.exports
     }
 
     /// Checks everything; the error lists all that is wrong.
@@ -128,6 +150,9 @@ impl Library {
             if !name.starts_with("hz3_") && !required().any(|required| required == name) {
                 faults.push(format!("{name} is exported"));
             }
+        }
+        for names in &self.shared {
+            faults.push(format!("{names} have one address"));
         }
         if self.soname.as_deref() != Some(soname) {
             faults.push(format!("the SONAME is {:?}, not {soname}", self.soname));
@@ -181,7 +206,8 @@ mod tests {
         library.tls_bytes = TLS_LIMIT_BYTES + 1;
         library.executable_stack = true;
         library.text_relocations = true;
-        assert_eq!(library.faults("liby.so").len(), 7);
+        library.shared.push("free and cfree".to_owned());
+        assert_eq!(library.faults("liby.so").len(), 8);
     }
 
     #[test]

@@ -131,6 +131,15 @@ pub fn large_zeroed<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
 /// As for [`free`].
 #[inline(always)]
 pub unsafe fn free_with_layout<L: Lane>(block: *mut u8, bytes: usize, align: usize) {
+    check_layout::<L>(block, bytes, align);
+    // SAFETY: the caller gives up `block`, which may be null.
+    unsafe { free::<L>(block) }
+}
+
+/// In the hardened lane, aborts the process if `block` is a block of other than `bytes` requested bytes, or not aligned
+/// to `align`. What is no block passes.
+#[inline(always)]
+pub fn check_layout<L: Lane>(block: *const u8, bytes: usize, align: usize) {
     if L::HARDENED
         && !block.is_null()
         && let Some(requested) = usable_bytes_for::<L>("free()", block)
@@ -138,8 +147,6 @@ pub unsafe fn free_with_layout<L: Lane>(block: *mut u8, bytes: usize, align: usi
     {
         abort::misuse::<L::Os>("free()", "wrong size for", block.addr());
     }
-    // SAFETY: the caller gives up `block`, which may be null.
-    unsafe { free::<L>(block) }
 }
 
 /// Resizes `block`, in place or by moving it, and keeps its contents. A null block is allocated. On failure, as for

@@ -36,6 +36,15 @@ pub enum HugePages {
     Always,
 }
 
+/// What becomes of `RTLD_DEEPBIND` in the C libraries' `dlopen`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Deepbind {
+    /// Cleared: libraries find hz3's `malloc`.
+    Clear,
+    /// Passed on.
+    Keep,
+}
+
 /// A path, copied because the program may overwrite its environment. Empty if not set.
 pub struct Path {
     bytes: [AtomicU8; PATH_BYTES],
@@ -100,6 +109,7 @@ pub struct Options {
     counts_heat: AtomicU32,
     profile: Path,
     profile_interval_bytes: AtomicUsize,
+    deepbind: AtomicU32,
 }
 
 /// An option: its name without the prefix, its valid values, and its setter (`None`: malformed).
@@ -109,7 +119,7 @@ struct Known {
     apply: fn(&Options, &[u8]) -> Option<()>,
 }
 
-const KNOWN: [Known; 12] = [
+const KNOWN: [Known; 13] = [
     Known {
         name: b"PURGE_DELAY_MS",
         expected: b"milliseconds from 0 (at once) to 3600000, or -1 (never)",
@@ -170,6 +180,19 @@ const KNOWN: [Known; 12] = [
         expected: b"0 or 1",
         apply: |options, value| {
             options.hide_errors.store(u32::from(!switch(value)?), Ordering::Relaxed);
+            Some(())
+        },
+    },
+    Known {
+        name: b"DEEPBIND",
+        expected: b"clear or keep",
+        apply: |options, value| {
+            let wanted = match value {
+                b"clear" => Deepbind::Clear,
+                b"keep" => Deepbind::Keep,
+                _ => return None,
+            };
+            options.deepbind.store(wanted as u32, Ordering::Relaxed);
             Some(())
         },
     },
@@ -240,6 +263,7 @@ impl Options {
             counts_heat: AtomicU32::new(0),
             profile: Path::none(),
             profile_interval_bytes: AtomicUsize::new(DEFAULT_PROFILE_INTERVAL_BYTES),
+            deepbind: AtomicU32::new(Deepbind::Clear as u32),
         }
     }
 
@@ -350,6 +374,11 @@ impl Options {
         self.profile_interval_bytes.load(Ordering::Relaxed)
     }
 
+    /// Whether `dlopen` passes `RTLD_DEEPBIND` on.
+    pub fn keeps_deepbind(&self) -> bool {
+        self.deepbind.load(Ordering::Relaxed) == Deepbind::Keep as u32
+    }
+
     /// Whether a background thread purges while the program's threads are idle.
     pub fn background_thread(&self) -> bool {
         self.background_thread.load(Ordering::Relaxed) != 0
@@ -453,6 +482,11 @@ mod tests {
         assert_eq!(options.set(b"BACKGROUND_THREAD", b"1"), Ok(()));
         assert!(options.background_thread());
         assert!(matches!(options.set(b"BACKGROUND_THREAD", b"yes"), Err(Rejected::Malformed { .. })));
+        for (text, keeps) in [("keep", true), ("clear", false)] {
+            assert_eq!(options.set(b"DEEPBIND", text.as_bytes()), Ok(()));
+            assert_eq!(options.keeps_deepbind(), keeps);
+        }
+        assert!(matches!(options.set(b"DEEPBIND", b"1"), Err(Rejected::Malformed { .. })));
         assert_eq!(options.set(b"COLOUR", b"1"), Err(Rejected::Unknown));
         assert_eq!(options.set(b"TH", b"1"), Err(Rejected::Unknown));
     }

@@ -86,9 +86,12 @@ impl Workspace {
         self.build("release", &lane.package(), &lane.target(), ".so", &mut |_| {})
     }
 
-    /// Builds the lane's static library, which comes of the same build, and returns its path.
+    /// Builds the lane's static library, without what a static program can't have, and returns its path.
     pub fn build_static_library(&self, lane: Lane) -> Result<PathBuf> {
-        self.build("release", &lane.package(), &lane.target(), ".a", &mut |_| {})
+        let mut command = self.cargo();
+        command.args(["rustc", "--profile", "release", "--package", &lane.package()]);
+        command.args(["--lib", "--crate-type", "staticlib", "--features", "linked"]);
+        Self::result_of(command, &lane.package(), &lane.target(), ".a", &mut |_| {})
     }
 
     /// Builds one target of one package, in a cargo invocation of its own so that no other package's features reach it,
@@ -104,6 +107,17 @@ impl Workspace {
     ) -> Result<PathBuf> {
         let mut command = self.cargo();
         command.args(["build", "--profile", profile, "--package", package]);
+        Self::result_of(command, package, target, suffix, waiting)
+    }
+
+    /// Runs a build and returns the path of the target's result whose name ends with `suffix`.
+    fn result_of(
+        mut command: Command,
+        package: &str,
+        target: &str,
+        suffix: &str,
+        waiting: &mut dyn FnMut(Duration),
+    ) -> Result<PathBuf> {
         command.arg("--message-format=json-render-diagnostics");
         let captured = process::capture_while(&mut command, BUILD_TIME_LIMIT, waiting)?;
         if !captured.status.success() {

@@ -21,6 +21,9 @@ static const char *const names[] = {
     "_ZdlPvSt11align_val_t", "_ZdaPvSt11align_val_t", "_ZdlPvmSt11align_val_t",
     "_ZdaPvmSt11align_val_t", "_ZdlPvSt11align_val_tRKSt9nothrow_t",
     "_ZdaPvSt11align_val_tRKSt9nothrow_t",
+    /* glibc's private ones */
+    "__libc_malloc", "__libc_free", "__libc_calloc", "__libc_realloc", "__libc_memalign",
+    "__libc_valloc", "__libc_pvalloc", "__posix_memalign",
 };
 
 static void every_name_comes_from_the_preloaded_library(void) {
@@ -29,6 +32,14 @@ static void every_name_comes_from_the_preloaded_library(void) {
         void *symbol = dlsym(RTLD_DEFAULT, names[i]);
         CHECK_THAT(symbol != NULL, "%s is missing", names[i]);
         CHECK_THAT(check_library_of(symbol) == library, "%s comes from another library", names[i]);
+    }
+}
+
+/* valgrind and others tell functions by their addresses. */
+static void every_name_has_an_address_of_its_own(void) {
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        for (size_t j = 0; j < i; j++)
+            CHECK_THAT(check_symbol(names[i]) != check_symbol(names[j]), "%s is %s", names[i], names[j]);
     }
 }
 
@@ -82,6 +93,7 @@ static void operator_new_aborts_without_a_cxx_runtime_and_without_memory(void) {
 }
 
 CHECK_MAIN(CASE(every_name_comes_from_the_preloaded_library),
+           CASE(every_name_has_an_address_of_its_own),
            CASE(a_c_program_loads_no_cxx_runtime),
            CASE(operator_new_works_without_a_cxx_runtime),
            CASE(operator_new_aborts_without_a_cxx_runtime_and_without_memory))

@@ -33,8 +33,9 @@ void throw_something_else() {
 
 // Every form of operator new, by number; each throws or returns null when it fails.
 enum { THROWING = 4, FORMS = 8 };
+size_t alignment = 128;
 void *allocate(int form, size_t size) {
-    const auto aligned = std::align_val_t(128);
+    const auto aligned = std::align_val_t(alignment);
     size = check_size(size);
     switch (form) {
     case 0: return ::operator new(size);
@@ -132,7 +133,7 @@ void free_one_block() {
     ::operator delete(hoard[--hoarded]);
 }
 
-void a_handler_that_frees_memory_makes_the_request_succeed() {
+void hoard_all() {
     struct rlimit limit = {check_status("VmSize:") + GIB, RLIM_INFINITY};
     CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
     for (;;) {
@@ -141,6 +142,10 @@ void a_handler_that_frees_memory_makes_the_request_succeed() {
         if (block == nullptr) break;
         hoard[hoarded++] = block;
     }
+}
+
+void a_handler_that_frees_memory_makes_the_request_succeed() {
+    hoard_all();
     std::set_new_handler(free_one_block);
     for (int form = 0; form < FORMS; form++) {
         calls = 0;
@@ -149,6 +154,22 @@ void a_handler_that_frees_memory_makes_the_request_succeed() {
         CHECK_THAT(form > 0 || calls > 0, "the handler was not called");
         hoard[hoarded++] = block;
         if (form % 4 >= 2) free_one_block();
+    }
+    std::set_new_handler(nullptr);
+    while (hoarded > 0) free_one_block();
+}
+
+// An alignment that the plain form would give as well does not make a plain form of it.
+void aligned_forms_of_small_alignments_succeed_after_the_handler() {
+    hoard_all();
+    std::set_new_handler(free_one_block);
+    for (alignment = 1; alignment <= 16; alignment *= 2) {
+        for (int form = 2; form < FORMS; form += form == 3 ? 3 : 1) {
+            calls = 0;
+            void *block = allocate(form, block_size);
+            CHECK_THAT(block != nullptr && calls > 0, "form %d, %zu: %p, %d calls", form, alignment, block, calls);
+            hoard[hoarded++] = block;
+        }
     }
     std::set_new_handler(nullptr);
     while (hoarded > 0) free_one_block();
@@ -186,4 +207,5 @@ CHECK_MAIN(CASE(the_handler_is_called_until_it_removes_itself),
            CASE(without_a_handler_bad_alloc_is_thrown_at_once),
            CASE(malloc_never_calls_the_handler),
            CASE(a_handler_that_frees_memory_makes_the_request_succeed),
+           CASE(aligned_forms_of_small_alignments_succeed_after_the_handler),
            CASE(threads_call_the_handler_at_once))

@@ -237,8 +237,19 @@ PASSED_ON(int, __register_atfork, (void (*before)(void), void (*parent)(void), v
           (before, parent, child, object))
 PASSED_ON(int, dl_iterate_phdr,
           (int (*visit)(struct dl_phdr_info *, size_t, void *), void *argument), (visit, argument))
-PASSED_ON(void *, dlopen, (const char *path, int mode), (path, mode))
-PASSED_ON(void *, dlsym, (void *handle, const char *name), (handle, name))
+static void *pass_dlopen(const char *path, int mode) {
+    note(HOOK_dlopen);
+    return ((void *(*)(const char *, int))next_of(HOOK_dlopen))(path, mode);
+}
+void *dlopen(const char *path, int mode) { return pass_dlopen(path, mode); }
+/* RTLD_NEXT means the caller's next one. hz3 asks for `dlopen`, and this library's is next if it stands behind hz3. */
+void *dlsym(void *handle, const char *name) {
+    note(HOOK_dlsym);
+    if (handle == RTLD_NEXT && strcmp(name, "dlopen") == 0 &&
+        check_library_of((void *)dlopen) != check_library_of((void *)next_of))
+        return (void *)pass_dlopen;
+    return ((void *(*)(void *, const char *))next_of(HOOK_dlsym))(handle, name);
+}
 
 void abort(void) {
     note(HOOK_abort);

@@ -1,0 +1,166 @@
+//! Loader: `dlopen` without `RTLD_DEEPBIND`.
+//!
+//! The flag has a library look for its names in itself and in what it needs first, and so find the C library's `malloc`
+//! in place of hz3's. Blocks that cross then reach the wrong heap. Our `dlopen` clears the flag and jumps to the next
+//! `dlopen`, which sees the caller's return address: `$ORIGIN`, `RUNPATH` and namespaces stay the caller's. `dlmopen`
+//! has a way of its own to the loader and is left alone.
+//!
+//! Outside rules: dlopen(3), and `RTLD_DEEPBIND` of glibc's `dlfcn.h`.
+
+use crate::entry;
+use core::arch::naked_asm;
+use core::ffi::{c_char, c_int, c_void};
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
+use hz3_core::Lane;
+
+/// The next `dlopen`; null until it is looked for.
+static NEXT: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
+/// The flags that pass.
+static PASSES: AtomicI32 = AtomicI32::new(!libc::RTLD_DEEPBIND);
+
+/// The next `dlopen`, which is looked for once, by the constructor or an earlier caller. Takes no lock of hz3's; the
+/// loader takes its own, as in `dlopen`. Threads that arrive together find and store the same.
+///
+/// An earlier library's `dlsym` answers what is next for that library, which may be ours. `dlmopen` then stands in.
+pub extern "C" fn next_dlopen<L: Lane>() -> *mut c_void {
+    // SAFETY: a C string. The caller that the loader sees is this object.
+    let mut next = unsafe { libc::dlsym(libc::RTLD_NEXT, c"dlopen".as_ptr()) };
+    if next.is_null() || entry::lies_here(next) {
+        next = (through_dlmopen::<L> as unsafe extern "C" fn(*const c_char, c_int) -> *mut c_void as *const c_void)
+            .cast_mut();
+    }
+    if L::allocator().read_options().keeps_deepbind() {
+        // Relaxed: published by the store below.
+        PASSES.store(!0, Ordering::Relaxed);
+    }
+    // Release: publishes PASSES. Pairs with the acquiring load in `dlopen`.
+    NEXT.store(next, Ordering::Release);
+    next
+}
+
+/// `dlmopen(LM_ID_BASE, path, flags)`, by a jump. Generic, so that the library for static programs has none.
+#[unsafe(naked)]
+unsafe extern "C" fn through_dlmopen<L: Lane>(path: *const c_char, flags: c_int) -> *mut c_void {
+    #[cfg(target_arch = "x86_64")]
+    naked_asm!("mov edx, esi", "mov rsi, rdi", "xor edi, edi", "jmp qword ptr [rip + dlmopen@GOTPCREL]");
+    #[cfg(target_arch = "aarch64")]
+    naked_asm!(
+        "mov w2, w1",
+        "mov x1, x0",
+        "mov x0, xzr",
+        "adrp x16, :got:dlmopen",
+        "ldr x16, [x16, :got_lo12:dlmopen]",
+        "br x16",
+    );
+}
+
+/// `dlopen`: clears the flags that do not pass, and jumps.
+///
+/// # Safety
+/// As dlopen(3).
+#[cfg(target_arch = "x86_64")]
+#[unsafe(naked)]
+pub unsafe extern "C" fn dlopen<L: Lane>(path: *const c_char, flags: c_int) -> *mut c_void {
+    naked_asm!(
+        ".cfi_startproc",
+        // Acquire, as every load of the processor: pairs with the Release in `next_dlopen`.
+        "mov rax, qword ptr [rip + {next}]",
+        "test rax, rax",
+        "jz 3f",
+        "2:",
+        "and esi, dword ptr [rip + {passes}]",
+        "jmp rax",
+        "3:",
+        "push rdi",
+        ".cfi_adjust_cfa_offset 8",
+        "push rsi",
+        ".cfi_adjust_cfa_offset 8",
+        "sub rsp, 8",
+        ".cfi_adjust_cfa_offset 8",
+        "call {look}",
+        "add rsp, 8",
+        ".cfi_adjust_cfa_offset -8",
+        "pop rsi",
+        ".cfi_adjust_cfa_offset -8",
+        "pop rdi",
+        ".cfi_adjust_cfa_offset -8",
+        "jmp 2b",
+        ".cfi_endproc",
+        next = sym NEXT,
+        passes = sym PASSES,
+        look = sym next_dlopen::<L>,
+    )
+}
+
+/// `dlopen`: clears the flags that do not pass, and jumps.
+///
+/// # Safety
+/// As dlopen(3).
+#[cfg(target_arch = "aarch64")]
+#[unsafe(naked)]
+pub unsafe extern "C" fn dlopen<L: Lane>(path: *const c_char, flags: c_int) -> *mut c_void {
+    naked_asm!(
+        ".cfi_startproc",
+        "adrp x16, {next}",
+        "add x16, x16, :lo12:{next}",
+        // Acquire: pairs with the Release in `next_dlopen`.
+        "ldar x16, [x16]",
+        "cbz x16, 3f",
+        "2:",
+        "adrp x9, {passes}",
+        "ldr w9, [x9, :lo12:{passes}]",
+        "and w1, w1, w9",
+        "br x16",
+        "3:",
+        "stp x29, x30, [sp, #-32]!",
+        ".cfi_def_cfa_offset 32",
+        ".cfi_offset 29, -32",
+        ".cfi_offset 30, -24",
+        "mov x29, sp",
+        "stp x0, x1, [sp, #16]",
+        "bl {look}",
+        "mov x16, x0",
+        "ldp x0, x1, [sp, #16]",
+        "ldp x29, x30, [sp], #32",
+        ".cfi_restore 29",
+        ".cfi_restore 30",
+        ".cfi_def_cfa_offset 0",
+        "b 2b",
+        ".cfi_endproc",
+        next = sym NEXT,
+        passes = sym PASSES,
+        look = sym next_dlopen::<L>,
+    )
+}
+
+/// Defines the lane's `dlopen`. Not in the library for static programs, where there is no next one.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! export_loader {
+    ($lane:ty) => {
+        mod loader {
+            use core::ffi::{c_char, c_int, c_void};
+
+            /// dlopen(3), without `RTLD_DEEPBIND`.
+            ///
+            /// # Safety
+            /// As dlopen(3).
+            #[cfg(not(feature = "linked"))]
+            #[unsafe(no_mangle)]
+            #[unsafe(naked)]
+            pub unsafe extern "C" fn dlopen(path: *const c_char, flags: c_int) -> *mut c_void {
+                #[cfg(target_arch = "x86_64")]
+                core::arch::naked_asm!("jmp {dlopen}", dlopen = sym $crate::loader::dlopen::<$lane>);
+                #[cfg(target_arch = "aarch64")]
+                core::arch::naked_asm!("b {dlopen}", dlopen = sym $crate::loader::dlopen::<$lane>);
+            }
+
+            /// Looks for the next `dlopen` before the program's threads need it.
+            pub fn prepare() {
+                #[cfg(not(feature = "linked"))]
+                $crate::loader::next_dlopen::<$lane>();
+            }
+        }
+    };
+}
