@@ -143,11 +143,13 @@ fn a_thread_that_fails_again_and_again_asks_the_others_now_and_then() {
         freed.into_iter().for_each(free);
         let (start, trims) = (Instant::now(), Tiny::allocator().trims());
         Fake::refuse_after(0);
-        let served: Vec<_> =
-            (0..300).map(|_| block::malloc::<Tiny>(6 * MIB)).filter(|block| !block.is_null()).collect();
+        let mut served = Vec::new();
+        while start.elapsed().as_millis() < 300 {
+            served.extend(Some(block::malloc::<Tiny>(6 * MIB)).filter(|block| !block.is_null()));
+        }
         Fake::grant_all();
         let asked = Tiny::allocator().trims() - trims;
-        assert!(served.len() < 30, "{} of 300 served", served.len());
+        assert!(served.len() < 30, "{} served", served.len());
         let most = start.elapsed().as_millis() / 125 + 1;
         assert!(asked >= 1 && u128::from(asked) <= most, "asked {asked} times, {most} allowed");
         served.into_iter().chain(kept).for_each(free);

@@ -1,7 +1,7 @@
 //! Books: checks an allocator's counts, lists and page tags against each other, for tests and debug builds.
 
 use crate::allocator::Lane;
-use crate::observe::stats::{collect, each_cached, small_bins};
+use crate::observe::stats::{BinStats, collect, collect_with_bins, each_cached, small_bins};
 use crate::pages::arena::PageRange;
 use crate::pages::bins::{self, BINS};
 use crate::pages::page_tag::{Kind, PageTag};
@@ -32,6 +32,10 @@ pub fn check_accounts<L: Lane>() -> Result<(), &'static str> {
     let large_bytes = check_spans::<L>()?;
     check_caches::<L>()?;
     let stats = collect::<L>();
+    // The sums that are kept, against what is found bin by bin.
+    if collect_with_bins::<L>(&mut [BinStats::default(); BINS]).rows() != stats.rows() {
+        return Err("a sum of counts");
+    }
     if stats.large_bytes != large_bytes {
         return Err("pages of large blocks");
     }

@@ -10,11 +10,11 @@ use crate::observe::counts::Stats;
 use crate::pages::bins::{self, BINS};
 use crate::pages::page_heap::PageHeap;
 use crate::pages::page_tag::Kind;
+use crate::pages::policy::shape;
 use crate::pages::span::{Span, at};
 use crate::platform::atomic::Ordering;
-use crate::platform::own_stack::{self, Signals};
 use crate::platform::units::{Bin, PAGE_BYTES};
-use crate::thread::heap::peek;
+use crate::thread::heap::{peek, used_bins};
 use crate::transfer::magazine::Magazine;
 use crate::transfer::remote_stash::RemoteStash;
 
@@ -67,18 +67,44 @@ pub(crate) fn each_cached<L: Lane>(mut look: impl FnMut(Cache, Bin, *const *mut 
 }
 
 /// Counts lane `L`'s allocator. Takes each shard's lock, the run lock and the lock of the direct mappings, one at a
-/// time.
+/// time. Looks at what shards, depots and heaps have in sum, not at each bin of each.
 pub fn collect<L: Lane>() -> Stats {
-    // The bins take kilobytes.
-    own_stack::call(Signals::Pass, || collect_with_bins::<L>(&mut [BinStats::default(); BINS])).unwrap_or_default()
+    let allocator = L::allocator();
+    let mut stats = Stats::default();
+    let mut in_slots = 0;
+    for shard in allocator.exchange.shards() {
+        let owned = shard.owned().lock();
+        let (out, slots) = owned.slot_bytes();
+        stats.small_out_bytes += out;
+        in_slots += slots;
+        stats.small_span_bytes += owned.pages() * PAGE_BYTES;
+    }
+    stats.span_free_bytes = in_slots.saturating_sub(stats.small_out_bytes);
+    stats.span_waste_bytes = stats.small_span_bytes.saturating_sub(in_slots);
+    for bin in small_bins() {
+        for shard in allocator.exchange.stocked_shards(bin) {
+            let slots = allocator.exchange.shard(shard).depot(bin).slot_count(shape::<L>(bin).capacity);
+            stats.depot_bytes += slots * slot_bytes(bin);
+        }
+    }
+    allocator.heaps.each(|heap| {
+        // SAFETY: heaps, their stashes and quarantines are never unmapped.
+        unsafe {
+            for bin in used_bins(heap) {
+                peek(heap, bin, |_, count| stats.magazine_bytes += count * slot_bytes(bin));
+            }
+            (*heap).stash.peek(|bin, _, count| stats.stash_bytes += count * slot_bytes(bin));
+            (*heap).quarantine.peek(|bin, _| stats.quarantine_bytes += slot_bytes(bin));
+        }
+    });
+    collect_rest::<L>(&mut stats);
+    stats
 }
 
 /// [`collect`], also by bin: the values in `bins` add up to the result's.
 pub fn collect_with_bins<L: Lane>(bins: &mut [BinStats; BINS]) -> Stats {
     let allocator = L::allocator();
     let mut stats = Stats::default();
-    (stats.reserved_bytes, stats.committed_bytes) = allocator.pages.runs.arenas.reserved_and_committed();
-    (stats.dirty_bytes, stats.clean_bytes, stats.purging_bytes) = allocator.pages.runs.free_bytes();
     *bins = [BinStats::default(); BINS];
     for (bin, counts) in small_bins().zip(bins.iter_mut().skip(1)) {
         counts.slot_bytes = slot_bytes(bin);
@@ -94,9 +120,6 @@ pub fn collect_with_bins<L: Lane>(bins: &mut [BinStats; BINS]) -> Stats {
         stats.span_free_bytes += in_slots.saturating_sub(counts.out * counts.slot_bytes);
         stats.span_waste_bytes += counts.span_bytes - in_slots;
     }
-    for shard in allocator.exchange.shards() {
-        stats.span_purged_bytes += shard.owned().lock().purged_pages() * PAGE_BYTES;
-    }
     each_cached::<L>(|cache, bin, _, count| {
         *match cache {
             Cache::Magazine => &mut stats.magazine_bytes,
@@ -108,6 +131,18 @@ pub fn collect_with_bins<L: Lane>(bins: &mut [BinStats; BINS]) -> Stats {
             *(if cache == Cache::Depot { &mut counts.in_depots } else { &mut counts.in_threads }) += count;
         }
     });
+    collect_rest::<L>(&mut stats);
+    stats
+}
+
+/// Adds what is not counted by bin.
+fn collect_rest<L: Lane>(stats: &mut Stats) {
+    let allocator = L::allocator();
+    (stats.reserved_bytes, stats.committed_bytes) = allocator.pages.runs.arenas.reserved_and_committed();
+    (stats.dirty_bytes, stats.clean_bytes, stats.purging_bytes) = allocator.pages.runs.free_bytes();
+    for shard in allocator.exchange.shards() {
+        stats.span_purged_bytes += shard.owned().lock().purged_pages() * PAGE_BYTES;
+    }
     stats.small_live_bytes = stats.small_out_bytes.saturating_sub(stats.cached_bytes());
     (stats.held_bytes, stats.refused_guards) =
         (allocator.pages.guards.waiting_bytes(), allocator.pages.guards.refused());
@@ -132,7 +167,6 @@ pub fn collect_with_bins<L: Lane>(bins: &mut [BinStats; BINS]) -> Stats {
         stats.spills += counters.spills.load(Ordering::Relaxed) as usize;
         stats.homeward += counters.homeward.load(Ordering::Relaxed) as usize;
     });
-    stats
 }
 
 /// Counts of one bin: numbers of slots unless the name says bytes.

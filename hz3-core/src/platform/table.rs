@@ -185,11 +185,15 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
 
     /// Bytes of address space that the table has committed or mapped.
     pub fn mapped_bytes(&self) -> usize {
-        let in_groups = self.chunks.chunks(GROUP_CHUNKS).zip(&self.committed).map(|(chunks, committed)| {
-            // Relaxed, both: counts. A committed chunk may not be in place yet.
-            let in_place = chunks.iter().filter(|chunk| !chunk.load(Ordering::Relaxed).is_null()).count();
-            in_place.max(committed.load(Ordering::Relaxed) as usize)
-        });
+        // Relaxed: a count. A chunk is in place at most two ahead of the next id's: one that the id before did not fit
+        // into, and the one after it.
+        let groups = (self.next.load(Ordering::Relaxed) / Self::UNITS) as usize / GROUP_CHUNKS + 2;
+        let in_groups =
+            self.chunks.chunks(GROUP_CHUNKS).zip(&self.committed).take(groups).map(|(chunks, committed)| {
+                // Relaxed, both: counts. A committed chunk may not be in place yet.
+                let in_place = chunks.iter().filter(|chunk| !chunk.load(Ordering::Relaxed).is_null()).count();
+                in_place.max(committed.load(Ordering::Relaxed) as usize)
+            });
         in_groups.sum::<usize>() * CHUNK_BYTES
     }
 }

@@ -388,6 +388,8 @@ pub struct Heap<S, Q> {
     pub balances: Balances,
     /// Bins with a miss since the last check for cold bins.
     pub active: [Cell<bool>; BINS],
+    /// A bit for each bin that may have a magazine. Sync: any thread may read.
+    used: [AtomicU64; BINS.div_ceil(64)],
     /// Time of that check, in milliseconds.
     pub last_look_ms: Cell<u32>,
     /// The allocator's count of trim requests when the heap was last emptied.
@@ -448,6 +450,24 @@ impl<S, Q> Heap<S, Q> {
         if let Some(active) = self.active.get(usize::from(bin.0)) {
             active.set(true);
         }
+        self.mark_used(bin);
+    }
+
+    /// Notes that `bin` may have a magazine from now on.
+    #[inline]
+    pub fn mark_used(&self, bin: Bin) {
+        // Relaxed, all, here and below: only the owner writes; to others, a snapshot.
+        if let Some(word) = self.used.get(usize::from(bin.0 / 64)) {
+            let (bits, bit) = (word.load(Ordering::Relaxed), 1 << (bin.0 % 64));
+            if bits & bit == 0 {
+                word.store(bits | bit, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Notes that no bin has a magazine.
+    pub fn mark_unused(&self) {
+        self.used.iter().for_each(|word| word.store(0, Ordering::Relaxed));
     }
 
     /// As [`HeapState::begin_change`].
@@ -467,6 +487,24 @@ impl<S, Q> Heap<S, Q> {
     pub fn set_aside(&self) {
         self.state.set_aside();
     }
+}
+
+/// The bins that may have a magazine in `heap`.
+///
+/// # Safety
+/// As for [`peek`].
+pub unsafe fn used_bins<S, Q>(heap: *const Heap<S, Q>) -> impl Iterator<Item = Bin> {
+    (0..BINS.div_ceil(64)).flat_map(move |index| {
+        // SAFETY: heaps are never unmapped, and the words are atomic.
+        let word = unsafe { &(*heap).used }.get(index).map_or(0, |word| word.load(Ordering::Relaxed));
+        let mut left = word;
+        core::iter::from_fn(move || {
+            let bin = Bin((index as u32 * 64 + left.trailing_zeros()) as u8);
+            let is_one = left != 0;
+            left &= left.wrapping_sub(1);
+            is_one.then_some(bin)
+        })
+    })
 }
 
 /// As [`Entry::peek`], for the entry of `bin` in `heap`, without a reference to the whole heap: its owner may be writing.

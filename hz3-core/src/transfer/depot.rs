@@ -153,19 +153,44 @@ pub struct Depot {
     low: AtomicU32,
     /// Surplus magazines to send home.
     due: AtomicU32,
+    /// Slots by which the magazines in both stacks are not full.
+    lacking: AtomicU32,
 }
 
 #[cfg(not(loom))]
 impl Depot {
     /// An empty depot.
     pub const fn new() -> Self {
-        Self { full: Stack::new(), inbox: Stack::new(), low: AtomicU32::new(0), due: AtomicU32::new(0) }
+        Self {
+            full: Stack::new(),
+            inbox: Stack::new(),
+            low: AtomicU32::new(0),
+            due: AtomicU32::new(0),
+            lacking: AtomicU32::new(0),
+        }
     }
 
     /// Magazines in both stacks.
     #[inline]
     pub fn count(&self) -> u32 {
         self.full.count() + self.inbox.count()
+    }
+
+    /// Slots in both stacks, whose magazines have room for `capacity` each: exact while nobody changes them.
+    pub fn slot_count(&self, capacity: u16) -> usize {
+        // Relaxed: a count.
+        let lacking = self.lacking.load(Ordering::Relaxed) as usize;
+        (self.count() as usize * usize::from(capacity)).saturating_sub(lacking)
+    }
+
+    /// Notes a magazine that enters or leaves and lacks so many slots: mostly none, and then this costs a test.
+    #[inline]
+    pub fn note_lacking(&self, slots: u16, enters: bool) {
+        if slots > 0 {
+            let more = if enters { u32::from(slots) } else { 0_u32.wrapping_sub(u32::from(slots)) };
+            // Relaxed: a count.
+            self.lacking.fetch_add(more, Ordering::Relaxed);
+        }
     }
 
     /// Lowers the low-water mark after a magazine was taken.

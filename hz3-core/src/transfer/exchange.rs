@@ -218,6 +218,7 @@ impl<P: Sharded> Exchange<P> {
         // SAFETY: ids in stacks are magazines' ids; this thread has popped this one.
         id.map(|id| unsafe {
             let magazine = self.magazines.get(id);
+            depot.note_lacking((*magazine).lacking(), false);
             (*magazine).origin = shard;
             magazine
         })
@@ -236,9 +237,13 @@ impl<P: Sharded> Exchange<P> {
         let depot = self.shard(shard).depot(bin);
         let stack = if inbox { &depot.inbox } else { &depot.full };
         // SAFETY: the caller owns `magazine`.
-        let pushed = stack.push(&self.magazines, unsafe { (*magazine).id }, Self::depot_limit(bin));
+        let (id, lacking) = unsafe { ((*magazine).id, (*magazine).lacking()) };
+        depot.note_lacking(lacking, true);
+        let pushed = stack.push(&self.magazines, id, Self::depot_limit(bin));
         if pushed {
             self.stocked(bin).note_pushed(Self::bit(shard));
+        } else {
+            depot.note_lacking(lacking, false);
         }
         pushed
     }
@@ -262,6 +267,8 @@ impl<P: Sharded> Exchange<P> {
                 if !depot.full.push(&self.magazines, id, MAX_COUNT) {
                     self.magazines.next(id).store(overflow, Ordering::Relaxed);
                     overflow = id;
+                    // SAFETY: ids in stacks are magazines' ids; this thread has popped this one.
+                    depot.note_lacking(unsafe { (*self.magazines.get(id)).lacking() }, false);
                 }
             }
         }

@@ -55,6 +55,12 @@ impl Magazine {
         self.count.store(count, Ordering::Relaxed);
     }
 
+    /// Slots by which it is not full.
+    #[inline]
+    pub fn lacking(&self) -> u16 {
+        self.capacity.saturating_sub(self.count())
+    }
+
     /// Whether it is worth a place in a depot. A refill takes all of it, and a few slots serve better from their spans.
     pub fn is_worthwhile(&self) -> bool {
         self.count() >= self.capacity.div_ceil(WORTHWHILE)

@@ -38,7 +38,11 @@ pub struct Owned {
     out: [u64; BINS],
     /// Spans, per bin.
     spans: [u32; BINS],
-    /// Their pages.
+    /// Bytes of slots out, of all bins.
+    out_bytes: usize,
+    /// Bytes of the slots that fit into the spans, of all bins.
+    slot_bytes: usize,
+    /// The spans' pages.
     pages: usize,
     /// Those of them that hold no memory.
     purged_pages: usize,
@@ -86,6 +90,8 @@ impl<O: Os> Shard<O> {
                 tails: [SpanId::NONE; BINS],
                 out: [0; BINS],
                 spans: [0; BINS],
+                out_bytes: 0,
+                slot_bytes: 0,
                 pages: 0,
                 purged_pages: 0,
                 aside: Transit::new(),
@@ -215,6 +221,7 @@ impl Owned {
         let span = Self::span(spans, id);
         span.stamp = now;
         self.pages += span.pages as usize;
+        self.slot_bytes += Self::slot_bytes_of(bin);
         let free = out.len() - span.carve(bins::info(bin), out);
         self.purged_pages += span.purged_pages() as usize;
         let span = Self::span(spans, id);
@@ -298,6 +305,7 @@ impl Owned {
         if let Some(count) = self.out.get_mut(usize::from(bin.0)) {
             *count += taken as u64;
         }
+        self.out_bytes += taken * bins::info(bin).slot_bytes as usize;
         taken
     }
 
@@ -320,6 +328,7 @@ impl Owned {
         if let Some(count) = self.out.get_mut(usize::from(bin.0)) {
             *count = count.saturating_sub(1);
         }
+        self.out_bytes = self.out_bytes.saturating_sub(bins::info(bin).slot_bytes as usize);
         if aside {
             // `put_back` lists or releases it.
             return Ok(false);
@@ -347,6 +356,7 @@ impl Owned {
         }
         let span = Self::span(spans, id);
         self.pages -= span.pages as usize;
+        self.slot_bytes -= Self::slot_bytes_of(bin);
         self.purged_pages -= span.purged_pages() as usize;
     }
 
@@ -422,6 +432,15 @@ impl Owned {
     /// Whether a span is set aside.
     pub fn has_aside(&self) -> bool {
         self.aside.is_any()
+    }
+
+    fn slot_bytes_of(bin: Bin) -> usize {
+        usize::from(bins::info(bin).span_slots) * bins::info(bin).slot_bytes as usize
+    }
+
+    /// Bytes of slots out, and of all slots that fit into the spans.
+    pub fn slot_bytes(&self) -> (usize, usize) {
+        (self.out_bytes, self.slot_bytes)
     }
 
     /// Pages of the spans.

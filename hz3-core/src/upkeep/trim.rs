@@ -45,6 +45,7 @@ pub unsafe fn flush<P: Sharded, S: RemoteStash, Q: Quarantine>(
                 }
             }
         }
+        heap.mark_unused();
         while let Some((bin, slot)) = heap.quarantine.take() {
             homeward.send_slot(bin, slot, &heap.stash);
         }
