@@ -7,6 +7,7 @@ use hz3_core::api::block::{malloc_aligned, malloc_zeroed, trim};
 use hz3_core::observe::books::{check_accounts, check_runs};
 use hz3_core::observe::stats::collect;
 use hz3_core::pages::runs::Runs;
+use hz3_core::pages::span::at;
 use hz3_core::platform::atomic::{AtomicU32, Ordering};
 use hz3_core::platform::fake::Fake;
 use hz3_core::platform::options::Options;
@@ -229,6 +230,36 @@ fn a_purge_does_not_pursue_what_becomes_dirty_meanwhile() {
         let made = MADE.load(Ordering::Relaxed);
         assert!(purged >= 48 << 12 && made < 10, "{purged} bytes in {made} calls");
         assert_eq!(check_runs(&RUNS), Ok(()));
+    });
+}
+
+static ALIGNED: Runs<Fake> = Runs::new(Options::new(1000, 64 << 20));
+
+#[test]
+fn an_aligned_request_finds_every_run_that_fits_where_it_lies() {
+    const PAGE: usize = 4096;
+    alone(|| {
+        let take = |pages, align_pages| ALIGNED.allocate(pages, align_pages);
+        let ids: Vec<_> = (0..400)
+            .map(|_| {
+                let id = take(9, 1).expect("memory");
+                take(1, 1).expect("what keeps it apart");
+                id
+            })
+            .collect();
+        // SAFETY: the test's own runs, here and below.
+        let start = |id: SpanId| unsafe { (*at(&ALIGNED.spans, id)).start };
+        let fitting = ids.iter().filter(|&&id| start(id).next_multiple_of(8 * PAGE) <= start(id) + PAGE).count();
+        assert!(fitting > 50);
+        Fake::refuse_after(0);
+        while take(16, 1).is_some() {}
+        // SAFETY: as above.
+        ids.into_iter().for_each(|id| unsafe { ALIGNED.release(id, 0) });
+        let found: Vec<_> = std::iter::from_fn(|| take(8, 8)).collect();
+        // What was left of the last pages may fit too.
+        assert!((fitting..fitting + 2).contains(&found.len()), "{} of {fitting}", found.len());
+        assert!(found.into_iter().all(|id| start(id).is_multiple_of(8 * PAGE)));
+        assert_eq!(check_runs(&ALIGNED), Ok(()));
     });
 }
 
