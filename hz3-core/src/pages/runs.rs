@@ -523,9 +523,9 @@ impl<O: Os> Runs<O> {
         true
     }
 
-    /// Whether a dirty run serves `pages` for sure: its memory is there.
+    /// Whether a dirty run serves `pages`: its memory is there.
     pub fn has_dirty(&self, pages: usize) -> bool {
-        self.lock().index.dirty.class_from(class_of(pages) + 1).is_some()
+        !self.lock().index.dirty.at_least(&self.spans, pages).is_none()
     }
 
     /// A descriptor for a direct mapping, which the caller then owns. `None` if memory runs out.

@@ -144,15 +144,16 @@ pub unsafe fn give_back(start: NonNull<u8>, bytes: usize) -> bool {
 pub unsafe fn guard(start: NonNull<u8>, bytes: usize) -> bool {
     // SAFETY: the caller owns the range and needs no contents.
     unsafe {
-        // Libraries that must hear of pages that go away (UCX) know this advice, and not the guards'. Refused for locked
-        // memory.
-        let is_empty = give_back(start, bytes);
-        if known() & NO_GUARD_ADVICE == 0
-            && let Some(is_guarded) = guard_by_advice(start, bytes)
-        {
-            return is_guarded;
+        if known() & NO_GUARD_ADVICE == 0 {
+            // Libraries that must hear of pages that go away (UCX) know this advice, and not the guards'. Those empty
+            // pages by themselves.
+            let _ = advise(start, bytes, libc::MADV_DONTNEED);
+            if let Some(is_guarded) = guard_by_advice(start, bytes) {
+                return is_guarded;
+            }
         }
-        if !is_empty && !empty_by(DONTNEED_LOCKED, start, bytes) {
+        // The former is refused for locked memory.
+        if !give_back(start, bytes) && !empty_by(DONTNEED_LOCKED, start, bytes) {
             return false;
         }
         // A freed block's last page is guarded, and counted, already.
