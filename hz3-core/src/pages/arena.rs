@@ -44,6 +44,9 @@ const MIN_RESERVATION_BYTES: usize = 2 * SEGMENT_BYTES;
 const NEAR: (usize, core::ops::RangeInclusive<usize>) = (8, 16 << 30..=64 << 30);
 const FAR: (usize, core::ops::RangeInclusive<usize>) = (64, 64 << 30..=1 << 40);
 
+/// What lies unmapped between a process's mappings at most, by which they reach further than the limit on their sum. Chosen.
+const HOLES_BYTES: usize = 128 << 20;
+
 /// The addresses of a window around `arena`, for a first arena of `first` bytes. `is_upward`: the kernel maps upwards.
 fn window_around(
     arena: PageRange,
@@ -52,7 +55,8 @@ fn window_around(
     is_upward: bool,
     limit: usize,
 ) -> Option<PageRange> {
-    let size = first.saturating_mul(factor).clamp(*bounds.start(), *bounds.end()).min(limit);
+    let size =
+        first.saturating_mul(factor).clamp(*bounds.start(), *bounds.end()).min(limit.saturating_add(HOLES_BYTES));
     let ahead = size.next_multiple_of(SEGMENT_BYTES).max(arena.pages * PAGE_BYTES);
     let behind = (size / 8).next_multiple_of(SEGMENT_BYTES);
     let (start, end) = if is_upward {
@@ -174,6 +178,12 @@ impl Reserved {
         PageRange { start: self.start.as_ptr().expose_provenance(), pages: self.bytes / PAGE_BYTES }
     }
 
+    /// Makes it readable, which it was not; false if the system refuses.
+    fn make_readable<O: Os>(self) -> bool {
+        // SAFETY: the caller owns the reservation, and has committed none of it.
+        unsafe { O::make_readable(self.start, self.bytes) }
+    }
+
     /// A refusal costs address space, but no memory: nothing was written there.
     fn unmap<O: Os>(self) {
         // SAFETY: the caller owns the reservation, and nothing uses it.
@@ -204,7 +214,7 @@ impl Window {
 /// A window that opens with an arena.
 struct Opening {
     window: Window,
-    /// The reservation of its tags; `None` if they are in front of the arena.
+    /// The reservation of its tags; `None` if they are in the room in front of the arena.
     reserved: Option<Reserved>,
     is_far: bool,
 }
@@ -485,13 +495,11 @@ impl<O: Os> Arenas<O> {
         let known = windows.into_iter().flatten().find_map(|window| window.tags_of(arena));
         let opening = match windows {
             [None, _] => {
-                let alone = || {
-                    // SAFETY: the front of the reservation, which was never committed.
-                    let is_open = unsafe { O::make_readable(reserved.start, tag_bytes) };
-                    is_open.then_some(Window { range: arena, tags: own_tags })
-                };
-                let near = self.reserve_window(arena, false, limit);
-                let near = near.or_else(|| Some(Opening { window: alone()?, reserved: None, is_far: false }));
+                let front = Reserved { start: reserved.start, bytes: tag_bytes };
+                let near = self.reserve_window(arena, front, false, limit).or_else(|| {
+                    let window = Window { range: arena, tags: own_tags };
+                    front.make_readable::<O>().then_some(Opening { window, reserved: None, is_far: false })
+                });
                 if near.is_none() {
                     let is_sealed = O::is_sealed(reserved.start);
                     reserved.unmap::<O>();
@@ -500,7 +508,10 @@ impl<O: Os> Arenas<O> {
                 }
                 near
             }
-            [_, None] if known.is_none() && self.are_all_near() => self.reserve_window(arena, true, limit),
+            [_, None] if known.is_none() && self.are_all_near() => {
+                let front = Reserved { start: reserved.start, bytes: tag_bytes };
+                self.reserve_window(arena, front, true, limit)
+            }
             _ => None,
         };
         let opened = opening.as_ref().and_then(|opening| opening.window.tags_of(arena));
@@ -533,19 +544,23 @@ impl<O: Os> Arenas<O> {
         other
     }
 
-    /// Reserves the tags of a window around `arena`. `None` if the system refuses.
-    fn reserve_window(&self, arena: PageRange, is_far: bool, limit: usize) -> Option<Opening> {
+    /// Reserves the tags of a window around `arena`, in the room in `front` of it if that is enough. `None` if the system
+    /// refuses.
+    fn reserve_window(&self, arena: PageRange, front: Reserved, is_far: bool, limit: usize) -> Option<Opening> {
         let size = if is_far { FAR } else { NEAR };
         let is_upward = Window::of(self.near()).is_some_and(|near| near.range.start < arena.start);
         let range = window_around(arena, size, self.options.arena_bytes(), is_upward, limit)?;
-        let reserved = Reserved::new::<O>(range.pages * size_of::<TagCell>(), PAGE_BYTES)?;
-        // SAFETY: the reservation is this call's, and was never committed.
-        if !unsafe { O::make_readable(reserved.start, reserved.bytes) } {
-            reserved.unmap::<O>();
+        let bytes = range.pages * size_of::<TagCell>();
+        let own = if bytes > front.bytes { Some(Reserved::new::<O>(bytes, PAGE_BYTES)?) } else { None };
+        let tags = own.unwrap_or(front);
+        if !tags.make_readable::<O>() {
+            if let Some(own) = own {
+                own.unmap::<O>();
+            }
             return None;
         }
-        let window = Window { range, tags: reserved.start.as_ptr().cast() };
-        Some(Opening { window, reserved: Some(reserved), is_far })
+        let window = Window { range, tags: tags.start.as_ptr().cast() };
+        Some(Opening { window, reserved: own, is_far })
     }
 
     /// Calls `visit` with the committed pages of each arena.
