@@ -5,6 +5,7 @@ mod claims;
 mod debian;
 mod documents;
 mod embedding;
+mod exports;
 mod faults;
 mod global_allocators;
 mod imports;
@@ -94,6 +95,7 @@ fn all_steps() -> Vec<Step> {
         }));
     }
     steps.extend(imports::steps());
+    steps.extend(exports::steps());
     for lane in Lane::ALL {
         steps.push(Step::new(format!("frames/{lane}"), move |session| frames_step(session, lane)));
     }
