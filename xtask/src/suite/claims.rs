@@ -4,7 +4,6 @@
 //!   lanes      names, shards and first arena: docs/choosing-a-lane.md beside lane.rs
 //!   options    names and defaults: docs/options.md beside options.rs
 //!   counters   names, in order: docs/statistics.md beside counts.rs
-//!   symbols    what the libraries export: docs/c.md beside hz3-preload
 //!   files      those of hz3-core that the design names, and that each walk enters as few as it should
 //! ```
 //!
@@ -21,15 +20,13 @@ use std::path::Path;
 const LANES_PAGE: &str = "docs/choosing-a-lane.md";
 const OPTIONS_PAGE: &str = "docs/options.md";
 const COUNTERS_PAGE: &str = "docs/statistics.md";
-const SYMBOLS_PAGE: &str = "docs/c.md";
 const FILES_PAGES: [&str; 2] = ["docs/design.md", WALKS_PAGE];
 const WALKS_PAGE: &str = "docs/life-of-a-block.md";
 /// The walks, and how many files each may enter.
 const WALKS: [(&str, usize); 4] =
     [("## A malloc miss", 9), ("## A remote free", 8), ("## The end of a thread", 7), ("## A large free", 6)];
-/// The headings under which the counters and the symbols stand.
+/// The heading under which the counters stand.
 const COUNTERS_HEADING: &str = "## The counts";
-const SYMBOLS_HEADING: &str = "## What the libraries export";
 
 /// One step per list.
 pub fn steps() -> Vec<Step> {
@@ -37,7 +34,6 @@ pub fn steps() -> Vec<Step> {
         Step::new("claims/lanes", |session| Ok(check_lanes(&session.workspace.root)?)),
         Step::new("claims/options", |session| Ok(check_options(&session.workspace.root)?)),
         Step::new("claims/counters", |session| Ok(check_counters(&session.workspace.root)?)),
-        Step::new("claims/symbols", |session| Ok(check_symbols(&session.workspace.root)?)),
         Step::new("claims/files", |session| Ok(check_files(&session.workspace.root)?)),
     ]
 }
@@ -276,35 +272,6 @@ fn check_counters(root: &Path) -> Result<()> {
     all_agree(&faults)
 }
 
-// ---- symbols ----
-
-fn check_symbols(root: &Path) -> Result<()> {
-    let c = source(root, "hz3-preload/src", "c.rs")?;
-    let functions: BTreeSet<String> = pattern(r#"no_mangle\)\]\s+pub (?:unsafe )?extern "C" fn ([a-z0-9_]+)\("#)
-        .captures_iter(&c)
-        .map(|name| name[1].to_owned())
-        .collect();
-    // Names that are looked up, not exported, are those of namespace `std`: `_ZSt…`.
-    let operators: BTreeSet<String> = pattern(r"\b_Z(?:nw|na|dl|da)[A-Za-z0-9_]*")
-        .captures_iter(&source(root, "hz3-preload/src", "cxx.rs")?)
-        .map(|name| name[0].to_owned())
-        .collect();
-    ensure!(functions.len() > 5 && operators.len() > 5, "hz3-preload exports nothing as this check expects it");
-    let text = page(root, SYMBOLS_PAGE)?;
-    let text = section(&text, SYMBOLS_HEADING)?;
-    let (list, forms) =
-        (text.split("\n\n").find(|part| part.trim_start().starts_with("- ")).unwrap_or_default(), operators.len());
-    let listed: BTreeSet<String> =
-        pattern("`([a-z][a-z0-9_]*)`").captures_iter(list).map(|name| name[1].to_owned()).collect();
-    let mut faults = Vec::new();
-    faults.extend(functions.difference(&listed).map(|name| format!("{SYMBOLS_PAGE} lacks {name}")));
-    faults.extend(listed.difference(&functions).map(|name| format!("{SYMBOLS_PAGE}: {name} is not exported")));
-    if !list.contains(&format!("{forms} forms of `operator new`")) {
-        faults.push(format!("{SYMBOLS_PAGE} does not say that there are {forms} forms of `operator new` and `delete`"));
-    }
-    all_agree(&faults)
-}
-
 // ---- files ----
 
 fn check_files(root: &Path) -> Result<()> {
@@ -408,23 +375,6 @@ mod tests {
                     "- `clean_bytes`:\n- `dirty_bytes`:",
                     "in another order",
                 ),
-            ],
-        );
-    }
-
-    #[test]
-    fn a_false_claim_about_an_exported_symbol_is_found() {
-        finds(
-            check_symbols,
-            SYMBOLS_PAGE,
-            &[
-                (
-                    "`malloc_info`\n",
-                    "`malloc_nothing`\n",
-                    "lacks malloc_info\ndocs/c.md: malloc_nothing is not exported",
-                ),
-                ("`hz3_trim`,", "", "lacks hz3_trim"),
-                ("20 forms of", "18 forms of", "there are 20 forms"),
             ],
         );
     }

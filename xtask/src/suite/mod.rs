@@ -6,6 +6,7 @@ mod debian;
 mod documents;
 mod embedding;
 mod emulated;
+mod exports;
 mod faults;
 mod global_allocators;
 mod imports;
@@ -95,6 +96,7 @@ fn all_steps() -> Vec<Step> {
         }));
     }
     steps.extend(imports::steps());
+    steps.extend(exports::steps());
     for lane in Lane::ALL {
         steps.push(Step::new(format!("frames/{lane}"), move |session| frames_step(session, lane)));
     }
