@@ -13,7 +13,7 @@
 
 use crate::pages::arena::{Arenas, NotGrown, PageRange};
 use crate::pages::page_tag::{Kind, PageTag};
-use crate::pages::run_lists::Lists;
+use crate::pages::run_lists::{self, Lists};
 use crate::pages::span::{Span, Spans, at};
 use crate::platform::forks::Forks;
 use crate::platform::lock::{ForkLock, Guard, Mutex, Ranked};
@@ -88,6 +88,35 @@ impl Index {
     /// The lists of `kind`: dirty or clean.
     pub(crate) fn lists(&mut self, kind: Kind) -> &mut Lists {
         if kind == Kind::Dirty { &mut self.dirty } else { &mut self.clean }
+    }
+}
+
+// SAFETY, all blocks: the table handed out every id in the lists. The run lock, which their callers hold, makes the access
+// exclusive.
+impl run_lists::Runs for Spans {
+    fn pages(&self, id: SpanId) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*at(self, id)).pages }
+    }
+
+    fn neighbours(&self, id: SpanId) -> (SpanId, SpanId) {
+        // SAFETY: as above.
+        unsafe { ((*at(self, id)).next, (*at(self, id)).previous) }
+    }
+
+    fn set_neighbours(&self, id: SpanId, next: SpanId, previous: SpanId) {
+        // SAFETY: as above.
+        unsafe { ((*at(self, id)).next, (*at(self, id)).previous) = (next, previous) }
+    }
+
+    fn branches(&self, id: SpanId) -> (SpanId, SpanId) {
+        // SAFETY: as above.
+        unsafe { (*at(self, id)).branches() }
+    }
+
+    fn set_branches(&self, id: SpanId, below: SpanId, above: SpanId) {
+        // SAFETY: as above.
+        unsafe { (*at(self, id)).set_branches(below, above) }
     }
 }
 
