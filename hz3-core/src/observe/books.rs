@@ -5,7 +5,7 @@ use crate::observe::stats::{BinStats, collect, collect_with_bins, each_cached, s
 use crate::pages::arena::PageRange;
 use crate::pages::bins::{self, BINS};
 use crate::pages::page_tag::{Kind, PageTag};
-use crate::pages::runs::Runs;
+use crate::pages::runs::{Descriptors, Runs};
 use crate::pages::span::{Span, at};
 use crate::platform::os::Os;
 use crate::platform::units::PAGE_BYTES;
@@ -186,8 +186,8 @@ pub fn check_runs<O: Os>(runs: &Runs<O>) -> Result<(), &'static str> {
     let mut free = runs.lock();
     for kind in [Kind::Dirty, Kind::Clean] {
         let mut pages = 0;
-        free.index.lists(kind).check(&runs.spans)?;
-        let mut id = free.index.lists(kind).at_least(&runs.spans, 0);
+        free.index.lists(kind).check(&Descriptors(&runs.spans))?;
+        let mut id = free.index.lists(kind).at_least(&Descriptors(&runs.spans), 0);
         while !id.is_none() {
             let span = free.span(id);
             if span.kind != kind {
@@ -203,7 +203,7 @@ pub fn check_runs<O: Os>(runs: &Runs<O>) -> Result<(), &'static str> {
             }
             let length = span.pages;
             pages += length as usize;
-            id = free.index.lists(kind).after(&runs.spans, id);
+            id = free.index.lists(kind).after(&Descriptors(&runs.spans), id);
             if !id.is_none() && free.span(id).pages < length {
                 return Err("a list of several lengths");
             }

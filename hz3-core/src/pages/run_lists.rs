@@ -10,10 +10,9 @@
 //! So its shape depends on the lengths alone, and its depth is about twice the logarithm of their number. Protected by
 //! the run lock.
 
-use crate::pages::span::{Span, Spans, at};
 use crate::platform::units::SpanId;
 
-/// Free runs of one kind. Every method is given the table of all its runs' descriptors.
+/// Free runs of one kind. Every method is given the descriptors of all runs.
 pub struct Lists {
     root: SpanId,
     /// Pages of all runs.
@@ -34,15 +33,18 @@ fn rank(pages: u32) -> u32 {
     pages.wrapping_mul(0x9e37_79b9).rotate_left(16).wrapping_mul(0x85eb_ca6b)
 }
 
-#[allow(clippy::mut_from_ref, reason = "the run lock stands in for the exclusive borrow")]
-fn span(spans: &Spans, id: SpanId) -> &mut Span {
-    // SAFETY: the table handed out every id in the lists. The run lock, which callers hold, makes the reference
-    // exclusive; none is kept across another call.
-    unsafe { &mut *at(spans, id) }
-}
-
-fn pages_of(spans: &Spans, id: SpanId) -> u32 {
-    span(spans, id).pages
+/// What the lists read and write of runs' descriptors, under the run lock.
+pub trait Runs {
+    /// Pages of a run.
+    fn pages(&self, id: SpanId) -> u32;
+    /// The runs after and before it in its list.
+    fn neighbours(&self, id: SpanId) -> (SpanId, SpanId);
+    /// Stores [`Runs::neighbours`].
+    fn set_neighbours(&self, id: SpanId, next: SpanId, previous: SpanId);
+    /// The nodes below and above it.
+    fn branches(&self, id: SpanId) -> (SpanId, SpanId);
+    /// Stores [`Runs::branches`].
+    fn set_branches(&self, id: SpanId, below: SpanId, above: SpanId);
 }
 
 impl Lists {
@@ -51,48 +53,47 @@ impl Lists {
         Self { root: SpanId::NONE, pages: 0 }
     }
 
-    fn get(&self, spans: &Spans, link: Link) -> SpanId {
+    fn get(&self, runs: &impl Runs, link: Link) -> SpanId {
         match link {
             Link::Root => self.root,
-            Link::Below(id) => span(spans, id).branches().0,
-            Link::Above(id) => span(spans, id).branches().1,
+            Link::Below(id) => runs.branches(id).0,
+            Link::Above(id) => runs.branches(id).1,
         }
     }
 
-    fn set(&mut self, spans: &Spans, link: Link, to: SpanId) {
+    fn set(&mut self, runs: &impl Runs, link: Link, to: SpanId) {
         let (id, is_below) = match link {
             Link::Root => return self.root = to,
             Link::Below(id) => (id, true),
             Link::Above(id) => (id, false),
         };
-        let node = span(spans, id);
-        let (below, above) = node.branches();
-        node.set_branches(if is_below { to } else { below }, if is_below { above } else { to });
+        let (below, above) = runs.branches(id);
+        runs.set_branches(id, if is_below { to } else { below }, if is_below { above } else { to });
     }
 
     /// The link towards a length of `pages` from the node `id`.
-    fn towards(spans: &Spans, id: SpanId, pages: u32) -> Link {
-        if pages < pages_of(spans, id) { Link::Below(id) } else { Link::Above(id) }
+    fn towards(runs: &impl Runs, id: SpanId, pages: u32) -> Link {
+        if pages < runs.pages(id) { Link::Below(id) } else { Link::Above(id) }
     }
 
     /// The link to the node for `pages`, or where the search for it ends.
-    fn link_of(&self, spans: &Spans, pages: u32) -> Link {
+    fn link_of(&self, runs: &impl Runs, pages: u32) -> Link {
         let mut link = Link::Root;
         loop {
-            let id = self.get(spans, link);
-            if id.is_none() || pages_of(spans, id) == pages {
+            let id = self.get(runs, link);
+            if id.is_none() || runs.pages(id) == pages {
                 return link;
             }
-            link = Self::towards(spans, id, pages);
+            link = Self::towards(runs, id, pages);
         }
     }
 
     /// The youngest run of the least length of at least `pages`; [`SpanId::NONE`] if there is none.
-    pub fn at_least(&self, spans: &Spans, pages: usize) -> SpanId {
+    pub fn at_least(&self, runs: &impl Runs, pages: usize) -> SpanId {
         let (mut id, mut best) = (self.root, SpanId::NONE);
         while !id.is_none() {
-            let (below, above) = span(spans, id).branches();
-            if pages_of(spans, id) as usize >= pages {
+            let (below, above) = runs.branches(id);
+            if runs.pages(id) as usize >= pages {
                 (best, id) = (id, below);
             } else {
                 id = above;
@@ -102,105 +103,105 @@ impl Lists {
     }
 
     /// The run after `id`: of the same length, or else of the next one.
-    pub fn after(&self, spans: &Spans, id: SpanId) -> SpanId {
-        let next = span(spans, id).next;
-        if next.is_none() { self.at_least(spans, pages_of(spans, id) as usize + 1) } else { next }
+    pub fn after(&self, runs: &impl Runs, id: SpanId) -> SpanId {
+        let (next, _) = runs.neighbours(id);
+        if next.is_none() { self.at_least(runs, runs.pages(id) as usize + 1) } else { next }
     }
 
     /// Adds a run, which is in no list.
-    pub fn link(&mut self, spans: &Spans, id: SpanId) {
-        let pages = pages_of(spans, id);
+    pub fn link(&mut self, runs: &impl Runs, id: SpanId) {
+        let pages = runs.pages(id);
         self.pages += pages as usize;
-        let link = self.link_of(spans, pages);
-        let first = self.get(spans, link);
-        (span(spans, id).next, span(spans, id).previous) = (first, SpanId::NONE);
+        let link = self.link_of(runs, pages);
+        let first = self.get(runs, link);
+        runs.set_neighbours(id, first, SpanId::NONE);
         if first.is_none() {
-            return self.add_node(spans, id);
+            return self.add_node(runs, id);
         }
-        let (below, above) = span(spans, first).branches();
-        span(spans, id).set_branches(below, above);
-        span(spans, first).previous = id;
-        self.set(spans, link, id);
+        let (below, above) = runs.branches(first);
+        runs.set_branches(id, below, above);
+        runs.set_neighbours(first, runs.neighbours(first).0, id);
+        self.set(runs, link, id);
     }
 
-    fn add_node(&mut self, spans: &Spans, id: SpanId) {
-        let pages = pages_of(spans, id);
+    fn add_node(&mut self, runs: &impl Runs, id: SpanId) {
+        let pages = runs.pages(id);
         let mut link = Link::Root;
         let mut under = self.root;
-        while !under.is_none() && rank(pages_of(spans, under)) > rank(pages) {
-            link = Self::towards(spans, under, pages);
-            under = self.get(spans, link);
+        while !under.is_none() && rank(runs.pages(under)) > rank(pages) {
+            link = Self::towards(runs, under, pages);
+            under = self.get(runs, link);
         }
-        self.set(spans, link, id);
+        self.set(runs, link, id);
         // What was there goes under the new node, split by length.
-        span(spans, id).set_branches(SpanId::NONE, SpanId::NONE);
+        runs.set_branches(id, SpanId::NONE, SpanId::NONE);
         let (mut below, mut above) = (Link::Below(id), Link::Above(id));
         while !under.is_none() {
-            let (shorter, longer) = span(spans, under).branches();
-            if pages_of(spans, under) < pages {
-                self.set(spans, below, under);
+            let (shorter, longer) = runs.branches(under);
+            if runs.pages(under) < pages {
+                self.set(runs, below, under);
                 (below, under) = (Link::Above(under), longer);
             } else {
-                self.set(spans, above, under);
+                self.set(runs, above, under);
                 (above, under) = (Link::Below(under), shorter);
             }
         }
-        self.set(spans, below, SpanId::NONE);
-        self.set(spans, above, SpanId::NONE);
+        self.set(runs, below, SpanId::NONE);
+        self.set(runs, above, SpanId::NONE);
     }
 
     /// Takes out a run of these lists.
-    pub fn unlink(&mut self, spans: &Spans, id: SpanId) {
-        let (pages, next, previous) = (pages_of(spans, id), span(spans, id).next, span(spans, id).previous);
+    pub fn unlink(&mut self, runs: &impl Runs, id: SpanId) {
+        let (pages, (next, previous)) = (runs.pages(id), runs.neighbours(id));
         self.pages -= pages as usize;
         if !next.is_none() {
-            span(spans, next).previous = previous;
+            runs.set_neighbours(next, runs.neighbours(next).0, previous);
         }
         if !previous.is_none() {
-            span(spans, previous).next = next;
+            runs.set_neighbours(previous, next, runs.neighbours(previous).1);
             return;
         }
-        let mut link = self.link_of(spans, pages);
-        let (mut below, mut above) = span(spans, id).branches();
+        let mut link = self.link_of(runs, pages);
+        let (mut below, mut above) = runs.branches(id);
         if !next.is_none() {
-            span(spans, next).set_branches(below, above);
-            return self.set(spans, link, next);
+            runs.set_branches(next, below, above);
+            return self.set(runs, link, next);
         }
         // What was under the node grows together in its place.
         while !below.is_none() && !above.is_none() {
-            if rank(pages_of(spans, below)) > rank(pages_of(spans, above)) {
-                self.set(spans, link, below);
-                (link, below) = (Link::Above(below), span(spans, below).branches().1);
+            if rank(runs.pages(below)) > rank(runs.pages(above)) {
+                self.set(runs, link, below);
+                (link, below) = (Link::Above(below), runs.branches(below).1);
             } else {
-                self.set(spans, link, above);
-                (link, above) = (Link::Below(above), span(spans, above).branches().0);
+                self.set(runs, link, above);
+                (link, above) = (Link::Below(above), runs.branches(above).0);
             }
         }
-        self.set(spans, link, if below.is_none() { above } else { below });
+        self.set(runs, link, if below.is_none() { above } else { below });
     }
 
     /// Checks the order of the tree; returns its depth.
     ///
     /// # Errors
     /// The broken rule.
-    pub fn check(&self, spans: &Spans) -> Result<usize, &'static str> {
-        let (mut id, mut deepest) = (self.at_least(spans, 0), 0);
+    pub fn check(&self, runs: &impl Runs) -> Result<usize, &'static str> {
+        let (mut id, mut deepest) = (self.at_least(runs, 0), 0);
         while !id.is_none() {
-            let pages = pages_of(spans, id);
+            let pages = runs.pages(id);
             let (mut node, mut depth, mut least) = (self.root, 1, u32::MAX);
-            while !node.is_none() && pages_of(spans, node) != pages {
-                if rank(pages_of(spans, node)) > least {
+            while !node.is_none() && runs.pages(node) != pages {
+                if rank(runs.pages(node)) > least {
                     return Err("a length that ranks above the one over it");
                 }
-                least = rank(pages_of(spans, node));
-                node = self.get(spans, Self::towards(spans, node, pages));
+                least = rank(runs.pages(node));
+                node = self.get(runs, Self::towards(runs, node, pages));
                 depth += 1;
             }
             if node != id {
                 return Err("a length that is not found");
             }
             deepest = deepest.max(depth);
-            id = self.at_least(spans, pages as usize + 1);
+            id = self.at_least(runs, pages as usize + 1);
         }
         Ok(deepest)
     }

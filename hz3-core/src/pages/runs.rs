@@ -13,7 +13,7 @@
 
 use crate::pages::arena::{Arenas, Growing, NotGrown, PageRange};
 use crate::pages::page_tag::{Kind, PageTag};
-use crate::pages::run_lists::Lists;
+use crate::pages::run_lists::{self, Lists};
 use crate::pages::span::{Span, Spans, at};
 use crate::platform::forks::Forks;
 use crate::platform::lock::{ForkLock, Guard, Mutex, Ranked};
@@ -91,6 +91,38 @@ impl Index {
     }
 }
 
+/// The descriptors of the runs in the lists.
+pub(crate) struct Descriptors<'a>(pub(crate) &'a Spans);
+
+// SAFETY, all blocks: the table handed out every id in the lists. The run lock, which their callers hold, makes the access
+// exclusive.
+impl run_lists::Runs for Descriptors<'_> {
+    fn pages(&self, id: SpanId) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*at(self.0, id)).pages }
+    }
+
+    fn neighbours(&self, id: SpanId) -> (SpanId, SpanId) {
+        // SAFETY: as above.
+        unsafe { ((*at(self.0, id)).next, (*at(self.0, id)).previous) }
+    }
+
+    fn set_neighbours(&self, id: SpanId, next: SpanId, previous: SpanId) {
+        // SAFETY: as above.
+        unsafe { ((*at(self.0, id)).next, (*at(self.0, id)).previous) = (next, previous) }
+    }
+
+    fn branches(&self, id: SpanId) -> (SpanId, SpanId) {
+        // SAFETY: as above.
+        unsafe { (*at(self.0, id)).branches() }
+    }
+
+    fn set_branches(&self, id: SpanId, below: SpanId, above: SpanId) {
+        // SAFETY: as above.
+        unsafe { (*at(self.0, id)).set_branches(below, above) }
+    }
+}
+
 /// The locked index, with the descriptors and tags it refers to.
 pub(crate) struct FreeRuns<'a, O: Os> {
     pub(crate) index: Guard<'a, Index, O>,
@@ -111,7 +143,9 @@ impl<O: Os> FreeRuns<'_, O> {
 
     /// Whether there is a run of at least `pages`.
     fn fits(&self, pages: usize) -> bool {
-        [&self.index.dirty, &self.index.clean].iter().any(|lists| !lists.at_least(self.spans, pages).is_none())
+        [&self.index.dirty, &self.index.clean]
+            .iter()
+            .any(|lists| !lists.at_least(&Descriptors(self.spans), pages).is_none())
     }
 
     /// Takes a run: dirty before clean, because its pages are present. `None` if none is found with so many `probes`.
@@ -144,7 +178,7 @@ impl<O: Os> FreeRuns<'_, O> {
     /// is one that does wherever it lies.
     fn find_in(&self, lists: &Lists, pages: usize, align_pages: usize, probes: usize) -> Option<(SpanId, usize)> {
         let certain = pages + align_pages - 1;
-        let mut id = lists.at_least(self.spans, pages);
+        let mut id = lists.at_least(&Descriptors(self.spans), pages);
         for _ in 0..probes {
             if id.is_none() || self.span(id).pages as usize >= certain {
                 break;
@@ -152,9 +186,9 @@ impl<O: Os> FreeRuns<'_, O> {
             if let Some(start) = self.fit(id, pages, align_pages) {
                 return Some((id, start));
             }
-            id = lists.after(self.spans, id);
+            id = lists.after(&Descriptors(self.spans), id);
         }
-        id = lists.at_least(self.spans, certain);
+        id = lists.at_least(&Descriptors(self.spans), certain);
         if id.is_none() { None } else { Some((id, self.fit(id, pages, align_pages)?)) }
     }
 
@@ -264,14 +298,14 @@ impl<O: Os> FreeRuns<'_, O> {
     }
 
     fn link(&mut self, id: SpanId) {
-        let (kind, spans) = (self.span(id).kind, self.spans);
-        self.index.lists(kind).link(spans, id);
+        let (kind, spans) = (self.span(id).kind, Descriptors(self.spans));
+        self.index.lists(kind).link(&spans, id);
         self.tag_edges(id);
     }
 
     fn unlink(&mut self, id: SpanId) {
-        let (kind, spans) = (self.span(id).kind, self.spans);
-        self.index.lists(kind).unlink(spans, id);
+        let (kind, spans) = (self.span(id).kind, Descriptors(self.spans));
+        self.index.lists(kind).unlink(&spans, id);
     }
 
     fn tag_edges(&self, id: SpanId) {

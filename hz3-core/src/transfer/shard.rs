@@ -221,7 +221,7 @@ impl Owned {
         let span = Self::span(spans, id);
         span.stamp = now;
         self.pages += span.pages as usize;
-        self.slot_bytes += Self::slot_bytes_of(bin);
+        self.slot_bytes += Self::room_of(bin);
         let free = out.len() - span.carve(bins::info(bin), out);
         self.purged_pages += span.purged_pages() as usize;
         let span = Self::span(spans, id);
@@ -356,7 +356,7 @@ impl Owned {
         }
         let span = Self::span(spans, id);
         self.pages -= span.pages as usize;
-        self.slot_bytes -= Self::slot_bytes_of(bin);
+        self.slot_bytes -= Self::room_of(bin);
         self.purged_pages -= span.purged_pages() as usize;
     }
 
@@ -434,7 +434,7 @@ impl Owned {
         self.aside.is_any()
     }
 
-    fn slot_bytes_of(bin: Bin) -> usize {
+    fn room_of(bin: Bin) -> usize {
         usize::from(bins::info(bin).span_slots) * bins::info(bin).slot_bytes as usize
     }
 

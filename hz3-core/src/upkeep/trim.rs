@@ -110,7 +110,7 @@ struct Cached<'a, S, Q> {
     heap: &'a Heap<S, Q>,
     bin: Bin,
     /// How many of them are in quarantine.
-    held: usize,
+    held: u16,
 }
 
 impl<S, Q: Quarantine> Cached<'_, S, Q> {
@@ -148,13 +148,13 @@ pub unsafe fn would_free_a_span<P: Sharded, S, Q: Quarantine>(
     heap: &Heap<S, Q>,
     failure: Option<u32>,
 ) -> bool {
-    let mut held = [0_usize; BINS];
+    let mut held = [0_u16; BINS];
     heap.quarantine.peek(|bin, _| {
         if let Some(held) = held.get_mut(usize::from(bin.0)) {
             *held += 1;
         }
     });
-    held.into_iter().zip((0..BINS as u8).map(Bin)).skip(1).any(|(held, bin)| {
+    held.iter().zip((0..BINS as u8).map(Bin)).skip(1).any(|(&held, bin)| {
         let cached = Cached { heap, bin, held };
         let all = cached.count(|_| true);
         // The span looked at last: neighbours in a cache are mostly neighbours in a span.
