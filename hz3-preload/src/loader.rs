@@ -40,6 +40,7 @@ pub extern "C" fn next_dlopen<L: Lane>() -> *mut c_void {
 }
 
 /// `dlmopen(LM_ID_BASE, path, flags)`, by a jump. Generic, so that the library for static programs has none.
+#[allow(clippy::extra_unused_type_parameters, reason = "as said")]
 #[unsafe(naked)]
 unsafe extern "C" fn through_dlmopen<L: Lane>(path: *const c_char, flags: c_int) -> *mut c_void {
     #[cfg(target_arch = "x86_64")]

@@ -3,6 +3,7 @@
 mod benchmark;
 mod claims;
 mod debian;
+mod debugger;
 mod documents;
 mod embedding;
 mod emulated;
@@ -120,6 +121,7 @@ fn all_steps() -> Vec<Step> {
     steps.extend(neighbours::steps());
     steps.extend(valgrind::steps());
     steps.extend(emulated::steps());
+    steps.extend(debugger::steps());
     for lane in Lane::FOR_SPEED {
         steps.push(Step::new(format!("soak/{lane}"), move |session| {
             package::require(&[plug_ins::COMPILER])?;

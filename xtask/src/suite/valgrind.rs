@@ -3,6 +3,9 @@
 //! memcheck puts an allocator of its own in a program's place. `--soname-synonyms=somalloc=nouserintercepts` has it leave
 //! hz3's alone, so that what is looked at is hz3: no branch on a word that nobody wrote, no access outside what is
 //! mapped, no wrong argument of a system call.
+//!
+//! The `tools` steps leave valgrind its way: its tools put an allocator in the place of the functions that they know, by
+//! their addresses, and what hz3 makes of these must come from there.
 
 use super::package::{self, Package};
 use super::session::Session;
@@ -13,6 +16,9 @@ use std::process::Command;
 use std::time::Duration;
 
 const VALGRIND: Package = Package { command: "valgrind", name: "valgrind" };
+const GXX: Package = Package { command: "g++", name: "g++" };
+/// Calls every form, and prints a line at its end.
+const EVERY_FORM: &str = "xtask/programs/every_form.cpp";
 const GCC: Package = Package { command: "gcc", name: "gcc" };
 /// For one case, under a tool that makes all some fifty times slower.
 const TIME_LIMIT: Duration = Duration::from_secs(120);
@@ -46,7 +52,43 @@ pub fn steps() -> Vec<Step> {
     steps.extend(
         Lane::ALL.map(|lane| Step::new(format!("valgrind/{lane}"), move |session| programs_pass(session, lane))),
     );
+    steps.extend(
+        Lane::ALL.map(|lane| Step::new(format!("valgrind/tools/{lane}"), move |session| tools_pass(session, lane))),
+    );
     steps
+}
+
+/// The tools that replace allocators, and how each is asked to fail on a complaint.
+const TOOLS: [(&str, &[&str]); 4] = [
+    ("memcheck", &["--leak-check=full", "--errors-for-leak-kinds=definite"]),
+    ("helgrind", &[]),
+    ("massif", &["--massif-out-file=/dev/null"]),
+    ("dhat", &["--dhat-out-file=/dev/null"]),
+];
+/// A program that calls every form of `malloc`, `new` and their like passes under each tool without a complaint.
+fn tools_pass(session: &mut Session, lane: Lane) -> Result<(), Stop> {
+    package::require(&[VALGRIND, GXX])?;
+    let library = session.library(lane)?;
+    let folder = session.empty_folder("valgrind")?;
+    let program = folder.join("every_form");
+    let mut compile = Command::new("g++");
+    compile.args(["-std=c++17", "-g", "-O1", "-fno-builtin", "-pthread", "-o"]).arg(&program);
+    compile.arg(session.workspace.root.join(EVERY_FORM)).arg("-ldl");
+    process::expect_success(&mut compile, TIME_LIMIT)?;
+    for (tool, arguments) in TOOLS {
+        let mut command = Command::new("valgrind");
+        command.arg(format!("--tool={tool}")).args(arguments);
+        if tool == "memcheck" || tool == "helgrind" {
+            command.arg(format!("--error-exitcode={COMPLAINED}"));
+        }
+        command.arg(&program).env("LD_PRELOAD", &library);
+        let captured = process::capture(&mut command, TIME_LIMIT)?;
+        let text = captured.text();
+        if captured.status.code() != Some(0) || !text.contains("every form passed") {
+            return Err(Stop::failed(format!("{tool}: {}\n{text}", captured.status)));
+        }
+    }
+    Ok(())
 }
 
 fn programs_pass(session: &mut Session, lane: Lane) -> Result<(), Stop> {
