@@ -559,7 +559,8 @@ impl<O: Os> Runs<O> {
 
     /// Whether a dirty run serves `pages`: its memory is there.
     pub fn has_dirty(&self, pages: usize) -> bool {
-        !self.lock().index.dirty.at_least(&self.spans, pages).is_none()
+        let free = self.lock();
+        !free.index.dirty.at_least(&Descriptors(free.spans), pages).is_none()
     }
 
     /// A descriptor for a direct mapping, which the caller then owns. `None` if memory runs out.
