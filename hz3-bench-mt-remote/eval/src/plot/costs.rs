@@ -29,9 +29,7 @@ pub fn draw(title: &str, axis: &str, rounds: u32, curves: &[Curve]) -> Option<St
     let points = || curves.iter().flat_map(|curve| &curve.points);
     let least = |values: &dyn Fn(&(f64, f64)) -> f64| points().map(values).fold(f64::INFINITY, f64::min);
     let most = |values: &dyn Fn(&(f64, f64)) -> f64| points().map(values).fold(0.0, f64::max);
-    if points().next().is_none() {
-        return None;
-    }
+    points().next()?;
     let (low, high) = (least(&|point| point.1).max(0.1) / 1.5, most(&|point| point.1).max(0.1) * 1.5);
     // At least one power of ten lies on the axis.
     let (low, high) = (low.min(10f64.powf(high.log10().floor())), high);
