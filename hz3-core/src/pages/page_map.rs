@@ -75,8 +75,8 @@ impl<T> ArenaTags<T> {
     /// Address of the first page, and number of published pages; `None` without any.
     pub fn range(&self) -> Option<(usize, usize)> {
         // Acquire, and loaded first: sees the origin. Pairs with the Release in `set_pages`.
-        let pages = self.pages.load(Ordering::Acquire);
-        (pages > 0).then(|| (self.base(), pages))
+        let published = self.pages.load(Ordering::Acquire);
+        (published > 0).then(|| (self.base(), published))
     }
 
     /// Address of the first page.
