@@ -1,6 +1,7 @@
 //! Runs never overlap, merge again, grow where they lie, and are found where they fit.
 
 use hz3_core::observe::books::check_runs;
+use hz3_core::pages::run_lists::class_of;
 use hz3_core::pages::runs::Runs;
 use hz3_core::pages::span::at;
 use hz3_core::platform::linux::Linux;
@@ -74,74 +75,27 @@ fn a_run_grows_into_the_free_pages_behind_it_and_shrinks_again() {
     assert_eq!(check_runs(&RUNS), Ok(()));
 }
 
-/// A free run of each of these lengths, that can't grow together with another, in this order.
-fn free_runs(runs: &Runs<Linux>, lengths: impl Iterator<Item = usize>) -> Vec<usize> {
+#[test]
+fn one_run_that_fits_is_found_behind_many_that_do_not() {
+    const SHORT: usize = 65;
+    const LONG: usize = 67;
+    assert_eq!(class_of(SHORT), class_of(LONG + 1), "lengths of one class");
+    static RUNS: Runs<Linux> = Runs::new(Options::new(1000, 64 << 20));
     let run = |pages| {
-        let id = runs.allocate(pages, 1).expect("memory");
-        runs.allocate(1, 1).expect("memory");
+        let id = RUNS.allocate(pages, 1).expect("memory");
+        // What keeps it from growing together with the next one.
+        RUNS.allocate(1, 1).expect("memory");
         id
     };
-    let ids: Vec<_> = lengths.map(run).collect();
-    let starts = ids.iter().map(|&id| place(runs, id).0).collect();
-    ids.into_iter().for_each(|id| release(runs, id, 0));
-    starts
-}
-
-#[test]
-fn the_one_run_that_fits_is_found_behind_any_number_that_do_not() {
-    static RUNS: Runs<Linux> = Runs::new(Options::new(1000, 8 << 30));
-    let lengths = [67].into_iter().chain(std::iter::repeat_n(65, 10_000)).chain(68..400);
-    let starts = free_runs(&RUNS, lengths);
-    let committed = RUNS.arenas.reserved_and_committed();
-    let take = |pages| place(&RUNS, RUNS.allocate(pages, 1).expect("memory"));
-    assert_eq!(take(67), (starts[0], 67), "the only run of this length");
-    assert_eq!(take(66).0, starts[10_001], "the shortest that is long enough");
-    for pages in (69..400).rev() {
-        assert_eq!(take(pages).0, starts[10_001 + pages - 68]);
-    }
-    for _ in 0..10_000 {
-        take(65);
-    }
-    assert_eq!(RUNS.arenas.reserved_and_committed(), committed, "what is free serves first");
-    assert_eq!(check_runs(&RUNS), Ok(()));
-}
-
-#[test]
-fn lengths_of_all_kinds_come_and_go_in_any_order_and_the_least_that_fits_serves() {
-    static RUNS: Runs<Linux> = Runs::new(Options::new(1000, 8 << 30));
-    let mut rng = rand_xoshiro::Xoshiro256PlusPlus::seed_from_u64(11);
-    let lengths: Vec<usize> = (0..3000)
-        .map(|_| {
-            let most = 1 << rng.random_range(1..10);
-            1 + rng.random_range(0..most)
-        })
-        .collect();
-    let mut model = std::collections::BTreeMap::<usize, Vec<usize>>::new();
-    for (start, &length) in free_runs(&RUNS, lengths.iter().copied()).into_iter().zip(&lengths) {
-        model.entry(length).or_default().push(start);
-    }
-    let mut taken: Vec<(SpanId, usize, usize)> = Vec::new();
-    for round in 0..20_000 {
-        if taken.is_empty() || (taken.len() < 1500 && rng.random_range(0..2) == 0) {
-            // Of the length of one that is free: it leaves no rest.
-            let wanted = lengths[rng.random_range(0..lengths.len())];
-            let Some((&length, starts)) = model.range_mut(wanted..).next() else { continue };
-            let id = RUNS.allocate(length, 1).expect("memory");
-            let (start, _) = place(&RUNS, id);
-            let at = starts.iter().position(|&free| free == start).expect("a run of this very length");
-            starts.swap_remove(at);
-            if starts.is_empty() {
-                model.remove(&length);
-            }
-            taken.push((id, start, length));
-        } else {
-            let (id, start, length) = taken.swap_remove(rng.random_range(0..taken.len()));
-            release(&RUNS, id, round);
-            model.entry(length).or_default().push(start);
-        }
-        if round % 512 == 0 {
-            assert_eq!(check_runs(&RUNS), Ok(()));
-        }
-    }
+    let long = run(LONG);
+    let short = [(); 40].map(|()| run(SHORT));
+    let start = place(&RUNS, long).0;
+    release(&RUNS, long, 0);
+    short.into_iter().for_each(|id| release(&RUNS, id, 0));
+    assert_eq!(RUNS.take_any(LONG + 1, 1), None);
+    let found = RUNS.take_any(LONG, 1).expect("the long one");
+    assert_eq!(place(&RUNS, found).0, start);
+    assert_eq!(RUNS.take_any(LONG, 1), None);
+    assert!(RUNS.take_any(SHORT, 1).is_some());
     assert_eq!(check_runs(&RUNS), Ok(()));
 }

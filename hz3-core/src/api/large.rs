@@ -22,8 +22,8 @@ use core::ptr::{NonNull, null_mut};
 /// Smallest block in bytes that moves to a mapping of its own, or stays in one. Chosen, as the next two, by measuring:
 /// `docs/decisions/moved-pages.md`.
 const MOVED_BYTES: usize = 128 << 10;
-/// Bytes from which a block that grows by a quarter at most moves at once.
-const LONG_BYTES: usize = 1 << 20;
+/// Bytes from which a block moves at once in the lanes for speed, if it grows by a quarter at most or no dirty run fits.
+const LONG_BYTES: usize = 512 << 10;
 /// How often its size a block is copied before it moves for that alone.
 const COPIES: usize = 8;
 
@@ -237,10 +237,9 @@ pub unsafe fn move_apart<P: Policy>(pages: &PageHeap<P>, address: usize, old: us
     unsafe {
         let copied = (*at(pages.spans(), tag.span())).copied_bytes();
         let is_due = || {
-            let is_long_step = old >= LONG_BYTES && bytes - old <= old / 4;
-            P::HARDENED
-                || copied / COPIES >= old
-                || !pages.frees_mappings_of(bytes) && (is_long_step || !pages.runs.has_dirty(page_count))
+            let is_better_at_once =
+                || old >= LONG_BYTES && (bytes - old <= old / 4 || !pages.runs.has_dirty(page_count));
+            P::HARDENED || copied / COPIES >= old || !pages.frees_mappings_of(bytes) && is_better_at_once()
         };
         if !is_direct(page_count) && (old < MOVED_BYTES || !is_due() || !pages.may_map_small()) {
             return None;

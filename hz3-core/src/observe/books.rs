@@ -5,7 +5,8 @@ use crate::observe::stats::{BinStats, collect, collect_with_bins, each_cached, s
 use crate::pages::arena::PageRange;
 use crate::pages::bins::{self, BINS};
 use crate::pages::page_tag::{Kind, PageTag};
-use crate::pages::runs::{Descriptors, Runs};
+use crate::pages::run_lists::{CLASSES, class_of};
+use crate::pages::runs::Runs;
 use crate::pages::span::{Span, at};
 use crate::platform::os::Os;
 use crate::platform::units::PAGE_BYTES;
@@ -186,26 +187,23 @@ pub fn check_runs<O: Os>(runs: &Runs<O>) -> Result<(), &'static str> {
     let mut free = runs.lock();
     for kind in [Kind::Dirty, Kind::Clean] {
         let mut pages = 0;
-        free.index.lists(kind).check(&Descriptors(&runs.spans))?;
-        let mut id = free.index.lists(kind).at_least(&Descriptors(&runs.spans), 0);
-        while !id.is_none() {
-            let span = free.span(id);
-            if span.kind != kind {
-                return Err("run in the wrong list");
-            }
-            for edge in [span.start, span.start + span.bytes() - PAGE_BYTES] {
-                if runs.arenas.tag_value(edge) != PageTag::edge(kind, id) {
-                    return Err("run without its tag");
+        for class in 0..CLASSES {
+            let mut id = free.index.lists(kind).head(class);
+            while !id.is_none() {
+                let span = free.span(id);
+                if span.kind != kind || class_of(span.pages as usize) != class {
+                    return Err("run in the wrong list");
                 }
-            }
-            if runs.arenas.tag_value(span.start + span.bytes()).kind() == kind {
-                return Err("neighbours that did not merge");
-            }
-            let length = span.pages;
-            pages += length as usize;
-            id = free.index.lists(kind).after(&Descriptors(&runs.spans), id);
-            if !id.is_none() && free.span(id).pages < length {
-                return Err("a list of several lengths");
+                for edge in [span.start, span.start + span.bytes() - PAGE_BYTES] {
+                    if runs.arenas.tag_value(edge) != PageTag::edge(kind, id) {
+                        return Err("run without its tag");
+                    }
+                }
+                if runs.arenas.tag_value(span.start + span.bytes()).kind() == kind {
+                    return Err("neighbours that did not merge");
+                }
+                pages += span.pages as usize;
+                id = span.next;
             }
         }
         if pages != free.index.lists(kind).pages {

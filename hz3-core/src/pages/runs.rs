@@ -1,19 +1,19 @@
 //! Runs: the free page runs of all arenas; spans are cut from them and merge into them.
 //!
 //! ```text
-//! lists[kind] → by length → run ⇄ run ⇄ …     kind: dirty (may hold memory) or clean (reads as zero)
+//! lists[kind][class] → run ⇄ run ⇄ …          kind: dirty (may hold memory) or clean (reads as zero)
 //! oldest dirty run ⇄ … ⇄ youngest             by the time at which the larger part of it returned
 //! spares → descriptor → …                     for the next cuts
 //! ```
 //!
-//! A request takes the smallest run that fits: the youngest of its length, and for an aligned request one of the first
-//! few, or else one that is long enough anywhere. A returned run merges with its neighbours of the same kind, found by
-//! the page tags of their edges. Dirty runs serve before clean ones, and both before fresh pages. One lock protects all
-//! this. It is held for a bounded number of steps, and never across a system call.
+//! A request takes the smallest fit among the first few runs of its own class, else the first run of a higher class.
+//! A returned run merges with its neighbours of the same kind, found by the page tags of their edges. Dirty runs serve
+//! before clean ones, and both before fresh pages. One lock protects all this. It is held for a bounded number of
+//! steps, except in `take_any`, and never across a system call.
 
 use crate::pages::arena::{Arenas, Growing, NotGrown, PageRange};
 use crate::pages::page_tag::{Kind, PageTag};
-use crate::pages::run_lists::{self, Lists};
+use crate::pages::run_lists::{Lists, class_of};
 use crate::pages::span::{Span, Spans, at};
 use crate::platform::forks::Forks;
 use crate::platform::lock::{ForkLock, Guard, Mutex, Ranked};
@@ -27,10 +27,8 @@ use core::ptr::NonNull;
 const SPARE_BATCH: u32 = 32;
 /// Most pages of one purge call: bounds a thread's time in the kernel.
 const PURGE_PAGES: usize = 4096;
-/// Runs examined for an aligned request that might not fit.
+/// Runs of the request's own class examined before a higher class is used.
 const PROBES: usize = 8;
-/// The same if the system refuses more pages. Chosen: some dozen microseconds.
-const LAST_PROBES: usize = 1024;
 /// How often a refused request waits for runs that are being purged.
 const MAX_WAITS: u32 = 500; // chosen: a tenth of a second
 /// Most spare descriptors that one operation uses: one per cut.
@@ -91,38 +89,6 @@ impl Index {
     }
 }
 
-/// The descriptors of the runs in the lists.
-pub(crate) struct Descriptors<'a>(pub(crate) &'a Spans);
-
-// SAFETY, all blocks: the table handed out every id in the lists. The run lock, which their callers hold, makes the access
-// exclusive.
-impl run_lists::Runs for Descriptors<'_> {
-    fn pages(&self, id: SpanId) -> u32 {
-        // SAFETY: as above.
-        unsafe { (*at(self.0, id)).pages }
-    }
-
-    fn neighbours(&self, id: SpanId) -> (SpanId, SpanId) {
-        // SAFETY: as above.
-        unsafe { ((*at(self.0, id)).next, (*at(self.0, id)).previous) }
-    }
-
-    fn set_neighbours(&self, id: SpanId, next: SpanId, previous: SpanId) {
-        // SAFETY: as above.
-        unsafe { ((*at(self.0, id)).next, (*at(self.0, id)).previous) = (next, previous) }
-    }
-
-    fn branches(&self, id: SpanId) -> (SpanId, SpanId) {
-        // SAFETY: as above.
-        unsafe { (*at(self.0, id)).branches() }
-    }
-
-    fn set_branches(&self, id: SpanId, below: SpanId, above: SpanId) {
-        // SAFETY: as above.
-        unsafe { (*at(self.0, id)).set_branches(below, above) }
-    }
-}
-
 /// The locked index, with the descriptors and tags it refers to.
 pub(crate) struct FreeRuns<'a, O: Os> {
     pub(crate) index: Guard<'a, Index, O>,
@@ -141,23 +107,17 @@ impl<O: Os> FreeRuns<'_, O> {
         self.index.spare_count += count;
     }
 
-    /// Whether there is a run of at least `pages`.
+    /// Whether there is a run of a class that serves any request of `pages`.
     fn fits(&self, pages: usize) -> bool {
-        [&self.index.dirty, &self.index.clean]
-            .iter()
-            .any(|lists| !lists.at_least(&Descriptors(self.spans), pages).is_none())
+        let class = class_of(pages) + 1;
+        self.index.dirty.class_from(class).is_some() || self.index.clean.class_from(class).is_some()
     }
 
-    /// Takes a run: dirty before clean, because its pages are present. `None` if none is found with so many `probes`.
-    fn take(&mut self, pages: usize, align_pages: usize, probes: usize) -> Option<SpanId> {
-        let (id, start) = self.find(pages, align_pages, probes)?;
+    /// Takes a run: dirty before clean, because its pages are present. `None` if none fits.
+    fn take(&mut self, pages: usize, align_pages: usize) -> Option<SpanId> {
+        let (id, start) =
+            [Kind::Dirty, Kind::Clean].into_iter().find_map(|kind| self.find(kind, pages, align_pages))?;
         self.cut(id, start, pages)
-    }
-
-    fn find(&self, pages: usize, align_pages: usize, probes: usize) -> Option<(SpanId, usize)> {
-        [&self.index.dirty, &self.index.clean]
-            .into_iter()
-            .find_map(|lists| self.find_in(lists, pages, align_pages, probes))
     }
 
     /// The descriptor `id`, of a free run or of the caller's own.
@@ -174,22 +134,39 @@ impl<O: Os> FreeRuns<'_, O> {
         (start + pages * PAGE_BYTES <= span.start + span.bytes()).then_some(start)
     }
 
-    /// A run of `lists` that holds `pages` aligned pages, and their start. After `probes` shorter ones that might fit, it
-    /// is one that does wherever it lies.
-    fn find_in(&self, lists: &Lists, pages: usize, align_pages: usize, probes: usize) -> Option<(SpanId, usize)> {
-        let certain = pages + align_pages - 1;
-        let mut id = lists.at_least(&Descriptors(self.spans), pages);
-        for _ in 0..probes {
-            if id.is_none() || self.span(id).pages as usize >= certain {
+    /// A run of `kind` that holds `pages` aligned pages, and their start.
+    fn find(&mut self, kind: Kind, pages: usize, align_pages: usize) -> Option<(SpanId, usize)> {
+        let class = class_of(pages);
+        let (mut best, mut best_pages) = (None, u32::MAX);
+        let mut id = self.index.lists(kind).head(class);
+        for _ in 0..PROBES {
+            if id.is_none() {
                 break;
             }
+            if let Some(start) = self.fit(id, pages, align_pages)
+                && self.span(id).pages < best_pages
+            {
+                (best, best_pages) = (Some((id, start)), self.span(id).pages);
+            }
+            id = self.span(id).next;
+        }
+        if best.is_some() {
+            return best;
+        }
+        // A run of a class above the padded size's fits at any alignment.
+        let mut class = class + 1;
+        let certain = class_of(pages + align_pages - 1) + 1;
+        while let Some(found) = self.index.lists(kind).class_from(class) {
+            let id = self.index.lists(kind).head(found);
             if let Some(start) = self.fit(id, pages, align_pages) {
                 return Some((id, start));
             }
-            id = lists.after(&Descriptors(self.spans), id);
+            if found >= certain {
+                return None;
+            }
+            class = found + 1;
         }
-        id = lists.at_least(&Descriptors(self.spans), certain);
-        if id.is_none() { None } else { Some((id, self.fit(id, pages, align_pages)?)) }
+        None
     }
 
     /// Cuts `pages` at `start` out of the free run `id`. The rest keeps its kind and age.
@@ -298,14 +275,36 @@ impl<O: Os> FreeRuns<'_, O> {
     }
 
     fn link(&mut self, id: SpanId) {
-        let (kind, spans) = (self.span(id).kind, Descriptors(self.spans));
-        self.index.lists(kind).link(&spans, id);
+        let (kind, pages) = {
+            let span = self.span(id);
+            (span.kind, span.pages as usize)
+        };
+        let class = class_of(pages);
+        let head = self.index.lists(kind).head(class);
+        (self.span(id).next, self.span(id).previous) = (head, SpanId::NONE);
+        if !head.is_none() {
+            self.span(head).previous = id;
+        }
+        let lists = self.index.lists(kind);
+        lists.set_head(class, id);
+        lists.pages += pages;
         self.tag_edges(id);
     }
 
     fn unlink(&mut self, id: SpanId) {
-        let (kind, spans) = (self.span(id).kind, Descriptors(self.spans));
-        self.index.lists(kind).unlink(&spans, id);
+        let (kind, pages, next, previous) = {
+            let span = self.span(id);
+            (span.kind, span.pages as usize, span.next, span.previous)
+        };
+        if previous.is_none() {
+            self.index.lists(kind).set_head(class_of(pages), next);
+        } else {
+            self.span(previous).next = next;
+        }
+        if !next.is_none() {
+            self.span(next).previous = previous;
+        }
+        self.index.lists(kind).pages -= pages;
     }
 
     fn tag_edges(&self, id: SpanId) {
@@ -377,6 +376,25 @@ impl<O: Os> FreeRuns<'_, O> {
             self.span(younger).older = older;
         }
     }
+
+    /// Takes any free run that holds `pages` aligned pages, after a look at all candidates: a class holds several
+    /// lengths, and not every run of one length fits an aligned request. For when the system refuses more.
+    #[cold]
+    fn take_any(&mut self, pages: usize, align_pages: usize) -> Option<SpanId> {
+        let (first, last) = (class_of(pages), class_of(pages + align_pages - 1));
+        for (kind, class) in
+            [Kind::Dirty, Kind::Clean].into_iter().flat_map(|kind| (first..=last).map(move |class| (kind, class)))
+        {
+            let mut id = self.index.lists(kind).head(class);
+            while !id.is_none() {
+                if let Some(start) = self.fit(id, pages, align_pages) {
+                    return self.cut(id, start, pages);
+                }
+                id = self.span(id).next;
+            }
+        }
+        None
+    }
 }
 
 /// The free runs of all arenas.
@@ -441,7 +459,7 @@ impl<O: Os> Runs<O> {
         let span_pages = pages.checked_add(align_pages - 1)?;
         let mut waits = MAX_WAITS;
         loop {
-            if let Some(id) = self.lock_with_spares()?.take(pages, align_pages, PROBES) {
+            if let Some(id) = self.lock_with_spares()?.take(pages, align_pages) {
                 return Some(id);
             }
             // The descriptor first: for want of one, committed pages would be lost.
@@ -453,7 +471,7 @@ impl<O: Os> Runs<O> {
                     unsafe { self.retire_descriptor(id) };
                     // If pages came free but another thread takes them first, the next turn grows.
                     if reason == NotGrown::Refused && !self.may_come_free(span_pages, &mut waits) {
-                        return self.take_last(pages, align_pages);
+                        return self.take_any(pages, align_pages);
                     }
                 }
             }
@@ -474,13 +492,10 @@ impl<O: Os> Runs<O> {
         is_waiting || fits
     }
 
-    /// What the system refuses to replace: an aligned run after a longer search, unless that was in vain before.
+    /// [`FreeRuns::take_any`], under the run lock.
     #[cold]
-    fn take_last(&self, pages: usize, align_pages: usize) -> Option<SpanId> {
-        if self.failure_of(pages, align_pages).is_some() {
-            return None;
-        }
-        self.lock_with_spares()?.take(pages, align_pages, LAST_PROBES)
+    pub fn take_any(&self, pages: usize, align_pages: usize) -> Option<SpanId> {
+        self.lock_with_spares()?.take_any(pages, align_pages)
     }
 
     fn add(&self, range: PageRange, id: SpanId) {
@@ -557,10 +572,9 @@ impl<O: Os> Runs<O> {
         true
     }
 
-    /// Whether a dirty run serves `pages`: its memory is there.
+    /// Whether a dirty run serves `pages` for sure: its memory is there.
     pub fn has_dirty(&self, pages: usize) -> bool {
-        let free = self.lock();
-        !free.index.dirty.at_least(&Descriptors(free.spans), pages).is_none()
+        self.lock().index.dirty.class_from(class_of(pages) + 1).is_some()
     }
 
     /// A descriptor for a direct mapping, which the caller then owns. `None` if memory runs out.
@@ -637,7 +651,7 @@ impl<O: Os> Runs<O> {
     pub fn note_failure(&self, pages: usize, align_pages: usize) {
         let mut free = self.lock();
         // A run that fits may have come free meanwhile.
-        if free.find(pages, align_pages, LAST_PROBES).is_none() {
+        if [Kind::Dirty, Kind::Clean].into_iter().all(|kind| free.find(kind, pages, align_pages).is_none()) {
             let number = free.index.failure.number.wrapping_add(1);
             free.index.failure = Failure { pages, align_pages, number, is_past: false };
         }

@@ -70,7 +70,7 @@ pub struct Span {
     /// Number of the failure after which a run was taken. Sync: run lock; constant while the span is in use.
     pub taken_after: u32,
     /// A bit for each slot at home. Sync: shard lock. Large span: the first word is the requested size, the second the bytes
-    /// copied for it, both its owner's. Free run: the second is its branches (run lock).
+    /// copied for it, both its owner's.
     bitmap: [u64; BITMAP_WORDS],
     /// Small spans: a bit for each page without memory. No slot that is out lies in one. Sync: shard lock.
     purged: u128,
@@ -123,18 +123,6 @@ impl Span {
     pub fn set_copied_bytes(&mut self, bytes: usize) {
         let [_, copied, ..] = &mut self.bitmap;
         *copied = bytes as u64;
-    }
-
-    /// Nodes below and above a free run in its lists' tree.
-    pub fn branches(&self) -> (SpanId, SpanId) {
-        let [_, branches, ..] = self.bitmap;
-        (SpanId(branches as u32), SpanId((branches >> 32) as u32))
-    }
-
-    /// Stores [`Span::branches`].
-    pub fn set_branches(&mut self, below: SpanId, above: SpanId) {
-        let [_, branches, ..] = &mut self.bitmap;
-        *branches = u64::from(above.0) << 32 | u64::from(below.0);
     }
 
     fn all_pages(&self) -> u128 {
