@@ -24,7 +24,7 @@ use crate::platform::units::{Bin, MIN_ALIGN, PAGE_BYTES, ShardId};
 use crate::thread::cold_bins::send_cold_bins_home;
 use crate::thread::heap::{Entry, TICKS, heap_at, is_static};
 use crate::transfer::carve::{carve, carve_anywhere};
-use crate::transfer::homeward::empty_depots;
+use crate::transfer::homeward::empty_stocked_depots;
 use crate::transfer::homeward::restore_one;
 use crate::transfer::remote_stash::RemoteStash;
 use crate::upkeep::round;
@@ -304,7 +304,7 @@ fn gather_all<L: Lane>(want: Want) -> bool {
             let failure = pages.runs.failure_of(want.pages, want.align_pages);
             if waits_there || would_free_a_span(pages, exchange, heap, failure) {
                 set_aside::<L, _>(heap, || flush_heap::<L>(heap));
-                empty_depots(pages, exchange);
+                empty_stocked_depots(pages, exchange);
                 is_any = true;
             }
         }

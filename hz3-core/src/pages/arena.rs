@@ -120,7 +120,16 @@ impl Reservation {
             if !O::commit(start, pages * PAGE_BYTES) {
                 return false;
             }
-            if tags_to > tags_from && !O::commit(tags.byte_add(tags_from).cast(), tags_to - tags_from) {
+            let (own, own_bytes) = (tags.add(claim.first).cast::<u8>(), pages * size_of::<TagCell>());
+            let last = own.add(own_bytes - PAGE_BYTES);
+            if tags_to > tags_from
+                && !O::commit(tags.byte_add(tags_from).cast(), tags_to - tags_from)
+                && !O::is_sealed(last)
+            {
+                return false;
+            }
+            // In a window that can't be opened, the claim's own pages of tags, which nothing has written, are renewed.
+            if O::is_sealed(last) && !O::renew(own, own_bytes) {
                 return false;
             }
             // Tags are first written under the run lock, where a page fault would hold up all threads. More than a step is

@@ -239,11 +239,11 @@ pub unsafe fn unguard(start: NonNull<u8>, bytes: usize) -> bool {
     }
 }
 
-/// Puts fresh pages in the place of guarded ones, for want of a way to open those.
+/// Puts fresh pages in the place of others, for want of a way to open those.
 ///
 /// # Safety
-/// As for [`unguard`].
-unsafe fn renew(start: NonNull<u8>, bytes: usize) -> bool {
+/// The caller owns the range, in whole pages, which hold nothing.
+pub unsafe fn renew(start: NonNull<u8>, bytes: usize) -> bool {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
     // SAFETY: the caller owns the range, and nothing is lost with it.
     unsafe { libc::mmap(start.as_ptr().cast(), bytes, READ_WRITE, flags, -1, 0) != libc::MAP_FAILED }

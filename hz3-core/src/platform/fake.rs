@@ -96,6 +96,10 @@ unsafe impl Os for Fake {
         // SAFETY: the caller keeps this contract, which is `Linux`'s.
         Self::granted() && unsafe { Linux::make_readable(start, bytes) }
     }
+    unsafe fn renew(start: NonNull<u8>, bytes: usize) -> bool {
+        // SAFETY: the caller keeps this contract, which is `Linux`'s.
+        unsafe { Linux::renew(start, bytes) }
+    }
     unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
         // SAFETY: the caller keeps this contract, which is `Linux`'s.
         Self::granted() && unsafe { Linux::commit(start, bytes) }

@@ -58,6 +58,10 @@ unsafe impl Os for Linux {
         true
     }
 
+    unsafe fn renew(_: NonNull<u8>, _: usize) -> bool {
+        false
+    }
+
     unsafe fn commit(_: NonNull<u8>, _: usize) -> bool {
         true
     }

@@ -213,6 +213,11 @@ unsafe impl Os for Linux {
         calling_out(|| unsafe { advice::make_readable(start, bytes) })
     }
 
+    unsafe fn renew(start: NonNull<u8>, bytes: usize) -> bool {
+        // SAFETY: the caller owns the range, and nothing is lost with it.
+        advice::must_reserve_open() && calling_out(|| unsafe { advice::renew(start, bytes) })
+    }
+
     unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
         // A reservation is not accounted for, so mprotect(2) refuses no size.
         if bytes > UNASKED_BYTES && !is_plausible(bytes) {

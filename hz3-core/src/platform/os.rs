@@ -46,6 +46,13 @@ pub unsafe trait Os: Waiter + 'static {
     /// The caller owns the range, whole pages of one reservation that were never committed.
     unsafe fn make_readable(start: NonNull<u8>, bytes: usize) -> bool;
 
+    /// Puts fresh pages, which are usable, in place of readable ones if [`Os::commit`] can never make those usable. False if
+    /// it can, or the system refuses.
+    ///
+    /// # Safety
+    /// The caller owns the range, whole pages that were never usable, and no other thread makes them so.
+    unsafe fn renew(start: NonNull<u8>, bytes: usize) -> bool;
+
     /// Makes `bytes` at `start` usable: zero if fresh, unchanged if committed before. False if the system refuses.
     ///
     /// # Safety

@@ -216,10 +216,15 @@ pub fn send_depots<P: Sharded>(
 }
 
 /// Sends all depots and inboxes home; whether there was a magazine. It ends even if other threads refill them: each gets
-/// one turn. Where nothing is in them it costs a look per bin.
+/// one turn.
+pub fn empty_depots<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) -> bool {
+    send_depots(pages, exchange, u32::MAX, |depot, most| depot.count().min(most)) > 0
+}
+
+/// [`empty_depots`] of those that are known to have a magazine. Where none is, it costs a look per bin.
 // Not inlined: what its callers do next would lie below its stash.
 #[inline(never)]
-pub fn empty_depots<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) -> bool {
+pub fn empty_stocked_depots<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) -> bool {
     let stash = Sparse::<ON_STACK>::new();
     let mut is_any = false;
     for bin in (1..BINS as u8).map(Bin) {

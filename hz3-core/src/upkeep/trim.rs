@@ -19,7 +19,7 @@ use crate::platform::os::Os;
 use crate::platform::units::{Bin, PAGE_BYTES};
 use crate::thread::heap::Heap;
 use crate::transfer::exchange::{Exchange, Sharded};
-use crate::transfer::homeward::{Homeward, empty_depots};
+use crate::transfer::homeward::{Homeward, empty_depots, empty_stocked_depots};
 use crate::transfer::remote_stash::RemoteStash;
 use crate::upkeep::holes::purge_all_holes;
 
@@ -97,7 +97,7 @@ pub unsafe fn flush_stash<P: Sharded, S: RemoteStash, Q>(
 /// Brings free memory together that is in no thread's cache, and retries up to `most_unmaps` refused ones; whether there
 /// was any. Takes shards' locks.
 pub fn gather<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, most_unmaps: usize) -> bool {
-    let mut is_any = empty_depots(pages, exchange);
+    let mut is_any = empty_stocked_depots(pages, exchange);
     if P::HARDENED && pages.guards.waiting_runs() > 0 {
         pages.release_waiting(0, 0);
         is_any = true;

@@ -73,6 +73,9 @@ unsafe impl<U: Unit> Os for System<U> {
     unsafe fn make_readable(_: NonNull<u8>, _: usize) -> bool {
         unreachable!("nothing is opened")
     }
+    unsafe fn renew(_: NonNull<u8>, _: usize) -> bool {
+        false
+    }
     unsafe fn commit(_: NonNull<u8>, _: usize) -> bool {
         unimplemented!()
     }
