@@ -239,6 +239,18 @@ static CHECK_UNUSED void check_zeroed_at(const char *file, int line, const void 
     check_fail(file, line, "block %p of %zu bytes is not zero at offset %zu", block, size, offset);
 }
 
+/* The mappings that a process may have; skips where they are more than `bound`, which would take too long. */
+static CHECK_UNUSED size_t check_most_mappings(size_t bound) {
+    char text[32] = "";
+    int file = open("/proc/sys/vm/max_map_count", O_RDONLY | O_CLOEXEC);
+    if (file < 0) check_skip("no /proc/sys/vm/max_map_count");
+    CHECK(read(file, text, sizeof text - 1) > 0);
+    close(file);
+    size_t most = strtoull(text, NULL, 10);
+    if (most > bound) check_skip("vm.max_map_count is %zu", most);
+    return most;
+}
+
 /* ---- random numbers ---------------------------------------------------------------------- */
 
 /* The run's seed: PRELOAD_TEST_SEED if it is set, else a fresh one; printed, to repeat a failure. */

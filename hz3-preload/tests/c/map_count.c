@@ -14,20 +14,9 @@ static size_t region_bytes;
 static void *singles[256];
 static size_t single_count;
 
-static size_t limit(void) {
-    char text[32] = "";
-    int file = open("/proc/sys/vm/max_map_count", O_RDONLY | O_CLOEXEC);
-    if (file < 0) check_skip("no /proc/sys/vm/max_map_count");
-    CHECK(read(file, text, sizeof text - 1) > 0);
-    close(file);
-    size_t limit = strtoull(text, NULL, 10);
-    if (limit > 4000000) check_skip("vm.max_map_count is %zu", limit);
-    return limit;
-}
-
 /* Takes every mapping that the process may still have. */
 static void eat_up_the_mappings(void) {
-    size_t page = 4096, pages = 2 * limit() + 16;
+    size_t page = 4096, pages = 2 * check_most_mappings(4000000) + 16;
     region_bytes = pages * page;
     region = (char *)mmap(NULL, region_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     CHECK(region != MAP_FAILED);

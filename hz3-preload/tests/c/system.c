@@ -124,22 +124,11 @@ static size_t mappings(void) {
     return lines;
 }
 
-static size_t most_mappings(void) {
-    char text[32] = "";
-    int file = open("/proc/sys/vm/max_map_count", O_RDONLY | O_CLOEXEC);
-    if (file < 0) check_skip("no /proc/sys/vm/max_map_count");
-    CHECK(read(file, text, sizeof text - 1) > 0);
-    close(file);
-    size_t most = strtoull(text, NULL, 10);
-    if (most > 70000) check_skip("vm.max_map_count is %zu", most);
-    return most;
-}
-
 /* Spans, large blocks and direct mappings, each with a guard of its own, come and go. */
 static void guards_leave_three_quarters_of_the_mappings(void) {
     enum { SMALL = 80000, LARGE = 3000 };
     static void *small[SMALL], *large[LARGE];
-    size_t most = most_mappings(), before = mappings();
+    size_t most = check_most_mappings(70000), before = mappings();
     for (int i = 0; i < 9000; i++) {
         /* More than there may be at a time. */
         char *direct = (char *)malloc(33 * MIB);
