@@ -91,6 +91,15 @@ fn reservation_for(pages: usize) -> Option<usize> {
     bytes.checked_add(tags + tag_bytes_of(tags) + SEGMENT_BYTES)?.checked_next_multiple_of(SEGMENT_BYTES)
 }
 
+/// Whether a claim's pages are usable after [`Os::commit`]; those that the system can't make so any more are renewed.
+///
+/// # Safety
+/// The caller owns the range, in whole pages, which nothing has written.
+unsafe fn is_usable<O: Os>(start: NonNull<u8>, bytes: usize, is_committed: bool) -> bool {
+    // SAFETY: the last page lies in the caller's range, which holds nothing.
+    unsafe { if O::is_sealed(start.add(bytes - PAGE_BYTES)) { O::renew(start, bytes) } else { is_committed } }
+}
+
 #[derive(Clone, Copy)]
 struct Reservation {
     base: usize,
@@ -117,19 +126,12 @@ impl Reservation {
         // too keep their contents, as do pages whose tags were refused.
         unsafe {
             // Pages first: if they are refused, nothing is kept.
-            if !O::commit(start, pages * PAGE_BYTES) {
+            if !is_usable::<O>(start, pages * PAGE_BYTES, O::commit(start, pages * PAGE_BYTES)) {
                 return false;
             }
-            let (own, own_bytes) = (tags.add(claim.first).cast::<u8>(), pages * size_of::<TagCell>());
-            let last = own.add(own_bytes - PAGE_BYTES);
-            if tags_to > tags_from
-                && !O::commit(tags.byte_add(tags_from).cast(), tags_to - tags_from)
-                && !O::is_sealed(last)
-            {
-                return false;
-            }
-            // In a window that can't be opened, the claim's own pages of tags, which nothing has written, are renewed.
-            if O::is_sealed(last) && !O::renew(own, own_bytes) {
+            let is_committed = tags_to == tags_from || O::commit(tags.byte_add(tags_from).cast(), tags_to - tags_from);
+            // Where they must be renewed, the claim's own alone: others' may be in use.
+            if !is_usable::<O>(tags.add(claim.first).cast(), pages * size_of::<TagCell>(), is_committed) {
                 return false;
             }
             // Tags are first written under the run lock, where a page fault would hold up all threads. More than a step is
@@ -139,15 +141,6 @@ impl Reservation {
             }
         }
         true
-    }
-
-    /// Whether the system will never commit `claim`, which it has refused.
-    fn is_sealed<O: Os>(self, claim: &Claim) -> bool {
-        let tags = self.tags.addr() + self.tags_committed(claim.end) - PAGE_BYTES;
-        [self.base + claim.end * PAGE_BYTES - PAGE_BYTES, tags]
-            .into_iter()
-            .filter_map(|page| NonNull::new(core::ptr::with_exposed_provenance_mut(page)))
-            .any(O::is_sealed)
     }
 
     /// Pages to claim for a request of `need`, whole segments, if `room` pages, at least as many, are left.
@@ -411,7 +404,6 @@ impl<O: Os> Arenas<O> {
             let claim = extent.claim(if is_generous { place.step(extent.room(), need) } else { need });
             drop(growth);
             let is_committed = place.commit::<O>(&claim);
-            let is_sealed = !is_committed && place.is_sealed::<O>(&claim);
             let _growth = self.growth.lock();
             if is_committed {
                 let range = place.range(&claim);
@@ -419,35 +411,23 @@ impl<O: Os> Arenas<O> {
                 return Some(Some(range));
             }
             extent.give_up(claim);
-            if is_sealed {
-                extent.close();
-            } else if !is_generous {
+            if !is_generous {
                 return Some(None);
-            } else {
-                is_generous = false;
             }
+            is_generous = false;
         }
     }
 
     /// Adds an arena with at least `need` pages, whole segments. `Some(None)` if another has room meanwhile, or has opened
     /// the window; `None` if the system refuses.
     fn grow_by_an_arena(&self, need: usize) -> Option<Option<PageRange>> {
-        let count = self.extents.all().len();
-        let mut fresh = self.reserve(count, need)?;
+        let fresh = self.reserve(self.extents.all().len(), need)?;
+        let place = fresh.place;
         // An arena only once it has pages: a refused request leaves nothing behind.
         let whole = |pages| Claim { published: 0, first: 0, end: pages };
-        let commit = |place: Reservation| {
-            let sizes = [place.step(place.capacity, need), need];
-            sizes.into_iter().find(|&size| size <= place.capacity && place.commit::<O>(&whole(size)))
-        };
-        let mut size = commit(fresh.place);
-        if size.is_none() && fresh.place.is_sealed::<O>(&whole(need)) {
-            // Learned just now; the next one is usable at once.
-            fresh.unmap::<O>();
-            fresh = self.reserve(count, need)?;
-            size = commit(fresh.place);
-        }
-        let place = fresh.place;
+        let size = [place.step(place.capacity, need), need]
+            .into_iter()
+            .find(|&size| size <= place.capacity && place.commit::<O>(&whole(size)));
         let mut added = None;
         let mut is_late = false;
         if let Some(size) = size {
@@ -510,10 +490,8 @@ impl<O: Os> Arenas<O> {
                     front.make_readable::<O>().then_some(Opening { window, reserved: None, is_far: false })
                 });
                 if near.is_none() {
-                    let is_sealed = O::is_sealed(reserved.start);
                     reserved.unmap::<O>();
-                    // Learned just now; the next one is usable at once.
-                    return if is_sealed { self.reserve(count, pages) } else { None };
+                    return None;
                 }
                 near
             }

@@ -133,12 +133,6 @@ impl<T> ArenaTags<T> {
         }
     }
 
-    /// Gives up all pages that are not claimed, for good. The caller holds the growth lock.
-    pub fn close(&self) {
-        // Relaxed: under the lock.
-        self.claimed.store(self.capacity(), Ordering::Relaxed);
-    }
-
     /// Makes the first `pages` pages' tags visible to all threads. The caller holds the growth lock.
     fn set_pages(&self, pages: usize) {
         // Release: publishes the origin and the tags. Pairs with the Acquire in `tag`.

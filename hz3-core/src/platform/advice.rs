@@ -222,7 +222,7 @@ pub unsafe fn unguard(start: NonNull<u8>, bytes: usize) -> bool {
             match advise(start, bytes, GUARD_REMOVE) {
                 Ok(()) if known & BY_MPROTECT == 0 || is_readable(start) == Some(true) => return true,
                 Ok(()) => {}
-                Err(error) => return is_rule(error) && renew(start, bytes),
+                Err(error) => return is_rule(error) && renew(start, bytes, READ_WRITE),
             }
         }
         if known & BY_MPROTECT == 0 {
@@ -230,7 +230,7 @@ pub unsafe fn unguard(start: NonNull<u8>, bytes: usize) -> bool {
         }
         let is_open = match protect(start, bytes, READ_WRITE) {
             Ok(()) => true,
-            Err(error) => is_rule(error) && renew(start, bytes),
+            Err(error) => is_rule(error) && renew(start, bytes, READ_WRITE),
         };
         if is_open {
             give_split_up();
@@ -243,10 +243,10 @@ pub unsafe fn unguard(start: NonNull<u8>, bytes: usize) -> bool {
 ///
 /// # Safety
 /// The caller owns the range, in whole pages, which hold nothing.
-pub unsafe fn renew(start: NonNull<u8>, bytes: usize) -> bool {
+pub unsafe fn renew(start: NonNull<u8>, bytes: usize, protection: c_int) -> bool {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
     // SAFETY: the caller owns the range, and nothing is lost with it.
-    unsafe { libc::mmap(start.as_ptr().cast(), bytes, READ_WRITE, flags, -1, 0) != libc::MAP_FAILED }
+    unsafe { libc::mmap(start.as_ptr().cast(), bytes, protection, flags, -1, 0) != libc::MAP_FAILED }
 }
 
 /// Makes reserved pages usable. False if the system refuses; see [`is_sealed`].
@@ -258,13 +258,13 @@ pub unsafe fn open(start: NonNull<u8>, bytes: usize) -> bool {
     unsafe {
         match protect(start, bytes, READ_WRITE) {
             Ok(()) => true,
-            // It may be open already: an earlier commit's, or in a reservation that was made open.
+            // It may be open already, by an earlier commit.
             Err(error) => is_rule(error) && is_writable(start.add(bytes - PAGE_BYTES)) == Some(true),
         }
     }
 }
 
-/// Makes reserved pages readable. False if the system refuses; see [`is_sealed`].
+/// Makes reserved pages readable. False if the system refuses.
 ///
 /// # Safety
 /// The caller owns the range, in whole pages of one reservation, none of which was committed.
@@ -273,19 +273,14 @@ pub unsafe fn make_readable(start: NonNull<u8>, bytes: usize) -> bool {
     // SAFETY: the caller owns the range.
     match unsafe { protect(start, bytes, libc::PROT_READ) } {
         Ok(()) => true,
-        // A reservation that was made open.
-        Err(error) => is_rule(error) && is_readable(start) == Some(true),
+        // SAFETY: the caller owns the range, which holds nothing.
+        Err(error) => is_rule(error) && unsafe { renew(start, bytes, libc::PROT_READ) },
     }
-}
-
-/// Whether mprotect(2) is forbidden, so that a reservation without access is of no use.
-pub fn must_reserve_open() -> bool {
-    known() & NO_MPROTECT != 0
 }
 
 /// Whether the reserved page at `start` can never be used: it can't be written, and mprotect(2) is forbidden.
 pub fn is_sealed(start: NonNull<u8>) -> bool {
-    must_reserve_open() && is_writable(start) != Some(true)
+    known() & NO_MPROTECT != 0 && is_writable(start) != Some(true)
 }
 
 /// Whether the page at `start` can be read; `None` if the kernel does not say.

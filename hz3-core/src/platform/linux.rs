@@ -35,8 +35,6 @@ const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const UNASKED_BYTES: usize = 256 << 20;
 /// Bytes from which a question that the system does not answer counts as a refusal. Chosen: more than machines lack.
 const DOUBTFUL_BYTES: usize = 1 << 30;
-/// Most bytes of a reservation that is usable at once, where it can't become so later. Chosen: little, but 64 arenas.
-const OPEN_BYTES: usize = 1 << 30;
 
 /// The address of the image of the kernel's functions; 0 if there is none.
 pub fn vdso() -> usize {
@@ -184,13 +182,7 @@ unsafe impl Os for Linux {
         let wanted = if align > PAGE_BYTES { bytes.checked_add(align)? } else { bytes };
         // Not accounted for: fork(2) refuses to copy an accounted mapping that exceeds memory and swap, and an arena is
         // made usable well ahead of need.
-        let protection = match advice::must_reserve_open() {
-            false => libc::PROT_NONE,
-            // What mlockall(2) makes present, and RLIMIT_DATA counts, is to be small.
-            true if bytes <= OPEN_BYTES => READ_WRITE,
-            true => return None,
-        };
-        let raw = map_with(wanted, protection, libc::MAP_NORESERVE)?;
+        let raw = map_with(wanted, libc::PROT_NONE, libc::MAP_NORESERVE)?;
         let start = raw.as_ptr().addr();
         let aligned = start.next_multiple_of(align);
         // SAFETY: both ends lie in the new mapping, outside the part returned; nothing uses them.
@@ -214,8 +206,11 @@ unsafe impl Os for Linux {
     }
 
     unsafe fn renew(start: NonNull<u8>, bytes: usize) -> bool {
+        if bytes > UNASKED_BYTES && !is_plausible(bytes) {
+            return false;
+        }
         // SAFETY: the caller owns the range, and nothing is lost with it.
-        advice::must_reserve_open() && calling_out(|| unsafe { advice::renew(start, bytes) })
+        calling_out(|| unsafe { advice::renew(start, bytes, READ_WRITE) })
     }
 
     unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {

@@ -46,11 +46,10 @@ pub unsafe trait Os: Waiter + 'static {
     /// The caller owns the range, whole pages of one reservation that were never committed.
     unsafe fn make_readable(start: NonNull<u8>, bytes: usize) -> bool;
 
-    /// Puts fresh pages, which are usable, in place of readable ones if [`Os::commit`] can never make those usable. False if
-    /// it can, or the system refuses.
+    /// Puts fresh, usable pages in place of [sealed](Os::is_sealed) ones. False if the system refuses.
     ///
     /// # Safety
-    /// The caller owns the range, whole pages that were never usable, and no other thread makes them so.
+    /// The caller owns the range, whole pages that hold nothing.
     unsafe fn renew(start: NonNull<u8>, bytes: usize) -> bool;
 
     /// Makes `bytes` at `start` usable: zero if fresh, unchanged if committed before. False if the system refuses.
@@ -59,8 +58,8 @@ pub unsafe trait Os: Waiter + 'static {
     /// The caller owns the range, whole pages of one reservation.
     unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool;
 
-    /// Whether the system will never make `page`, the start of a reserved page, usable: it forbids such changes by now.
-    /// Reservations made from now on are usable without one.
+    /// Whether [`Os::commit`] will never make `page`, the start of a reserved page, usable: the system forbids such changes
+    /// by now.
     fn is_sealed(page: NonNull<u8>) -> bool {
         let _ = page;
         false
