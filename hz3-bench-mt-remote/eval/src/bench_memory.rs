@@ -38,7 +38,7 @@ struct Scenario {
     in_quick: bool,
 }
 
-const SCENARIOS: [Scenario; 6] = [
+const SCENARIOS: [Scenario; 7] = [
     Scenario {
         id: "fill-1k",
         label: "fill and free, 1 KiB",
@@ -79,6 +79,13 @@ const SCENARIOS: [Scenario; 6] = [
         label: "phases",
         full: "phases",
         quick: "phases --total-mb 64 --phases 2 --poll",
+        in_quick: true,
+    },
+    Scenario {
+        id: "changing-sizes",
+        label: "changing sizes",
+        full: "changing-sizes",
+        quick: "changing-sizes --total-mb 128",
         in_quick: true,
     },
 ];

@@ -27,8 +27,8 @@ use crate::transfer::carve::{carve, carve_anywhere};
 use crate::transfer::homeward::empty_stocked_depots;
 use crate::transfer::homeward::restore_one;
 use crate::transfer::remote_stash::RemoteStash;
-use crate::upkeep::round;
 use crate::upkeep::trim::{could_serve, flush, flush_stash, gather, purge_all, would_free_a_span};
+use crate::upkeep::{repay, round};
 use core::ptr::{NonNull, null_mut};
 
 /// Largest request in bytes. Outside rule: C23 7.24.3 with POSIX: no object exceeds `PTRDIFF_MAX`.
@@ -208,8 +208,9 @@ unsafe fn flush_heap<L: Lane>(heap: &HeapOf<L>) {
 /// Counts a miss and sometimes checks the clock. May unload any entry of the heap.
 #[inline]
 fn tick<L: Lane>(heap: &HeapOf<L>) {
+    let allocator = L::allocator();
     match heap.ticks.get().checked_sub(1) {
-        Some(left) if heap.trims.get() == L::allocator().trims() => heap.ticks.set(left),
+        Some(left) if heap.trims.get() == allocator.trims() && !repay::is_due(&allocator.pages) => heap.ticks.set(left),
         _ => check_clock::<L>(heap),
     }
 }
@@ -228,6 +229,7 @@ fn check_clock<L: Lane>(heap: &HeapOf<L>) {
                 flush_heap::<L>(heap);
             }
             round::tick(&allocator.pages, &allocator.exchange, &allocator.schedule, &allocator.observer);
+            repay::repay(&allocator.pages, &allocator.exchange, &allocator.schedule);
         });
     }
 }

@@ -267,6 +267,7 @@ impl<P: Policy> PageHeap<P> {
             self.options().advise::<P::Os>(raw.add(start - first), bytes);
             self.direct.insert(self.spans(), id);
         }
+        self.runs.note_taken(pages);
         Some(id)
     }
 

@@ -15,6 +15,7 @@ use crate::pages::arena::{Arenas, Growing, NotGrown, PageRange};
 use crate::pages::page_tag::{Kind, PageTag};
 use crate::pages::run_lists::{Lists, class_of};
 use crate::pages::span::{Span, Spans, at};
+use crate::platform::atomic::{AtomicUsize, Ordering};
 use crate::platform::forks::Forks;
 use crate::platform::lock::{ForkLock, Guard, Mutex, Ranked};
 use crate::platform::options::Options;
@@ -94,6 +95,7 @@ pub(crate) struct FreeRuns<'a, O: Os> {
     pub(crate) index: Guard<'a, Index, O>,
     spans: &'a Spans,
     arenas: &'a Arenas<O>,
+    taken: &'a AtomicUsize,
 }
 
 impl<O: Os> FreeRuns<'_, O> {
@@ -213,6 +215,10 @@ impl<O: Os> FreeRuns<'_, O> {
     /// Puts a run that has left the lists in transit; `was` is its kind before.
     fn mark_taken(&self, id: SpanId, was: Kind) {
         self.span(id).zeroed = was == Kind::Clean;
+        if was == Kind::Clean {
+            // Relaxed: a count.
+            self.taken.fetch_add(self.span(id).pages as usize, Ordering::Relaxed);
+        }
         self.span(id).taken_after = self.index.failure.number;
         self.span(id).kind = Kind::Transit;
         self.tag_edges(id);
@@ -404,6 +410,8 @@ pub struct Runs<O: Os> {
     /// All span descriptors.
     pub spans: Spans,
     index: Mutex<Index, O>,
+    /// Fresh pages taken and not claimed yet. Sync: any thread.
+    taken: AtomicUsize,
     /// Forks that wait for what is in transit.
     pub forks: Forks,
 }
@@ -411,11 +419,17 @@ pub struct Runs<O: Os> {
 impl<O: Os> Runs<O> {
     /// Without memory.
     pub const fn new(options: Options) -> Self {
-        Self { arenas: Arenas::new(options), spans: Spans::new(), index: Mutex::new(Index::new()), forks: Forks::new() }
+        Self {
+            arenas: Arenas::new(options),
+            spans: Spans::new(),
+            index: Mutex::new(Index::new()),
+            taken: AtomicUsize::new(0),
+            forks: Forks::new(),
+        }
     }
 
     pub(crate) fn lock(&self) -> FreeRuns<'_, O> {
-        FreeRuns { index: self.index.lock(), spans: &self.spans, arenas: &self.arenas }
+        FreeRuns { index: self.index.lock(), spans: &self.spans, arenas: &self.arenas, taken: &self.taken }
     }
 
     /// The run lock, for fork.
@@ -655,6 +669,30 @@ impl<O: Os> Runs<O> {
             let number = free.index.failure.number.wrapping_add(1);
             free.index.failure = Failure { pages, align_pages, number, is_past: false };
         }
+    }
+
+    /// Fresh pages taken and not claimed yet.
+    #[inline]
+    pub fn taken_pages(&self) -> usize {
+        // Relaxed: a count.
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Notes fresh pages taken.
+    pub fn note_taken(&self, pages: usize) {
+        // Relaxed: a count.
+        self.taken.fetch_add(pages, Ordering::Relaxed);
+    }
+
+    /// Claims up to `most` fresh pages; returns how many.
+    pub fn claim_taken(&self, most: usize) -> usize {
+        let mut claimed = 0;
+        // Relaxed, all: a count.
+        let _ = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+            claimed = taken.min(most);
+            Some(taken - claimed)
+        });
+        claimed
     }
 
     /// Bytes of dirty runs, of clean runs, and of those being purged.

@@ -12,13 +12,18 @@ use crate::transfer::shard::HoleScan;
 use crate::upkeep::schedule::Schedule;
 use core::ptr::NonNull;
 
-/// Most spans searched per call.
-const MAX_SPANS: u32 = 4096;
-/// System calls after which a call stops once the current span is done.
-const MAX_CALLS: usize = 2048;
+/// Bounds one search.
+#[derive(Clone, Copy)]
+pub struct Effort {
+    /// Most spans searched.
+    pub spans: u32,
+    /// System calls after which the search stops once the current span is done.
+    pub calls: usize,
+}
+
 const SPANS_PER_LOCK: u32 = 64;
 
-/// Purges holes of spans idle for `delay_ms` at `now`, from the last call's shard on. Does a bounded amount; whether
+/// Purges holes of spans idle for `delay_ms` at `now`, from the last call's shard on. Whether
 /// work is left. Takes shards' locks.
 pub fn purge_holes<P: Sharded>(
     pages: &PageHeap<P>,
@@ -26,13 +31,14 @@ pub fn purge_holes<P: Sharded>(
     schedule: &Schedule,
     now: u32,
     delay_ms: u32,
+    effort: Effort,
 ) -> bool {
-    let (mut looks, mut calls) = (MAX_SPANS, 0);
+    let (mut looks, mut calls) = (effort.spans, 0);
     let first = schedule.next_shard() as usize;
     for shard in exchange.shard_ids().skip(first).chain(exchange.shard_ids().take(first)) {
         if !purge_holes_of(pages, exchange, shard, now, delay_ms, &mut looks, |made| {
             calls += made;
-            calls < MAX_CALLS
+            calls < effort.calls
         }) {
             schedule.set_next_shard(u32::from(shard.0));
             return true;

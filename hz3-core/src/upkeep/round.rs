@@ -18,11 +18,13 @@ use crate::record::observer::{Event, Observer};
 use crate::transfer::depot::Depot;
 use crate::transfer::exchange::{Exchange, Sharded};
 use crate::transfer::homeward::send_depots;
-use crate::upkeep::holes::purge_holes;
+use crate::upkeep::holes::{Effort, purge_holes};
 use crate::upkeep::schedule::Schedule;
 
 /// Bytes of dirty runs after which a turn stops purging: bounds the time of one thread.
 const MAX_PURGE_BYTES: usize = 256 << 20;
+/// Bounds a turn's search for holes, for the same reason.
+const HOLES: Effort = Effort { spans: 4096, calls: 2048 };
 /// Most magazines sent home per turn, for the same reason.
 const MAX_MAGAZINES: u32 = 1024;
 /// Most refused `munmap` calls that a turn repeats.
@@ -53,7 +55,7 @@ pub fn tick<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &
     let delay_ms = pages.options().purge_delay_ms();
     if delay_ms != NEVER {
         let now = P::Os::now_ms();
-        is_behind |= purge_holes(pages, exchange, schedule, now, delay_ms);
+        is_behind |= purge_holes(pages, exchange, schedule, now, delay_ms, HOLES);
         is_behind |= pages.purge(now, delay_ms, MAX_PURGE_BYTES) >= MAX_PURGE_BYTES;
     }
     pages.retry_unmaps(MAX_UNMAPS);

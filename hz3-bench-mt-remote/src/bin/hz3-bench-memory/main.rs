@@ -18,6 +18,7 @@
 //! exceeded; 2 for bad arguments.
 
 mod activity;
+mod changing_sizes;
 mod fill_and_free;
 mod one_reaper;
 mod outcome;
@@ -61,6 +62,8 @@ enum Scenario {
     ThreadBatches(thread_batches::Arguments),
     /// Live sets whose sizes drift from phase to phase
     Phases(phases::Arguments),
+    /// A live set that is renewed all the time, while its sizes change
+    ChangingSizes(changing_sizes::Arguments),
 }
 
 impl Scenario {
@@ -70,13 +73,14 @@ impl Scenario {
             Scenario::OneReaper(arguments) => arguments.shown(),
             Scenario::ThreadBatches(arguments) => arguments.shown(),
             Scenario::Phases(arguments) => arguments.shown(),
+            Scenario::ChangingSizes(arguments) => arguments.shown(),
         }
     }
 
     fn check(&self) -> Result<(), String> {
         match self {
             Scenario::ThreadBatches(arguments) => arguments.check(),
-            Scenario::FillAndFree(_) | Scenario::OneReaper(_) | Scenario::Phases(_) => Ok(()),
+            _ => Ok(()),
         }
     }
 
@@ -86,6 +90,7 @@ impl Scenario {
             Scenario::OneReaper(arguments) => arguments.run(seed),
             Scenario::ThreadBatches(arguments) => arguments.run(seed),
             Scenario::Phases(arguments) => arguments.run(seed),
+            Scenario::ChangingSizes(arguments) => arguments.run(seed),
         }
     }
 }
@@ -179,6 +184,7 @@ mod tests {
             ("one-reaper --seconds 1 --total-mb 4 --producers 3", &["peak-over-live"]),
             ("thread-batches --threads 200 --batch 10", &["growth"]),
             ("phases --total-mb 16 --decay-ms 0 --threads 2", &["phase-end"]),
+            ("changing-sizes --total-mb 64 --turns 1 --threads 2", &["peak-over-live"]),
         ] {
             let outcome = parsed(line).unwrap().scenario.run(7).unwrap();
             assert!(outcome.tally.mallocs > 0 && outcome.tally.mallocs == outcome.tally.frees, "{line}: {outcome:?}");

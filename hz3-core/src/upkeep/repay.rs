@@ -1,0 +1,111 @@
+//! Repay: a heap that grows gives back free memory for what it takes, while it has much.
+//!
+//! ```text
+//! fresh pages taken, too much is free?  → depots → slots in spans → dirty runs
+//!                                       → oldest dirty runs, then holes → operating system
+//! ```
+//!
+//! The purge delay bounds free memory in time, this bounds it in size. A heap that reuses what it has pays nothing.
+
+use crate::pages::bins::{self, BINS};
+use crate::pages::page_heap::PageHeap;
+use crate::pages::policy::{Policy, shape};
+use crate::platform::options::NEVER;
+use crate::platform::os::Os;
+use crate::platform::units::{Bin, PAGE_BYTES};
+use crate::transfer::depot::Depot;
+use crate::transfer::exchange::{Exchange, Sharded};
+use crate::transfer::homeward::send_depots;
+use crate::upkeep::holes::{Effort, purge_holes};
+use crate::upkeep::schedule::Schedule;
+
+/// Fresh memory taken between two payments, in bytes. Chosen: a payment then costs little beside the page faults.
+const STEP_BYTES: usize = 1 << 20;
+/// Most fresh memory that one payment is for: bounds its time. The rest is for the next.
+const MAX_STEP_BYTES: usize = 4 << 20;
+/// Free memory that every heap may keep, in bytes.
+const FREE_BYTES: usize = 32 << 20;
+/// A heap may keep so many bytes free per so many in use. Chosen: `docs/decisions/repay.md`.
+const FREE_PER: (usize, usize) = (3, 5);
+/// Most magazines sent home by one payment. Chosen: the slots of several steps.
+const MAGAZINES: u32 = 256;
+/// Milliseconds for which a hole must have been free.
+const HOLE_AGE_MS: u32 = 16;
+/// Bounds the search for holes.
+const HOLES: Effort = Effort { spans: 512, calls: 256 };
+
+/// Free memory that may be present, and what is in use, in bytes.
+struct Balance {
+    dirty: usize,
+    depots: usize,
+    /// Free slots in spans, without purged pages.
+    spans: usize,
+    used: usize,
+}
+
+impl Balance {
+    /// Takes shards' locks.
+    fn of<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) -> Self {
+        let (dirty, clean, purging) = pages.runs.free_bytes();
+        let (_, committed) = pages.runs.arenas.reserved_and_committed();
+        let (_, direct) = pages.direct.count_and_bytes();
+        let (mut depots, mut free, mut purged) = (0, 0, 0);
+        for shard in exchange.shards() {
+            let (out, slots, holes) = {
+                let owned = shard.owned().lock();
+                let (out, slots) = owned.slot_bytes();
+                (out, slots, owned.purged_pages() * PAGE_BYTES)
+            };
+            free += slots - out;
+            purged += holes;
+            depots += (1..BINS as u8)
+                .map(Bin)
+                .map(|bin| shard.depot(bin).slot_count(shape::<P>(bin).capacity) * bins::info(bin).slot_bytes as usize)
+                .sum::<usize>();
+        }
+        let used = (committed + direct).saturating_sub(dirty + clean + purging + depots + free);
+        Self { dirty, depots, spans: free.saturating_sub(purged), used }
+    }
+
+    fn bound(&self) -> usize {
+        FREE_BYTES.max(self.used / FREE_PER.1 * FREE_PER.0)
+    }
+
+    /// Bytes above the bound.
+    fn excess(&self) -> usize {
+        (self.dirty + self.depots + self.spans).saturating_sub(self.bound())
+    }
+}
+
+/// Whether the heap has taken so much that a payment is due.
+#[inline]
+pub fn is_due<P: Policy>(pages: &PageHeap<P>) -> bool {
+    pages.runs.taken_pages() >= STEP_BYTES / PAGE_BYTES
+}
+
+/// Gives free memory back for fresh pages taken, if that is due. The caller holds no lock. Takes shards' locks.
+#[cold]
+pub fn repay<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &Schedule) {
+    if !is_due(pages) {
+        return;
+    }
+    let taken = pages.runs.claim_taken(MAX_STEP_BYTES / PAGE_BYTES) * PAGE_BYTES;
+    if pages.options().purge_delay_ms() == NEVER {
+        return;
+    }
+    let balance = Balance::of(pages, exchange);
+    let owed = balance.excess().min(taken);
+    if owed == 0 {
+        return;
+    }
+    if balance.depots > balance.bound() / 4 {
+        for shard in exchange.shards() {
+            (1..BINS as u8).map(Bin).for_each(|bin| shard.depot(bin).make_surplus_due());
+        }
+        send_depots(pages, exchange, MAGAZINES, Depot::take_due);
+    }
+    let now = P::Os::now_ms();
+    if pages.purge(now, 0, owed) < owed && balance.spans > balance.bound() / 4 {
+        purge_holes(pages, exchange, schedule, now, HOLE_AGE_MS, HOLES);
+    }
+}
