@@ -77,18 +77,12 @@ fn a_run_grows_into_the_free_pages_behind_it_and_shrinks_again() {
 
 #[test]
 fn one_run_that_fits_is_found_behind_many_that_do_not() {
-    const SHORT: usize = 65;
-    const LONG: usize = 67;
+    const SHORT: usize = 260;
+    const LONG: usize = 262;
     assert_eq!(class_of(SHORT), class_of(LONG + 1), "lengths of one class");
     static RUNS: Runs<Linux> = Runs::new(Options::new(1000, 64 << 20));
-    let run = |pages| {
-        let id = RUNS.allocate(pages, 1).expect("memory");
-        // What keeps it from growing together with the next one.
-        RUNS.allocate(1, 1).expect("memory");
-        id
-    };
-    let long = run(LONG);
-    let short = [(); 40].map(|()| run(SHORT));
+    let long = walled(&RUNS, LONG);
+    let short = [(); 40].map(|()| walled(&RUNS, SHORT));
     let start = place(&RUNS, long).0;
     release(&RUNS, long, 0);
     short.into_iter().for_each(|id| release(&RUNS, id, 0));
@@ -97,5 +91,42 @@ fn one_run_that_fits_is_found_behind_many_that_do_not() {
     assert_eq!(place(&RUNS, found).0, start);
     assert_eq!(RUNS.take_any(LONG, 1), None);
     assert!(RUNS.take_any(SHORT, 1).is_some());
+    assert_eq!(check_runs(&RUNS), Ok(()));
+}
+
+/// A run that can't grow together with the next one.
+fn walled(runs: &Runs<Linux>, pages: usize) -> SpanId {
+    let id = runs.allocate(pages, 1).expect("memory");
+    runs.allocate(1, 1).expect("memory");
+    id
+}
+
+#[test]
+fn a_run_is_found_by_its_length_whatever_lies_in_front() {
+    static RUNS: Runs<Linux> = Runs::new(Options::new(1000, 256 << 20));
+    for (short, long, wanted) in [(100, 110, 105), (400, 448, 440), (1000, 1100, 1050)] {
+        let long_run = walled(&RUNS, long);
+        let short_runs: Vec<SpanId> = (0..12).map(|_| walled(&RUNS, short)).collect();
+        let start = place(&RUNS, long_run).0;
+        release(&RUNS, long_run, 0);
+        short_runs.into_iter().for_each(|id| release(&RUNS, id, 0));
+        let before = RUNS.arenas.reserved_and_committed();
+        assert_eq!(place(&RUNS, RUNS.allocate(wanted, 1).expect("memory")).0, start);
+        assert_eq!(RUNS.arenas.reserved_and_committed(), before);
+    }
+    assert_eq!(check_runs(&RUNS), Ok(()));
+}
+
+#[test]
+fn among_like_lengths_the_run_freed_last_serves_first() {
+    static RUNS: Runs<Linux> = Runs::new(Options::new(1000, 64 << 20));
+    let runs = [200, 204, 207, 203].map(|pages| walled(&RUNS, pages));
+    let starts = runs.map(|id| place(&RUNS, id).0);
+    for index in [0, 2, 1, 3] {
+        release(&RUNS, runs[index], 0);
+    }
+    for expected in [3, 1, 2] {
+        assert_eq!(place(&RUNS, RUNS.allocate(201, 1).expect("memory")).0, starts[expected]);
+    }
     assert_eq!(check_runs(&RUNS), Ok(()));
 }

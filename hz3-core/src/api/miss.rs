@@ -205,14 +205,25 @@ unsafe fn flush_heap<L: Lane>(heap: &HeapOf<L>) {
     unsafe { flush(&allocator.pages, &allocator.exchange, heap) };
 }
 
-/// Counts a miss and sometimes checks the clock. May unload any entry of the heap.
+/// Counts a miss and sometimes checks the clock; pays for growth. May unload any entry of the heap.
 #[inline]
 fn tick<L: Lane>(heap: &HeapOf<L>) {
     let allocator = L::allocator();
+    if repay::is_due(&allocator.pages) {
+        pay::<L>(heap);
+    }
     match heap.ticks.get().checked_sub(1) {
-        Some(left) if heap.trims.get() == allocator.trims() && !repay::is_due(&allocator.pages) => heap.ticks.set(left),
+        Some(left) if heap.trims.get() == allocator.trims() => heap.ticks.set(left),
         _ => check_clock::<L>(heap),
     }
+}
+
+#[cold]
+fn pay<L: Lane>(heap: &HeapOf<L>) {
+    let allocator = L::allocator();
+    let pay = || repay::repay(&allocator.pages, &allocator.exchange, &allocator.schedule);
+    // SAFETY: the heap is this thread's, and no magazine of it is in use.
+    unsafe { set_aside::<L, _>(heap, pay) };
 }
 
 #[cold]
@@ -229,7 +240,6 @@ fn check_clock<L: Lane>(heap: &HeapOf<L>) {
                 flush_heap::<L>(heap);
             }
             round::tick(&allocator.pages, &allocator.exchange, &allocator.schedule, &allocator.observer);
-            repay::repay(&allocator.pages, &allocator.exchange, &allocator.schedule);
         });
     }
 }

@@ -1,18 +1,20 @@
 //! Run lists: free runs of one kind, in lists by length class.
 //!
 //! ```text
-//! class     1  2  …  8  9  …  15  16  17   …        eight per doubling of the page count
-//! heads    [id|id|   |id|  …                ]
-//! map       1  1  0   1                             a bit per class that has a run
+//! class     1  2  …  63  64  65  …  127  128    129    …     64 per doubling of the page count
+//! pages     1  2  …  63  64  65  …  127  128 –  130 –  …
+//! heads    [id|id|      |id|    …                    ]
+//! map       1  1  0      1                                   a bit per class that has a run
 //! ```
 //!
-//! Protected by the run lock.
+//! A *band* is eight classes side by side: lengths that differ by an eighth at most. Protected by the run lock.
 
 use crate::platform::units::SpanId;
 
-const PER_DOUBLING: usize = 8;
+const PER_DOUBLING: usize = 64;
+const PER_BAND: usize = 8;
 /// Length classes. Derived: up to 2^36 pages.
-pub const CLASSES: usize = 34 * PER_DOUBLING;
+pub const CLASSES: usize = 31 * PER_DOUBLING;
 const MAP_WORDS: usize = CLASSES.div_ceil(64);
 
 /// Class of a run of `pages`. Every run of a higher class is longer.
@@ -21,8 +23,13 @@ pub fn class_of(pages: usize) -> usize {
         return pages;
     }
     let log = pages.ilog2() as usize;
-    let step = (pages >> (log - 3)) & (PER_DOUBLING - 1);
-    ((log - 2) * PER_DOUBLING + step).min(CLASSES - 1)
+    let step = (pages >> (log - PER_DOUBLING.ilog2() as usize)) & (PER_DOUBLING - 1);
+    ((log - 5) * PER_DOUBLING + step).min(CLASSES - 1)
+}
+
+/// The classes from `class` to the end of its band.
+pub fn rest_of_band(class: usize) -> core::ops::Range<usize> {
+    class..(class / PER_BAND + 1) * PER_BAND
 }
 
 /// Free runs of one kind, by class.
@@ -83,6 +90,19 @@ mod tests {
             let class = class_of(pages);
             assert!(class == last || class == last + 1 || pages == 1);
             last = class;
+        }
+        assert_eq!(class_of(1 << 36), CLASSES - 1);
+        assert!(class_of((1 << 36) - 1) < CLASSES);
+    }
+
+    #[test]
+    fn a_band_s_lengths_differ_by_an_eighth_at_most() {
+        let mut shortest = 64;
+        for pages in 64..100_000 {
+            if !rest_of_band(class_of(shortest)).contains(&class_of(pages)) {
+                shortest = pages;
+            }
+            assert!(pages - shortest <= shortest / 8, "{shortest} {pages}");
         }
     }
 }

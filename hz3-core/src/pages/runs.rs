@@ -6,14 +6,14 @@
 //! spares → descriptor → …                     for the next cuts
 //! ```
 //!
-//! A request takes the smallest fit among the first few runs of its own class, else the first run of a higher class.
-//! A returned run merges with its neighbours of the same kind, found by the page tags of their edges. Dirty runs serve
+//! A request takes a run of its own class, of which most fit, or the one inserted last in the next band that has a longer
+//! one: its memory is warm. The search takes a bounded number of steps, however many runs there are. A returned run merges with its neighbours of the same kind, found by the page tags of their edges. Dirty runs serve
 //! before clean ones, and both before fresh pages. One lock protects all this. It is held for a bounded number of
 //! steps, except in `take_any`, and never across a system call.
 
 use crate::pages::arena::{Arenas, Growing, NotGrown, PageRange};
 use crate::pages::page_tag::{Kind, PageTag};
-use crate::pages::run_lists::{Lists, class_of};
+use crate::pages::run_lists::{Lists, class_of, rest_of_band};
 use crate::pages::span::{Span, Spans, at};
 use crate::platform::atomic::{AtomicUsize, Ordering};
 use crate::platform::forks::Forks;
@@ -28,7 +28,7 @@ use core::ptr::NonNull;
 const SPARE_BATCH: u32 = 32;
 /// Most pages of one purge call: bounds a thread's time in the kernel.
 const PURGE_PAGES: usize = 4096;
-/// Runs of the request's own class examined before a higher class is used.
+/// Runs of the request's own class examined before a higher class is used. Below 64 pages, the first one fits.
 const PROBES: usize = 8;
 /// How often a refused request waits for runs that are being purged.
 const MAX_WAITS: u32 = 500; // chosen: a tenth of a second
@@ -59,6 +59,8 @@ pub(crate) struct Index {
     in_purge: Transit,
     in_purge_pages: usize,
     failure: Failure,
+    /// Counts runs put into lists.
+    insertions: u64,
 }
 
 impl Ranked for Index {
@@ -81,6 +83,7 @@ impl Index {
             in_purge: Transit::new(),
             in_purge_pages: 0,
             failure: Failure { pages: 0, align_pages: 0, number: 0, is_past: true },
+            insertions: 0,
         }
     }
 
@@ -138,37 +141,53 @@ impl<O: Os> FreeRuns<'_, O> {
 
     /// A run of `kind` that holds `pages` aligned pages, and their start.
     fn find(&mut self, kind: Kind, pages: usize, align_pages: usize) -> Option<(SpanId, usize)> {
-        let class = class_of(pages);
-        let (mut best, mut best_pages) = (None, u32::MAX);
-        let mut id = self.index.lists(kind).head(class);
+        let own = class_of(pages);
+        let mut id = self.index.lists(kind).head(own);
         for _ in 0..PROBES {
             if id.is_none() {
                 break;
             }
-            if let Some(start) = self.fit(id, pages, align_pages)
-                && self.span(id).pages < best_pages
-            {
-                (best, best_pages) = (Some((id, start)), self.span(id).pages);
-            }
-            id = self.span(id).next;
-        }
-        if best.is_some() {
-            return best;
-        }
-        // A run of a class above the padded size's fits at any alignment.
-        let mut class = class + 1;
-        let certain = class_of(pages + align_pages - 1) + 1;
-        while let Some(found) = self.index.lists(kind).class_from(class) {
-            let id = self.index.lists(kind).head(found);
             if let Some(start) = self.fit(id, pages, align_pages) {
                 return Some((id, start));
             }
-            if found >= certain {
+            id = self.span(id).next;
+        }
+        // A run of a class above the padded size's fits at any alignment.
+        let certain = class_of(pages + align_pages - 1) + 1;
+        let mut class = self.index.lists(kind).class_from(own + 1)?;
+        loop {
+            let band = rest_of_band(class);
+            if let Some(found) = self.last_inserted(kind, band.clone(), pages, align_pages) {
+                return Some(found);
+            }
+            class = self.index.lists(kind).class_from(band.end)?;
+            if band.start >= certain {
                 return None;
             }
-            class = found + 1;
         }
-        None
+    }
+
+    /// The run of `kind` inserted last, among the first of each of `classes`, that holds `pages` aligned pages.
+    fn last_inserted(
+        &mut self,
+        kind: Kind,
+        classes: core::ops::Range<usize>,
+        pages: usize,
+        align_pages: usize,
+    ) -> Option<(SpanId, usize)> {
+        let mut class = classes.start;
+        let (mut best, mut best_number) = (None, 0);
+        while class < classes.end {
+            let id = self.index.lists(kind).head(class);
+            if !id.is_none()
+                && self.span(id).insertion() > best_number
+                && let Some(start) = self.fit(id, pages, align_pages)
+            {
+                (best, best_number) = (Some((id, start)), self.span(id).insertion());
+            }
+            class += 1;
+        }
+        best
     }
 
     /// Cuts `pages` at `start` out of the free run `id`. The rest keeps its kind and age.
@@ -287,7 +306,11 @@ impl<O: Os> FreeRuns<'_, O> {
         };
         let class = class_of(pages);
         let head = self.index.lists(kind).head(class);
-        (self.span(id).next, self.span(id).previous) = (head, SpanId::NONE);
+        self.index.insertions += 1;
+        let insertion = self.index.insertions;
+        let span = self.span(id);
+        (span.next, span.previous) = (head, SpanId::NONE);
+        span.set_insertion(insertion);
         if !head.is_none() {
             self.span(head).previous = id;
         }

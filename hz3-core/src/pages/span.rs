@@ -70,7 +70,7 @@ pub struct Span {
     /// Number of the failure after which a run was taken. Sync: run lock; constant while the span is in use.
     pub taken_after: u32,
     /// A bit for each slot at home. Sync: shard lock. Large span: the first word is the requested size, the second the bytes
-    /// copied for it, both its owner's.
+    /// copied for it, both its owner's. Free run: the first word is the number of its insertion (run lock).
     bitmap: [u64; BITMAP_WORDS],
     /// Small spans: a bit for each page without memory. No slot that is out lies in one. Sync: shard lock.
     purged: u128,
@@ -123,6 +123,18 @@ impl Span {
     pub fn set_copied_bytes(&mut self, bytes: usize) {
         let [_, copied, ..] = &mut self.bitmap;
         *copied = bytes as u64;
+    }
+
+    /// Number under which a free run was put into its list.
+    pub fn insertion(&self) -> u64 {
+        let [insertion, ..] = self.bitmap;
+        insertion
+    }
+
+    /// Stores what [`Span::insertion`] returns.
+    pub fn set_insertion(&mut self, insertion: u64) {
+        let [first, ..] = &mut self.bitmap;
+        *first = insertion;
     }
 
     fn all_pages(&self) -> u128 {
