@@ -18,9 +18,11 @@ use crate::hardening::quarantine::Quarantine;
 use crate::hardening::validation::{hand_out, refuse, require_live, usable};
 use crate::observe::sampling;
 use crate::pages::bins::{self, FOREIGN, bin_for};
+use crate::pages::policy::shape;
 use crate::pages::slot::{Slot, no_slots};
 use crate::platform::os::Os;
 use crate::platform::units::{Bin, MIN_ALIGN, PAGE_BYTES, ShardId};
+use crate::process::background;
 use crate::thread::cold_bins::send_cold_bins_home;
 use crate::thread::heap::{Entry, TICKS, heap_at, is_static};
 use crate::transfer::carve::{carve, carve_anywhere};
@@ -69,6 +71,7 @@ pub fn large<L: Lane>(bytes: usize, align: usize) -> Option<Block> {
     if bytes > MAX_BYTES || u32::try_from(bytes / PAGE_BYTES + align / PAGE_BYTES + 2).is_err() {
         return None;
     }
+    start_helper_if_wanted::<L>();
     tick_thread::<L>();
     let want = || {
         let (pages, align_pages) = large::pages_of::<L>(bytes, align);
@@ -97,6 +100,7 @@ fn carve_one<L: Lane>(bin: Bin, bytes: usize, refused: bool) -> *mut u8 {
 
 fn pop_or_refill<L: Lane>(heap: &HeapOf<L>, bin: Bin, bytes: usize) -> *mut u8 {
     if heap.entry(bin).is_empty() {
+        start_helper_if_wanted::<L>();
         tick::<L>(heap);
         heap.begin_change();
         // SAFETY: the heap is this thread's and the entry is empty; `tick` can only empty entries.
@@ -166,6 +170,7 @@ unsafe fn free_large<L: Lane>(block: *mut u8) {
     if !unsafe { large::free(pages, block.addr()) } {
         refuse(pages, "free()", block.addr());
     }
+    start_helper_if_wanted::<L>();
     tick_thread::<L>();
 }
 
@@ -175,6 +180,9 @@ pub fn push_or_spill<L: Lane>(heap: &HeapOf<L>, bin: Bin, slot: Slot) {
     let mut slot = slot;
     if heap.entry(bin).is_full() {
         let is_first = !heap.entry(bin).is_loaded();
+        if heap.balances.drains(bin, shape::<L>(bin).capacity) {
+            start_helper_if_wanted::<L>();
+        }
         tick::<L>(heap);
         heap.begin_change();
         let make_room = || {
@@ -203,6 +211,25 @@ unsafe fn flush_heap<L: Lane>(heap: &HeapOf<L>) {
     let allocator = L::allocator();
     // SAFETY: the caller owns the heap.
     unsafe { flush(&allocator.pages, &allocator.exchange, heap) };
+}
+
+/// Starts the background thread once there are two threads, and it is worth it. The caller allocates, or frees a large
+/// block or many small ones ([`background`] says why).
+#[inline]
+fn start_helper_if_wanted<L: Lane>() {
+    if L::allocator().pages.helper.is_wanted() {
+        start_helper::<L>();
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn start_helper<L: Lane>() {
+    let entries = L::heap();
+    if !is_static(entries) && background::is_worthwhile::<L>() {
+        // SAFETY: this thread's pointer to a heap, which stays in use; no magazine of it is in use.
+        unsafe { set_aside::<L, _>(&*heap_at::<L::Stash, L::Quarantine>(entries), background::start_now::<L>) };
+    }
 }
 
 /// Counts a miss and sometimes checks the clock. May unload any entry of the heap.

@@ -26,7 +26,7 @@ use core::ptr::NonNull;
 
 const SPARE_BATCH: u32 = 32;
 /// Most pages of one purge call: bounds a thread's time in the kernel.
-const PURGE_PAGES: usize = 4096;
+const PURGE_PAGES: usize = 512; // chosen: 2 MiB take 0.2 ms, and smaller steps more time in all
 /// Runs of the request's own class examined before a higher class is used.
 const PROBES: usize = 8;
 /// How often a refused request waits for runs that are being purged.
@@ -506,15 +506,16 @@ impl<O: Os> Runs<O> {
         free.insert(id);
     }
 
-    /// Frees a span's pages, which are dirty as of `now`.
+    /// Frees a span's pages, which are dirty as of `now`. Returns the pages of dirty and of clean runs.
     ///
     /// # Safety
     /// The caller hands the span over, without tags between its first and last page. Nothing uses the pages.
-    pub unsafe fn release(&self, id: SpanId, now: u32) {
+    pub unsafe fn release(&self, id: SpanId, now: u32) -> (usize, usize) {
         let mut free = self.lock();
         let span = free.span(id);
         (span.kind, span.stamp) = (Kind::Dirty, now);
         free.insert_freed(id);
+        (free.index.dirty.pages, free.index.clean.pages)
     }
 
     /// [`Runs::release`] of pages without memory.

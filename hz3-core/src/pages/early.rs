@@ -1,0 +1,120 @@
+//! Early: how much free memory a process may keep that has no thread to give it back later.
+//!
+//! ```text
+//! most = max(32 MiB, a sixteenth of the highest use) + allowance
+//!
+//! a run is taken that was given back less than the delay ago    allowance grows by it
+//! free memory reaches the delay's age                           allowance shrinks by it
+//! ```
+//!
+//! Such a process may sleep right after it has freed. What exceeds the bound therefore goes back while it frees, a step at
+//! a time. One that takes it again soon pays page faults once; from then on it keeps as much.
+
+use crate::platform::atomic::{AtomicU32, AtomicUsize, Ordering};
+use crate::platform::units::elapsed_ms;
+
+/// Bytes that are always kept. Chosen: 13 ms of page faults, and more than most small programs free.
+pub const LEAST_BYTES: usize = 32 << 20;
+/// Chosen: with what caches keep, below a tenth.
+const SHARE: usize = 16;
+
+/// The bound's state. Relaxed, all accesses: gauges; a lost update hardly matters.
+pub struct Early {
+    /// The highest use so far, in bytes.
+    highest: AtomicUsize,
+    allowance: AtomicUsize,
+    /// Bytes given back early and not taken again.
+    given: AtomicUsize,
+    /// When memory last was given back early, in milliseconds.
+    stamp: AtomicU32,
+}
+
+impl Early {
+    /// Nothing used yet.
+    pub const fn new() -> Self {
+        Self {
+            highest: AtomicUsize::new(0),
+            allowance: AtomicUsize::new(0),
+            given: AtomicUsize::new(0),
+            stamp: AtomicU32::new(0),
+        }
+    }
+
+    /// Bytes by which `dirty` exceeds the bound, where `used` bytes hold memory, the dirty ones included.
+    pub fn excess(&self, used: usize, dirty: usize) -> usize {
+        if used > self.highest.load(Ordering::Relaxed) {
+            self.highest.store(used, Ordering::Relaxed);
+        }
+        let share = self.highest.load(Ordering::Relaxed) / SHARE;
+        dirty.saturating_sub(share.max(LEAST_BYTES) + self.allowance.load(Ordering::Relaxed))
+    }
+
+    /// Notes that `bytes` were given back early at `now`.
+    pub fn note_given(&self, bytes: usize, now: u32) {
+        self.given.store(self.given.load(Ordering::Relaxed).saturating_add(bytes), Ordering::Relaxed);
+        self.stamp.store(now, Ordering::Relaxed);
+    }
+
+    /// Whether [`Early::note_taken`] has anything to do.
+    #[inline]
+    pub fn has_given(&self) -> bool {
+        self.given.load(Ordering::Relaxed) != 0
+    }
+
+    /// Notes that `bytes` without memory were taken at `now`.
+    pub fn note_taken(&self, bytes: usize, now: u32, delay_ms: u32) {
+        let given = self.given.load(Ordering::Relaxed);
+        if elapsed_ms(self.stamp.load(Ordering::Relaxed), now) >= delay_ms {
+            return self.given.store(0, Ordering::Relaxed);
+        }
+        let missed = bytes.min(given);
+        self.given.store(given - missed, Ordering::Relaxed);
+        self.allowance.store(self.allowance.load(Ordering::Relaxed).saturating_add(missed), Ordering::Relaxed);
+    }
+
+    /// Notes that `bytes` reached the delay's age.
+    pub fn note_aged(&self, bytes: usize) {
+        let allowance = self.allowance.load(Ordering::Relaxed);
+        if bytes != 0 && allowance != 0 {
+            self.allowance.store(allowance.saturating_sub(bytes), Ordering::Relaxed);
+        }
+    }
+}
+
+impl Default for Early {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    #[test]
+    fn a_sixteenth_of_the_highest_use_is_kept_and_at_least_32_mib() {
+        let early = Early::new();
+        assert_eq!(early.excess(100 * MIB, 40 * MIB), 8 * MIB);
+        assert_eq!(early.excess(1024 * MIB, 100 * MIB), 36 * MIB);
+        assert_eq!(early.excess(100 * MIB, 60 * MIB), 0);
+    }
+
+    #[test]
+    fn what_is_taken_again_soon_is_kept_next_time_until_it_gets_old() {
+        let early = Early::new();
+        assert!(!early.has_given());
+        early.note_given(300 * MIB, 1000);
+        assert!(early.has_given());
+        early.note_taken(200 * MIB, 1500, 1000);
+        assert_eq!(early.excess(400 * MIB, 300 * MIB), 68 * MIB);
+        early.note_taken(200 * MIB, 2500, 1000);
+        assert!(!early.has_given(), "too late");
+        assert_eq!(early.excess(400 * MIB, 300 * MIB), 68 * MIB);
+        early.note_aged(150 * MIB);
+        assert_eq!(early.excess(400 * MIB, 300 * MIB), 218 * MIB);
+        early.note_aged(150 * MIB);
+        assert_eq!(early.excess(400 * MIB, 300 * MIB), 268 * MIB);
+    }
+}
