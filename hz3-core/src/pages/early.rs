@@ -1,13 +1,15 @@
-//! Early: how much free memory a process may keep that has no thread to give it back later.
+//! Early: how long free memory is kept, and how much of it where no thread gives it back later.
 //!
 //! ```text
+//! delay, twice as long for 16 s once half of what went back by age is taken again within the delay
+//!
 //! most = max(32 MiB, a sixteenth of the highest use) + allowance
 //!
 //! a run is taken that was given back less than the delay ago    allowance grows by it
 //! free memory reaches the delay's age                           allowance shrinks by it
 //! ```
 //!
-//! Such a process may sleep right after it has freed. What exceeds the bound therefore goes back while it frees, a step at
+//! A process without such a thread may sleep right after it has freed. What exceeds the bound therefore goes back while it frees, a step at
 //! a time. One that takes it again soon pays page faults once; from then on it keeps as much.
 
 use crate::platform::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -18,7 +20,11 @@ pub const LEAST_BYTES: usize = 32 << 20;
 /// Chosen: with what caches keep, below a tenth.
 const SHARE: usize = 16;
 
-/// The bound's state. Relaxed, all accesses: gauges; a lost update hardly matters.
+/// How long the delay is a longer one, in milliseconds. Chosen: a program whose bursts come a little after the delay pays
+/// for one in a dozen.
+const LONGER_MS: u32 = 16_000;
+
+/// The bound's and the delay's state. Relaxed, all accesses: gauges; a lost update hardly matters.
 pub struct Early {
     /// The highest use so far, in bytes.
     highest: AtomicUsize,
@@ -27,6 +33,11 @@ pub struct Early {
     given: AtomicUsize,
     /// When memory last was given back early, in milliseconds.
     stamp: AtomicU32,
+    /// Bytes given back by age that were not taken again, half of them; and when.
+    aged: AtomicUsize,
+    aged_stamp: AtomicU32,
+    /// When the delay last became a longer one; 0 if it is none.
+    longer_since: AtomicU32,
 }
 
 impl Early {
@@ -37,6 +48,9 @@ impl Early {
             allowance: AtomicUsize::new(0),
             given: AtomicUsize::new(0),
             stamp: AtomicU32::new(0),
+            aged: AtomicUsize::new(0),
+            aged_stamp: AtomicU32::new(0),
+            longer_since: AtomicU32::new(0),
         }
     }
 
@@ -58,11 +72,20 @@ impl Early {
     /// Whether [`Early::note_taken`] has anything to do.
     #[inline]
     pub fn has_given(&self) -> bool {
-        self.given.load(Ordering::Relaxed) != 0
+        self.given.load(Ordering::Relaxed) | self.aged.load(Ordering::Relaxed) != 0
     }
 
     /// Notes that `bytes` without memory were taken at `now`.
     pub fn note_taken(&self, bytes: usize, now: u32, delay_ms: u32) {
+        let aged = self.aged.load(Ordering::Relaxed);
+        if aged != 0 {
+            let is_soon = elapsed_ms(self.aged_stamp.load(Ordering::Relaxed), now) < delay_ms;
+            let left = if is_soon { aged.saturating_sub(bytes) } else { 0 };
+            self.aged.store(left, Ordering::Relaxed);
+            if is_soon && left == 0 {
+                self.longer_since.store(now.max(1), Ordering::Relaxed);
+            }
+        }
         let given = self.given.load(Ordering::Relaxed);
         if elapsed_ms(self.stamp.load(Ordering::Relaxed), now) >= delay_ms {
             return self.given.store(0, Ordering::Relaxed);
@@ -72,12 +95,30 @@ impl Early {
         self.allowance.store(self.allowance.load(Ordering::Relaxed).saturating_add(missed), Ordering::Relaxed);
     }
 
-    /// Notes that `bytes` reached the delay's age.
-    pub fn note_aged(&self, bytes: usize) {
-        let allowance = self.allowance.load(Ordering::Relaxed);
-        if bytes != 0 && allowance != 0 {
-            self.allowance.store(allowance.saturating_sub(bytes), Ordering::Relaxed);
+    /// Notes that `bytes` reached the delay's age and were given back at `now`.
+    pub fn note_aged(&self, bytes: usize, now: u32, delay_ms: u32) {
+        if bytes == 0 {
+            return;
         }
+        let allowance = self.allowance.load(Ordering::Relaxed);
+        self.allowance.store(allowance.saturating_sub(bytes), Ordering::Relaxed);
+        let is_new = elapsed_ms(self.aged_stamp.load(Ordering::Relaxed), now) >= delay_ms;
+        let before = if is_new { 0 } else { self.aged.load(Ordering::Relaxed) };
+        self.aged.store(before + bytes / 2, Ordering::Relaxed);
+        self.aged_stamp.store(now, Ordering::Relaxed);
+    }
+
+    /// Milliseconds that free memory is kept at `now`, where the options say `delay_ms`.
+    pub fn delay_ms(&self, now: u32, delay_ms: u32) -> u32 {
+        let since = self.longer_since.load(Ordering::Relaxed);
+        if since == 0 {
+            return delay_ms;
+        }
+        if elapsed_ms(since, now) >= LONGER_MS {
+            self.longer_since.store(0, Ordering::Relaxed);
+            return delay_ms;
+        }
+        delay_ms.saturating_mul(2).min(u32::MAX - 1)
     }
 }
 
@@ -112,9 +153,25 @@ mod tests {
         early.note_taken(200 * MIB, 2500, 1000);
         assert!(!early.has_given(), "too late");
         assert_eq!(early.excess(400 * MIB, 300 * MIB), 68 * MIB);
-        early.note_aged(150 * MIB);
+        early.note_aged(150 * MIB, 9000, 1000);
         assert_eq!(early.excess(400 * MIB, 300 * MIB), 218 * MIB);
-        early.note_aged(150 * MIB);
+        early.note_aged(150 * MIB, 9000, 1000);
         assert_eq!(early.excess(400 * MIB, 300 * MIB), 268 * MIB);
+    }
+
+    #[test]
+    fn the_delay_is_longer_for_a_while_once_half_of_what_went_back_is_taken_soon() {
+        let early = Early::new();
+        early.note_aged(100 * MIB, 5000, 1000);
+        early.note_aged(100 * MIB, 5050, 1000);
+        early.note_taken(60 * MIB, 5300, 1000);
+        assert_eq!(early.delay_ms(5300, 1000), 1000);
+        early.note_taken(60 * MIB, 5400, 1000);
+        assert_eq!(early.delay_ms(5400, 1000), 2000);
+        assert_eq!(early.delay_ms(5400 + LONGER_MS, 1000), 1000);
+        early.note_aged(100 * MIB, 40_000, 1000);
+        early.note_taken(60 * MIB, 41_000, 1000);
+        early.note_taken(60 * MIB, 41_000, 1000);
+        assert_eq!(early.delay_ms(41_000, 1000), 1000, "not soon");
     }
 }

@@ -145,7 +145,7 @@ impl<P: Policy> PageHeap<P> {
                 self.guards.begin_transit();
                 return self.push_waiting(id);
             }
-            let free = self.runs.release(id, stamp);
+            let free = self.runs.release_counted(id, stamp);
             self.settle(free);
         }
     }
@@ -320,7 +320,7 @@ impl<P: Policy> PageHeap<P> {
             } else if is_empty {
                 self.runs.release_clean(tag.span());
             } else {
-                let free = self.runs.release(tag.span(), P::Os::now_ms());
+                let free = self.runs.release_counted(tag.span(), P::Os::now_ms());
                 self.settle(free);
             }
         }
@@ -582,8 +582,13 @@ impl<P: Policy> PageHeap<P> {
     /// Purges what is as old as the delay, while `budget` lasts; whether more is.
     pub fn purge_aged(&self, now: u32, delay_ms: u32, budget: &Budget) -> bool {
         let (purged, is_behind) = self.purge_within(now, delay_ms, usize::MAX, budget);
-        self.early.note_aged(purged);
+        self.early.note_aged(purged, now, self.options().purge_delay_ms());
         is_behind
+    }
+
+    /// Milliseconds that free memory is kept at `now`: as the options say, or longer where it was taken again soon.
+    pub fn delay_ms(&self, now: u32) -> u32 {
+        self.early.delay_ms(now, self.options().purge_delay_ms())
     }
 
     /// After a release that left so many pages in dirty and in clean runs. The caller holds no lock.

@@ -506,11 +506,20 @@ impl<O: Os> Runs<O> {
         free.insert(id);
     }
 
-    /// Frees a span's pages, which are dirty as of `now`. Returns the pages of dirty and of clean runs.
+    /// Frees a span's pages, which are dirty as of `now`.
     ///
     /// # Safety
     /// The caller hands the span over, without tags between its first and last page. Nothing uses the pages.
-    pub unsafe fn release(&self, id: SpanId, now: u32) -> (usize, usize) {
+    pub unsafe fn release(&self, id: SpanId, now: u32) {
+        // SAFETY: the caller keeps the same contract.
+        unsafe { self.release_counted(id, now) };
+    }
+
+    /// [`Runs::release`]; returns the pages of dirty and of clean runs.
+    ///
+    /// # Safety
+    /// As for [`Runs::release`].
+    pub unsafe fn release_counted(&self, id: SpanId, now: u32) -> (usize, usize) {
         let mut free = self.lock();
         let span = free.span(id);
         (span.kind, span.stamp) = (Kind::Dirty, now);

@@ -187,16 +187,15 @@ impl Helper {
         }
     }
 
-    /// The helper's: ends, if the program has a single thread and there is no post; whether it does. The next thread that
-    /// takes a heap makes it wanted again.
+    /// The helper's: ends, if the program has a single thread; whether it does. The next thread that takes a heap makes it
+    /// wanted again.
     pub fn end_if_alone<O: Os>(&self) -> bool {
         // Relaxed, all: publishes nothing. A thread that came meanwhile is seen before or after.
         let threads = self.threads.load(Ordering::Relaxed);
-        if O::thread_count() != 2
-            || self.state.compare_exchange(AWAKE, ALONE, Ordering::Relaxed, Ordering::Relaxed).is_err()
-        {
+        if O::thread_count() != 2 {
             return false;
         }
+        self.state.store(ALONE, Ordering::Relaxed);
         if self.threads.load(Ordering::Relaxed) != threads {
             self.want();
         }
@@ -219,5 +218,49 @@ impl Helper {
 impl Default for Helper {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(all(test, not(loom), not(miri)))]
+mod tests {
+    use super::*;
+    use crate::platform::linux::Linux;
+
+    #[test]
+    fn a_second_thread_and_a_first_one_that_tells_its_end_make_a_helper_wanted() {
+        let helper = Helper::new();
+        helper.note_thread::<Linux>(true);
+        helper.note_thread::<Linux>(true);
+        // A test runs on no first stack.
+        assert!(!helper.is_wanted() && !helper.knows_first());
+        helper.reset_in_child::<Linux>(false);
+        helper.note_thread::<Linux>(false);
+        helper.note_thread::<Linux>(true);
+        assert!(helper.is_wanted() && helper.knows_first());
+        assert!(!helper.post::<Linux>(), "there is none yet");
+        assert!(helper.claim::<Linux>() && !helper.claim::<Linux>());
+        helper.note_end::<Linux>();
+        assert!(helper.is_ending());
+    }
+
+    #[test]
+    fn a_post_ends_a_rest_and_one_before_it_prevents_it() {
+        let helper = Helper::new();
+        assert!(helper.claim_always() && !helper.claim_always());
+        helper.begin();
+        assert!(helper.take_post() && !helper.take_post());
+        assert!(helper.post::<Linux>());
+        helper.rest::<Linux>();
+        assert!(helper.take_post());
+        std::thread::scope(|scope| {
+            scope.spawn(|| helper.rest::<Linux>());
+            while helper.state.load(Ordering::Relaxed) != RESTING {
+                std::thread::yield_now();
+            }
+            assert!(helper.post::<Linux>());
+        });
+        assert!(helper.take_post());
+        helper.turn_off();
+        assert!(!helper.post::<Linux>());
     }
 }

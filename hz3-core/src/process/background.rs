@@ -35,6 +35,8 @@ const PAUSE_MS: core::ops::RangeInclusive<u32> = 20..=1000;
 const BEHIND_MS: u32 = 2;
 /// Ticks without a post, beyond the delay, after which all that was due is done.
 const QUIET_TICKS: u32 = 3;
+/// Milliseconds between two looks whether the program still has threads, while it keeps the helper busy.
+const LOOK_MS: u32 = 1000;
 /// Bytes of arenas from which a thread may be worth its cost.
 const LEAST_BYTES: usize = 32 << 20;
 
@@ -114,13 +116,16 @@ fn start<L: Lane>() {
 }
 
 extern "C" fn run<L: Lane>(_: *mut c_void) -> *mut c_void {
-    // SAFETY: the name ends with a zero byte and has at most 16 bytes.
-    unsafe { libc::prctl(libc::PR_SET_NAME, c"hz3-background".as_ptr()) };
     let allocator = L::allocator();
     let helper = &allocator.pages.helper;
     let is_asked_for = allocator.options().background_thread() == Background::Always;
+    // One that starts late bears the program's name: a sandbox may kill for this call by then.
+    if is_asked_for {
+        // SAFETY: the name ends with a zero byte and has at most 16 bytes.
+        unsafe { libc::prctl(libc::PR_SET_NAME, c"hz3-background".as_ptr()) };
+    }
     helper.begin();
-    let (mut is_behind, mut last_post) = (false, L::Os::now_ms());
+    let (mut is_behind, mut last_post, mut last_look) = (false, L::Os::now_ms(), L::Os::now_ms());
     loop {
         let tick_ms = round::tick_ms::<L>(allocator.options()).clamp(*PAUSE_MS.start(), *PAUSE_MS.end());
         L::Os::sleep_ms(if is_behind { BEHIND_MS } else { tick_ms });
@@ -139,14 +144,18 @@ extern "C" fn run<L: Lane>(_: *mut c_void) -> *mut c_void {
         }
         is_behind =
             round::tick_in_background(&allocator.pages, &allocator.exchange, &allocator.schedule, &allocator.observer);
-        let quiet_ms = allocator.options().purge_delay_ms().saturating_add(QUIET_TICKS * tick_ms);
-        if is_behind || may_be_last || elapsed_ms(last_post, now) < quiet_ms {
-            continue;
+        let quiet_ms = allocator.pages.delay_ms(now).saturating_add(QUIET_TICKS * tick_ms);
+        let is_quiet = !is_behind && elapsed_ms(last_post, now) >= quiet_ms;
+        if !is_asked_for && (is_quiet || elapsed_ms(last_look, now) >= LOOK_MS) {
+            last_look = now;
+            // What is left is within the bound of a process with one thread.
+            if (is_quiet || allocator.pages.runs.free_bytes().0 < LEAST_BYTES) && helper.end_if_alone::<L::Os>() {
+                return null_mut();
+            }
         }
-        if !is_asked_for && helper.end_if_alone::<L::Os>() {
-            return null_mut();
+        if is_quiet && !may_be_last {
+            helper.rest::<L::Os>();
+            last_post = L::Os::now_ms();
         }
-        helper.rest::<L::Os>();
-        last_post = L::Os::now_ms();
     }
 }

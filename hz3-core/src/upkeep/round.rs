@@ -72,9 +72,9 @@ fn turn<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &Sche
     }
     let budget = Budget::of_us::<P::Os>(TURN_US);
     let mut is_behind = send_depots(pages, exchange, MAX_MAGAZINES, Depot::take_due) == MAX_MAGAZINES;
-    let delay_ms = pages.options().purge_delay_ms();
-    if delay_ms != NEVER {
+    if pages.options().purge_delay_ms() != NEVER {
         let now = P::Os::now_ms();
+        let delay_ms = pages.delay_ms(now);
         is_behind |= purge_holes(pages, exchange, schedule, now, delay_ms);
         is_behind |= pages.purge_aged(now, delay_ms, &budget);
     }
