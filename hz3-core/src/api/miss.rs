@@ -22,7 +22,6 @@ use crate::pages::policy::shape;
 use crate::pages::slot::{Slot, no_slots};
 use crate::platform::os::Os;
 use crate::platform::units::{Bin, MIN_ALIGN, PAGE_BYTES, ShardId};
-use crate::process::background;
 use crate::thread::cold_bins::send_cold_bins_home;
 use crate::thread::heap::{Entry, TICKS, heap_at, is_static};
 use crate::transfer::carve::{carve, carve_anywhere};
@@ -214,21 +213,11 @@ unsafe fn flush_heap<L: Lane>(heap: &HeapOf<L>) {
 }
 
 /// Starts the background thread once there are two threads, and it is worth it. The caller allocates, or frees a large
-/// block or many small ones ([`background`] says why).
+/// block or many small ones (`process/background.rs` says why), with no magazine in use.
 #[inline]
 fn start_helper_if_wanted<L: Lane>() {
     if L::allocator().pages.helper.is_wanted() {
-        start_helper::<L>();
-    }
-}
-
-#[cold]
-#[inline(never)]
-fn start_helper<L: Lane>() {
-    let entries = L::heap();
-    if !is_static(entries) && background::is_worthwhile::<L>() {
-        // SAFETY: this thread's pointer to a heap, which stays in use; no magazine of it is in use.
-        unsafe { set_aside::<L, _>(&*heap_at::<L::Stash, L::Quarantine>(entries), background::start_now::<L>) };
+        L::start_helper();
     }
 }
 

@@ -595,7 +595,7 @@ impl<P: Policy> PageHeap<P> {
     #[inline]
     fn settle(&self, (dirty, clean): (usize, usize)) {
         if dirty * PAGE_BYTES >= POST_BYTES {
-            self.give_back(dirty * PAGE_BYTES, clean * PAGE_BYTES);
+            self.settle_much(dirty * PAGE_BYTES, clean * PAGE_BYTES);
         }
         self.purge_if_at_once();
     }
@@ -603,7 +603,7 @@ impl<P: Policy> PageHeap<P> {
     /// Leaves the memory to the helper. Without one, gives back what exceeds the bound.
     #[cold]
     #[inline(never)]
-    fn give_back(&self, dirty: usize, clean: usize) {
+    fn settle_much(&self, dirty: usize, clean: usize) {
         let delay_ms = self.options().purge_delay_ms();
         // A longer delay is a wish to keep memory.
         if self.helper.post::<P::Os>() || dirty < LEAST_BYTES || delay_ms > P::PURGE_DELAY_MS {

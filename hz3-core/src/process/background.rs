@@ -16,13 +16,14 @@
 //! Outside rules: pthread_create(3), pthread_sigmask(3), pthread_exit(3) (the process ends with its last thread); glibc's
 //! nptl/nptl-stack.c.
 
-use crate::allocator::Lane;
+use crate::allocator::{Lane, set_aside};
 use crate::platform::options::{Background, NEVER};
 use crate::platform::os::{Os, Waiter};
 use crate::platform::own_stack::{self, Signals};
 use crate::platform::units::elapsed_ms;
 use crate::process::keep_loaded;
 use crate::record::observer::Event;
+use crate::thread::heap::{heap_at, is_static};
 use crate::upkeep::round;
 use core::ffi::c_void;
 use core::ptr::null_mut;
@@ -58,25 +59,25 @@ fn start_in_child<L: Lane>(_: Event) {
     start_if_wanted::<L>();
 }
 
-/// Whether [`start_now`] would start a thread: one is wanted, and there is enough memory.
-#[cold]
-pub fn is_worthwhile<L: Lane>() -> bool {
-    let allocator = L::allocator();
-    let options = allocator.options();
-    if options.background_thread() != Background::Auto || options.purge_delay_ms() == NEVER {
-        allocator.pages.helper.turn_off();
-        return false;
-    }
-    allocator.pages.runs.arenas.reserved_and_committed().1 >= LEAST_BYTES && !L::Os::is_forking()
-}
-
-/// Starts the thread that is wanted. The caller holds no lock, and its thread's heap is set aside.
+/// Starts the thread that is wanted, if there is enough memory. The caller holds no lock; no magazine of its thread is in
+/// use.
 #[cold]
 #[inline(never)]
-pub fn start_now<L: Lane>() {
-    if L::allocator().pages.helper.claim::<L::Os>() {
-        // Signals pass until they are blocked: of the C library's own, some must reach the new thread.
-        own_stack::call(Signals::Pass, start::<L>);
+pub fn start_if_worthwhile<L: Lane>() {
+    let (allocator, entries) = (L::allocator(), L::heap());
+    let options = allocator.options();
+    if options.background_thread() != Background::Auto || options.purge_delay_ms() == NEVER {
+        return allocator.pages.helper.turn_off();
+    }
+    let is_enough = allocator.pages.runs.arenas.reserved_and_committed().1 >= LEAST_BYTES;
+    if is_enough && !is_static(entries) && !L::Os::is_forking() && allocator.pages.helper.claim::<L::Os>() {
+        // SAFETY: this thread's pointer to a heap, which stays in use.
+        unsafe {
+            set_aside::<L, _>(&*heap_at::<L::Stash, L::Quarantine>(entries), || {
+                // Signals pass until they are blocked: of the C library's own, some must reach the new thread.
+                own_stack::call(Signals::Pass, start::<L>);
+            });
+        }
     }
 }
 
