@@ -24,6 +24,9 @@ const SHARE: usize = 16;
 /// for one in a dozen.
 const LONGER_MS: u32 = 16_000;
 
+/// Chosen: more than a time slice.
+const GIVING_MS: u32 = 100;
+
 /// The bound's and the delay's state. Relaxed, all accesses: gauges; a lost update hardly matters.
 pub struct Early {
     /// The highest use so far, in bytes.
@@ -67,6 +70,11 @@ impl Early {
     pub fn note_given(&self, bytes: usize, now: u32) {
         self.given.store(self.given.load(Ordering::Relaxed).saturating_add(bytes), Ordering::Relaxed);
         self.stamp.store(now, Ordering::Relaxed);
+    }
+
+    /// Whether memory was given back early just before `now`.
+    pub fn is_giving(&self, now: u32) -> bool {
+        self.given.load(Ordering::Relaxed) != 0 && elapsed_ms(self.stamp.load(Ordering::Relaxed), now) < GIVING_MS
     }
 
     /// Whether [`Early::note_taken`] has anything to do.
@@ -147,7 +155,7 @@ mod tests {
         let early = Early::new();
         assert!(!early.has_given());
         early.note_given(300 * MIB, 1000);
-        assert!(early.has_given());
+        assert!(early.has_given() && early.is_giving(1050) && !early.is_giving(1500));
         early.note_taken(200 * MIB, 1500, 1000);
         assert_eq!(early.excess(400 * MIB, 300 * MIB), 68 * MIB);
         early.note_taken(200 * MIB, 2500, 1000);

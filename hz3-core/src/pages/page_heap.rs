@@ -591,6 +591,11 @@ impl<P: Policy> PageHeap<P> {
         self.early.delay_ms(now, self.options().purge_delay_ms())
     }
 
+    /// Whether what exceeds the bound is going back at `now`, for want of a helper.
+    pub fn is_giving_early(&self, now: u32) -> bool {
+        self.early.is_giving(now)
+    }
+
     /// After a release that left so many pages in dirty and in clean runs. The caller holds no lock.
     #[inline]
     fn settle(&self, (dirty, clean): (usize, usize)) {

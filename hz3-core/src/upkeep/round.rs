@@ -16,6 +16,7 @@ use crate::platform::options::{NEVER, Options};
 use crate::platform::os::Os;
 use crate::platform::units::Bin;
 use crate::record::observer::{Event, Observer};
+use crate::thread::heap::TICKS;
 use crate::transfer::depot::Depot;
 use crate::transfer::exchange::{Exchange, Sharded};
 use crate::transfer::homeward::send_depots;
@@ -36,6 +37,11 @@ pub fn tick_ms<P: Policy>(options: &Options) -> u32 {
     }
 }
 
+/// Magazines that a depot keeps where free memory goes back early, so that depots of many bins don't exceed the bound.
+const EARLY_KEPT: u32 = 8;
+/// Most magazines sent home then, per tick. Chosen: more than a thread spills between two.
+const EARLY_MAGAZINES: u32 = 96;
+const _: () = assert!(EARLY_MAGAZINES > TICKS as u32);
 /// How many times later a turn is due while the background thread does them. Chosen: the machine may be busy.
 const LATE: u32 = 4;
 
@@ -47,6 +53,10 @@ pub fn tick<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &
     observer.notify(Event::Tick(now));
     let tick_ms = tick_ms::<P>(pages.options());
     let has_helper = pages.helper.post::<P::Os>();
+    if !has_helper && pages.is_giving_early(now) {
+        let beyond = |depot: &Depot, most: u32| depot.count().saturating_sub(EARLY_KEPT).min(most);
+        send_depots(pages, exchange, EARLY_MAGAZINES, beyond);
+    }
     if schedule.claim_turn(now, if has_helper { tick_ms.saturating_mul(LATE) } else { tick_ms }) {
         turn(pages, exchange, schedule, now);
     }
