@@ -50,6 +50,9 @@ pub unsafe trait Lane: Sharded {
     /// Takes a heap for the calling thread, which has none. `None` if it is ending, or when memory has run out.
     #[doc(hidden)]
     fn start_thread() -> Option<*mut HeapOf<Self>>;
+    /// Starts the background thread, if one is wanted and worth it. The caller holds no lock.
+    #[doc(hidden)]
+    fn start_helper();
 }
 
 /// A heap of lane `L`.

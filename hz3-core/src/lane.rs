@@ -9,7 +9,7 @@ use crate::pages::policy::{Policy, Shape, shapes};
 #[cfg(feature = "internals")]
 use crate::platform::fake::Fake;
 use crate::platform::linux::Linux;
-use crate::process::lifecycle;
+use crate::process::{background, lifecycle};
 use crate::thread::heap::Entries;
 use crate::thread::tls::thread_pointer;
 use crate::transfer::exchange::Sharded;
@@ -82,6 +82,10 @@ macro_rules! lane {
             #[inline]
             fn start_thread() -> Option<*mut HeapOf<Self>> {
                 lifecycle::start::<Self>()
+            }
+
+            fn start_helper() {
+                background::start_if_worthwhile::<Self>();
             }
         }
 

@@ -10,7 +10,7 @@ use hz3_core::observe::counts::{ROWS, Stats};
 use hz3_core::observe::stats::{BinStats, collect, collect_with_bins};
 use hz3_core::pages::bins::BINS;
 use hz3_core::platform::linux::Linux;
-use hz3_core::platform::options::{HugePages, NEVER, Options};
+use hz3_core::platform::options::{Background, HugePages, NEVER, Options};
 use hz3_core::platform::os::Os;
 use hz3_core::platform::own_stack::{self, Signals};
 
@@ -219,7 +219,12 @@ fn show<L: Lane>(options: &Options) {
         HugePages::Always => "1",
     };
     let _ = writeln!(text, "hz3: HZ3_THP={huge_pages}");
-    let _ = writeln!(text, "hz3: HZ3_BACKGROUND_THREAD={}", u8::from(options.background_thread()));
+    let background = match options.background_thread() {
+        Background::Auto => "auto",
+        Background::Never => "0",
+        Background::Always => "1",
+    };
+    let _ = writeln!(text, "hz3: HZ3_BACKGROUND_THREAD={background}");
     let _ = writeln!(text, "hz3: HZ3_SHOW_ERRORS={}", u8::from(options.shows_errors()));
     let _ = writeln!(text, "hz3: HZ3_SHOW_STATS={}", u8::from(options.shows_stats()));
     let _ = writeln!(text, "hz3: HZ3_DEEPBIND={}", if options.keeps_deepbind() { "keep" } else { "clear" });

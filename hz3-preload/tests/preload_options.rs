@@ -73,9 +73,12 @@ option_tests! {
     a_delay_of_minus_one_keeps_memory: ["HZ3_PURGE_DELAY_MS" = "-1"] freed_memory_is_kept_until_a_trim;
     the_delay_is_a_second: [] freed_memory_goes_back_after_a_second;
     a_shorter_delay_gives_memory_back: ["HZ3_PURGE_DELAY_MS" = "100"] freed_memory_goes_back_after_a_second;
-    an_idle_process_without_a_background_thread_keeps_memory: []
-        an_idle_process_has_no_other_thread_and_keeps_its_memory;
+    an_idle_process_without_a_background_thread_keeps_little: [] an_idle_process_has_no_other_thread_and_keeps_little;
+    a_background_thread_is_not_there_from_the_start: ["HZ3_BACKGROUND_THREAD" = "auto"]
+        an_idle_process_has_no_other_thread_and_keeps_little;
     a_background_thread_that_is_not_wanted_is_not_there: ["HZ3_BACKGROUND_THREAD" = "0"]
+        an_idle_process_has_no_other_thread_and_keeps_little;
+    a_longer_delay_keeps_memory: ["HZ3_PURGE_DELAY_MS" = "60000"]
         an_idle_process_has_no_other_thread_and_keeps_its_memory;
     a_background_thread_has_nothing_to_do_where_memory_is_kept:
         ["HZ3_BACKGROUND_THREAD" = "1", "HZ3_PURGE_DELAY_MS" = "-1"]
@@ -120,7 +123,7 @@ fn a_malformed_value_costs_one_line_that_says_what_is_expected() {
         is_told(lane, &[("HZ3_PURGE_DELAY_MS", "")], &[&["HZ3_PURGE_DELAY_MS=", "expected milliseconds"]]);
         is_told(lane, &[("HZ3_ARENA_SIZE", "1M")], &[&["HZ3_ARENA_SIZE=1M", "expected a size"]]);
         is_told(lane, &[("HZ3_THP", "yes")], &[&["HZ3_THP=yes", "expected 0 or 1"]]);
-        is_told(lane, &[("HZ3_BACKGROUND_THREAD", "2")], &[&["HZ3_BACKGROUND_THREAD=2", "expected 0 or 1"]]);
+        is_told(lane, &[("HZ3_BACKGROUND_THREAD", "2")], &[&["HZ3_BACKGROUND_THREAD=2", "expected 0, 1 or auto"]]);
         is_told(
             lane,
             &[("HZ3_THP", "on"), ("HZ3_SPEED", "11"), ("HZ3_PURGE_DELAY_MS", "0")],
@@ -136,7 +139,7 @@ fn a_malformed_value_costs_one_line_that_says_what_is_expected() {
 fn a_wrong_value_changes_nothing_else() {
     for lane in [Lane::Fast, Lane::Scale] {
         let wrong = ("HZ3_BACKGROUND_THREAD", "maybe");
-        outcome(lane, &[wrong], &["an_idle_process_has_no_other_thread_and_keeps_its_memory"]).expect_success();
+        outcome(lane, &[wrong], &["an_idle_process_has_no_other_thread_and_keeps_little"]).expect_success();
         outcome(lane, &[wrong, ("HZ3_PURGE_DELAY_MS", "0")], &["freed_memory_goes_back_at_once"]).expect_success();
     }
 }
@@ -296,7 +299,7 @@ fn a_verbose_library_says_its_lane_and_every_option() {
                 &["HZ3_PURGE_DELAY_MS=-1"],
                 &["HZ3_ARENA_SIZE="],
                 &["HZ3_THP=as the system has them"],
-                &["HZ3_BACKGROUND_THREAD=0"],
+                &["HZ3_BACKGROUND_THREAD=auto"],
                 &["HZ3_SHOW_ERRORS=1"],
                 &["HZ3_SHOW_STATS=0"],
                 &["HZ3_STATS_FILE="],

@@ -65,8 +65,8 @@ impl<L: Lane> Hz3<L> {
         stats::collect::<L>()
     }
 
-    /// Starts the thread that purges while the program is idle, if `HZ3_BACKGROUND_THREAD=1`. Call it once, at the
-    /// start of `main`.
+    /// Starts the thread that purges while the program is idle now, if `HZ3_BACKGROUND_THREAD=1`. Call it once, at the
+    /// start of `main`. By default it starts by itself, once there are two threads and 32 MiB of memory.
     pub fn start_background_thread(&self) {
         background::start_if_wanted::<L>();
     }

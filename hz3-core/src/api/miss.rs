@@ -18,6 +18,7 @@ use crate::hardening::quarantine::Quarantine;
 use crate::hardening::validation::{hand_out, refuse, require_live, usable};
 use crate::observe::sampling;
 use crate::pages::bins::{self, FOREIGN, bin_for};
+use crate::pages::policy::shape;
 use crate::pages::slot::{Slot, no_slots};
 use crate::platform::os::Os;
 use crate::platform::units::{Bin, MIN_ALIGN, PAGE_BYTES, ShardId};
@@ -69,6 +70,7 @@ pub fn large<L: Lane>(bytes: usize, align: usize) -> Option<Block> {
     if bytes > MAX_BYTES || u32::try_from(bytes / PAGE_BYTES + align / PAGE_BYTES + 2).is_err() {
         return None;
     }
+    start_helper_if_wanted::<L>();
     tick_thread::<L>();
     let want = || {
         let (pages, align_pages) = large::pages_of::<L>(bytes, align);
@@ -97,6 +99,7 @@ fn carve_one<L: Lane>(bin: Bin, bytes: usize, refused: bool) -> *mut u8 {
 
 fn pop_or_refill<L: Lane>(heap: &HeapOf<L>, bin: Bin, bytes: usize) -> *mut u8 {
     if heap.entry(bin).is_empty() {
+        start_helper_if_wanted::<L>();
         tick::<L>(heap);
         heap.begin_change();
         // SAFETY: the heap is this thread's and the entry is empty; `tick` can only empty entries.
@@ -166,6 +169,7 @@ unsafe fn free_large<L: Lane>(block: *mut u8) {
     if !unsafe { large::free(pages, block.addr()) } {
         refuse(pages, "free()", block.addr());
     }
+    start_helper_if_wanted::<L>();
     tick_thread::<L>();
 }
 
@@ -175,6 +179,9 @@ pub fn push_or_spill<L: Lane>(heap: &HeapOf<L>, bin: Bin, slot: Slot) {
     let mut slot = slot;
     if heap.entry(bin).is_full() {
         let is_first = !heap.entry(bin).is_loaded();
+        if heap.balances.drains(bin, shape::<L>(bin).capacity) {
+            start_helper_if_wanted::<L>();
+        }
         tick::<L>(heap);
         heap.begin_change();
         let make_room = || {
@@ -203,6 +210,15 @@ unsafe fn flush_heap<L: Lane>(heap: &HeapOf<L>) {
     let allocator = L::allocator();
     // SAFETY: the caller owns the heap.
     unsafe { flush(&allocator.pages, &allocator.exchange, heap) };
+}
+
+/// Starts the background thread once there are two threads, and it is worth it. The caller allocates, or frees a large
+/// block or many small ones (`process/background.rs` says why), with no magazine in use.
+#[inline]
+fn start_helper_if_wanted<L: Lane>() {
+    if L::allocator().pages.helper.is_wanted() {
+        L::start_helper();
+    }
 }
 
 /// Counts a miss and sometimes checks the clock; pays for growth. May unload any entry of the heap.

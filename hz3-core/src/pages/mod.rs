@@ -7,6 +7,8 @@ pub mod bins;
 #[cfg(not(loom))]
 pub mod direct;
 #[cfg(not(loom))]
+pub mod early;
+#[cfg(not(loom))]
 pub mod guards;
 #[cfg(not(loom))]
 pub mod page_heap;

@@ -14,12 +14,15 @@
 use crate::pages::arena::Growing;
 use crate::pages::bins;
 use crate::pages::direct::{DIRECT_BYTES, DirectMappings};
+use crate::pages::early::{Early, LEAST_BYTES};
 use crate::pages::guards::Guards;
 use crate::pages::page_tag::{Kind, PageTag, TagCell};
 use crate::pages::policy::Policy;
 use crate::pages::runs::Runs;
 use crate::pages::span::{Guarded, Span, Spans, at};
 use crate::platform::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::platform::budget::Budget;
+use crate::platform::helper::Helper;
 use crate::platform::options::Options;
 use crate::platform::os::Os;
 use crate::platform::units::{Bin, PAGE_BYTES, ShardId, SpanId, elapsed_ms};
@@ -34,6 +37,12 @@ const SMALL_MAPPINGS: usize = 8192;
 /// Most waiting runs, and most bytes of them. Chosen: some time before reuse, in less than an arena's largest step.
 const WAITING_RUNS: usize = 64;
 const WAITING_BYTES: usize = 32 << 20;
+/// Bytes of dirty runs from which whoever frees one wakes a helper that rests.
+const POST_BYTES: usize = 8 << 20;
+/// Least bytes that go back early at a time: many at once cost less. Chosen: a purge's step.
+const EARLY_STEP_BYTES: usize = 2 << 20;
+/// Longest time of one call that gives memory back, in microseconds; a step of the kernel's more. Chosen: 10 MiB.
+pub const TURN_US: u32 = 1000;
 
 /// The pages of an allocator.
 pub struct PageHeap<P: Policy> {
@@ -43,6 +52,9 @@ pub struct PageHeap<P: Policy> {
     pub direct: DirectMappings<P::Os>,
     /// Guards, and runs that wait.
     pub guards: Guards<P::Os>,
+    /// The thread that gives memory back.
+    pub helper: Helper,
+    early: Early,
     purged_bytes: AtomicU64,
     /// Direct mappings below [`DIRECT_BYTES`] that were freed so far.
     freed_mappings: AtomicUsize,
@@ -58,6 +70,8 @@ impl<P: Policy> PageHeap<P> {
             runs: Runs::new(Options::new(P::PURGE_DELAY_MS, P::FIRST_ARENA_BYTES)),
             direct: DirectMappings::new(),
             guards: Guards::new(),
+            helper: Helper::new(),
+            early: Early::new(),
             purged_bytes: AtomicU64::new(0),
             freed_mappings: AtomicUsize::new(0),
             freed_mapping_bytes: AtomicUsize::new(0),
@@ -104,6 +118,7 @@ impl<P: Policy> PageHeap<P> {
         let id = self.runs.allocate(usize::from(bins::info(bin).span_pages) + P::GUARD_PAGES, 1)?;
         // SAFETY: this thread owns the span, just taken; nothing uses its pages.
         unsafe {
+            self.note_taken(id);
             self.tag_all(id, PageTag::small(bin, owner, id), |span| span.become_small(bin, owner));
             if P::HARDENED {
                 self.guard_end(id);
@@ -130,9 +145,9 @@ impl<P: Policy> PageHeap<P> {
                 self.guards.begin_transit();
                 return self.push_waiting(id);
             }
-            self.runs.release(id, stamp);
+            let free = self.runs.release_counted(id, stamp);
+            self.settle(free);
         }
-        self.purge_if_at_once();
     }
 
     /// Applies `change` to span `id` and tags all its pages.
@@ -174,6 +189,7 @@ impl<P: Policy> PageHeap<P> {
         let id = self.runs.allocate_in(which, pages, align_pages)?;
         // SAFETY: this thread owns the span, just taken; no block of it is live.
         unsafe {
+            self.note_taken(id);
             (*at(self.spans(), id)).set_copied_bytes(0);
             self.tag_ends(id, Kind::Large);
         }
@@ -305,8 +321,8 @@ impl<P: Policy> PageHeap<P> {
             } else if is_empty {
                 self.runs.release_clean(tag.span());
             } else {
-                self.runs.release(tag.span(), P::Os::now_ms());
-                self.purge_if_at_once();
+                let free = self.runs.release_counted(tag.span(), P::Os::now_ms());
+                self.settle(free);
             }
         }
         true
@@ -545,6 +561,80 @@ impl<P: Policy> PageHeap<P> {
         let purged = self.runs.purge(now, delay_ms, most_bytes);
         self.note_purged(purged);
         purged
+    }
+
+    /// [`PageHeap::purge`] in steps while `budget` lasts; the bytes purged, and whether more are due.
+    pub fn purge_within(&self, now: u32, delay_ms: u32, most_bytes: usize, budget: &Budget) -> (usize, bool) {
+        let mut purged = 0;
+        while purged < most_bytes {
+            let step = self.purge(now, delay_ms, EARLY_STEP_BYTES.min(most_bytes - purged));
+            purged += step;
+            // Refused pages are young again.
+            if step == 0 {
+                return (purged, false);
+            }
+            if !budget.is_left::<P::Os>() {
+                return (purged, true);
+            }
+        }
+        (purged, false)
+    }
+
+    /// Purges what is as old as the delay, while `budget` lasts; whether more is.
+    pub fn purge_aged(&self, now: u32, delay_ms: u32, budget: &Budget) -> bool {
+        let (purged, is_behind) = self.purge_within(now, delay_ms, usize::MAX, budget);
+        self.early.note_aged(purged, now, self.options().purge_delay_ms());
+        is_behind
+    }
+
+    /// Milliseconds that free memory is kept at `now`: as the options say, or longer where it was taken again soon.
+    pub fn delay_ms(&self, now: u32) -> u32 {
+        self.early.delay_ms(now, self.options().purge_delay_ms())
+    }
+
+    /// Whether what exceeds the bound is going back at `now`, for want of a helper.
+    pub fn is_giving_early(&self, now: u32) -> bool {
+        self.early.is_giving(now)
+    }
+
+    /// After a release that left so many pages in dirty and in clean runs. The caller holds no lock.
+    #[inline]
+    fn settle(&self, (dirty, clean): (usize, usize)) {
+        if dirty * PAGE_BYTES >= POST_BYTES {
+            self.settle_much(dirty * PAGE_BYTES, clean * PAGE_BYTES);
+        }
+        self.purge_if_at_once();
+    }
+
+    /// Leaves the memory to the helper. Without one, gives back what exceeds the bound.
+    #[cold]
+    #[inline(never)]
+    fn settle_much(&self, dirty: usize, clean: usize) {
+        let delay_ms = self.options().purge_delay_ms();
+        // A longer delay is a wish to keep memory.
+        if self.helper.post::<P::Os>() || dirty < LEAST_BYTES || delay_ms > P::PURGE_DELAY_MS {
+            return;
+        }
+        let committed = self.runs.arenas.reserved_and_committed().1;
+        let excess = self.early.excess(committed.saturating_sub(clean), dirty);
+        if excess >= EARLY_STEP_BYTES {
+            let now = P::Os::now_ms();
+            let (purged, _) = self.purge_within(now, 0, excess, &Budget::of_us::<P::Os>(TURN_US));
+            self.early.note_given(purged, now);
+        }
+    }
+
+    /// Notes that span `id` was taken.
+    ///
+    /// # Safety
+    /// The caller owns the span.
+    #[inline]
+    unsafe fn note_taken(&self, id: SpanId) {
+        // SAFETY: the caller owns the span.
+        let span = unsafe { &*at(self.spans(), id) };
+        if self.early.has_given() && span.zeroed {
+            self.early.note_taken(span.bytes(), P::Os::now_ms(), self.options().purge_delay_ms());
+        }
     }
 
     fn purge_if_at_once(&self) {

@@ -59,6 +59,19 @@ pub fn is_single_threaded() -> bool {
     !flag.is_null() && unsafe { flag.read_volatile() } != 0
 }
 
+/// Bytes below the first stack's end in which it counts as itself. Chosen: other stacks lie further below.
+const FIRST_STACK_BYTES: usize = 1 << 20;
+
+/// Whether the caller runs near the end of the process's first stack, as at the start of its first thread. False if that
+/// can't be told.
+pub fn is_on_first_stack() -> bool {
+    let stack_end = stack_end().cast::<*const u8>();
+    let here = 0_u8;
+    // SAFETY: not null, so glibc's variable.
+    !stack_end.is_null()
+        && unsafe { stack_end.read() }.addr().wrapping_sub((&raw const here).addr()) < FIRST_STACK_BYTES
+}
+
 /// The environment that the kernel gave the process, an array that ends in null, where the C library has not begun: in
 /// `.preinit_array`, in a library that comes before it, and while symbols are resolved. Else null.
 pub fn environment_before_libc() -> *const *const c_char {

@@ -119,6 +119,15 @@ fn moves_out() -> bool {
     works
 }
 
+/// A wait that nobody ends: a filter that lets threads wait for each other lets them sleep.
+fn sleep(time: libc::timespec) {
+    let word = 0_u32;
+    let flags = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+    let arguments = [(&raw const word).expose_provenance(), flags as usize, 0, (&raw const time).expose_provenance()];
+    // SAFETY: reads `word` and `time`.
+    let _ = unsafe { kernel::call(libc::SYS_futex, arguments) };
+}
+
 /// Whether the kernel would let the process have so much at once. By default (`vm.overcommit_memory` 0) it refuses what
 /// exceeds memory and swap together. A process at a limit of its own, on mappings or address space, can't ask.
 fn is_plausible(bytes: usize) -> bool {
@@ -141,14 +150,7 @@ unsafe impl Waiter for Linux {
     }
 
     fn nap() {
-        let time = libc::timespec { tv_sec: 0, tv_nsec: 100_000 };
-        let word = 0_u32;
-        let flags = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
-        let arguments =
-            [(&raw const word).expose_provenance(), flags as usize, 0, (&raw const time).expose_provenance()];
-        // A wait that nobody ends: a filter that lets threads wait for each other lets them sleep.
-        // SAFETY: reads `word` and `time`.
-        let _ = unsafe { kernel::call(libc::SYS_futex, arguments) };
+        sleep(libc::timespec { tv_sec: 0, tv_nsec: 100_000 });
     }
 
     fn wait(word: *const u32, expected: u32) {
@@ -289,6 +291,15 @@ unsafe impl Os for Linux {
         (now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000) as u32
     }
 
+    fn now_us() -> u64 {
+        let now = clock::now(libc::CLOCK_MONOTONIC, vdso);
+        now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
+    }
+
+    fn sleep_ms(ms: u32) {
+        sleep(libc::timespec { tv_sec: i64::from(ms / 1000), tv_nsec: i64::from(ms % 1000) * 1_000_000 });
+    }
+
     fn random_seed() -> u64 {
         let [first, second] = random_words();
         // Mixed: the C library guards stacks and pointers with the same bytes, which a seed must not reveal.
@@ -343,12 +354,26 @@ unsafe impl Os for Linux {
         if first_thread_lives {
             return false;
         }
+        // The first thread's place and this one's.
+        Self::thread_count() == 2
+    }
+
+    fn thread_count() -> usize {
         // SAFETY: all zeros are a valid `stat`.
         let mut list = unsafe { core::mem::zeroed::<libc::stat>() };
         // SAFETY: the path is a C string; writes `list`.
         let is_known = calling_out(|| unsafe { libc::stat(c"/proc/self/task".as_ptr(), &mut list) == 0 });
-        // A directory has two links and one per subdirectory: here the first thread's and this one's.
-        is_known && list.st_nlink == 4
+        // A directory has two links and one per subdirectory.
+        if is_known { (list.st_nlink as usize).saturating_sub(2) } else { 0 }
+    }
+
+    fn process_id() -> u32 {
+        // SAFETY: no precondition.
+        unsafe { kernel::call(libc::SYS_getpid, []) }.unwrap_or(0) as u32
+    }
+
+    fn is_on_first_stack() -> bool {
+        libc_inside::is_on_first_stack()
     }
 
     fn begin_fork() {

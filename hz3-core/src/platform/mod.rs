@@ -5,11 +5,13 @@ pub mod abort;
 #[cfg(not(any(loom, miri)))]
 mod advice;
 pub mod atomic;
+pub mod budget;
 #[cfg(not(loom))]
 pub mod clock;
 #[cfg(all(not(loom), feature = "internals"))]
 pub mod fake;
 pub mod forks;
+pub mod helper;
 #[cfg(not(loom))]
 pub mod kernel;
 #[cfg(not(loom))]

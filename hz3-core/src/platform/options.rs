@@ -36,6 +36,17 @@ pub enum HugePages {
     Always,
 }
 
+/// When there is a background thread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Background {
+    /// Never.
+    Never,
+    /// From the start.
+    Always,
+    /// Once the program has had two threads and enough memory.
+    Auto,
+}
+
 /// What becomes of `RTLD_DEEPBIND` in the C libraries' `dlopen`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Deepbind {
@@ -153,9 +164,14 @@ const KNOWN: [Known; 13] = [
     },
     Known {
         name: b"BACKGROUND_THREAD",
-        expected: b"0 or 1",
+        expected: b"0, 1 or auto",
         apply: |options, value| {
-            options.background_thread.store(u32::from(switch(value)?), Ordering::Relaxed);
+            let wanted = match value {
+                b"auto" => Background::Auto,
+                _ if switch(value)? => Background::Always,
+                _ => Background::Never,
+            };
+            options.background_thread.store(wanted as u32, Ordering::Relaxed);
             Some(())
         },
     },
@@ -253,7 +269,7 @@ impl Options {
             purge_delay_ms: AtomicU32::new(purge_delay_ms),
             arena_bytes: AtomicUsize::new(arena_bytes),
             huge_pages: AtomicU32::new(HugePages::System as u32),
-            background_thread: AtomicU32::new(0),
+            background_thread: AtomicU32::new(Background::Auto as u32),
             verbose: AtomicU32::new(0),
             show_stats: AtomicU32::new(0),
             hide_errors: AtomicU32::new(0),
@@ -379,9 +395,15 @@ impl Options {
         self.deepbind.load(Ordering::Relaxed) == Deepbind::Keep as u32
     }
 
-    /// Whether a background thread purges while the program's threads are idle.
-    pub fn background_thread(&self) -> bool {
-        self.background_thread.load(Ordering::Relaxed) != 0
+    /// When a background thread purges while the program's threads are idle.
+    pub fn background_thread(&self) -> Background {
+        const NEVER: u32 = Background::Never as u32;
+        const ALWAYS: u32 = Background::Always as u32;
+        match self.background_thread.load(Ordering::Relaxed) {
+            NEVER => Background::Never,
+            ALWAYS => Background::Always,
+            _ => Background::Auto,
+        }
     }
 
     /// Whether the library reports its version and options at start.
@@ -474,13 +496,15 @@ mod tests {
     #[test]
     fn switches_are_0_or_1_and_other_names_are_unknown() {
         let options = options();
-        assert_eq!((options.huge_pages(), options.background_thread()), (HugePages::System, false));
+        assert_eq!((options.huge_pages(), options.background_thread()), (HugePages::System, Background::Auto));
         for (text, wanted) in [("1", HugePages::Always), ("0", HugePages::Never)] {
             assert_eq!(options.set(b"THP", text.as_bytes()), Ok(()));
             assert_eq!(options.huge_pages(), wanted);
         }
-        assert_eq!(options.set(b"BACKGROUND_THREAD", b"1"), Ok(()));
-        assert!(options.background_thread());
+        for (text, wanted) in [("1", Background::Always), ("0", Background::Never), ("auto", Background::Auto)] {
+            assert_eq!(options.set(b"BACKGROUND_THREAD", text.as_bytes()), Ok(()));
+            assert_eq!(options.background_thread(), wanted);
+        }
         assert!(matches!(options.set(b"BACKGROUND_THREAD", b"yes"), Err(Rejected::Malformed { .. })));
         for (text, keeps) in [("keep", true), ("clear", false)] {
             assert_eq!(options.set(b"DEEPBIND", text.as_bytes()), Ok(()));

@@ -124,6 +124,17 @@ pub unsafe trait Os: Waiter + 'static {
     /// Milliseconds since an arbitrary start, modulo 2^32, a few milliseconds coarse.
     fn now_ms() -> u32;
 
+    /// Microseconds since an arbitrary start.
+    fn now_us() -> u64 {
+        u64::from(Self::now_ms()) * 1000
+    }
+
+    /// Sleeps for about `ms` milliseconds; may return early.
+    fn sleep_ms(ms: u32) {
+        let _ = ms;
+        Self::nap();
+    }
+
     /// A number that differs between processes, can't be guessed, and stays the same; 0 if the system gives none.
     fn random_seed() -> u64;
 
@@ -147,6 +158,21 @@ pub unsafe trait Os: Waiter + 'static {
 
     /// Whether all other threads have ended; false if unknown. Opens no file, which would take a descriptor number.
     fn is_last_thread() -> bool;
+
+    /// Number of the process's threads; 0 if unknown. The first one counts though it has ended. Opens no file.
+    fn thread_count() -> usize {
+        0
+    }
+
+    /// The process's number; 0 if unknown.
+    fn process_id() -> u32 {
+        0
+    }
+
+    /// Whether the calling thread runs on the process's first stack, and so is its first thread; false if unknown.
+    fn is_on_first_stack() -> bool {
+        false
+    }
 
     /// Makes [`Waiter::is_forking`] true for the calling thread, which holds every lock. Calls nest.
     fn begin_fork();

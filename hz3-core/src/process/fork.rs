@@ -115,6 +115,7 @@ pub unsafe extern "C" fn after_in_parent<L: Lane>() {
 /// For [`libc_inside::at_fork`] alone: [`before`] ran in this thread.
 pub unsafe extern "C" fn after_in_child<L: Lane>() {
     let (allocator, entries) = (L::allocator(), L::heap());
+    allocator.pages.helper.reset_in_child::<L::Os>(!is_static(entries));
     if is_held(allocator) {
         // SAFETY: `entries` is this thread's pointer. `before` took the locks in this thread, which has no guard here.
         // Until the release, no thread that an earlier handler started gets a heap: all others in use are orphans.

@@ -79,12 +79,13 @@ pub fn start<L: Lane>() -> Option<*mut HeapOf<L>> {
         unsafe { sampling::install_decoy::<L>(heap) };
     }
     // Last, because its calls may allocate: the thread has its heap now.
-    hook_thread_exit::<L>(heap);
+    let tells_end = hook_thread_exit::<L>(heap);
+    allocator.pages.helper.note_thread::<L::Os>(tells_end);
     Some(heap)
 }
 
-/// Makes the thread's exit give `heap` back, and once installs the fork handlers. Without a key, the heap leaks.
-fn hook_thread_exit<L: Lane>(heap: *mut HeapOf<L>) {
+/// Makes the thread's exit give `heap` back, and once installs the fork handlers; false without a key: the heap leaks.
+fn hook_thread_exit<L: Lane>(heap: *mut HeapOf<L>) -> bool {
     keep_loaded::keep_before_use();
     let make_key = || {
         let mut key = 0;
@@ -103,10 +104,10 @@ fn hook_thread_exit<L: Lane>(heap: *mut HeapOf<L>) {
         // SAFETY: the handlers stay loaded, by `keep_loaded`.
         unsafe { libc_inside::at_fork(fork::before::<L>, fork::after_in_parent::<L>, fork::after_in_child::<L>) };
     };
-    if let Some(key) = L::allocator().hooks.key(make_key, delete_key, register) {
+    L::allocator().hooks.key(make_key, delete_key, register).is_some_and(|key| {
         // SAFETY: the key exists and is never deleted. A null value would keep the destructor from running.
-        unsafe { libc::pthread_setspecific(key, heap.cast()) };
-    }
+        unsafe { libc::pthread_setspecific(key, heap.cast()) == 0 }
+    })
 }
 
 /// The key's destructor.
@@ -120,6 +121,7 @@ unsafe extern "C" fn leave<L: Lane>(_: *mut libc::c_void) {
             let allocator = L::allocator();
             flush(&allocator.pages, &allocator.exchange, &*heap);
             allocator.heaps.give(heap);
+            allocator.pages.helper.note_end::<L::Os>();
         }
     });
 }

@@ -23,6 +23,9 @@ const ONE_WAY: i16 = 64;
 /// Bound of a balance, in magazines: how long a thread stays a producer or consumer.
 const MAX_BALANCE: i16 = 128;
 
+/// Balance, in magazines, from which a thread frees what it did not allocate lately. Chosen: few, and beyond a swing.
+const DRAINS: i16 = 4;
+
 /// Most bytes, over all bins, that a heap ever takes from its own spans to keep order. Chosen: some thousand blocks.
 const MAX_OWN_BYTES: u32 = 1 << 20;
 
@@ -62,6 +65,11 @@ impl Balances {
     /// Counts `bytes` of slots that a producer took from its own spans.
     pub fn note_own(&self, bytes: usize) {
         self.own_bytes.set(self.own_bytes.get().saturating_add(bytes as u32));
+    }
+
+    /// Whether this thread has spilled several magazines more than it refilled.
+    pub fn drains(&self, bin: Bin, capacity: u16) -> bool {
+        self.of(bin) >= DRAINS * capacity as i16
     }
 
     /// Resets the balance of `bin`.

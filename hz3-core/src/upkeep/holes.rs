@@ -5,6 +5,7 @@
 use crate::pages::bins::BINS;
 use crate::pages::page_heap::PageHeap;
 use crate::pages::policy::Policy;
+use crate::platform::budget::Budget;
 use crate::platform::os::{Os, Waiter};
 use crate::platform::units::{Bin, PAGE_BYTES, ShardId};
 use crate::transfer::exchange::{Exchange, Sharded};
@@ -12,18 +13,13 @@ use crate::transfer::shard::HoleScan;
 use crate::upkeep::schedule::Schedule;
 use core::ptr::NonNull;
 
-/// Bounds one search.
-#[derive(Clone, Copy)]
-pub struct Effort {
-    /// Most spans searched.
-    pub spans: u32,
-    /// System calls after which the search stops once the current span is done.
-    pub calls: usize,
-}
-
+/// Most spans searched per call.
+const MAX_SPANS: u32 = 4096;
+/// Microseconds after which a call stops once the current span is done. Chosen: half of a turn.
+const HOLES_US: u32 = 500;
 const SPANS_PER_LOCK: u32 = 64;
 
-/// Purges holes of spans idle for `delay_ms` at `now`, from the last call's shard on. Whether
+/// Purges holes of spans idle for `delay_ms` at `now`, from the last call's shard on, for a bounded time; whether
 /// work is left. Takes shards' locks.
 pub fn purge_holes<P: Sharded>(
     pages: &PageHeap<P>,
@@ -31,15 +27,11 @@ pub fn purge_holes<P: Sharded>(
     schedule: &Schedule,
     now: u32,
     delay_ms: u32,
-    effort: Effort,
 ) -> bool {
-    let (mut looks, mut calls) = (effort.spans, 0);
+    let (mut looks, budget) = (MAX_SPANS, Budget::of_us::<P::Os>(HOLES_US));
     let first = schedule.next_shard() as usize;
     for shard in exchange.shard_ids().skip(first).chain(exchange.shard_ids().take(first)) {
-        if !purge_holes_of(pages, exchange, shard, now, delay_ms, &mut looks, |made| {
-            calls += made;
-            calls < effort.calls
-        }) {
+        if !purge_holes_of(pages, exchange, shard, now, delay_ms, &mut looks, || budget.is_left::<P::Os>()) {
             schedule.set_next_shard(u32::from(shard.0));
             return true;
         }
@@ -59,14 +51,14 @@ pub fn purge_all_holes<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, 
         // The first pass may start in the middle of the lists.
         for _ in 0..2 {
             let mut looks = spans;
-            purge_holes_of(pages, exchange, shard, now, 0, &mut looks, |_| true);
+            purge_holes_of(pages, exchange, shard, now, 0, &mut looks, || true);
         }
     }
     pages.purged_bytes().wrapping_sub(before) as usize
 }
 
-/// Purges one shard's holes, in at most `looks` spans (counted down). After each span, `keep_going` gets its number of
-/// system calls and may stop. False if work is left, except after a refusal.
+/// Purges one shard's holes, in at most `looks` spans (counted down). After each span, `keep_going` may stop. False if work
+/// is left, except after a refusal.
 fn purge_holes_of<P: Sharded>(
     pages: &PageHeap<P>,
     exchange: &Exchange<P>,
@@ -74,7 +66,7 @@ fn purge_holes_of<P: Sharded>(
     now: u32,
     delay_ms: u32,
     looks: &mut u32,
-    mut keep_going: impl FnMut(usize) -> bool,
+    mut keep_going: impl FnMut() -> bool,
 ) -> bool {
     if P::HARDENED {
         // Free slots' contents are checked when they are used again.
@@ -90,10 +82,10 @@ fn purge_holes_of<P: Sharded>(
         *looks -= before - allowed;
         match found {
             HoleScan::End => return true,
-            HoleScan::Pause if *looks == 0 => return false,
+            HoleScan::Pause if *looks == 0 || !keep_going() => return false,
             HoleScan::Pause => {}
             HoleScan::Holes { id, start, pages: holes } => {
-                let (purged, calls) = purge_pages(pages, start, holes);
+                let purged = purge_pages(pages, start, holes);
                 // SAFETY: set aside above, and put back once. An empty one is in no list and has no slot out.
                 unsafe {
                     if owned.lock().put_back(pages.spans(), thread, id, purged) {
@@ -104,7 +96,7 @@ fn purge_holes_of<P: Sharded>(
                     // A refusal would only repeat.
                     return true;
                 }
-                if !keep_going(calls) {
+                if !keep_going() {
                     return false;
                 }
             }
@@ -112,16 +104,15 @@ fn purge_holes_of<P: Sharded>(
     }
 }
 
-/// Purges the pages `holes`, a bit each, of the span at address `start`, which is set aside. Returns the purged pages
-/// and the number of system calls.
-fn purge_pages<P: Policy>(pages: &PageHeap<P>, start: usize, holes: u128) -> (u128, usize) {
-    let (mut left, mut purged, mut calls) = (holes, 0, 0);
+/// Purges the pages `holes`, a bit each, of the span at address `start`, which is set aside. Returns the purged
+/// pages.
+fn purge_pages<P: Policy>(pages: &PageHeap<P>, start: usize, holes: u128) -> u128 {
+    let (mut left, mut purged) = (holes, 0_u128);
     while left != 0 {
         let first = left.trailing_zeros();
         let count = (!(left >> first)).trailing_zeros();
         let run = (u128::MAX >> (128 - count)) << first;
         left &= !run;
-        calls += 1;
         // SAFETY: whole pages of a committed span. Their slots are free, and stay so while the span is set aside.
         let gone = NonNull::new(core::ptr::with_exposed_provenance_mut(start + first as usize * PAGE_BYTES))
             .is_some_and(|start| unsafe { P::Os::purge(start, count as usize * PAGE_BYTES) });
@@ -131,5 +122,5 @@ fn purge_pages<P: Policy>(pages: &PageHeap<P>, start: usize, holes: u128) -> (u1
         purged |= run;
     }
     pages.note_purged(purged.count_ones() as usize * PAGE_BYTES);
-    (purged, calls)
+    purged
 }

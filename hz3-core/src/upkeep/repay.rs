@@ -8,15 +8,16 @@
 //! The purge delay bounds free memory in time, this bounds it in size. A heap that reuses what it has pays nothing.
 
 use crate::pages::bins::{self, BINS};
-use crate::pages::page_heap::PageHeap;
+use crate::pages::page_heap::{PageHeap, TURN_US};
 use crate::pages::policy::{Policy, shape};
+use crate::platform::budget::Budget;
 use crate::platform::options::NEVER;
 use crate::platform::os::Os;
 use crate::platform::units::{Bin, PAGE_BYTES};
 use crate::transfer::depot::Depot;
 use crate::transfer::exchange::{Exchange, Sharded};
 use crate::transfer::homeward::send_depots;
-use crate::upkeep::holes::{Effort, purge_holes};
+use crate::upkeep::holes::purge_holes;
 use crate::upkeep::schedule::Schedule;
 
 /// Fresh memory taken between two payments, in bytes. Chosen: a payment then costs little beside the page faults.
@@ -27,12 +28,10 @@ const MAX_STEP_BYTES: usize = 4 << 20;
 const FREE_BYTES: usize = 32 << 20;
 /// A heap may keep so many bytes free per so many in use. Chosen: `docs/decisions/repay.md`.
 const FREE_PER: (usize, usize) = (3, 5);
-/// Most magazines sent home by one payment. Chosen: the slots of several steps.
-const MAGAZINES: u32 = 256;
+/// Most magazines sent home by one payment. Chosen: half a millisecond.
+const MAGAZINES: u32 = 128;
 /// Milliseconds for which a hole must have been free.
 const HOLE_AGE_MS: u32 = 16;
-/// Bounds the search for holes.
-const HOLES: Effort = Effort { spans: 512, calls: 256 };
 
 /// Free memory that may be present, and what is in use, in bytes.
 struct Balance {
@@ -105,7 +104,8 @@ pub fn repay<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: 
         send_depots(pages, exchange, MAGAZINES, Depot::take_due);
     }
     let now = P::Os::now_ms();
-    if pages.purge(now, 0, owed) < owed && balance.spans > balance.bound() / 4 {
-        purge_holes(pages, exchange, schedule, now, HOLE_AGE_MS, HOLES);
+    let (purged, is_behind) = pages.purge_within(now, 0, owed, &Budget::of_us::<P::Os>(TURN_US));
+    if purged < owed && !is_behind && balance.spans > balance.bound() / 4 {
+        purge_holes(pages, exchange, schedule, now, HOLE_AGE_MS);
     }
 }

@@ -9,24 +9,22 @@
 //! does a bounded amount. If work is left, the next turn is due eight times sooner.
 
 use crate::pages::bins::BINS;
-use crate::pages::page_heap::PageHeap;
+use crate::pages::page_heap::{PageHeap, TURN_US};
 use crate::pages::policy::Policy;
+use crate::platform::budget::Budget;
 use crate::platform::options::{NEVER, Options};
 use crate::platform::os::Os;
 use crate::platform::units::Bin;
 use crate::record::observer::{Event, Observer};
+use crate::thread::heap::TICKS;
 use crate::transfer::depot::Depot;
 use crate::transfer::exchange::{Exchange, Sharded};
 use crate::transfer::homeward::send_depots;
-use crate::upkeep::holes::{Effort, purge_holes};
+use crate::upkeep::holes::purge_holes;
 use crate::upkeep::schedule::Schedule;
 
-/// Bytes of dirty runs after which a turn stops purging: bounds the time of one thread.
-const MAX_PURGE_BYTES: usize = 256 << 20;
-/// Bounds a turn's search for holes, for the same reason.
-const HOLES: Effort = Effort { spans: 4096, calls: 2048 };
-/// Most magazines sent home per turn, for the same reason.
-const MAX_MAGAZINES: u32 = 1024;
+/// Most magazines sent home per turn: bounds the time of one thread. Chosen: half a millisecond.
+const MAX_MAGAZINES: u32 = 128;
 /// Most refused `munmap` calls that a turn repeats.
 const MAX_UNMAPS: usize = 16;
 const TICKS_PER_DELAY: u32 = 8;
@@ -39,27 +37,60 @@ pub fn tick_ms<P: Policy>(options: &Options) -> u32 {
     }
 }
 
-/// Tells `observer` the time and, if a turn is due, does it. The caller holds no lock.
+/// Magazines that a depot keeps where free memory goes back early, so that depots of many bins don't exceed the bound.
+const EARLY_KEPT: u32 = 8;
+/// Most magazines sent home then, per tick. Chosen: more than a thread spills between two.
+const EARLY_MAGAZINES: u32 = 96;
+const _: () = assert!(EARLY_MAGAZINES > TICKS as u32);
+/// How many times later a turn is due while the background thread does them. Chosen: the machine may be busy.
+const LATE: u32 = 4;
+
+/// Tells `observer` the time and, if a turn is due that the background thread doesn't do, does it. The caller holds no
+/// lock.
 #[cold]
 pub fn tick<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &Schedule, observer: &Observer) {
     let now = P::Os::now_ms();
     observer.notify(Event::Tick(now));
     let tick_ms = tick_ms::<P>(pages.options());
-    if !schedule.claim_turn(now, tick_ms) {
-        return;
+    let has_helper = pages.helper.post::<P::Os>();
+    if !has_helper && pages.is_giving_early(now) {
+        let beyond = |depot: &Depot, most: u32| depot.count().saturating_sub(EARLY_KEPT).min(most);
+        send_depots(pages, exchange, EARLY_MAGAZINES, beyond);
     }
-    if schedule.begin_round_if_due(now, tick_ms) {
+    if schedule.claim_turn(now, if has_helper { tick_ms.saturating_mul(LATE) } else { tick_ms }) {
+        turn(pages, exchange, schedule, now);
+    }
+}
+
+/// [`tick`] of the background thread, which always does a turn; whether work is left.
+pub fn tick_in_background<P: Sharded>(
+    pages: &PageHeap<P>,
+    exchange: &Exchange<P>,
+    schedule: &Schedule,
+    observer: &Observer,
+) -> bool {
+    let now = P::Os::now_ms();
+    observer.notify(Event::Tick(now));
+    schedule.claim_turn(now, 0);
+    turn(pages, exchange, schedule, now)
+}
+
+/// One turn at `now`; whether work is left.
+fn turn<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &Schedule, now: u32) -> bool {
+    if schedule.begin_round_if_due(now, tick_ms::<P>(pages.options())) {
         make_surplus_due(exchange);
     }
+    let budget = Budget::of_us::<P::Os>(TURN_US);
     let mut is_behind = send_depots(pages, exchange, MAX_MAGAZINES, Depot::take_due) == MAX_MAGAZINES;
-    let delay_ms = pages.options().purge_delay_ms();
-    if delay_ms != NEVER {
+    if pages.options().purge_delay_ms() != NEVER {
         let now = P::Os::now_ms();
-        is_behind |= purge_holes(pages, exchange, schedule, now, delay_ms, HOLES);
-        is_behind |= pages.purge(now, delay_ms, MAX_PURGE_BYTES) >= MAX_PURGE_BYTES;
+        let delay_ms = pages.delay_ms(now);
+        is_behind |= purge_holes(pages, exchange, schedule, now, delay_ms);
+        is_behind |= pages.purge_aged(now, delay_ms, &budget);
     }
     pages.retry_unmaps(MAX_UNMAPS);
     schedule.set_behind(is_behind);
+    is_behind
 }
 
 /// Makes the surplus of every depot due to be sent home, by its low-water mark since the last round.

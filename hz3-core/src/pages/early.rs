@@ -1,0 +1,185 @@
+//! Early: how long free memory is kept, and how much of it where no thread gives it back later.
+//!
+//! ```text
+//! delay, twice as long for 16 s once half of what went back by age is taken again within the delay
+//!
+//! most = max(32 MiB, a sixteenth of the highest use) + allowance
+//!
+//! a run is taken that was given back less than the delay ago    allowance grows by it
+//! free memory reaches the delay's age                           allowance shrinks by it
+//! ```
+//!
+//! A process without such a thread may sleep right after it has freed. What exceeds the bound therefore goes back while it frees, a step at
+//! a time. One that takes it again soon pays page faults once; from then on it keeps as much.
+
+use crate::platform::atomic::{AtomicU32, AtomicUsize, Ordering};
+use crate::platform::units::elapsed_ms;
+
+/// Bytes that are always kept. Chosen: 13 ms of page faults, and more than most small programs free.
+pub const LEAST_BYTES: usize = 32 << 20;
+/// Chosen: with what caches keep, below a tenth.
+const SHARE: usize = 16;
+
+/// How long the delay is a longer one, in milliseconds. Chosen: a program whose bursts come a little after the delay pays
+/// for one in a dozen.
+const LONGER_MS: u32 = 16_000;
+
+/// Chosen: more than a time slice.
+const GIVING_MS: u32 = 100;
+
+/// The bound's and the delay's state. Relaxed, all accesses: gauges; a lost update hardly matters.
+pub struct Early {
+    /// The highest use so far, in bytes.
+    highest: AtomicUsize,
+    allowance: AtomicUsize,
+    /// Bytes given back early and not taken again.
+    given: AtomicUsize,
+    /// When memory last was given back early, in milliseconds.
+    stamp: AtomicU32,
+    /// Bytes given back by age that were not taken again, half of them; and when.
+    aged: AtomicUsize,
+    aged_stamp: AtomicU32,
+    /// When the delay last became a longer one; 0 if it is none.
+    longer_since: AtomicU32,
+}
+
+impl Early {
+    /// Nothing used yet.
+    pub const fn new() -> Self {
+        Self {
+            highest: AtomicUsize::new(0),
+            allowance: AtomicUsize::new(0),
+            given: AtomicUsize::new(0),
+            stamp: AtomicU32::new(0),
+            aged: AtomicUsize::new(0),
+            aged_stamp: AtomicU32::new(0),
+            longer_since: AtomicU32::new(0),
+        }
+    }
+
+    /// Bytes by which `dirty` exceeds the bound, where `used` bytes hold memory, the dirty ones included.
+    pub fn excess(&self, used: usize, dirty: usize) -> usize {
+        if used > self.highest.load(Ordering::Relaxed) {
+            self.highest.store(used, Ordering::Relaxed);
+        }
+        let share = self.highest.load(Ordering::Relaxed) / SHARE;
+        dirty.saturating_sub(share.max(LEAST_BYTES) + self.allowance.load(Ordering::Relaxed))
+    }
+
+    /// Notes that `bytes` were given back early at `now`.
+    pub fn note_given(&self, bytes: usize, now: u32) {
+        self.given.store(self.given.load(Ordering::Relaxed).saturating_add(bytes), Ordering::Relaxed);
+        self.stamp.store(now, Ordering::Relaxed);
+    }
+
+    /// Whether memory was given back early just before `now`.
+    pub fn is_giving(&self, now: u32) -> bool {
+        self.given.load(Ordering::Relaxed) != 0 && elapsed_ms(self.stamp.load(Ordering::Relaxed), now) < GIVING_MS
+    }
+
+    /// Whether [`Early::note_taken`] has anything to do.
+    #[inline]
+    pub fn has_given(&self) -> bool {
+        self.given.load(Ordering::Relaxed) | self.aged.load(Ordering::Relaxed) != 0
+    }
+
+    /// Notes that `bytes` without memory were taken at `now`.
+    pub fn note_taken(&self, bytes: usize, now: u32, delay_ms: u32) {
+        let aged = self.aged.load(Ordering::Relaxed);
+        if aged != 0 {
+            let is_soon = elapsed_ms(self.aged_stamp.load(Ordering::Relaxed), now) < delay_ms;
+            let left = if is_soon { aged.saturating_sub(bytes) } else { 0 };
+            self.aged.store(left, Ordering::Relaxed);
+            if is_soon && left == 0 {
+                self.longer_since.store(now.max(1), Ordering::Relaxed);
+            }
+        }
+        let given = self.given.load(Ordering::Relaxed);
+        if elapsed_ms(self.stamp.load(Ordering::Relaxed), now) >= delay_ms {
+            return self.given.store(0, Ordering::Relaxed);
+        }
+        let missed = bytes.min(given);
+        self.given.store(given - missed, Ordering::Relaxed);
+        self.allowance.store(self.allowance.load(Ordering::Relaxed).saturating_add(missed), Ordering::Relaxed);
+    }
+
+    /// Notes that `bytes` reached the delay's age and were given back at `now`.
+    pub fn note_aged(&self, bytes: usize, now: u32, delay_ms: u32) {
+        if bytes == 0 {
+            return;
+        }
+        let allowance = self.allowance.load(Ordering::Relaxed);
+        self.allowance.store(allowance.saturating_sub(bytes), Ordering::Relaxed);
+        let is_new = elapsed_ms(self.aged_stamp.load(Ordering::Relaxed), now) >= delay_ms;
+        let before = if is_new { 0 } else { self.aged.load(Ordering::Relaxed) };
+        self.aged.store(before + bytes / 2, Ordering::Relaxed);
+        self.aged_stamp.store(now, Ordering::Relaxed);
+    }
+
+    /// Milliseconds that free memory is kept at `now`, where the options say `delay_ms`.
+    pub fn delay_ms(&self, now: u32, delay_ms: u32) -> u32 {
+        let since = self.longer_since.load(Ordering::Relaxed);
+        if since == 0 {
+            return delay_ms;
+        }
+        if elapsed_ms(since, now) >= LONGER_MS {
+            self.longer_since.store(0, Ordering::Relaxed);
+            return delay_ms;
+        }
+        delay_ms.saturating_mul(2).min(u32::MAX - 1)
+    }
+}
+
+impl Default for Early {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    #[test]
+    fn a_sixteenth_of_the_highest_use_is_kept_and_at_least_32_mib() {
+        let early = Early::new();
+        assert_eq!(early.excess(100 * MIB, 40 * MIB), 8 * MIB);
+        assert_eq!(early.excess(1024 * MIB, 100 * MIB), 36 * MIB);
+        assert_eq!(early.excess(100 * MIB, 60 * MIB), 0);
+    }
+
+    #[test]
+    fn what_is_taken_again_soon_is_kept_next_time_until_it_gets_old() {
+        let early = Early::new();
+        assert!(!early.has_given());
+        early.note_given(300 * MIB, 1000);
+        assert!(early.has_given() && early.is_giving(1050) && !early.is_giving(1500));
+        early.note_taken(200 * MIB, 1500, 1000);
+        assert_eq!(early.excess(400 * MIB, 300 * MIB), 68 * MIB);
+        early.note_taken(200 * MIB, 2500, 1000);
+        assert!(!early.has_given(), "too late");
+        assert_eq!(early.excess(400 * MIB, 300 * MIB), 68 * MIB);
+        early.note_aged(150 * MIB, 9000, 1000);
+        assert_eq!(early.excess(400 * MIB, 300 * MIB), 218 * MIB);
+        early.note_aged(150 * MIB, 9000, 1000);
+        assert_eq!(early.excess(400 * MIB, 300 * MIB), 268 * MIB);
+    }
+
+    #[test]
+    fn the_delay_is_longer_for_a_while_once_half_of_what_went_back_is_taken_soon() {
+        let early = Early::new();
+        early.note_aged(100 * MIB, 5000, 1000);
+        early.note_aged(100 * MIB, 5050, 1000);
+        early.note_taken(60 * MIB, 5300, 1000);
+        assert_eq!(early.delay_ms(5300, 1000), 1000);
+        early.note_taken(60 * MIB, 5400, 1000);
+        assert_eq!(early.delay_ms(5400, 1000), 2000);
+        assert_eq!(early.delay_ms(5400 + LONGER_MS, 1000), 1000);
+        early.note_aged(100 * MIB, 40_000, 1000);
+        early.note_taken(60 * MIB, 41_000, 1000);
+        early.note_taken(60 * MIB, 41_000, 1000);
+        assert_eq!(early.delay_ms(41_000, 1000), 1000, "not soon");
+    }
+}
