@@ -19,6 +19,7 @@ use crate::thread::heaps::Heaps;
 use crate::thread::hooks::Hooks;
 use crate::transfer::exchange::{Exchange, Sharded};
 use crate::transfer::remote_stash::RemoteStash;
+use crate::upkeep::rest::Rests;
 use crate::upkeep::schedule::Schedule;
 
 /// A lane: a set of constants and types, and its one allocator. The lanes are [`Fast`](crate::Fast),
@@ -92,6 +93,8 @@ pub struct Allocator<L: Lane> {
     pub heaps: Heaps<L::Stash, L::Quarantine, L::Os>,
     /// When upkeep is due.
     pub schedule: Schedule,
+    /// When threads' caches are looked at.
+    pub rests: Rests,
     /// The thread-exit key and the fork handlers.
     pub hooks: Hooks,
     /// The heap profile; off unless begun.
@@ -113,6 +116,7 @@ impl<L: Lane> Allocator<L> {
             exchange: Exchange::new(),
             heaps: Heaps::new(),
             schedule: Schedule::new(),
+            rests: Rests::new(),
             hooks: Hooks::new(),
             profile: Profile::new(),
             observer: Observer::none(),

@@ -7,9 +7,10 @@
 
 use crate::allocator::Lane;
 use crate::platform::options::NEVER;
-use crate::platform::os::Os;
+use crate::platform::os::{Os, Waiter};
 use crate::process::keep_loaded;
 use crate::record::observer::Event;
+use crate::upkeep::rest;
 use crate::upkeep::round;
 use core::ffi::c_void;
 use core::ptr::null_mut;
@@ -69,6 +70,9 @@ extern "C" fn run<L: Lane>(_: *mut c_void) -> *mut c_void {
         let pause = libc::timespec { tv_sec: i64::from(pause_ms / 1000), ..pause };
         // SAFETY: `pause` is valid to read; a null remainder is not written.
         unsafe { libc::nanosleep(&pause, null_mut()) };
+        while rest::tick(&allocator.pages, &allocator.exchange, &allocator.heaps, &allocator.rests) {
+            L::Os::nap();
+        }
         round::tick(&allocator.pages, &allocator.exchange, &allocator.schedule, &allocator.observer);
     }
     null_mut()

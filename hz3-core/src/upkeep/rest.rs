@@ -1,0 +1,362 @@
+//! Rest: takes what threads keep in their caches while they rest, and sends it home.
+//!
+//! ```text
+//! look    look    look                       at each heap, four times per purge delay
+//!   | top   | top   | top                    the same: the bin rests
+//!                   ask ══ hold, raise ══ confirm, take ── home          ══ all threads pass a fence
+//! ```
+//!
+//! What a thread's hits may be about to use stays: a slot in each bin ([`crate::thread::loaded`]). In a lane whose hits are
+//! changes nothing stays. Whoever is in a change keeps everything ([`crate::thread::claim`]). Where the system makes no
+//! threads pass a fence, nothing is taken.
+
+use crate::hardening::quarantine::Quarantine;
+use crate::pages::bins::{BINS, FOREIGN};
+use crate::pages::page_heap::PageHeap;
+use crate::platform::atomic::{AtomicU32, Ordering};
+use crate::platform::options::NEVER;
+use crate::platform::os::Os;
+use crate::platform::units::{Bin, ShardId, elapsed_ms};
+use crate::thread::claim::Ticket;
+use crate::thread::heap::{Heap, used_bins};
+use crate::thread::heaps::Heaps;
+use crate::transfer::exchange::{Exchange, Sharded};
+use crate::transfer::homeward::Homeward;
+use crate::transfer::remote_stash::{ON_STACK, RemoteStash, Sparse};
+
+/// Passes over all heaps per purge delay.
+const PASSES_PER_DELAY: u32 = 4;
+/// Fewest milliseconds between the starts of two passes.
+const MIN_PASS_MS: u32 = 50;
+/// Milliseconds between two steps of a pass. Chosen: a thread that does all of them loses at most a third of its time.
+const STEP_MS: u32 = 4;
+/// Heaps looked at per step.
+const LOOKS: u32 = 256;
+/// Heaps taken from per step. Chosen: at most 70,000 slots, 1.5 ms.
+const BATCH: usize = 16;
+/// Looks that see no change before a bin rests.
+const QUIET_LOOKS: u8 = 2;
+
+/// When and where the next step of a pass is due. Times are in milliseconds.
+// Relaxed, all accesses: nothing is published. Steps may overlap: a heap is one taker's at a time.
+pub struct Rests {
+    pass_start: AtomicU32,
+    last_step: AtomicU32,
+    /// The heap at which the next step starts; 0 between two passes.
+    next_heap: AtomicU32,
+}
+
+impl Rests {
+    /// No pass yet.
+    pub const fn new() -> Self {
+        Self { pass_start: AtomicU32::new(0), last_step: AtomicU32::new(0), next_heap: AtomicU32::new(0) }
+    }
+
+    /// Claims a step at `now`; the heap at which it starts.
+    fn claim_step(&self, now: u32, pass_ms: u32) -> Option<u32> {
+        let (next, last) = (self.next_heap.load(Ordering::Relaxed), self.last_step.load(Ordering::Relaxed));
+        let is_due = match next {
+            0 => elapsed_ms(self.pass_start.load(Ordering::Relaxed), now) >= pass_ms,
+            _ => elapsed_ms(last, now) >= STEP_MS,
+        };
+        if !is_due || self.last_step.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            return None;
+        }
+        if next == 0 {
+            self.pass_start.store(now, Ordering::Relaxed);
+        }
+        Some(next.max(1))
+    }
+}
+
+impl Default for Rests {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A step, if one is due: looks at some heaps, and takes what rests in some. True if the pass goes on. The caller holds no
+/// lock and is in no change. Takes owners' locks.
+#[cold]
+#[inline(never)]
+pub fn tick<P: Sharded, S: RemoteStash, Q: Quarantine>(
+    pages: &PageHeap<P>,
+    exchange: &Exchange<P>,
+    heaps: &Heaps<S, Q, P::Os>,
+    rests: &Rests,
+) -> bool {
+    let delay_ms = pages.options().purge_delay_ms();
+    // One heap is the caller's, or soon nobody's.
+    if delay_ms == NEVER || heaps.made() < 2 {
+        return false;
+    }
+    let Some(first) = rests.claim_step(P::Os::now_ms(), (delay_ms / PASSES_PER_DELAY).max(MIN_PASS_MS)) else {
+        return rests.next_heap.load(Ordering::Relaxed) != 0;
+    };
+    let end = heaps.made() + 1;
+    let mut taking = Taking::new();
+    let mut id = first;
+    while id < end.min(first.saturating_add(LOOKS)) && !taking.is_full() {
+        if let Some(heap) = heaps.peek(id) {
+            // SAFETY: heaps are never unmapped, and other threads read and write only what is atomic.
+            let heap = unsafe { &*heap };
+            taking.add(heap, resting_bins(heap));
+        }
+        id += 1;
+    }
+    rests.next_heap.store(if id < end { id } else { 0 }, Ordering::Relaxed);
+    taking.take(pages, exchange);
+    id < end
+}
+
+/// Takes all that is not in use out of every thread's cache. The caller holds no lock and is in no change. Takes owners'
+/// locks.
+#[cold]
+#[inline(never)]
+pub fn take_all<P: Sharded, S: RemoteStash, Q: Quarantine>(
+    pages: &PageHeap<P>,
+    exchange: &Exchange<P>,
+    heaps: &Heaps<S, Q, P::Os>,
+) {
+    let mut id = 1;
+    while id <= heaps.made() {
+        let mut taking = Taking::new();
+        while id <= heaps.made() && !taking.is_full() {
+            if let Some(heap) = heaps.peek(id) {
+                // SAFETY: as in `tick`.
+                let heap = unsafe { &*heap };
+                let mut bins = Bins::NONE;
+                // SAFETY: the heap is one of all.
+                unsafe { used_bins(heap) }.filter(|&bin| is_any_spared(heap, bin)).for_each(|bin| bins.add(bin));
+                if holds_others(heap) {
+                    bins.add(FOREIGN);
+                }
+                taking.add(heap, bins);
+            }
+            id += 1;
+        }
+        if !taking.take(pages, exchange) {
+            return;
+        }
+    }
+}
+
+/// A set of bins. The foreign one stands for stash and quarantine.
+#[derive(Clone, Copy)]
+struct Bins([u64; BINS.div_ceil(64)]);
+
+impl Bins {
+    const NONE: Bins = Bins([0; BINS.div_ceil(64)]);
+
+    fn add(&mut self, bin: Bin) {
+        if let Some(word) = self.0.get_mut(usize::from(bin.0 / 64)) {
+            *word |= 1 << (bin.0 % 64);
+        }
+    }
+
+    fn has(&self, bin: Bin) -> bool {
+        self.0.get(usize::from(bin.0 / 64)).is_some_and(|word| word >> (bin.0 % 64) & 1 != 0)
+    }
+
+    fn small(self) -> impl Iterator<Item = Bin> {
+        (1..BINS as u8).map(Bin).filter(move |&bin| self.has(bin))
+    }
+}
+
+fn is_any_spared<S, Q>(heap: &Heap<S, Q>, bin: Bin) -> bool {
+    heap.spared(bin) != (0, 0)
+}
+
+fn holds_others<S: RemoteStash, Q: Quarantine>(heap: &Heap<S, Q>) -> bool {
+    heap.stash.slot_count() > 0 || heap.quarantine.turns().1 > 0
+}
+
+/// The bins that rest in `heap` and have something to take. Notes this look.
+fn resting_bins<S: RemoteStash, Q: Quarantine>(heap: &Heap<S, Q>) -> Bins {
+    let mut bins = Bins::NONE;
+    let mut is_used = false;
+    // SAFETY: the heap is one of all.
+    for bin in unsafe { used_bins(heap) } {
+        is_used = true;
+        let looks = heap.rest.note(bin, heap.top_address(bin) as u32);
+        if looks >= QUIET_LOOKS && is_any_spared(heap, bin) {
+            bins.add(bin);
+        }
+    }
+    if is_used {
+        // Relaxed: counts.
+        let counters = &heap.counters;
+        let counts = [&counters.refills, &counters.steals, &counters.carves, &counters.spills, &counters.homeward];
+        let slow_paths: u64 = counts.into_iter().map(|count| count.load(Ordering::Relaxed)).sum();
+        let looks = heap.rest.note(FOREIGN, (slow_paths as u32).wrapping_add(heap.quarantine.turns().0));
+        if looks == QUIET_LOOKS && holds_others(heap) {
+            bins.add(FOREIGN);
+        }
+    }
+    bins
+}
+
+/// A heap to take from, and the bins.
+struct Taken<'a, S, Q> {
+    heap: &'a Heap<S, Q>,
+    bins: Bins,
+    ticket: Option<Ticket>,
+}
+
+/// Heaps that are taken from together: a fence of all threads serves them all.
+struct Taking<'a, S, Q> {
+    heaps: [Option<Taken<'a, S, Q>>; BATCH],
+    count: usize,
+}
+
+impl<'a, S: RemoteStash, Q: Quarantine> Taking<'a, S, Q> {
+    fn new() -> Self {
+        Self { heaps: [const { None }; BATCH], count: 0 }
+    }
+
+    fn is_full(&self) -> bool {
+        self.count == BATCH
+    }
+
+    /// Asks for the `bins` of `heap`, if there are any.
+    fn add(&mut self, heap: &'a Heap<S, Q>, bins: Bins) {
+        if bins.0 == Bins::NONE.0 {
+            return;
+        }
+        let ticket = heap.claim().ask();
+        if ticket.is_some()
+            && let Some(place) = self.heaps.get_mut(self.count)
+        {
+            *place = Some(Taken { heap, bins, ticket });
+            self.count += 1;
+        }
+    }
+
+    fn each(&mut self, mut act: impl FnMut(&mut Taken<'a, S, Q>)) {
+        self.heaps.iter_mut().flatten().for_each(|taken| act(taken));
+    }
+
+    /// Takes all that is added. False if the system makes no threads pass a fence.
+    fn take<P: Sharded>(&mut self, pages: &PageHeap<P>, exchange: &Exchange<P>) -> bool {
+        if self.count == 0 {
+            return true;
+        }
+        let mut is_fenced = P::Os::fence_all();
+        if is_fenced {
+            self.each(Taken::hold);
+            if !P::HARDENED {
+                self.each(Taken::raise);
+                is_fenced = P::Os::fence_all();
+                if is_fenced {
+                    self.each(Taken::confirm::<P>);
+                    // On x86-64, stores are seen in order.
+                    is_fenced = cfg!(target_arch = "x86_64") || P::Os::fence_all();
+                }
+            }
+        }
+        // What was raised and not confirmed, its owner makes whole.
+        if is_fenced {
+            self.each(|taken| taken.send_home(pages, exchange));
+        }
+        self.each(Taken::finish);
+        is_fenced
+    }
+}
+
+impl<S: RemoteStash, Q: Quarantine> Taken<'_, S, Q> {
+    fn hold(&mut self) {
+        self.ticket = self.ticket.and_then(|asked| self.heap.claim().hold(asked));
+    }
+
+    fn finish(&mut self) {
+        if let Some(held) = self.ticket.take() {
+            self.heap.claim().done(held);
+        }
+    }
+
+    /// Runs `act` while the owner is kept out; `None` if it took its heap back. `act` returns a value and whether the owner
+    /// has something to mend.
+    #[inline]
+    fn inside<T>(&mut self, act: impl FnOnce(&Heap<S, Q>) -> (T, bool)) -> Option<T> {
+        let held = self.ticket.take()?;
+        if !self.heap.claim().enter(held) {
+            return None;
+        }
+        let (result, touched) = act(self.heap);
+        self.ticket = Some(self.heap.claim().leave(held, touched));
+        Some(result)
+    }
+
+    fn raise(&mut self) {
+        let bins = self.bins;
+        self.inside(|heap| ((), bins.small().fold(false, |touched, bin| heap.raise(bin) | touched)));
+    }
+
+    fn confirm<P: Sharded>(&mut self) {
+        let bins = self.bins;
+        self.inside(|heap| (bins.small().for_each(|bin| heap.confirm::<P>(bin)), false));
+    }
+
+    // Not inlined: what its caller does next would lie below its stash.
+    #[inline(never)]
+    fn send_home<P: Sharded>(&mut self, pages: &PageHeap<P>, exchange: &Exchange<P>) {
+        // Idle: these slots do not restart their spans' purge delay. The shard supplies no magazine: the stash is sparse.
+        let mut homeward = Homeward::idle(pages, exchange, ShardId(0));
+        let stash = Sparse::<ON_STACK>::new();
+        let bins = self.bins;
+        for bin in bins.small() {
+            // SAFETY, here and below: this thread holds the heap and keeps its owner out. What was raised is confirmed, and
+            // what is taken out of the entry is this thread's, not loaded, and sent once.
+            let magazines = self.inside(|heap| unsafe {
+                let entry = heap.entry(bin);
+                if P::HARDENED {
+                    return (entry.unload_all(), false);
+                }
+                let spare = core::ptr::NonNull::new(entry.spare());
+                entry.set_spare(core::ptr::null_mut());
+                ([None, spare], false)
+            });
+            for magazine in magazines.into_iter().flatten().flatten() {
+                // SAFETY: as above.
+                unsafe { homeward.send_magazine(bin, magazine.as_ptr(), &stash) };
+            }
+            if !P::HARDENED {
+                self.send_some(&mut homeward, &stash, |heap, room, put| {
+                    // SAFETY: as above.
+                    unsafe { heap.lift::<P>(bin, room, |slot| put(pages.owner(slot.address()), bin, slot)) }
+                });
+            }
+        }
+        if bins.has(FOREIGN) {
+            self.send_some(&mut homeward, &stash, |heap, room, put| heap.stash.lift(room, put));
+            self.send_some(&mut homeward, &stash, |heap, room, put| {
+                (0..room)
+                    .map_while(|_| heap.quarantine.take())
+                    .map(|(bin, slot)| put(pages.owner(slot.address()), bin, slot))
+                    .count()
+            });
+        }
+        stash.flush(&mut homeward);
+    }
+
+    /// Sends home what `lift` takes out of the heap, by a stash's room at a time, until it takes less.
+    fn send_some<P: Sharded>(
+        &mut self,
+        homeward: &mut Homeward<'_, P>,
+        stash: &Sparse<ON_STACK>,
+        lift: impl Fn(&Heap<S, Q>, usize, &mut dyn FnMut(ShardId, Bin, crate::pages::slot::Slot)) -> usize,
+    ) {
+        loop {
+            if stash.slot_count() == ON_STACK {
+                stash.flush(homeward);
+            }
+            let room = ON_STACK - stash.slot_count();
+            // There is room: nothing is sent while the owner waits.
+            let taken = self
+                .inside(|heap| (lift(heap, room, &mut |owner, bin, slot| stash.put(owner, bin, slot, homeward)), false));
+            if taken.is_none_or(|taken| taken < room) {
+                break;
+            }
+        }
+    }
+}
