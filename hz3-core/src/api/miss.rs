@@ -343,5 +343,9 @@ pub fn trim<L: Lane>() -> bool {
         }
     }
     rest::take_all(&allocator.pages, &allocator.exchange, &allocator.heaps);
-    purge_all(&allocator.pages, &allocator.exchange)
+    let is_any = purge_all(&allocator.pages, &allocator.exchange);
+    if !rest::exchange_last(&allocator.pages, &allocator.exchange, &allocator.heaps, &allocator.rests) {
+        return is_any;
+    }
+    purge_all(&allocator.pages, &allocator.exchange) | is_any
 }

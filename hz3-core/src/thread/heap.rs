@@ -520,6 +520,25 @@ impl<S, Q> Heap<S, Q> {
         self.entry(bin).loaded.raise()
     }
 
+    /// Whether one slot is left in the loaded magazine of `bin`, as it looks now.
+    pub fn has_one(&self, bin: Bin) -> bool {
+        self.entry(bin).loaded.look().is_some_and(|(_, count)| count == 1)
+    }
+
+    /// As [`Loaded::exchange`].
+    ///
+    /// # Safety
+    /// The caller holds the heap, between `enter` and `leave`.
+    pub unsafe fn exchange(&self, bin: Bin, other: Slot) -> Result<*mut u8, Slot> {
+        // SAFETY: the caller's own promise.
+        unsafe { self.entry(bin).loaded.exchange(other) }
+    }
+
+    /// As [`Loaded::is_exchanged`].
+    pub fn is_exchanged(&self, bin: Bin, other: *mut u8) -> bool {
+        self.entry(bin).loaded.is_exchanged(other)
+    }
+
     /// As [`Loaded::confirm`].
     pub fn confirm<P: Policy>(&self, bin: Bin) {
         // Relaxed, here and below: who holds the heap acquired it.
@@ -551,9 +570,22 @@ pub struct Rest {
     seen: [AtomicU32; BINS],
     /// Looks since it changed.
     quiet: [AtomicU8; BINS],
+    /// A sum of all that changes while the owner runs.
+    sum: AtomicU32,
 }
 
 impl Rest {
+    /// Notes the sum.
+    pub fn note_sum(&self, sum: u32) {
+        // Relaxed, here and below: a hint.
+        self.sum.store(sum, Ordering::Relaxed);
+    }
+
+    /// Whether `sum` was noted last.
+    pub fn is_sum(&self, sum: u32) -> bool {
+        self.sum.load(Ordering::Relaxed) == sum
+    }
+
     /// Notes what a look `sees` of `bin`; returns how many looks saw the same before, at most 255.
     pub fn note(&self, bin: Bin, sees: u32) -> u8 {
         let Some((seen, quiet)) = self.seen.get(usize::from(bin.0)).zip(self.quiet.get(usize::from(bin.0))) else {

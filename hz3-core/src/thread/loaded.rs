@@ -21,7 +21,7 @@
 use crate::pages::slot::Slot;
 use crate::platform::atomic::{AtomicPtr, Ordering, light_fence};
 use core::ptr::null_mut;
-use place::{Place, plain, read, step, write};
+use place::{Place, address, plain, read, step, swap, write};
 
 /// Slots that a taker leaves: as many as a pop reads below the `top` that it has read.
 pub const KEPT: usize = 1;
@@ -37,6 +37,14 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// No magazine.
+    #[cfg(loom)]
+    #[allow(clippy::new_without_default, reason = "elsewhere an entry is zeroed memory")]
+    pub fn new() -> Self {
+        let null = || AtomicPtr::new(null_mut());
+        Self { top: null(), base: null(), limit: null() }
+    }
+
     // Relaxed, all accesses below: as `Loaded` says. Hits step `top` by a load and a store of their own, which become one
     // instruction on memory.
 
@@ -91,6 +99,8 @@ impl Loaded {
             let word = &(*this).top;
             word.store(word.load(Ordering::Relaxed).sub(1), Ordering::Relaxed);
             step();
+            // In this order: `is_exchanged` relies on it.
+            light_fence();
             Some(read(top.sub(1)))
         }
     }
@@ -274,6 +284,31 @@ impl Loaded {
     }
 }
 
+/// What came of an exchange, after a fence of all threads.
+impl Loaded {
+    /// Puts `other` in the place of the one slot that is left, which a hit may be about to read; returns that one. `Err`
+    /// with `other` if more or none are left. All threads must pass a fence before [`Loaded::is_exchanged`].
+    ///
+    /// # Safety
+    /// The caller holds the heap, between `enter` and `leave`. What is returned is not a slot before `is_exchanged`.
+    pub unsafe fn exchange(&self, other: Slot) -> Result<*mut u8, Slot> {
+        match self.look() {
+            // SAFETY: the loaded magazine has this place, which holds a slot; others read and write it as one word.
+            Some((base, 1)) => Ok(unsafe { swap(base, other) }),
+            _ => Err(other),
+        }
+    }
+
+    /// Whether no hit read the former slot: then it is the caller's. If not, either of the two may be the program's. The
+    /// caller still holds the heap, and its owner has not taken it back since.
+    ///
+    /// A hit steps `top` before it reads, and who pushes leaves its own slot in that place.
+    pub fn is_exchanged(&self, other: *mut u8) -> bool {
+        // SAFETY: as above; the place is read as one word and not taken.
+        self.look().is_some_and(|(base, count)| count >= 1 && unsafe { address(base) } == other)
+    }
+}
+
 /// Top slots that [`Loaded::draw`] chooses among. Chosen: random order costs cache misses. Python's objects took 1.5
 /// times the scale lane's time without a draw, and 1.9 times with 16 here and in quarantine.
 const DRAW_WINDOW: usize = 4;
@@ -281,7 +316,7 @@ const DRAW_WINDOW: usize = 4;
 #[cfg(not(loom))]
 mod place {
     use crate::pages::slot::Slot;
-    use crate::platform::atomic::AtomicPtr;
+    use crate::platform::atomic::{AtomicPtr, Ordering};
 
     /// A place of a magazine.
     pub type Place = Slot;
@@ -296,6 +331,20 @@ mod place {
     pub unsafe fn write(place: *mut Place, slot: Slot) {
         // SAFETY: the caller owns the empty `place`.
         unsafe { place.write(slot) }
+    }
+
+    /// Replaces the slot at `place`.
+    pub unsafe fn swap(place: *mut Place, slot: Slot) -> *mut u8 {
+        // SAFETY: a place is a pointer, and aligned.
+        let word = unsafe { AtomicPtr::from_ptr(place.cast::<*mut u8>()) };
+        // AcqRel: fences of all threads order it with hits; another taker may have put the slot there.
+        word.swap(slot.into_block(), Ordering::AcqRel)
+    }
+
+    /// The slot's address at `place`.
+    pub unsafe fn address(place: *mut Place) -> *mut u8 {
+        // SAFETY: a place is a pointer, and aligned.
+        unsafe { AtomicPtr::from_ptr(place.cast::<*mut u8>()) }.load(Ordering::Acquire)
     }
 
     /// Reads a word plainly, so that the read folds into the comparison: an atomic one is an instruction of its own.
@@ -328,6 +377,16 @@ pub mod place {
     pub(super) unsafe fn write(place: *mut Place, slot: Slot) {
         // SAFETY: the caller owns the empty `place`.
         unsafe { (*place).store(slot.into_block(), Ordering::Relaxed) }
+    }
+
+    pub(super) unsafe fn swap(place: *mut Place, slot: Slot) -> *mut u8 {
+        // SAFETY: the place is there.
+        unsafe { (*place).swap(slot.into_block(), Ordering::AcqRel) }
+    }
+
+    pub(super) unsafe fn address(place: *mut Place) -> *mut u8 {
+        // SAFETY: the place is there.
+        unsafe { (*place).load(Ordering::Acquire) }
     }
 
     pub(super) unsafe fn plain(word: &AtomicPtr<Place>) -> *mut Place {

@@ -13,6 +13,7 @@
 use crate::hardening::quarantine::Quarantine;
 use crate::pages::bins::{BINS, FOREIGN};
 use crate::pages::page_heap::PageHeap;
+use crate::pages::slot::{Slot, no_slots};
 use crate::platform::atomic::{AtomicU32, Ordering};
 use crate::platform::options::NEVER;
 use crate::platform::os::Os;
@@ -20,9 +21,13 @@ use crate::platform::units::{Bin, ShardId, elapsed_ms};
 use crate::thread::claim::Ticket;
 use crate::thread::heap::{Heap, used_bins};
 use crate::thread::heaps::Heaps;
+use crate::transfer::carve::carve;
+use crate::transfer::depot::Links;
 use crate::transfer::exchange::{Exchange, Sharded};
-use crate::transfer::homeward::Homeward;
+use crate::transfer::homeward::{Homeward, restore_one};
+use crate::transfer::magazine::Magazine;
 use crate::transfer::remote_stash::{ON_STACK, RemoteStash, Sparse};
+use core::ptr::{NonNull, null_mut};
 
 /// Passes over all heaps per purge delay.
 const PASSES_PER_DELAY: u32 = 4;
@@ -44,12 +49,17 @@ pub struct Rests {
     last_step: AtomicU32,
     /// The heap at which the next step starts; 0 between two passes.
     next_heap: AtomicU32,
+    /// Exchanges of which it is not known what came of them.
+    doubts: AtomicU32,
 }
+
+/// Most of them. Chosen: a few MiB, for which a program must trim while it wakes its threads, for days.
+const MOST_DOUBTS: u32 = 256;
 
 impl Rests {
     /// No pass yet.
     pub const fn new() -> Self {
-        Self { pass_start: AtomicU32::new(0), last_step: AtomicU32::new(0), next_heap: AtomicU32::new(0) }
+        Self { pass_start: AtomicU32::new(0), last_step: AtomicU32::new(0), next_heap: AtomicU32::new(0), doubts: AtomicU32::new(0) }
     }
 
     /// Claims a step at `now`; the heap at which it starts.
@@ -131,6 +141,7 @@ pub fn take_all<P: Sharded, S: RemoteStash, Q: Quarantine>(
                 if holds_others(heap) {
                     bins.add(FOREIGN);
                 }
+                heap.rest.note_sum(sum_of(heap));
                 taking.add(heap, bins);
             }
             id += 1;
@@ -138,6 +149,166 @@ pub fn take_all<P: Sharded, S: RemoteStash, Q: Quarantine>(
         if !taking.take(pages, exchange) {
             return;
         }
+    }
+}
+
+/// Exchanges the slot that [`take_all`] left in each bin of a thread for one without memory, and sends it home, if the
+/// thread rests: nothing of its heap has changed since. All free memory was just purged. The caller holds no lock and is in
+/// no change. Takes owners' locks. Whether any went.
+///
+/// A hit in this very moment may leave it open which of the two it took: then neither is used again. So it is never tried
+/// with a running thread, and no more after some such doubts.
+#[cold]
+#[inline(never)]
+pub fn exchange_last<P: Sharded, S: RemoteStash, Q: Quarantine>(
+    pages: &PageHeap<P>,
+    exchange: &Exchange<P>,
+    heaps: &Heaps<S, Q, P::Os>,
+    rests: &Rests,
+) -> bool {
+    if P::HARDENED {
+        return false;
+    }
+    let mut is_any = false;
+    for bin in (1..BINS as u8).map(Bin) {
+        // What goes home has memory: after all are exchanged.
+        let mut parting = 0;
+        let mut id = 1;
+        while id <= heaps.made() && rests.doubts.load(Ordering::Relaxed) < MOST_DOUBTS {
+            let mut swaps = Swaps { heaps: [const { None }; BATCH], count: 0 };
+            while id <= heaps.made() && swaps.count < BATCH {
+                if let Some(heap) = heaps.peek(id) {
+                    // SAFETY: as in `tick`.
+                    swaps.add(pages, exchange, unsafe { &*heap }, bin);
+                }
+                id += 1;
+            }
+            swaps.act(pages, exchange, bin, &mut parting, rests);
+        }
+        if parting != 0 {
+            // SAFETY: these magazines are this thread's, linked, and not loaded.
+            unsafe { Homeward::idle(pages, exchange, ShardId(0)).send_chain(bin, parting) };
+            is_any = true;
+        }
+    }
+    is_any
+}
+
+/// A heap whose last slot of a bin is exchanged.
+struct Swap<'a, S, Q> {
+    heap: &'a Heap<S, Q>,
+    ticket: Option<Ticket>,
+    /// The slot to leave there, until it is there.
+    other: Option<Slot>,
+    /// Then its address, and the former slot's.
+    addresses: (*mut u8, *mut u8),
+}
+
+struct Swaps<'a, S, Q> {
+    heaps: [Option<Swap<'a, S, Q>>; BATCH],
+    count: usize,
+}
+
+impl<'a, S: RemoteStash, Q: Quarantine> Swaps<'a, S, Q> {
+    fn add<P: Sharded>(&mut self, pages: &PageHeap<P>, exchange: &Exchange<P>, heap: &'a Heap<S, Q>, bin: Bin) {
+        let Some(place) = self.heaps.get_mut(self.count) else { return };
+        let is_resting = heap.has_one(bin) && heap.rest.is_sum(sum_of(heap));
+        let mut out = no_slots::<1>();
+        if !is_resting || carve(pages, exchange, ShardId(0), bin, &mut out) == 0 {
+            return;
+        }
+        let [slot] = out;
+        // SAFETY: the place was filled.
+        let slot = unsafe { slot.assume_init() };
+        *place = Some(Swap { heap, ticket: heap.claim().ask(), other: Some(slot), addresses: (null_mut(), null_mut()) });
+        self.count += 1;
+    }
+
+    fn each(&mut self, mut act: impl FnMut(&mut Swap<'a, S, Q>)) {
+        self.heaps.iter_mut().flatten().for_each(|swap| act(swap));
+    }
+
+    fn act<P: Sharded>(
+        &mut self,
+        pages: &PageHeap<P>,
+        exchange: &Exchange<P>,
+        bin: Bin,
+        parting: &mut u32,
+        rests: &Rests,
+    ) {
+        if self.count == 0 {
+            return;
+        }
+        if P::Os::fence_all() {
+            self.each(|swap| swap.begin(bin));
+            let is_fenced = P::Os::fence_all();
+            self.each(|swap| match swap.end(bin, is_fenced) {
+                Some(slot) => part(pages, exchange, bin, slot, parting),
+                None if swap.other.is_none() => {
+                    rests.doubts.fetch_add(1, Ordering::Relaxed);
+                }
+                None => {}
+            });
+        }
+        self.each(|swap| {
+            if let Some(held) = swap.ticket.take() {
+                swap.heap.claim().done(held);
+            }
+            if let Some(slot) = swap.other.take() {
+                part(pages, exchange, bin, slot, parting);
+            }
+        });
+    }
+}
+
+/// Adds `slot` to the magazines that will go home.
+fn part<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, bin: Bin, slot: Slot, parting: &mut u32) {
+    // SAFETY: ids in the chain are those of this thread's magazines, and one that is not full has a place.
+    unsafe {
+        let mut magazine = if *parting == 0 { null_mut() } else { exchange.magazines.get(*parting) };
+        if magazine.is_null() || (*magazine).lacking() == 0 {
+            let Some(empty) = exchange.empty_magazine(ShardId(0), bin) else {
+                return restore_one(pages, exchange, slot);
+            };
+            // Relaxed: this thread's.
+            exchange.magazines.next((*empty).id).store(*parting, Ordering::Relaxed);
+            *parting = (*empty).id;
+            magazine = empty;
+        }
+        Magazine::slots(magazine).add(usize::from((*magazine).count())).write(slot);
+        (*magazine).set_count((*magazine).count() + 1);
+    }
+}
+
+impl<S, Q> Swap<'_, S, Q> {
+    fn begin(&mut self, bin: Bin) {
+        self.ticket = self.ticket.and_then(|asked| self.heap.claim().hold(asked));
+        if let Some(held) = self.ticket.take_if(|held| self.heap.claim().enter(*held))
+            && let Some(other) = self.other.take()
+        {
+            let address = other.as_ptr();
+            // SAFETY: this thread holds the heap and keeps its owner out.
+            match unsafe { self.heap.exchange(bin, other) } {
+                Ok(former) => self.addresses = (address, former),
+                Err(other) => self.other = Some(other),
+            }
+            self.ticket = Some(self.heap.claim().leave(held, false));
+        } else {
+            self.ticket = None;
+        }
+    }
+
+    /// The former slot, if it is this thread's now.
+    fn end(&mut self, bin: Bin, is_fenced: bool) -> Option<Slot> {
+        let (other, former) = self.addresses;
+        if self.other.is_some() {
+            return None;
+        }
+        let held = self.ticket.take().filter(|held| self.heap.claim().enter(*held))?;
+        let is_exchanged = is_fenced && self.heap.is_exchanged(bin, other);
+        self.ticket = Some(self.heap.claim().leave(held, false));
+        // SAFETY: no hit has read it, and another slot is in its place.
+        is_exchanged.then(|| unsafe { Slot::new(former) })
     }
 }
 
@@ -184,16 +355,27 @@ fn resting_bins<S: RemoteStash, Q: Quarantine>(heap: &Heap<S, Q>) -> Bins {
         }
     }
     if is_used {
-        // Relaxed: counts.
-        let counters = &heap.counters;
-        let counts = [&counters.refills, &counters.steals, &counters.carves, &counters.spills, &counters.homeward];
-        let slow_paths: u64 = counts.into_iter().map(|count| count.load(Ordering::Relaxed)).sum();
-        let looks = heap.rest.note(FOREIGN, (slow_paths as u32).wrapping_add(heap.quarantine.turns().0));
+        let looks = heap.rest.note(FOREIGN, slow_paths(heap).wrapping_add(heap.quarantine.turns().0));
         if looks == QUIET_LOOKS && holds_others(heap) {
             bins.add(FOREIGN);
         }
     }
     bins
+}
+
+/// A count of the owner's slow paths.
+fn slow_paths<S, Q>(heap: &Heap<S, Q>) -> u32 {
+    let counters = &heap.counters;
+    let counts = [&counters.refills, &counters.steals, &counters.carves, &counters.spills, &counters.homeward];
+    // Relaxed: counts.
+    counts.into_iter().map(|count| count.load(Ordering::Relaxed) as u32).fold(0, u32::wrapping_add)
+}
+
+/// A number that changes with nearly all that its owner does.
+fn sum_of<S, Q>(heap: &Heap<S, Q>) -> u32 {
+    // SAFETY: the heap is one of all.
+    let tops = unsafe { used_bins(heap) }.map(|bin| heap.top_address(bin) as u32);
+    tops.fold(slow_paths(heap), |sum, top| sum.rotate_left(5).wrapping_add(top))
 }
 
 /// A heap to take from, and the bins.
@@ -312,8 +494,8 @@ impl<S: RemoteStash, Q: Quarantine> Taken<'_, S, Q> {
                 if P::HARDENED {
                     return (entry.unload_all(), false);
                 }
-                let spare = core::ptr::NonNull::new(entry.spare());
-                entry.set_spare(core::ptr::null_mut());
+                let spare = NonNull::new(entry.spare());
+                entry.set_spare(null_mut());
                 ([None, spare], false)
             });
             for magazine in magazines.into_iter().flatten().flatten() {
@@ -344,7 +526,7 @@ impl<S: RemoteStash, Q: Quarantine> Taken<'_, S, Q> {
         &mut self,
         homeward: &mut Homeward<'_, P>,
         stash: &Sparse<ON_STACK>,
-        lift: impl Fn(&Heap<S, Q>, usize, &mut dyn FnMut(ShardId, Bin, crate::pages::slot::Slot)) -> usize,
+        lift: impl Fn(&Heap<S, Q>, usize, &mut dyn FnMut(ShardId, Bin, Slot)) -> usize,
     ) {
         loop {
             if stash.slot_count() == ON_STACK {
