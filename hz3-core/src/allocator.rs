@@ -19,8 +19,7 @@ use crate::thread::heaps::Heaps;
 use crate::thread::hooks::Hooks;
 use crate::transfer::exchange::{Exchange, Sharded};
 use crate::transfer::remote_stash::RemoteStash;
-use crate::upkeep::rest::Rests;
-use crate::upkeep::schedule::Schedule;
+use crate::upkeep::schedule::{Rests, Schedule};
 
 /// A lane: a set of constants and types, and its one allocator. The lanes are [`Fast`](crate::Fast),
 /// [`Scale`](crate::Scale) and [`Hardened`](crate::Hardened); other crates can't add one.

@@ -344,7 +344,7 @@ pub fn trim<L: Lane>() -> bool {
     }
     rest::take_all(&allocator.pages, &allocator.exchange, &allocator.heaps);
     let is_any = purge_all(&allocator.pages, &allocator.exchange);
-    if !rest::exchange_last(&allocator.pages, &allocator.exchange, &allocator.heaps, &allocator.rests) {
+    if !rest::exchange_last(&allocator.pages, &allocator.exchange, &allocator.heaps) {
         return is_any;
     }
     purge_all(&allocator.pages, &allocator.exchange) | is_any

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! owner    busy ── takes the claim back, if somebody has it ── changes ── not busy
-//! taker    IDLE ── ask ──→ ASKED ══ all threads pass a fence ══ not busy? ──→ HELD ⇄ TAKING ── done ──→ IDLE
+//! taker    IDLE ── request → ASKED ══ all threads pass a fence ══ not busy? ──→ HELD ⇄ TAKING ── done ──→ IDLE
 //!                            └────────── the owner, at its next change ────────┴──→ IDLE
 //! ```
 //!
@@ -55,7 +55,7 @@ impl Claim {
     pub fn begin(&self) -> bool {
         // Relaxed: a forked child's copy of this thread's memory has it, and takers pass a fence in this thread.
         self.busy.store(1, Ordering::Relaxed);
-        // Pairs with the fence of all threads between `ask` and `hold`: the taker sees `busy`, or this sees the word.
+        // Pairs with the fence of all threads between `request` and `hold`: the taker sees `busy`, or this sees the word.
         light_fence();
         // Relaxed: zero was stored by this thread, or never.
         self.word.load(Ordering::Relaxed) & (STATE | TOUCHED) != IDLE
@@ -107,7 +107,7 @@ impl Claim {
     // ---- takers ----
 
     /// Asks for the heap. All threads must pass a fence before [`Claim::hold`]. `None` if another thread has asked.
-    pub fn ask(&self) -> Option<Ticket> {
+    pub fn request(&self) -> Option<Ticket> {
         // Relaxed, all: the fence of all threads orders it.
         let word = self.word.load(Ordering::Relaxed);
         let asked = (word & !STATE).wrapping_add(VERSION_ONE) | ASKED;

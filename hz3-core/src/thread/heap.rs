@@ -525,13 +525,18 @@ impl<S, Q> Heap<S, Q> {
         self.entry(bin).loaded.look().is_some_and(|(_, count)| count == 1)
     }
 
+    /// Its address. The caller holds the heap, between `enter` and `leave`.
+    pub fn last_of(&self, bin: Bin) -> Option<*mut u8> {
+        self.entry(bin).loaded.last()
+    }
+
     /// As [`Loaded::exchange`].
     ///
     /// # Safety
     /// The caller holds the heap, between `enter` and `leave`.
-    pub unsafe fn exchange(&self, bin: Bin, other: Slot) -> Result<*mut u8, Slot> {
+    pub unsafe fn exchange(&self, bin: Bin, former: *mut u8, other: Slot) -> Result<(), Slot> {
         // SAFETY: the caller's own promise.
-        unsafe { self.entry(bin).loaded.exchange(other) }
+        unsafe { self.entry(bin).loaded.exchange(former, other) }
     }
 
     /// As [`Loaded::is_exchanged`].

@@ -21,7 +21,7 @@
 use crate::pages::slot::Slot;
 use crate::platform::atomic::{AtomicPtr, Ordering, light_fence};
 use core::ptr::null_mut;
-use place::{Place, address, plain, read, step, swap, write};
+use place::{Place, address, plain, read, replace, step, write};
 
 /// Slots that a taker leaves: as many as a pop reads below the `top` that it has read.
 pub const KEPT: usize = 1;
@@ -286,16 +286,24 @@ impl Loaded {
 
 /// What came of an exchange, after a fence of all threads.
 impl Loaded {
-    /// Puts `other` in the place of the one slot that is left, which a hit may be about to read; returns that one. `Err`
-    /// with `other` if more or none are left. All threads must pass a fence before [`Loaded::is_exchanged`].
+    /// The address of the one slot that is left; `None` if more or none are. The caller holds the heap, between `enter` and
+    /// `leave`.
+    pub fn last(&self) -> Option<*mut u8> {
+        // SAFETY: the loaded magazine has this place; it is read as one word and not taken.
+        self.look().filter(|&(_, count)| count == 1).map(|(base, _)| unsafe { address(base) })
+    }
+
+    /// Puts `other` in the place of `former`, the one slot that was left, which a hit may be about to read. `Err` with
+    /// `other` if it is no longer there. All threads must pass a fence before [`Loaded::is_exchanged`]: until then, `former`
+    /// is no slot.
     ///
     /// # Safety
-    /// The caller holds the heap, between `enter` and `leave`. What is returned is not a slot before `is_exchanged`.
-    pub unsafe fn exchange(&self, other: Slot) -> Result<*mut u8, Slot> {
+    /// The caller holds the heap, between `enter` and `leave`, since it got `former` from [`Loaded::last`].
+    pub unsafe fn exchange(&self, former: *mut u8, other: Slot) -> Result<(), Slot> {
         match self.look() {
-            // SAFETY: the loaded magazine has this place, which holds a slot; others read and write it as one word.
-            Some((base, 1)) => Ok(unsafe { swap(base, other) }),
-            _ => Err(other),
+            // SAFETY: the loaded magazine has this place; others read and write it as one word.
+            Some((base, _)) => unsafe { replace(base, former, other) },
+            None => Err(other),
         }
     }
 
@@ -333,12 +341,15 @@ mod place {
         unsafe { place.write(slot) }
     }
 
-    /// Replaces the slot at `place`.
-    pub unsafe fn swap(place: *mut Place, slot: Slot) -> *mut u8 {
+    /// Replaces `former` at `place` by `slot`; `Err` with that if another is there.
+    pub unsafe fn replace(place: *mut Place, former: *mut u8, slot: Slot) -> Result<(), Slot> {
         // SAFETY: a place is a pointer, and aligned.
         let word = unsafe { AtomicPtr::from_ptr(place.cast::<*mut u8>()) };
-        // AcqRel: fences of all threads order it with hits; another taker may have put the slot there.
-        word.swap(slot.into_block(), Ordering::AcqRel)
+        // Relaxed, both: fences of all threads order it with hits.
+        match word.compare_exchange(former, slot.as_ptr(), Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(slot),
+        }
     }
 
     /// The slot's address at `place`.
@@ -379,9 +390,13 @@ pub mod place {
         unsafe { (*place).store(slot.into_block(), Ordering::Relaxed) }
     }
 
-    pub(super) unsafe fn swap(place: *mut Place, slot: Slot) -> *mut u8 {
+    pub(super) unsafe fn replace(place: *mut Place, former: *mut u8, slot: Slot) -> Result<(), Slot> {
         // SAFETY: the place is there.
-        unsafe { (*place).swap(slot.into_block(), Ordering::AcqRel) }
+        let place = unsafe { &*place };
+        match place.compare_exchange(former, slot.as_ptr(), Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(slot),
+        }
     }
 
     pub(super) unsafe fn address(place: *mut Place) -> *mut u8 {

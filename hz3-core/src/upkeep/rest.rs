@@ -14,10 +14,10 @@ use crate::hardening::quarantine::Quarantine;
 use crate::pages::bins::{BINS, FOREIGN};
 use crate::pages::page_heap::PageHeap;
 use crate::pages::slot::{Slot, no_slots};
-use crate::platform::atomic::{AtomicU32, Ordering};
+use crate::platform::atomic::Ordering;
 use crate::platform::options::NEVER;
 use crate::platform::os::Os;
-use crate::platform::units::{Bin, ShardId, elapsed_ms};
+use crate::platform::units::{Bin, ShardId};
 use crate::thread::claim::Ticket;
 use crate::thread::heap::{Heap, used_bins};
 use crate::thread::heaps::Heaps;
@@ -27,63 +27,19 @@ use crate::transfer::exchange::{Exchange, Sharded};
 use crate::transfer::homeward::{Homeward, restore_one};
 use crate::transfer::magazine::Magazine;
 use crate::transfer::remote_stash::{ON_STACK, RemoteStash, Sparse};
+use crate::upkeep::schedule::Rests;
 use core::ptr::{NonNull, null_mut};
 
 /// Passes over all heaps per purge delay.
 const PASSES_PER_DELAY: u32 = 4;
 /// Fewest milliseconds between the starts of two passes.
 const MIN_PASS_MS: u32 = 50;
-/// Milliseconds between two steps of a pass. Chosen: a thread that does all of them loses at most a third of its time.
-const STEP_MS: u32 = 4;
 /// Heaps looked at per step.
 const LOOKS: u32 = 256;
-/// Heaps taken from per step. Chosen: at most 70,000 slots, 1.5 ms.
-const BATCH: usize = 16;
+/// Heaps taken from per step. Chosen: at most 35,000 slots, a millisecond.
+const BATCH: usize = 8;
 /// Looks that see no change before a bin rests.
 const QUIET_LOOKS: u8 = 2;
-
-/// When and where the next step of a pass is due. Times are in milliseconds.
-// Relaxed, all accesses: nothing is published. Steps may overlap: a heap is one taker's at a time.
-pub struct Rests {
-    pass_start: AtomicU32,
-    last_step: AtomicU32,
-    /// The heap at which the next step starts; 0 between two passes.
-    next_heap: AtomicU32,
-    /// Exchanges of which it is not known what came of them.
-    doubts: AtomicU32,
-}
-
-/// Most of them. Chosen: a few MiB, for which a program must trim while it wakes its threads, for days.
-const MOST_DOUBTS: u32 = 256;
-
-impl Rests {
-    /// No pass yet.
-    pub const fn new() -> Self {
-        Self { pass_start: AtomicU32::new(0), last_step: AtomicU32::new(0), next_heap: AtomicU32::new(0), doubts: AtomicU32::new(0) }
-    }
-
-    /// Claims a step at `now`; the heap at which it starts.
-    fn claim_step(&self, now: u32, pass_ms: u32) -> Option<u32> {
-        let (next, last) = (self.next_heap.load(Ordering::Relaxed), self.last_step.load(Ordering::Relaxed));
-        let is_due = match next {
-            0 => elapsed_ms(self.pass_start.load(Ordering::Relaxed), now) >= pass_ms,
-            _ => elapsed_ms(last, now) >= STEP_MS,
-        };
-        if !is_due || self.last_step.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_err() {
-            return None;
-        }
-        if next == 0 {
-            self.pass_start.store(now, Ordering::Relaxed);
-        }
-        Some(next.max(1))
-    }
-}
-
-impl Default for Rests {
-    fn default() -> Self {
-        Self::new()
-    }
-}
 
 /// A step, if one is due: looks at some heaps, and takes what rests in some. True if the pass goes on. The caller holds no
 /// lock and is in no change. Takes owners' locks.
@@ -101,7 +57,7 @@ pub fn tick<P: Sharded, S: RemoteStash, Q: Quarantine>(
         return false;
     }
     let Some(first) = rests.claim_step(P::Os::now_ms(), (delay_ms / PASSES_PER_DELAY).max(MIN_PASS_MS)) else {
-        return rests.next_heap.load(Ordering::Relaxed) != 0;
+        return rests.is_in_pass();
     };
     let end = heaps.made() + 1;
     let mut taking = Taking::new();
@@ -114,7 +70,7 @@ pub fn tick<P: Sharded, S: RemoteStash, Q: Quarantine>(
         }
         id += 1;
     }
-    rests.next_heap.store(if id < end { id } else { 0 }, Ordering::Relaxed);
+    rests.set_next_heap(if id < end { id } else { 0 });
     taking.take(pages, exchange);
     id < end
 }
@@ -156,15 +112,13 @@ pub fn take_all<P: Sharded, S: RemoteStash, Q: Quarantine>(
 /// thread rests: nothing of its heap has changed since. All free memory was just purged. The caller holds no lock and is in
 /// no change. Takes owners' locks. Whether any went.
 ///
-/// A hit in this very moment may leave it open which of the two it took: then neither is used again. So it is never tried
-/// with a running thread, and no more after some such doubts.
+/// A hit in this very moment may leave it [open](crate::transfer::doubts) which of the two it took.
 #[cold]
 #[inline(never)]
 pub fn exchange_last<P: Sharded, S: RemoteStash, Q: Quarantine>(
     pages: &PageHeap<P>,
     exchange: &Exchange<P>,
     heaps: &Heaps<S, Q, P::Os>,
-    rests: &Rests,
 ) -> bool {
     if P::HARDENED {
         return false;
@@ -174,7 +128,7 @@ pub fn exchange_last<P: Sharded, S: RemoteStash, Q: Quarantine>(
         // What goes home has memory: after all are exchanged.
         let mut parting = 0;
         let mut id = 1;
-        while id <= heaps.made() && rests.doubts.load(Ordering::Relaxed) < MOST_DOUBTS {
+        while id <= heaps.made() {
             let mut swaps = Swaps { heaps: [const { None }; BATCH], count: 0 };
             while id <= heaps.made() && swaps.count < BATCH {
                 if let Some(heap) = heaps.peek(id) {
@@ -183,7 +137,7 @@ pub fn exchange_last<P: Sharded, S: RemoteStash, Q: Quarantine>(
                 }
                 id += 1;
             }
-            swaps.act(pages, exchange, bin, &mut parting, rests);
+            swaps.act(pages, exchange, bin, &mut parting);
         }
         if parting != 0 {
             // SAFETY: these magazines are this thread's, linked, and not loaded.
@@ -200,8 +154,8 @@ struct Swap<'a, S, Q> {
     ticket: Option<Ticket>,
     /// The slot to leave there, until it is there.
     other: Option<Slot>,
-    /// Then its address, and the former slot's.
-    addresses: (*mut u8, *mut u8),
+    /// Then its address, the former slot's, and their place among the doubts.
+    pair: Option<(*mut u8, *mut u8, usize)>,
 }
 
 struct Swaps<'a, S, Q> {
@@ -220,34 +174,26 @@ impl<'a, S: RemoteStash, Q: Quarantine> Swaps<'a, S, Q> {
         let [slot] = out;
         // SAFETY: the place was filled.
         let slot = unsafe { slot.assume_init() };
-        *place = Some(Swap { heap, ticket: heap.claim().ask(), other: Some(slot), addresses: (null_mut(), null_mut()) });
+        *place = Some(Swap { heap, ticket: heap.claim().request(), other: Some(slot), pair: None });
         self.count += 1;
     }
 
-    fn each(&mut self, mut act: impl FnMut(&mut Swap<'a, S, Q>)) {
-        self.heaps.iter_mut().flatten().for_each(|swap| act(swap));
+    fn each(&mut self, act: impl FnMut(&mut Swap<'a, S, Q>)) {
+        self.heaps.iter_mut().flatten().for_each(act);
     }
 
-    fn act<P: Sharded>(
-        &mut self,
-        pages: &PageHeap<P>,
-        exchange: &Exchange<P>,
-        bin: Bin,
-        parting: &mut u32,
-        rests: &Rests,
-    ) {
+    #[inline(never)]
+    fn act<P: Sharded>(&mut self, pages: &PageHeap<P>, exchange: &Exchange<P>, bin: Bin, parting: &mut u32) {
         if self.count == 0 {
             return;
         }
         if P::Os::fence_all() {
-            self.each(|swap| swap.begin(bin));
+            self.each(|swap| swap.begin(exchange, bin));
             let is_fenced = P::Os::fence_all();
-            self.each(|swap| match swap.end(bin, is_fenced) {
-                Some(slot) => part(pages, exchange, bin, slot, parting),
-                None if swap.other.is_none() => {
-                    rests.doubts.fetch_add(1, Ordering::Relaxed);
+            self.each(|swap| {
+                if let Some(slot) = swap.end(exchange, bin, is_fenced) {
+                    part(pages, exchange, bin, slot, parting);
                 }
-                None => {}
             });
         }
         self.each(|swap| {
@@ -258,6 +204,46 @@ impl<'a, S: RemoteStash, Q: Quarantine> Swaps<'a, S, Q> {
                 part(pages, exchange, bin, slot, parting);
             }
         });
+    }
+}
+
+impl<S, Q> Swap<'_, S, Q> {
+    fn begin<P: Sharded>(&mut self, exchange: &Exchange<P>, bin: Bin) {
+        self.ticket = self.ticket.and_then(|asked| self.heap.claim().hold(asked));
+        let Some(held) = self.ticket.take() else { return };
+        if !self.heap.claim().enter(held) {
+            return;
+        }
+        if let Some(former) = self.heap.last_of(bin)
+            && let Some(other) = self.other.take()
+        {
+            let address = other.as_ptr();
+            // First, as the one that circulates may come home at once.
+            let place = exchange.doubts.enter(former.expose_provenance(), address.expose_provenance());
+            self.other = match place {
+                None => Some(other),
+                // SAFETY: this thread holds the heap and keeps its owner out.
+                Some(place) => match unsafe { self.heap.exchange(bin, former, other) } {
+                    Ok(()) => {
+                        self.pair = Some((address, former, place));
+                        None
+                    }
+                    // The former slot was popped. If it has come home already, it took the other along.
+                    Err(other) => exchange.doubts.settle(place, former.addr()).then_some(other),
+                },
+            };
+        }
+        self.ticket = Some(self.heap.claim().leave(held, false));
+    }
+
+    /// The former slot, if it is this thread's now.
+    fn end<P: Sharded>(&mut self, exchange: &Exchange<P>, bin: Bin, is_fenced: bool) -> Option<Slot> {
+        let (other, former, place) = self.pair?;
+        let held = self.ticket.take().filter(|held| self.heap.claim().enter(*held))?;
+        let is_exchanged = is_fenced && self.heap.is_exchanged(bin, other);
+        self.ticket = Some(self.heap.claim().leave(held, false));
+        // SAFETY: no hit has read it, another slot is in its place, and that has not come home.
+        (is_exchanged && exchange.doubts.settle(place, former.addr())).then(|| unsafe { Slot::new(former) })
     }
 }
 
@@ -277,38 +263,6 @@ fn part<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, bin: Bin, slot:
         }
         Magazine::slots(magazine).add(usize::from((*magazine).count())).write(slot);
         (*magazine).set_count((*magazine).count() + 1);
-    }
-}
-
-impl<S, Q> Swap<'_, S, Q> {
-    fn begin(&mut self, bin: Bin) {
-        self.ticket = self.ticket.and_then(|asked| self.heap.claim().hold(asked));
-        if let Some(held) = self.ticket.take_if(|held| self.heap.claim().enter(*held))
-            && let Some(other) = self.other.take()
-        {
-            let address = other.as_ptr();
-            // SAFETY: this thread holds the heap and keeps its owner out.
-            match unsafe { self.heap.exchange(bin, other) } {
-                Ok(former) => self.addresses = (address, former),
-                Err(other) => self.other = Some(other),
-            }
-            self.ticket = Some(self.heap.claim().leave(held, false));
-        } else {
-            self.ticket = None;
-        }
-    }
-
-    /// The former slot, if it is this thread's now.
-    fn end(&mut self, bin: Bin, is_fenced: bool) -> Option<Slot> {
-        let (other, former) = self.addresses;
-        if self.other.is_some() {
-            return None;
-        }
-        let held = self.ticket.take().filter(|held| self.heap.claim().enter(*held))?;
-        let is_exchanged = is_fenced && self.heap.is_exchanged(bin, other);
-        self.ticket = Some(self.heap.claim().leave(held, false));
-        // SAFETY: no hit has read it, and another slot is in its place.
-        is_exchanged.then(|| unsafe { Slot::new(former) })
     }
 }
 
@@ -405,7 +359,7 @@ impl<'a, S: RemoteStash, Q: Quarantine> Taking<'a, S, Q> {
         if bins.0 == Bins::NONE.0 {
             return;
         }
-        let ticket = heap.claim().ask();
+        let ticket = heap.claim().request();
         if ticket.is_some()
             && let Some(place) = self.heaps.get_mut(self.count)
         {
@@ -414,8 +368,8 @@ impl<'a, S: RemoteStash, Q: Quarantine> Taking<'a, S, Q> {
         }
     }
 
-    fn each(&mut self, mut act: impl FnMut(&mut Taken<'a, S, Q>)) {
-        self.heaps.iter_mut().flatten().for_each(|taken| act(taken));
+    fn each(&mut self, act: impl FnMut(&mut Taken<'a, S, Q>)) {
+        self.heaps.iter_mut().flatten().for_each(act);
     }
 
     /// Takes all that is added. False if the system makes no threads pass a fence.
@@ -487,8 +441,8 @@ impl<S: RemoteStash, Q: Quarantine> Taken<'_, S, Q> {
         let stash = Sparse::<ON_STACK>::new();
         let bins = self.bins;
         for bin in bins.small() {
-            // SAFETY, here and below: this thread holds the heap and keeps its owner out. What was raised is confirmed, and
-            // what is taken out of the entry is this thread's, not loaded, and sent once.
+            // SAFETY: this thread holds the heap and keeps its owner out. What was raised is confirmed, and what is taken out
+            // of the entry is this thread's, not loaded, and sent once.
             let magazines = self.inside(|heap| unsafe {
                 let entry = heap.entry(bin);
                 if P::HARDENED {
@@ -534,8 +488,9 @@ impl<S: RemoteStash, Q: Quarantine> Taken<'_, S, Q> {
             }
             let room = ON_STACK - stash.slot_count();
             // There is room: nothing is sent while the owner waits.
-            let taken = self
-                .inside(|heap| (lift(heap, room, &mut |owner, bin, slot| stash.put(owner, bin, slot, homeward)), false));
+            let taken = self.inside(|heap| {
+                (lift(heap, room, &mut |owner, bin, slot| stash.put(owner, bin, slot, homeward)), false)
+            });
             if taken.is_none_or(|taken| taken < room) {
                 break;
             }

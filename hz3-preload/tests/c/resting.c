@@ -10,7 +10,7 @@
 
 #include "churn.h"
 
-enum { THREADS = 64, KEPT_BLOCKS = 1, MOST = 128 };
+enum { THREADS = 128, KEPT_BLOCKS = 1, MOST = 128 };
 
 static double seconds(void) {
     struct timespec now;
@@ -103,9 +103,9 @@ static void rests(int is_trimmed, size_t most) {
     for (int i = 0; i < THREADS; i++) check_join(threads[i]);
 }
 
-static void what_threads_keep_while_they_rest_goes_after_a_while(void) { rests(0, 560 * KIB); }
+static void what_threads_keep_while_they_rest_goes_after_a_while(void) { rests(0, 600 * KIB); }
 
-static void a_trim_takes_what_threads_keep_while_they_rest(void) { rests(1, 560 * KIB); }
+static void a_trim_takes_what_threads_keep_while_they_rest(void) { rests(1, 150 * KIB); }
 
 /* ---- takers beside hits -------------------------------------------------------------------- */
 
