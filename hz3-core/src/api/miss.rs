@@ -328,8 +328,8 @@ fn gather_all<L: Lane>(want: Want) -> bool {
     is_any
 }
 
-/// Returns reachable free memory to the system; true if there was any. Empties this thread's cache; other threads empty
-/// theirs at their next slow path.
+/// Returns reachable free memory to the system; true if there was any. Empties this thread's cache, and takes what others
+/// keep while they rest; the others empty theirs at their next slow path.
 pub fn trim<L: Lane>() -> bool {
     let allocator = L::allocator();
     allocator.request_trim();

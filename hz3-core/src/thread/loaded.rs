@@ -312,8 +312,10 @@ impl Loaded {
     ///
     /// A hit steps `top` before it reads, and who pushes leaves its own slot in that place.
     pub fn is_exchanged(&self, other: *mut u8) -> bool {
+        // Acquire: the place is seen as it was at this `top`, on x86-64.
+        let (top, base) = (self.top.load(Ordering::Acquire), self.base.load(Ordering::Relaxed));
         // SAFETY: as above; the place is read as one word and not taken.
-        self.look().is_some_and(|(base, count)| count >= 1 && unsafe { address(base) } == other)
+        !base.is_null() && top > base && unsafe { address(base) } == other
     }
 }
 
