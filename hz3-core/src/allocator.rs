@@ -19,7 +19,7 @@ use crate::thread::heaps::Heaps;
 use crate::thread::hooks::Hooks;
 use crate::transfer::exchange::{Exchange, Sharded};
 use crate::transfer::remote_stash::RemoteStash;
-use crate::upkeep::schedule::Schedule;
+use crate::upkeep::schedule::{Rests, Schedule};
 
 /// A lane: a set of constants and types, and its one allocator. The lanes are [`Fast`](crate::Fast),
 /// [`Scale`](crate::Scale) and [`Hardened`](crate::Hardened); other crates can't add one.
@@ -95,6 +95,8 @@ pub struct Allocator<L: Lane> {
     pub heaps: Heaps<L::Stash, L::Quarantine, L::Os>,
     /// When upkeep is due.
     pub schedule: Schedule,
+    /// When threads' caches are looked at.
+    pub rests: Rests,
     /// The thread-exit key and the fork handlers.
     pub hooks: Hooks,
     /// The heap profile; off unless begun.
@@ -116,6 +118,7 @@ impl<L: Lane> Allocator<L> {
             exchange: Exchange::new(),
             heaps: Heaps::new(),
             schedule: Schedule::new(),
+            rests: Rests::new(),
             hooks: Hooks::new(),
             profile: Profile::new(),
             observer: Observer::none(),

@@ -307,7 +307,7 @@ impl Process {
         let at = id as usize;
         self.step(|now| {
             assert_eq!(now.owner[at], Owner::Living);
-            self.state(id).begin_change();
+            assert!(!self.state(id).claim().begin());
             now.busy[at] = true;
             now.all += 1;
         });
@@ -316,7 +316,7 @@ impl Process {
 
     fn settle(&self, id: u32) {
         self.step(|now| {
-            self.state(id).end_change();
+            self.state(id).claim().end();
             now.busy[id as usize] = false;
         });
     }
@@ -325,7 +325,7 @@ impl Process {
     fn empty_and_give(&self, id: u32, owner: Owner) {
         let at = id as usize;
         self.step(|now| {
-            self.state(id).begin_change();
+            assert!(!self.state(id).claim().begin());
             now.busy[at] = true;
         });
         self.step(|now| now.home += now.slots[at][0]);

@@ -59,6 +59,13 @@ lane_tests! {
         libraries_come_and_go_while_threads_allocate,
         a_missing_library_is_refused,
     ],
+    Program::new("c/resting.c") => [
+        what_threads_keep_while_they_rest_goes_after_a_while,
+        a_trim_takes_what_threads_keep_while_they_rest,
+        trims_beside_threads_at_full_speed_disturb_nothing,
+        forks_beside_trims_disturb_nothing,
+        threads_that_are_stopped_in_the_middle_of_a_call_lose_nothing_they_use,
+    ],
     Program::new("c/signals.c") => [
         alarms_at_a_high_rate_disturb_nothing,
         signals_to_every_allocating_thread_disturb_nothing,

@@ -28,8 +28,13 @@ pub fn malloc_or<L: Lane>(bytes: usize, miss: impl FnOnce(usize) -> *mut u8) -> 
             let entry = entry_at(entries, bin);
             if !(*entry).is_empty() {
                 let heap = entries.cast::<HeapOf<L>>();
+                // A change: any of several slots may be drawn, so that none could be taken beside a hit.
+                (*heap).begin_change::<L>();
                 let slot = Entry::draw(entry, |limit| (*heap).random_below::<L::Os>(limit));
-                return hand_out::<L>(slot, bin, bytes);
+                (*heap).end_change();
+                if let Some(slot) = slot {
+                    return hand_out::<L>(slot, bin, bytes);
+                }
             }
         }
     }
@@ -65,15 +70,16 @@ pub fn quarantine<L: Lane>(heap: &HeapOf<L>, bin: Bin, slot: Slot, spill: impl F
     let bytes = bins::info(bin).slot_bytes as usize;
     let mut random = heap.random::<L::Os>();
     loop {
-        heap.begin_change();
+        heap.begin_change::<L>();
         let Some((leaving, slot)) = heap.quarantine.make_room(bytes, random) else { break };
-        heap.end_change();
         let entry = heap.entry(leaving);
         if entry.is_full() {
+            heap.end_change();
             spill(heap, leaving, slot);
         } else {
             // SAFETY: the entry is one of this thread's heap and not full.
             unsafe { Entry::push(core::ptr::from_ref(entry).cast_mut(), slot) }
+            heap.end_change();
         }
         // Only a large slot displaces several.
         random = random.wrapping_mul(0x915f_77f5);

@@ -29,7 +29,7 @@ use crate::transfer::homeward::empty_stocked_depots;
 use crate::transfer::homeward::restore_one;
 use crate::transfer::remote_stash::RemoteStash;
 use crate::upkeep::trim::{could_serve, flush, flush_stash, gather, purge_all, would_free_a_span};
-use crate::upkeep::{repay, round};
+use crate::upkeep::{repay, rest, round};
 use core::ptr::{NonNull, null_mut};
 
 /// Largest request in bytes. Outside rule: C23 7.24.3 with POSIX: no object exceeds `PTRDIFF_MAX`.
@@ -101,24 +101,26 @@ fn pop_or_refill<L: Lane>(heap: &HeapOf<L>, bin: Bin, bytes: usize) -> *mut u8 {
     if heap.entry(bin).is_empty() {
         start_helper_if_wanted::<L>();
         tick::<L>(heap);
-        heap.begin_change();
-        // SAFETY: the heap is this thread's and the entry is empty; `tick` can only empty entries.
-        let filled = unsafe { set_aside::<L, _>(heap, || refill::<L>(heap, bin, flush_heap::<L>)) };
-        heap.end_change();
-        if !filled {
-            // With a magazine, it was the spans that had nothing.
-            return carve_one::<L>(bin, bytes, heap.entry(bin).is_loaded());
-        }
     }
-    // SAFETY: the heap is this thread's and begins with its entries; the entry has a slot, which fits `bytes` and the trailer.
+    heap.begin_change::<L>();
+    // SAFETY: the heap is this thread's, in a change. The entry is empty when it is refilled: `tick` can only empty entries,
+    // and what a taker left in it is mended by now. A slot of `bin` fits `bytes` and the trailer.
     unsafe {
+        let is_there =
+            !heap.entry(bin).is_empty() || set_aside::<L, _>(heap, || refill::<L>(heap, bin, flush_heap::<L>));
         let entry = heap.entry_mut(bin);
-        let slot = if L::HARDENED {
-            Some(Entry::draw(entry, |limit| heap.random_below::<L::Os>(limit)))
-        } else {
-            Entry::pop(entry)
+        // With a magazine, it was the spans that had nothing.
+        let refused = heap.entry(bin).is_loaded();
+        let slot = match is_there {
+            false => None,
+            true if L::HARDENED => Entry::draw(entry, |limit| heap.random_below::<L::Os>(limit)),
+            true => Entry::pop(entry),
         };
-        slot.map_or(null_mut(), |slot| hand_out::<L>(slot, bin, bytes))
+        heap.end_change();
+        match slot {
+            Some(slot) => hand_out::<L>(slot, bin, bytes),
+            None => carve_one::<L>(bin, bytes, refused),
+        }
     }
 }
 
@@ -176,32 +178,40 @@ unsafe fn free_large<L: Lane>(block: *mut u8) {
 /// Puts `slot` into a magazine, or sends it home.
 #[inline]
 pub fn push_or_spill<L: Lane>(heap: &HeapOf<L>, bin: Bin, slot: Slot) {
-    let mut slot = slot;
+    let is_first = !heap.entry(bin).is_loaded();
     if heap.entry(bin).is_full() {
-        let is_first = !heap.entry(bin).is_loaded();
         if heap.balances.drains(bin, shape::<L>(bin).capacity) {
             start_helper_if_wanted::<L>();
         }
         tick::<L>(heap);
-        heap.begin_change();
-        let make_room = || {
-            // SAFETY: the heap is this thread's. The entry is full, or `tick` has unloaded it: null entries are full too.
-            let has_room = unsafe { spill::<L>(heap, bin) };
-            let left = if has_room && is_first { send_shared_line_home::<L>(heap, bin, slot) } else { Some(slot) };
-            (has_room, left)
-        };
-        // SAFETY: the heap is this thread's.
-        let (has_room, left) = unsafe { set_aside::<L, _>(heap, make_room) };
-        heap.end_change();
-        let Some(kept) = left else { return };
-        if !has_room {
-            let allocator = L::allocator();
-            return restore_one(&allocator.pages, &allocator.exchange, kept);
-        }
-        slot = kept;
     }
-    // SAFETY: the entry is one of this thread's heap and not full.
-    unsafe { Entry::push(heap.entry_mut(bin), slot) }
+    heap.begin_change::<L>();
+    let make_room = |slot| {
+        // SAFETY: the heap is this thread's, in a change, and the entry is full: null entries are full too.
+        let has_room = unsafe { spill::<L>(heap, bin) };
+        let left = if has_room && is_first { send_shared_line_home::<L>(heap, bin, slot) } else { Some(slot) };
+        (has_room, left)
+    };
+    // `tick` may have unloaded the entry, and what a taker left in it is mended by now.
+    let (has_room, left) = if heap.entry(bin).is_full() {
+        // SAFETY: the heap is this thread's.
+        unsafe { set_aside::<L, _>(heap, || make_room(slot)) }
+    } else {
+        (true, Some(slot))
+    };
+    let left = left.and_then(|kept| {
+        if !has_room {
+            return Some(kept);
+        }
+        // SAFETY: the entry is one of this thread's heap, in a change, and not full.
+        unsafe { Entry::push(heap.entry_mut(bin), kept) };
+        None
+    });
+    heap.end_change();
+    if let Some(kept) = left {
+        let allocator = L::allocator();
+        restore_one(&allocator.pages, &allocator.exchange, kept);
+    }
 }
 
 /// # Safety
@@ -255,6 +265,7 @@ fn check_clock<L: Lane>(heap: &HeapOf<L>) {
             } else {
                 flush_heap::<L>(heap);
             }
+            rest::tick(&allocator.pages, &allocator.exchange, &allocator.heaps, &allocator.rests);
             round::tick(&allocator.pages, &allocator.exchange, &allocator.schedule, &allocator.observer);
         });
     }
@@ -328,9 +339,13 @@ fn gather_all<L: Lane>(want: Want) -> bool {
                 heap.trims.set(allocator.trims());
             }
             let mut waits_there = false;
-            heap.quarantine.peek(|other, _| waits_there |= other == want.bin);
             let failure = pages.runs.failure_of(want.pages, want.align_pages);
-            if waits_there || would_free_a_span(pages, exchange, heap, failure) {
+            // Nobody takes what is looked at.
+            heap.begin_change::<L>();
+            heap.quarantine.peek(|other, _| waits_there |= other == want.bin);
+            let is_worth_it = waits_there || would_free_a_span(pages, exchange, heap, failure);
+            heap.end_change();
+            if is_worth_it {
                 set_aside::<L, _>(heap, || flush_heap::<L>(heap));
                 empty_stocked_depots(pages, exchange);
                 is_any = true;
@@ -340,8 +355,8 @@ fn gather_all<L: Lane>(want: Want) -> bool {
     is_any
 }
 
-/// Returns reachable free memory to the system; true if there was any. Empties this thread's cache; other threads empty
-/// theirs at their next slow path.
+/// Returns reachable free memory to the system; true if there was any. Empties this thread's cache, and takes what others
+/// keep while they rest; the others empty theirs at their next slow path.
 pub fn trim<L: Lane>() -> bool {
     let allocator = L::allocator();
     allocator.request_trim();
@@ -354,5 +369,10 @@ pub fn trim<L: Lane>() -> bool {
             set_aside::<L, _>(&*heap, || flush_heap::<L>(&*heap));
         }
     }
-    purge_all(&allocator.pages, &allocator.exchange)
+    rest::take_all(&allocator.pages, &allocator.exchange, &allocator.heaps);
+    let is_any = purge_all(&allocator.pages, &allocator.exchange);
+    if !rest::exchange_last(&allocator.pages, &allocator.exchange, &allocator.heaps) {
+        return is_any;
+    }
+    purge_all(&allocator.pages, &allocator.exchange) | is_any
 }

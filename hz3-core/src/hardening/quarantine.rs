@@ -21,6 +21,8 @@ pub trait Quarantine {
     fn put(&self, bin: Bin, slot: Slot);
     /// Takes the oldest slot out.
     fn take(&self) -> Option<(Bin, Slot)>;
+    /// A number that changes with each slot that leaves or enters, modulo 2^32, and the slots inside, for other threads.
+    fn turns(&self) -> (u32, u32);
     /// Calls `visit` with each slot. The caller need not own the quarantine: exact while its owner leaves it alone.
     fn peek(&self, visit: impl FnMut(Bin, *mut u8));
 }
@@ -35,6 +37,9 @@ impl Quarantine for NoQuarantine {
     fn put(&self, _: Bin, _: Slot) {}
     fn take(&self) -> Option<(Bin, Slot)> {
         None
+    }
+    fn turns(&self) -> (u32, u32) {
+        (0, 0)
     }
     fn peek(&self, _: impl FnMut(Bin, *mut u8)) {}
 }
@@ -129,6 +134,11 @@ impl<const SLOTS: usize, const BYTES: usize> Quarantine for Ring<SLOTS, BYTES> {
 
     fn take(&self) -> Option<(Bin, Slot)> {
         if self.used() == 0 { None } else { Some(self.remove(0)) }
+    }
+
+    fn turns(&self) -> (u32, u32) {
+        let (left, used) = (self.head.load(Ordering::Relaxed), self.used());
+        (left.wrapping_mul(2).wrapping_add(used), used)
     }
 
     fn peek(&self, mut visit: impl FnMut(Bin, *mut u8)) {

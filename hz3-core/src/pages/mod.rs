@@ -23,7 +23,6 @@ pub mod run_lists;
 pub mod runs;
 #[cfg(not(loom))]
 pub mod shape;
-#[cfg(not(loom))]
 pub mod slot;
 #[cfg(not(loom))]
 pub mod span;

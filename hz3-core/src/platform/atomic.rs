@@ -23,6 +23,17 @@ pub fn fence_after_exchange() {
     core::sync::atomic::fence(Ordering::SeqCst);
 }
 
+/// The light side of a fence whose heavy side makes all threads pass a full one (`Os::fence_all`): the compiler keeps the
+/// order of what lies before and after. Of a thread that changes one word, passes this and reads another, and one that
+/// changes that one, passes the heavy side and reads the former, at least one sees the other's change.
+#[inline(always)]
+pub fn light_fence() {
+    #[cfg(loom)]
+    loom::sync::atomic::fence(Ordering::SeqCst);
+    #[cfg(not(loom))]
+    compiler_fence(Ordering::SeqCst);
+}
+
 /// loom's atomics, with a *turn* before each access, so that loom tries every order.
 ///
 /// loom 0.7 reorders an access only against the last one to the same word. A thread that loads a word and then

@@ -165,6 +165,9 @@ unsafe impl Os for Fake {
         Self::note_call();
         Linux::address_space_limit()
     }
+    fn fence_all() -> bool {
+        Linux::fence_all()
+    }
     fn is_last_thread() -> bool {
         Linux::is_last_thread()
     }

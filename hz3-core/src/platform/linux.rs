@@ -1,7 +1,7 @@
 //! Linux: the operating system of real processes, by system calls through libc; those that are made with a lock held
 //! go to the kernel directly.
 //!
-//! Sources: mmap(2), mprotect(2), madvise(2), mremap(2), futex(2), getrlimit(2), proc(5), getauxval(3).
+//! Sources: mmap(2), mprotect(2), madvise(2), mremap(2), futex(2), membarrier(2), getrlimit(2), proc(5), getauxval(3).
 
 use crate::platform::advice;
 use crate::platform::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -35,6 +35,17 @@ const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const UNASKED_BYTES: usize = 256 << 20;
 /// Bytes from which a question that the system does not answer counts as a refusal. Chosen: more than machines lack.
 const DOUBTFUL_BYTES: usize = 1 << 30;
+
+/// Whether membarrier(2) is unknown or forbidden.
+static NO_FENCE: AtomicU32 = AtomicU32::new(0);
+/// linux/membarrier.h: `PRIVATE_EXPEDITED`, and what a process calls before it (Linux 4.14).
+const FENCE: usize = 8;
+const REGISTER: usize = 16;
+
+fn membarrier(command: usize) -> Result<usize, i32> {
+    // SAFETY: changes no memory.
+    unsafe { kernel::call(libc::SYS_membarrier, [command]) }
+}
 
 /// The address of the image of the kernel's functions; 0 if there is none.
 pub fn vdso() -> usize {
@@ -326,6 +337,8 @@ unsafe impl Os for Linux {
 
     fn begin() {
         advice::ask();
+        // Now, because the kernel takes milliseconds to register a process that has threads.
+        let _ = membarrier(REGISTER).and_then(|_| membarrier(FENCE));
     }
 
     fn for_each_variable(mut visit: impl FnMut(&[u8])) {
@@ -341,6 +354,23 @@ unsafe impl Os for Linux {
                 variable = variable.add(1);
             }
         }
+    }
+
+    fn fence_all() -> bool {
+        // Relaxed, both: what is forbidden stays so.
+        if NO_FENCE.load(Ordering::Relaxed) != 0 {
+            return false;
+        }
+        // A process registers once. Its children need not.
+        let is_done = match membarrier(FENCE) {
+            Err(libc::EPERM) => membarrier(REGISTER).and_then(|_| membarrier(FENCE)),
+            other => other,
+        }
+        .is_ok();
+        if !is_done {
+            NO_FENCE.store(1, Ordering::Relaxed);
+        }
+        is_done
     }
 
     fn is_last_thread() -> bool {

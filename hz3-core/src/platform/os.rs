@@ -156,6 +156,13 @@ pub unsafe trait Os: Waiter + 'static {
     /// Calls `visit` with each `NAME=value` of the environment; with none in a process with another user's rights.
     fn for_each_variable(visit: impl FnMut(&[u8]));
 
+    /// Makes every thread of the process pass a full fence between this call's beginning and its end: the heavy side of
+    /// [`light_fence`](crate::platform::atomic::light_fence). False if the system can't.
+    #[must_use]
+    fn fence_all() -> bool {
+        false
+    }
+
     /// Whether all other threads have ended; false if unknown. Opens no file, which would take a descriptor number.
     fn is_last_thread() -> bool;
 

@@ -24,6 +24,7 @@ use crate::platform::units::elapsed_ms;
 use crate::process::keep_loaded;
 use crate::record::observer::Event;
 use crate::thread::heap::{heap_at, is_static};
+use crate::upkeep::rest;
 use crate::upkeep::round;
 use core::ffi::c_void;
 use core::ptr::null_mut;
@@ -142,6 +143,9 @@ extern "C" fn run<L: Lane>(_: *mut c_void) -> *mut c_void {
         let now = L::Os::now_ms();
         if helper.take_post() {
             last_post = now;
+        }
+        while rest::tick(&allocator.pages, &allocator.exchange, &allocator.heaps, &allocator.rests) {
+            L::Os::nap();
         }
         is_behind =
             round::tick_in_background(&allocator.pages, &allocator.exchange, &allocator.schedule, &allocator.observer);

@@ -39,7 +39,7 @@ pub unsafe fn send_cold_bins_home<P: Sharded, S: RemoteStash, Q>(
             return;
         }
         heap.last_look_ms.set(now);
-        heap.begin_change();
+        heap.begin_change::<P>();
         // Idle: these slots do not restart their spans' purge delay.
         let mut homeward = Homeward::idle(pages, exchange, heap.shard.get());
         let stash = Sparse::<ON_STACK>::new();

@@ -6,55 +6,54 @@
 //! magazine |hdr|slot|…|slot|  room  |        spare → a second magazine, full or empty
 //! ```
 //!
-//! The entry's first magazine is *loaded*: `base ≤ top ≤ limit`, slots lie below `top`. Without one the entry is all
-//! null, so empty and full at once: every access misses. The two static heaps consist of such entries. Only its owner
-//! writes a heap, except in a forked child, which adopts the heaps of threads that are gone.
+//! The entry's first magazine is [*loaded*](crate::thread::loaded): slots lie from `base` to `top`. Without one the entry
+//! is all null, so empty and full at once: every access misses. The two static heaps consist of such entries. Only its
+//! owner writes a heap, but for who [holds](crate::thread::claim) it, and for a forked child, which adopts the heaps of
+//! threads that are gone.
 
 use crate::pages::bins::BINS;
+use crate::pages::policy::{Policy, shape};
 use crate::pages::shape::MAX_SLOTS;
 use crate::pages::slot::{Places, Slot};
-use crate::platform::atomic::{AtomicPtr, AtomicU64, Ordering, compiler_fence};
+use crate::platform::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::platform::os::Os;
 use crate::platform::units::{BIN_ENTRY_BYTES, Bin, ShardId};
 use crate::record::pace::Pace;
+use crate::thread::claim::Claim;
 use crate::thread::flow::Balances;
+use crate::thread::loaded::Loaded;
 use crate::thread::registry::HeapState;
 use crate::transfer::magazine::Magazine;
 use core::cell::Cell;
 use core::ptr::{NonNull, null_mut};
 
-/// A heap's entry for one bin: `base` is the loaded magazine's first place, or null; `top` and `limit` are one past its
-/// last slot and its last place. Sync, every field: only the owner writes, any thread may read. Relaxed, every access:
-/// readers need no consistent view. The owner may also read plainly.
+/// A heap's entry for one bin. Sync, both fields: as [`Loaded`]'s; a taker that holds the heap also takes spares.
 #[repr(C)]
 pub struct Entry {
-    top: AtomicPtr<Slot>,
-    base: AtomicPtr<Slot>,
-    limit: AtomicPtr<Slot>,
+    loaded: Loaded,
     /// The second magazine, or null.
     spare: AtomicPtr<Magazine>,
 }
 
 impl Entry {
-    // Relaxed, all accesses below: as `Entry` says. Hits read plainly, so that the read folds into the comparison, and
-    // step `top` by a load and a store of their own, which become one instruction on memory.
+    // Relaxed, all accesses below: as `Loaded` says.
 
-    /// Whether a pop would miss. True without a magazine.
+    /// As [`Loaded::is_empty`].
     #[inline(always)]
     pub fn is_empty(&self) -> bool {
-        self.top.load(Ordering::Relaxed) == self.base.load(Ordering::Relaxed)
+        self.loaded.is_empty()
     }
 
-    /// Whether a push would miss. True without a magazine.
+    /// As [`Loaded::is_full`].
     #[inline(always)]
     pub fn is_full(&self) -> bool {
-        self.top.load(Ordering::Relaxed) == self.limit.load(Ordering::Relaxed)
+        self.loaded.is_full()
     }
 
-    /// Whether there is a loaded magazine.
+    /// As [`Loaded::is_any`].
     #[inline(always)]
     pub fn is_loaded(&self) -> bool {
-        !self.base.load(Ordering::Relaxed).is_null()
+        self.loaded.is_any()
     }
 
     /// The second magazine, or null.
@@ -66,142 +65,100 @@ impl Entry {
     /// Replaces the second magazine.
     ///
     /// # Safety
-    /// The caller owns the entry's heap, and `magazine` is null or the caller's. A decoy's foreign entry takes the
-    /// caller's heap instead.
+    /// The caller owns the entry's heap, in a change, or holds it and is between `enter` and `leave`; `magazine` is null or
+    /// the caller's. A decoy's foreign entry takes the caller's heap instead.
     #[inline]
     pub unsafe fn set_spare(&self, magazine: *mut Magazine) {
         self.spare.store(magazine, Ordering::Relaxed);
     }
 
-    /// Takes the top slot; `None` if there is none.
+    /// As [`Loaded::pop`].
     ///
     /// # Safety
     /// `this` is an entry at the calling thread's pointer, or of the heap that the thread owns.
     #[inline(always)]
     pub unsafe fn pop(this: *mut Entry) -> Option<Slot> {
-        // SAFETY: `this` is valid, and this thread alone writes it. If `top` is not `base`, a slot lies below it.
-        unsafe {
-            let top = *(*this).top.as_ptr();
-            if top == *(*this).base.as_ptr() {
-                return None;
-            }
-            let word = &(*this).top;
-            word.store(word.load(Ordering::Relaxed).sub(1), Ordering::Relaxed);
-            Some(top.sub(1).read())
-        }
+        // SAFETY: the caller's own promise.
+        unsafe { Loaded::pop(&raw mut (*this).loaded) }
     }
 
-    /// Pushes the slot at `block` if there is room and `accept` then returns true; whether it did.
+    /// As [`Loaded::push_if`].
     ///
     /// # Safety
     /// As for [`Entry::pop`]. If `accept` returns true, a free slot begins at `block` and belongs to the caller.
     #[inline(always)]
     pub unsafe fn push_if(this: *mut Entry, block: *mut u8, accept: impl FnOnce() -> bool) -> bool {
-        // SAFETY: `this` is valid, this thread alone writes it, and there is room. The slot at `block` is the caller's.
-        unsafe {
-            let top = *(*this).top.as_ptr();
-            if top == *(*this).limit.as_ptr() || !accept() {
-                return false;
-            }
-            Self::push_at(this, top, Slot::new(block));
-        }
-        true
+        // SAFETY: the caller's own promise.
+        unsafe { Loaded::push_if(&raw mut (*this).loaded, block, accept) }
     }
 
-    /// Pushes `slot` onto the loaded magazine.
+    /// As [`Loaded::push`].
     ///
     /// # Safety
     /// As for [`Entry::pop`]; the entry is not full.
     #[inline(always)]
     pub unsafe fn push(this: *mut Entry, slot: Slot) {
-        // SAFETY: the calling thread may write `this`, which is not full; `top` is the entry's.
-        unsafe { Self::push_at(this, (*this).top.load(Ordering::Relaxed), slot) }
+        // SAFETY: the caller's own promise.
+        unsafe { Loaded::push(&raw mut (*this).loaded, slot) }
     }
 
-    /// As [`Entry::push`], with a known `top`.
+    /// As [`Loaded::draw`].
     ///
     /// # Safety
-    /// As for [`Entry::push`]; `top` is the entry's.
+    /// As for [`Entry::pop`], within a change.
     #[inline(always)]
-    unsafe fn push_at(this: *mut Entry, top: *mut Slot, slot: Slot) {
-        // SAFETY: `top` is a free place of the loaded magazine, and this thread alone writes the entry.
-        unsafe {
-            top.write(slot);
-            // The slot is written before it counts: a fork copies this thread between any two instructions.
-            compiler_fence(Ordering::Release);
-            let word = &(*this).top;
-            word.store(word.load(Ordering::Relaxed).add(1), Ordering::Relaxed);
-        }
+    pub unsafe fn draw(this: *mut Entry, random_below: impl FnOnce(usize) -> usize) -> Option<Slot> {
+        // SAFETY: the caller's own promise.
+        unsafe { Loaded::draw(&raw mut (*this).loaded, random_below) }
     }
 
-    /// Takes one of the last few slots, chosen by `random_below`: the hardened lane's `pop`.
-    ///
-    /// # Safety
-    /// As for [`Entry::pop`]; the entry is not empty.
-    #[inline(always)]
-    pub unsafe fn draw(this: *mut Entry, random_below: impl FnOnce(usize) -> usize) -> Slot {
-        // SAFETY: this thread alone writes `this`. `base ≤ place ≤ last < top`, and all these places contain slots.
-        unsafe {
-            let (top, base) = ((*this).top.load(Ordering::Relaxed), (*this).base.load(Ordering::Relaxed));
-            let count = top.offset_from_unsigned(base);
-            let place = base.add(count - 1 - random_below(count.min(DRAW_WINDOW)));
-            let slot = place.read();
-            let last = top.sub(1);
-            (*this).top.store(last, Ordering::Relaxed);
-            // A child forked here loses one slot and finds none twice.
-            compiler_fence(Ordering::Release);
-            place.write(last.read());
-            slot
-        }
-    }
+    // ---- the owner's changes ----
 
     /// The first `count` places of the loaded magazine.
     ///
     /// # Safety
-    /// The caller owns the entry's heap. The loaded magazine is empty, has `count` places, and is not used during `'a`.
+    /// The caller owns the entry's heap, in a change. The loaded magazine is empty, has `count` places, and is not used
+    /// during `'a`.
     pub unsafe fn places<'a>(&self, count: u16) -> &'a mut Places {
+        let base = self.loaded.look().map_or(core::ptr::dangling_mut(), |(base, _)| base);
         // SAFETY: `count` places follow `base`, need no initialisation and are the caller's during `'a`.
-        unsafe { core::slice::from_raw_parts_mut(self.base.load(Ordering::Relaxed).cast(), usize::from(count)) }
+        unsafe { core::slice::from_raw_parts_mut(base.cast(), usize::from(count)) }
     }
 
     /// Sets the loaded magazine's number of slots.
     ///
     /// # Safety
-    /// The caller owns the entry's heap; the first `count` places of the loaded magazine contain slots.
+    /// The caller owns the entry's heap, in a change; the first `count` places of the loaded magazine contain slots.
     pub unsafe fn set_count(&self, count: usize) {
-        // SAFETY: `count` places follow `base` in the magazine.
-        self.top.store(unsafe { self.base.load(Ordering::Relaxed).add(count) }, Ordering::Relaxed);
+        // SAFETY: the caller's own promise: outside of claims `base` is the first place.
+        unsafe { self.loaded.set_count(count) };
     }
 
     /// Loads `magazine` with its `count`, in place of any other, which the caller keeps.
     ///
     /// # Safety
-    /// The caller owns the entry's heap and `magazine`.
+    /// The caller owns the entry's heap, in a change, and `magazine`.
     #[inline]
     pub unsafe fn load(&self, magazine: *mut Magazine) {
         // SAFETY: the caller owns `magazine`; `count ≤ capacity` places follow its header.
         unsafe {
-            let base = Magazine::slots(magazine);
-            self.base.store(base, Ordering::Relaxed);
-            self.limit.store(base.add(usize::from((*magazine).capacity)), Ordering::Relaxed);
-            self.top.store(base.add(usize::from((*magazine).count())), Ordering::Relaxed);
+            let (count, capacity) = (usize::from((*magazine).count()), usize::from((*magazine).capacity));
+            self.loaded.load(Magazine::slots(magazine), count, capacity);
         }
     }
 
     /// The loaded magazine, with `count` set; it stays loaded. `None` without one.
     ///
     /// # Safety
-    /// The caller owns the entry's heap.
+    /// The caller owns the entry's heap, in a change; or holds it, in a lane whose hits are changes, and is between `enter`
+    /// and `leave`.
     #[inline]
     pub unsafe fn loaded(&self) -> Option<*mut Magazine> {
-        let (top, base) = (self.top.load(Ordering::Relaxed), self.base.load(Ordering::Relaxed));
-        if base.is_null() {
-            return None;
-        }
-        // SAFETY: `base` and `top ≥ base` lie in one magazine, which the caller owns.
+        let (base, count) = self.loaded.look()?;
+        // SAFETY: `base` is the first place of a magazine, which the caller owns, with so many slots.
         unsafe {
             let magazine = Magazine::of_slots(base);
-            (*magazine).set_count(top.offset_from_unsigned(base) as u16);
+            (*magazine).set_count(count as u16);
             Some(magazine)
         }
     }
@@ -209,21 +166,19 @@ impl Entry {
     /// Takes the loaded magazine out, with `count` set; the caller owns it from here on. `None` without one.
     ///
     /// # Safety
-    /// The caller owns the entry's heap.
+    /// As for [`Entry::loaded`].
     #[inline]
     pub unsafe fn unload(&self) -> Option<*mut Magazine> {
         // SAFETY: the caller owns the heap.
         let loaded = unsafe { self.loaded() };
-        self.top.store(null_mut(), Ordering::Relaxed);
-        self.base.store(null_mut(), Ordering::Relaxed);
-        self.limit.store(null_mut(), Ordering::Relaxed);
+        self.loaded.forget();
         loaded
     }
 
     /// Takes both magazines out, with `count` set; the caller owns them from here on.
     ///
     /// # Safety
-    /// The caller owns the entry's heap.
+    /// As for [`Entry::loaded`].
     pub unsafe fn unload_all(&self) -> [Option<NonNull<Magazine>>; 2] {
         let spare = NonNull::new(self.spare());
         // SAFETY: the caller owns the heap; the spare is taken out.
@@ -237,7 +192,7 @@ impl Entry {
     /// Swaps the loaded magazine and the spare.
     ///
     /// # Safety
-    /// The caller owns the entry's heap. If a magazine is loaded, there is a spare.
+    /// The caller owns the entry's heap, in a change. If a magazine is loaded, there is a spare.
     #[inline]
     pub unsafe fn swap(&self) {
         // SAFETY: the caller owns the heap, and both magazines with it.
@@ -252,10 +207,8 @@ impl Entry {
 
     /// Calls `visit` with each magazine's first place and slot count, for other threads: exact while the owner is idle.
     pub fn peek(&self, mut visit: impl FnMut(*const Slot, usize)) {
-        let (top, base) = (self.top.load(Ordering::Relaxed), self.base.load(Ordering::Relaxed));
-        let count = top.addr().wrapping_sub(base.addr()) / size_of::<Slot>();
         // A larger count: the owner swapped magazines between the two reads.
-        if !base.is_null() && count <= MAX_SLOTS {
+        if let Some((base, count)) = self.loaded.look().filter(|&(_, count)| count <= MAX_SLOTS) {
             visit(base, count);
         }
         let spare = self.spare();
@@ -266,10 +219,6 @@ impl Entry {
         }
     }
 }
-
-/// Top slots that [`Entry::draw`] chooses among. Chosen: random order costs cache misses. Python's objects took 1.5
-/// times the scale lane's time without a draw, and 1.9 times with 16 here and in quarantine.
-const DRAW_WINDOW: usize = 4;
 
 const _: () = assert!(size_of::<Entry>() == BIN_ENTRY_BYTES);
 
@@ -399,6 +348,11 @@ pub struct Heap<S, Q> {
     /// Misses left until the thread reads the clock.
     pub ticks: Cell<u8>,
     pub(super) state: HeapState,
+    /// Empty places at the start of each loaded magazine, whose slots were taken. Sync: the owner, in a change, or who holds
+    /// the heap.
+    gone: [AtomicU8; BINS],
+    /// What a taker saw of the heap. Sync: any thread, as hints.
+    pub rest: Rest,
     /// State of the random number generator; 0 before its first use.
     random: Cell<u64>,
     /// Null if the heap never needed one.
@@ -470,16 +424,40 @@ impl<S, Q> Heap<S, Q> {
         self.used.iter().for_each(|word| word.store(0, Ordering::Relaxed));
     }
 
-    /// As [`HeapState::begin_change`].
+    /// Begins a change of several words: no other thread takes anything meanwhile, and a child forked before
+    /// [`Heap::end_change`] does not adopt the heap. May change every entry: makes whole what a taker left.
     #[inline]
-    pub fn begin_change(&self) {
-        self.state.begin_change();
+    pub fn begin_change<P: Policy>(&self) {
+        if self.claim().begin() {
+            self.mend::<P>();
+        }
     }
 
-    /// As [`HeapState::end_change`].
+    #[cold]
+    #[inline(never)]
+    fn mend<P: Policy>(&self) {
+        if !self.claim().take_back::<P::Os>() {
+            return;
+        }
+        for (bin, (entry, gone)) in self.entries.0.iter().zip(&self.gone).enumerate() {
+            // Relaxed, both: `take_back` has acquired it, and it is the owner's now.
+            let places = gone.load(Ordering::Relaxed);
+            // SAFETY: the caller owns the heap, in a change; every magazine of a bin has the bin's capacity.
+            unsafe { entry.loaded.mend(usize::from(shape::<P>(Bin(bin as u8)).capacity), usize::from(places)) };
+            gone.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Ends the change: the words are consistent again.
     #[inline]
     pub fn end_change(&self) {
-        self.state.end_change();
+        self.claim().end();
+    }
+
+    /// Who may change the heap.
+    #[inline]
+    pub fn claim(&self) -> &Claim {
+        self.state.claim()
     }
 
     /// As [`HeapState::set_aside`].
@@ -515,6 +493,118 @@ pub unsafe fn peek<S, Q>(heap: *const Heap<S, Q>, bin: Bin, visit: impl FnMut(*c
     let index = usize::from(bin.0);
     // SAFETY: heaps are never unmapped, and an entry's fields are atomic. The index is below `BINS`.
     unsafe { &(*heap).entries.0[if index < BINS { index } else { 0 }] }.peek(visit);
+}
+
+/// What takers see of a heap that they do not hold, or change of one that they do. Its owner may be running.
+impl<S, Q> Heap<S, Q> {
+    /// As [`Loaded::spared`], and the spare's slots.
+    pub fn spared(&self, bin: Bin) -> (usize, usize) {
+        let (entry, spare) = (self.entry(bin), self.entry(bin).spare());
+        // SAFETY: a non-null spare is a magazine, and magazines are never unmapped.
+        (entry.loaded.spared(), if spare.is_null() { 0 } else { unsafe { Magazine::peek(spare) }.1 })
+    }
+
+    /// As [`Loaded::top_address`].
+    pub fn top_address(&self, bin: Bin) -> usize {
+        self.entry(bin).loaded.top_address()
+    }
+
+    /// Empty places at the start of the loaded magazine of `bin`.
+    fn gone(&self, bin: Bin) -> &AtomicU8 {
+        let index = usize::from(bin.0);
+        &self.gone[if index < BINS { index } else { 0 }]
+    }
+
+    /// As [`Loaded::raise`].
+    pub fn raise(&self, bin: Bin) -> bool {
+        self.entry(bin).loaded.raise()
+    }
+
+    /// Whether one slot is left in the loaded magazine of `bin`, as it looks now.
+    pub fn has_one(&self, bin: Bin) -> bool {
+        self.entry(bin).loaded.look().is_some_and(|(_, count)| count == 1)
+    }
+
+    /// Its address. The caller holds the heap, between `enter` and `leave`.
+    pub fn last_of(&self, bin: Bin) -> Option<*mut u8> {
+        self.entry(bin).loaded.last()
+    }
+
+    /// As [`Loaded::exchange`].
+    ///
+    /// # Safety
+    /// The caller holds the heap, between `enter` and `leave`.
+    pub unsafe fn exchange(&self, bin: Bin, former: *mut u8, other: Slot) -> Result<(), Slot> {
+        // SAFETY: the caller's own promise.
+        unsafe { self.entry(bin).loaded.exchange(former, other) }
+    }
+
+    /// As [`Loaded::is_exchanged`].
+    pub fn is_exchanged(&self, bin: Bin, other: *mut u8) -> bool {
+        self.entry(bin).loaded.is_exchanged(other)
+    }
+
+    /// As [`Loaded::confirm`].
+    pub fn confirm<P: Policy>(&self, bin: Bin) {
+        // Relaxed, here and below: who holds the heap acquired it.
+        let gone = usize::from(self.gone(bin).load(Ordering::Relaxed));
+        self.entry(bin).loaded.confirm(usize::from(shape::<P>(bin).capacity), gone);
+    }
+
+    /// Takes up to `most` slots out of the loaded magazine; returns how many.
+    ///
+    /// # Safety
+    /// The caller holds the heap, between `enter` and `leave`, and has confirmed what it raised.
+    pub unsafe fn lift<P: Policy>(&self, bin: Bin, most: usize, take: impl FnMut(Slot)) -> usize {
+        let gone = self.gone(bin);
+        let before = gone.load(Ordering::Relaxed);
+        // SAFETY: the caller's own promise; every magazine of a bin has the bin's capacity.
+        unsafe {
+            let capacity = usize::from(shape::<P>(bin).capacity);
+            let count = self.entry(bin).loaded.lift(capacity, usize::from(before), most, take);
+            // The slots are taken from here on, in a child that is forked now too.
+            gone.store(before + count as u8, Ordering::Relaxed);
+            count
+        }
+    }
+}
+
+/// What takers noted when they last looked at a heap.
+pub struct Rest {
+    /// Low bits of each bin's `top`; for the foreign bin a count of the owner's slow paths.
+    seen: [AtomicU32; BINS],
+    /// Looks since it changed.
+    quiet: [AtomicU8; BINS],
+    /// A sum of all that changes while the owner runs.
+    sum: AtomicU32,
+}
+
+impl Rest {
+    /// Notes the sum.
+    pub fn note_sum(&self, sum: u32) {
+        // Relaxed, here and below: a hint.
+        self.sum.store(sum, Ordering::Relaxed);
+    }
+
+    /// Whether `sum` was noted last.
+    pub fn is_sum(&self, sum: u32) -> bool {
+        self.sum.load(Ordering::Relaxed) == sum
+    }
+
+    /// Notes what a look `sees` of `bin`; returns how many looks saw the same before, at most 255.
+    pub fn note(&self, bin: Bin, sees: u32) -> u8 {
+        let Some((seen, quiet)) = self.seen.get(usize::from(bin.0)).zip(self.quiet.get(usize::from(bin.0))) else {
+            return 0;
+        };
+        // Relaxed, all: hints. Takers that look at once may lose a look.
+        let is_same = seen.load(Ordering::Relaxed) == sees;
+        let looks = if is_same { quiet.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
+        if !is_same {
+            seen.store(sees, Ordering::Relaxed);
+        }
+        quiet.store(looks, Ordering::Relaxed);
+        looks
+    }
 }
 
 /// Whether `heap` is a static heap.

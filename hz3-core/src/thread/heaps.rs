@@ -119,12 +119,13 @@ impl<S, Q, O: Os> Heaps<S, Q, O> {
 
     /// Calls `visit` with every heap, used or not. Heaps are never unmapped.
     pub fn each(&self, mut visit: impl FnMut(*const Heap<S, Q>)) {
-        for id in 1..self.table.end() {
-            let heap = self.table.peek(id).cast::<Heap<S, Q>>();
-            if !heap.is_null() {
-                visit(heap);
-            }
-        }
+        (1..self.table.end()).filter_map(|id| self.peek(id)).for_each(&mut visit);
+    }
+
+    /// Heap `id`, from 1 to [`Heaps::made`], used or not; `None` if its memory is still to come. Never unmapped.
+    pub fn peek(&self, id: u32) -> Option<*const Heap<S, Q>> {
+        let heap = self.table.peek(id).cast::<Heap<S, Q>>();
+        (!heap.is_null()).then_some(heap.cast_const())
     }
 
     /// Number of heaps ever made.

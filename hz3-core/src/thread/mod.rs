@@ -1,5 +1,6 @@
 //! Thread: what each thread owns, and the registry of all threads' heaps.
 
+pub mod claim;
 #[cfg(not(loom))]
 pub mod cold_bins;
 #[cfg(not(loom))]
@@ -9,6 +10,7 @@ pub mod heap;
 #[cfg(not(loom))]
 pub mod heaps;
 pub mod hooks;
+pub mod loaded;
 pub mod registry;
 #[cfg(not(loom))]
 pub(crate) mod tls;

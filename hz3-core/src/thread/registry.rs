@@ -4,7 +4,7 @@
 //! made ──→ IN_USE ── give ──→ UNUSED, in the list ── take ──→ IN_USE
 //!            │
 //!            └── orphaned by a fork: adopted (emptied and given),
-//!                or LOST if its thread was changing it at that moment, or had set it aside
+//!                or LOST if somebody was changing it at that moment, or its thread had set it aside
 //! ```
 //!
 //! A thread has at most one heap in its life. A forked child starts a new *generation*: a heap in use of an older one
@@ -14,6 +14,7 @@ use crate::platform::atomic::{AtomicU32, Ordering};
 use crate::platform::lock::{ForkLock, Mutex, Ranked};
 use crate::platform::os::Waiter;
 use crate::platform::rank::Rank;
+use crate::thread::claim::Claim;
 use core::sync::atomic::compiler_fence;
 
 const UNUSED: u32 = 0;
@@ -26,9 +27,8 @@ const LOOKS: usize = 64;
 /// The ownership of one heap. All zeros: just made.
 #[repr(C)]
 pub struct HeapState {
-    /// Whether the owner is in the middle of a change. Sync: written by the owner, read in a forked child.
-    busy: AtomicU32,
-    /// Whether the owner's pointer is elsewhere for a while. Sync: as `busy`.
+    claim: Claim,
+    /// Whether the owner's pointer is elsewhere for a while. Sync: written by the owner, read in a forked child.
     aside: AtomicU32,
     /// Sync: the heaps' lock.
     state: AtomicU32,
@@ -41,20 +41,10 @@ pub struct HeapState {
 }
 
 impl HeapState {
-    /// Begins a change of several words. A child forked before [`HeapState::end_change`] does not adopt the heap.
+    /// Who may change the heap. A child forked during a change does not adopt it.
     #[inline]
-    pub fn begin_change(&self) {
-        // Relaxed, with a compiler fence: only a forked child reads it, from a copy of this thread's memory.
-        self.busy.store(1, Ordering::Relaxed);
-        compiler_fence(core::sync::atomic::Ordering::SeqCst);
-    }
-
-    /// Ends the change: the words are consistent again.
-    #[inline]
-    pub fn end_change(&self) {
-        compiler_fence(core::sync::atomic::Ordering::SeqCst);
-        // Relaxed, with a compiler fence: read in a forked child only.
-        self.busy.store(0, Ordering::Relaxed);
+    pub fn claim(&self) -> &Claim {
+        &self.claim
     }
 
     /// Notes that the owner's pointer leaves the heap, until [`HeapStates::take_back`].
@@ -173,6 +163,7 @@ impl<W: Waiter> HeapStates<W> {
         let generation = self.generation.load(Ordering::Relaxed).wrapping_add(1);
         self.generation.store(generation, Ordering::Relaxed);
         if let Some(own) = own {
+            own.claim.forget_taker();
             own.generation.store(generation, Ordering::Relaxed);
         }
         self.next_orphan.store(1, Ordering::Relaxed);
@@ -204,7 +195,7 @@ impl<W: Waiter> HeapStates<W> {
 
     /// Whether `heap` is an orphan that can be adopted; one that can't becomes LOST. The caller holds the heaps' lock.
     fn is_orphan(&self, heap: &HeapState) -> bool {
-        // Relaxed, all: under the lock; an orphan's `busy` was written before the fork.
+        // Relaxed, all: under the lock; an orphan's claim was written before the fork.
         if heap.state.load(Ordering::Relaxed) != IN_USE {
             return false;
         }
@@ -216,7 +207,7 @@ impl<W: Waiter> HeapStates<W> {
             heap.state.store(LOST, Ordering::Relaxed);
             return false;
         }
-        if heap.busy.load(Ordering::Relaxed) != 0 {
+        if heap.claim.is_unsettled() {
             heap.state.store(LOST, Ordering::Relaxed);
             return false;
         }
@@ -286,14 +277,15 @@ mod forked {
         #[allow(clippy::new_without_default, reason = "elsewhere a heap is zeroed memory")]
         pub fn new() -> Self {
             let zero = || AtomicU32::new(0);
-            Self { busy: zero(), aside: zero(), state: zero(), generation: zero(), id: zero(), next_unused: zero() }
+            let claim = Claim::new();
+            Self { claim, aside: zero(), state: zero(), generation: zero(), id: zero(), next_unused: zero() }
         }
 
         pub fn forked(&self) -> Self {
             // Relaxed: the model decides which stores the copy may miss.
             let copy = |word: &AtomicU32| AtomicU32::new(word.load(Ordering::Relaxed));
             Self {
-                busy: copy(&self.busy),
+                claim: self.claim.forked(),
                 aside: copy(&self.aside),
                 state: copy(&self.state),
                 generation: copy(&self.generation),

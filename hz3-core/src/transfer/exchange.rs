@@ -17,6 +17,7 @@ use crate::platform::rank::Rank;
 use crate::platform::units::{Bin, ShardId};
 use crate::record::heat::Heat;
 use crate::transfer::depot::{Links, MAX_COUNT, Stocked};
+use crate::transfer::doubts::Doubts;
 use crate::transfer::magazine::{Magazine, Magazines};
 use crate::transfer::shard::Shard;
 
@@ -59,6 +60,8 @@ pub struct Exchange<P: Sharded> {
     stocked: [Stocked; BINS],
     /// Per bin: a bit for each shard that has slots at home. Sync: written under the shard's lock.
     home_hints: [AtomicU32; BINS],
+    /// Slots that wait for their others.
+    pub doubts: Doubts,
     spares: Mutex<Spares, P::Os>,
     next_shard: AtomicU32,
 }
@@ -73,6 +76,7 @@ impl<P: Sharded> Exchange<P> {
             shards: P::FRESH_SHARDS,
             stocked: [const { Stocked::new() }; BINS],
             home_hints: [const { AtomicU32::new(0) }; BINS],
+            doubts: Doubts::new(),
             spares: Mutex::new(Spares([0; CLASSES])),
             next_shard: AtomicU32::new(0),
         }

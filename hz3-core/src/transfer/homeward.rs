@@ -119,6 +119,9 @@ impl<P: Sharded> Carrier for Homeward<'_, P> {
     }
 }
 
+/// Most slots that a batch brings home from their [doubts](crate::transfer::doubts). Chosen: one is rare.
+const MOST_OTHERS: usize = 4;
+
 /// Puts one slot into its span. Takes the owner's lock.
 pub fn restore_one<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, slot: Slot) {
     let tag = pages.tag(slot.address());
@@ -139,6 +142,7 @@ fn restore_batch<P: Sharded>(
 ) {
     let mut emptied = SpanId::NONE;
     let mut refused = None;
+    let (is_doubtful, mut others) = (exchange.doubts.is_any(), [const { None }; MOST_OTHERS]);
     {
         let mut owned = exchange.shard(owner).owned().lock();
         for slot in slots {
@@ -147,6 +151,9 @@ fn restore_batch<P: Sharded>(
             if tag.kind() != Kind::Small || tag.bin() != bin || tag.owner() != owner {
                 refused = Some((NotReturned::NotASlot, address));
                 break;
+            }
+            if is_doubtful && let Some(place) = others.iter_mut().find(|other| other.is_none()) {
+                *place = exchange.doubts.resolve(address);
             }
             // SAFETY: a small span of `owner`, whose lock is held.
             match unsafe { owned.restore(pages.spans(), tag.span(), slot, idle) } {
@@ -174,6 +181,7 @@ fn restore_batch<P: Sharded>(
         };
         abort::misuse_in_bin::<P::Os>("free()", fault, address, bins::info(bin).slot_bytes as usize);
     }
+    others.into_iter().flatten().for_each(|other| restore_one(pages, exchange, other));
     while !emptied.is_none() {
         // SAFETY: the chained spans are this thread's alone; each is released once.
         unsafe {

@@ -4,6 +4,8 @@
 pub mod carve;
 pub mod depot;
 #[cfg(not(loom))]
+pub mod doubts;
+#[cfg(not(loom))]
 pub mod exchange;
 #[cfg(not(loom))]
 pub mod homeward;

@@ -40,6 +40,8 @@ pub trait RemoteStash {
     fn put(&self, owner: ShardId, bin: Bin, slot: Slot, carrier: &mut impl Carrier);
     /// Sends all slots.
     fn flush(&self, carrier: &mut impl Carrier);
+    /// Takes up to `most` slots out, each for `take` with its owner and bin; returns how many.
+    fn lift(&self, most: usize, take: &mut dyn FnMut(ShardId, Bin, Slot)) -> usize;
     /// Slots in the stash.
     fn slot_count(&self) -> usize;
     /// Calls `visit` with each group of slots: bin, first place, number. The caller need not own the stash: exact while
@@ -91,6 +93,27 @@ impl<const SHARDS: usize> RemoteStash for Dense<SHARDS> {
                 }
             }
         }
+    }
+
+    fn lift(&self, most: usize, take: &mut dyn FnMut(ShardId, Bin, Slot)) -> usize {
+        let mut left = most;
+        for (owner, bins) in self.bank.iter().enumerate() {
+            for (bin, place) in bins.iter().enumerate() {
+                let magazine = place.load(Ordering::Relaxed);
+                // SAFETY: the bank owns its magazines; a slot that no longer counts is taken.
+                while left > 0 && !magazine.is_null() && unsafe { (*magazine).count() } > 0 {
+                    // SAFETY: as above.
+                    let slot = unsafe {
+                        let last = (*magazine).count() - 1;
+                        (*magazine).set_count(last);
+                        Magazine::slots(magazine).add(usize::from(last)).read()
+                    };
+                    take(ShardId(owner as u8), Bin(bin as u8), slot);
+                    left -= 1;
+                }
+            }
+        }
+        most - left
     }
 
     fn slot_count(&self) -> usize {
@@ -225,6 +248,18 @@ impl<const ENTRIES: usize> RemoteStash for Sparse<ENTRIES> {
             carrier.deliver(owner_of(key), bin_of(key), unsafe { Batch::at(batch.as_ptr().cast(), count) });
             rest = others;
         }
+    }
+
+    fn lift(&self, most: usize, take: &mut dyn FnMut(ShardId, Bin, Slot)) -> usize {
+        let used = self.used.load(Ordering::Relaxed);
+        let left = used.saturating_sub(most);
+        self.used.store(left, Ordering::Relaxed);
+        for entry in self.entries.iter().take(used).skip(left) {
+            let key = key_of(entry);
+            // SAFETY: `put` took this slot, which no longer counts.
+            take(owner_of(key), bin_of(key), unsafe { Slot::new(start_of(entry.load(Ordering::Relaxed))) });
+        }
+        used - left
     }
 
     fn slot_count(&self) -> usize {

@@ -2,6 +2,7 @@
 
 pub mod holes;
 pub mod repay;
+pub mod rest;
 pub mod round;
 pub mod schedule;
 pub mod trim;

@@ -8,6 +8,9 @@ const BEHIND_SPEEDUP: u32 = 8;
 /// Milliseconds between two trim requests for want of memory. Chosen: the time between two turns at the default delay.
 const REQUEST_INTERVAL_MS: u32 = 125;
 
+/// Milliseconds between two steps of a pass. Chosen: a thread that does all of them loses at most a third of its time.
+const STEP_MS: u32 = 4;
+
 /// The state of upkeep. Times are in milliseconds.
 // Relaxed, all accesses: nothing is published. Turns may overlap: what they change has locks of its own.
 pub struct Schedule {
@@ -80,6 +83,54 @@ impl Schedule {
 }
 
 impl Default for Schedule {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// When and where the next step of a pass over all heaps is due. Times are in milliseconds.
+// Relaxed, all accesses: nothing is published. Steps may overlap: a heap is one taker's at a time.
+pub struct Rests {
+    pass_start: AtomicU32,
+    last_step: AtomicU32,
+    /// The heap at which the next step starts; 0 between two passes.
+    next_heap: AtomicU32,
+}
+
+impl Rests {
+    /// No pass yet.
+    pub const fn new() -> Self {
+        Self { pass_start: AtomicU32::new(0), last_step: AtomicU32::new(0), next_heap: AtomicU32::new(0) }
+    }
+
+    /// Claims a step at `now`; the heap at which it starts.
+    pub fn claim_step(&self, now: u32, pass_ms: u32) -> Option<u32> {
+        let (next, last) = (self.next_heap.load(Ordering::Relaxed), self.last_step.load(Ordering::Relaxed));
+        let is_due = match next {
+            0 => elapsed_ms(self.pass_start.load(Ordering::Relaxed), now) >= pass_ms,
+            _ => elapsed_ms(last, now) >= STEP_MS,
+        };
+        if !is_due || self.last_step.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            return None;
+        }
+        if next == 0 {
+            self.pass_start.store(now, Ordering::Relaxed);
+        }
+        Some(next.max(1))
+    }
+
+    /// Whether a pass goes on.
+    pub fn is_in_pass(&self) -> bool {
+        self.next_heap.load(Ordering::Relaxed) != 0
+    }
+
+    /// Sets the heap at which the next step starts; 0 ends the pass.
+    pub fn set_next_heap(&self, next: u32) {
+        self.next_heap.store(next, Ordering::Relaxed);
+    }
+}
+
+impl Default for Rests {
     fn default() -> Self {
         Self::new()
     }

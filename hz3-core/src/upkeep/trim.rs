@@ -35,7 +35,7 @@ pub unsafe fn flush<P: Sharded, S: RemoteStash, Q: Quarantine>(
     // SAFETY: the caller owns `heap`. Each magazine is taken out, so not loaded, and given away once.
     unsafe {
         let shard = heap.shard.get();
-        heap.begin_change();
+        heap.begin_change::<P>();
         let mut homeward = Homeward::new(pages, exchange, shard);
         for bin in (1..BINS as u8).map(Bin) {
             for magazine in heap.entry(bin).unload_all().into_iter().flatten() {
@@ -89,7 +89,7 @@ pub unsafe fn flush_stash<P: Sharded, S: RemoteStash, Q>(
     exchange: &Exchange<P>,
     heap: &Heap<S, Q>,
 ) {
-    heap.begin_change();
+    heap.begin_change::<P>();
     heap.stash.flush(&mut Homeward::new(pages, exchange, heap.shard.get()));
     heap.end_change();
 }

@@ -45,6 +45,10 @@ const CHILD: (&str, &str) = ("loom_threads", "a_child_adopts_what_a_gone_thread_
 const FREE_ONE: (&str, &str) = ("loom_threads", "a_thread_without_a_heap_forks");
 const ONCE: (&str, &str) = ("loom_threads", "an_orphan_is_adopted_once_and_no_living_threads_heap_is");
 const WITHIN: (&str, &str) = ("loom_threads", "a_fork_within_an_adoption_leaves_no_slot_twice");
+const POPPED: (&str, &str) = ("loom_resting", "a_slot_is_popped_or_taken_and_never_both");
+const SLOW: (&str, &str) = ("loom_resting", "a_slow_path_and_a_taker_exclude_each_other");
+const TAKERS: (&str, &str) = ("loom_resting", "two_takers_never_hold_a_heap_at_once");
+const EXCHANGED: (&str, &str) = ("loom_resting", "a_last_slot_is_popped_or_exchanged_or_in_doubt");
 
 const MUTANTS: &[Mutant] = &[
     Mutant {
@@ -309,16 +313,72 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "half-changed-heap-adopted",
         file: "thread/registry.rs",
-        original: "if heap.busy.load(Ordering::Relaxed) != 0 {",
+        original: "if heap.claim.is_unsettled() {",
         fault: "if false {",
         model: CHILD,
     },
     Mutant {
         name: "change-unannounced",
-        file: "thread/registry.rs",
+        file: "thread/claim.rs",
         original: "self.busy.store(1, Ordering::Relaxed);",
         fault: "",
         model: WITHIN,
+    },
+    Mutant {
+        name: "change-beside-a-taker",
+        file: "thread/claim.rs",
+        original: "let is_busy = self.busy.load(Ordering::Acquire) != 0;",
+        fault: "let is_busy = false;",
+        model: SLOW,
+    },
+    Mutant {
+        name: "no-wait-for-a-taker",
+        file: "thread/claim.rs",
+        original: "if word & STATE != TAKING\n",
+        fault: "if true\n",
+        model: SLOW,
+    },
+    Mutant {
+        name: "claim-without-a-version",
+        file: "thread/claim.rs",
+        original: "let asked = (word & !STATE).wrapping_add(VERSION_ONE) | ASKED;",
+        fault: "let asked = (word & !STATE) | ASKED;",
+        model: TAKERS,
+    },
+    Mutant {
+        name: "popped-below-the-base",
+        file: "thread/loaded.rs",
+        original: "if top <= plain(&(*this).base) {",
+        fault: "if top == plain(&(*this).base) {",
+        model: POPPED,
+    },
+    Mutant {
+        name: "taken-at-the-top",
+        file: "thread/loaded.rs",
+        original: "self.top.load(Ordering::Acquire) < base.wrapping_add(KEPT)",
+        fault: "self.top.load(Ordering::Acquire) < base",
+        model: POPPED,
+    },
+    Mutant {
+        name: "taken-without-a-look",
+        file: "thread/loaded.rs",
+        original: "self.top.load(Ordering::Acquire) < base.wrapping_add(KEPT)",
+        fault: "false",
+        model: POPPED,
+    },
+    Mutant {
+        name: "exchanged-and-read",
+        file: "thread/loaded.rs",
+        original: "top > base && unsafe { address(base) } == other",
+        fault: "top > base",
+        model: EXCHANGED,
+    },
+    Mutant {
+        name: "exchanged-and-popped",
+        file: "thread/loaded.rs",
+        original: "top > base && unsafe { address(base) } == other",
+        fault: "unsafe { address(base) } == other",
+        model: EXCHANGED,
     },
 ];
 
