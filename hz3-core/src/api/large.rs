@@ -202,11 +202,14 @@ unsafe fn resize_direct<P: Policy>(pages: &PageHeap<P>, address: usize, page_cou
         let roomy = pages_with_slack::<P>(bytes, (*at(pages.spans(), id)).bytes());
         let has_slack = roomy > page_count && u32::try_from(roomy).is_ok();
         let moved = if has_slack { pages.resize_direct(id, roomy) } else { None };
-        let moved = moved.or_else(|| pages.resize_direct(id, page_count));
+        let moved = moved
+            .or_else(|| pages.resize_direct(id, page_count))
+            .or_else(|| if pages.unmap_kept() > 0 { pages.resize_direct(id, page_count) } else { None });
         if moved.is_some() {
             seal(pages, id, bytes);
         }
         pages.direct.insert(pages.spans(), id);
+        pages.unmap_excess();
         moved.map_or(null_mut(), NonNull::as_ptr)
     }
 }

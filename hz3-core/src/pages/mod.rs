@@ -9,6 +9,8 @@ pub mod direct;
 #[cfg(not(loom))]
 pub mod guards;
 #[cfg(not(loom))]
+pub mod kept;
+#[cfg(not(loom))]
 pub mod page_heap;
 pub mod page_map;
 #[cfg(not(loom))]

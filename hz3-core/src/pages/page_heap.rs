@@ -15,12 +15,13 @@ use crate::pages::arena::Growing;
 use crate::pages::bins;
 use crate::pages::direct::{DIRECT_BYTES, DirectMappings};
 use crate::pages::guards::Guards;
+use crate::pages::kept::{Keeping, Mapping};
 use crate::pages::page_tag::{Kind, PageTag, TagCell};
 use crate::pages::policy::Policy;
 use crate::pages::runs::Runs;
 use crate::pages::span::{Guarded, Span, Spans, at};
 use crate::platform::atomic::{AtomicU64, AtomicUsize, Ordering};
-use crate::platform::options::Options;
+use crate::platform::options::{NEVER, Options};
 use crate::platform::os::Os;
 use crate::platform::units::{Bin, PAGE_BYTES, ShardId, SpanId, elapsed_ms};
 use core::ptr::NonNull;
@@ -34,6 +35,18 @@ const SMALL_MAPPINGS: usize = 8192;
 /// Most waiting runs, and most bytes of them. Chosen: some time before reuse, in less than an arena's largest step.
 const WAITING_RUNS: usize = 64;
 const WAITING_BYTES: usize = 32 << 20;
+/// Most pages of a kept mapping that one call unmaps as idle: bounds a thread's time in the kernel.
+const UNMAPPED_PAGES: usize = 4096;
+/// Part of a limited address space that kept mappings may take. Chosen.
+const LIMIT_SHARE: usize = 8;
+/// Pages that share one guard in front of a freed large block. Chosen: what the guards cost in page faults is then little
+/// beside the use of the others.
+const PAGES_PER_GUARD: usize = 256;
+
+/// Guarded pages in front of a freed large block of `pages`.
+const fn front_pages(pages: usize) -> u32 {
+    (1 + pages / PAGES_PER_GUARD) as u32
+}
 
 /// The pages of an allocator.
 pub struct PageHeap<P: Policy> {
@@ -102,6 +115,7 @@ impl<P: Policy> PageHeap<P> {
     /// A new span of `bin` for `owner`, tagged and guarded. `None` if memory runs out.
     pub fn take_small(&self, bin: Bin, owner: ShardId) -> Option<SpanId> {
         let id = self.runs.allocate(usize::from(bins::info(bin).span_pages) + P::GUARD_PAGES, 1)?;
+        self.pay_for_fresh(id);
         // SAFETY: this thread owns the span, just taken; nothing uses its pages.
         unsafe {
             self.tag_all(id, PageTag::small(bin, owner, id), |span| span.become_small(bin, owner));
@@ -172,6 +186,7 @@ impl<P: Policy> PageHeap<P> {
 
     fn take_run(&self, which: Growing, pages: usize, align_pages: usize) -> Option<SpanId> {
         let id = self.runs.allocate_in(which, pages, align_pages)?;
+        self.pay_for_fresh(id);
         // SAFETY: this thread owns the span, just taken; no block of it is live.
         unsafe {
             (*at(self.spans(), id)).set_copied_bytes(0);
@@ -227,13 +242,15 @@ impl<P: Policy> PageHeap<P> {
 
     fn map_direct(&self, pages: usize, align: usize) -> Option<SpanId> {
         // Reuse first if it wastes little; in the end, at any waste.
-        self.reuse_direct(pages, pages + pages / 8, align)
+        self.reuse_direct(pages, false, align)
+            .or_else(|| self.reuse_kept(pages, align))
             .or_else(|| self.map_fresh(pages, align))
-            .or_else(|| self.reuse_direct(pages, usize::MAX, align))
+            .or_else(|| if self.unmap_kept() > 0 { self.map_fresh(pages, align) } else { None })
+            .or_else(|| self.reuse_direct(pages, true, align))
     }
 
-    fn reuse_direct(&self, pages: usize, most_pages: usize, align: usize) -> Option<SpanId> {
-        let id = self.direct.reuse(self.spans(), pages, most_pages, align)?;
+    fn reuse_direct(&self, pages: usize, at_any_waste: bool, align: usize) -> Option<SpanId> {
+        let id = self.direct.reuse(self.spans(), pages, at_any_waste, align)?;
         // SAFETY: this thread owns the descriptor, just taken, and its mapping, and hands the descriptor over.
         unsafe {
             let span = &mut *at(self.spans(), id);
@@ -267,7 +284,131 @@ impl<P: Policy> PageHeap<P> {
             self.options().advise::<P::Os>(raw.add(start - first), bytes);
             self.direct.insert(self.spans(), id);
         }
+        self.unmap_excess();
         Some(id)
+    }
+
+    fn reuse_kept(&self, pages: usize, align: usize) -> Option<SpanId> {
+        let mapping = self.direct.take_kept(self.keeping(usize::MAX), pages, align)?;
+        // SAFETY: this thread owns the mapping that it took, which nothing uses, and the descriptor, and hands both over.
+        unsafe {
+            let is_open = mapping.guarded == 0 || self.guards.unguard(mapping.start, mapping.guarded as usize * PAGE_BYTES);
+            let Some(id) = is_open.then(|| self.runs.descriptor()).flatten() else {
+                self.unmap_mapping(Mapping { guarded: if is_open { 0 } else { mapping.guarded }, ..mapping });
+                return None;
+            };
+            let span = &mut *at(self.spans(), id);
+            (span.start, span.pages, span.kind) = (mapping.start, mapping.pages as u32, Kind::Large);
+            (span.zeroed, span.guarded) = (false, Guarded::None);
+            self.direct.insert(self.spans(), id);
+            Some(id)
+        }
+    }
+
+    /// What decides how much is kept now.
+    fn keeping(&self, most_bytes: usize) -> Keeping {
+        let lately_ms = match self.options().purge_delay_ms() {
+            NEVER => P::PURGE_DELAY_MS,
+            delay_ms => delay_ms.max(1),
+        };
+        Keeping { now: P::Os::now_ms(), lately_ms, most_bytes }
+    }
+
+    /// [`PageHeap::keeping`], where memory may have become too much. In a limited address space little is kept, which
+    /// others' mappings may need.
+    fn keeping_little(&self) -> Keeping {
+        self.keeping(match P::Os::address_space_limit() {
+            usize::MAX => usize::MAX,
+            limit => limit / LIMIT_SHARE,
+        })
+    }
+
+    /// Keeps the mapping `id` of a block that was freed; false if it is to be unmapped.
+    ///
+    /// # Safety
+    /// The caller owns the descriptor, which is in no list, and the mapping, which nothing uses. It hands over both with
+    /// true.
+    unsafe fn keep(&self, id: SpanId) -> bool {
+        if self.options().purge_delay_ms() == 0 {
+            return false;
+        }
+        // SAFETY: the caller owns the descriptor and the mapping, which nothing uses.
+        unsafe {
+            let (start, pages) = ((*at(self.spans(), id)).start, (*at(self.spans(), id)).pages as usize);
+            let keeping = self.keeping_little();
+            if pages * PAGE_BYTES < DIRECT_BYTES || !self.direct.may_keep(keeping, pages * PAGE_BYTES) {
+                return false;
+            }
+            let guarded = if P::HARDENED { front_pages(pages) } else { 0 };
+            if P::HARDENED && !(self.unguard(id) && self.guards.guard(start, guarded as usize * PAGE_BYTES)) {
+                return false;
+            }
+            self.runs.retire_descriptor(id);
+            if let Some(displaced) = self.direct.keep(Mapping { start, pages, guarded, stamp: keeping.now }) {
+                self.unmap_mapping(displaced);
+            }
+            self.unmap_excess_for(keeping);
+        }
+        true
+    }
+
+    /// Unmaps a mapping that was kept.
+    ///
+    /// # Safety
+    /// The caller owns it, and nothing uses it.
+    unsafe fn unmap_mapping(&self, mapping: Mapping) {
+        // SAFETY: the caller owns the mapping, and nothing uses it.
+        unsafe {
+            // A guard may count against a limit.
+            if mapping.guarded > 0 {
+                self.guards.unguard(mapping.start, mapping.guarded as usize * PAGE_BYTES);
+            }
+            if let Some(start) = NonNull::new(core::ptr::with_exposed_provenance_mut(mapping.start)) {
+                self.unmap_unused(start, mapping.bytes(), false);
+            }
+        }
+    }
+
+    /// Unmaps the kept mappings that `take` yields; returns their bytes. A fork meanwhile loses the child one.
+    fn unmap_each(&self, mut take: impl FnMut(usize) -> Option<Mapping>) -> usize {
+        let mut bytes = 0;
+        while let Some(mapping) = take(bytes) {
+            bytes += mapping.bytes();
+            // SAFETY: this thread owns the mapping, just taken, and nothing uses it.
+            unsafe { self.unmap_mapping(mapping) };
+        }
+        bytes
+    }
+
+    fn unmap_excess_for(&self, keeping: Keeping) {
+        self.unmap_each(|_| self.direct.take_excess(keeping));
+    }
+
+    /// Unmaps kept mappings, oldest first, of which there are too many now that others are live.
+    pub fn unmap_excess(&self) {
+        if self.direct.kept_bytes() > 0 {
+            self.unmap_excess_for(self.keeping_little());
+        }
+    }
+
+    /// Unmaps all kept mappings; returns their bytes. Other threads may keep more meanwhile.
+    pub fn unmap_kept(&self) -> usize {
+        if self.direct.kept_bytes() == 0 {
+            return 0;
+        }
+        let now = P::Os::now_ms();
+        self.unmap_each(|_| self.direct.take_idle(now, 0, usize::MAX))
+    }
+
+    /// Lets kept mappings go for the run `id`, just taken, if it has fresh memory: the sum stays about the same.
+    #[inline]
+    fn pay_for_fresh(&self, id: SpanId) {
+        // SAFETY: the caller owns the span.
+        let span = unsafe { &*at(self.spans(), id) };
+        if self.direct.kept_bytes() > 0 && span.zeroed {
+            let mut bytes = span.bytes();
+            self.unmap_each(|_| self.direct.take_for_fresh(P::Os::now_ms(), core::mem::take(&mut bytes)));
+        }
     }
 
     /// Frees the run at `address`, in a page tagged large. False if none begins there or another thread was first.
@@ -326,7 +467,9 @@ impl<P: Policy> PageHeap<P> {
                 self.freed_mappings.fetch_add(1, Ordering::Relaxed);
                 self.freed_mapping_bytes.fetch_max(span.bytes(), Ordering::Relaxed);
             }
-            self.unmap(id);
+            if !self.keep(id) {
+                self.unmap(id);
+            }
         }
         true
     }
@@ -539,9 +682,17 @@ impl<P: Policy> PageHeap<P> {
         }
     }
 
-    /// Purges dirty runs that are at least `delay_ms` old at `now`, about `most_bytes`; returns the bytes purged.
+    /// Purges dirty runs, and unmaps kept mappings, that are at least `delay_ms` old at `now`, about `most_bytes`; returns the
+    /// bytes given back.
     pub fn purge(&self, now: u32, delay_ms: u32, most_bytes: usize) -> usize {
-        let purged = self.runs.purge(now, delay_ms, most_bytes);
+        let unmapped = if self.direct.kept_bytes() > 0 {
+            self.unmap_each(|bytes| {
+                if bytes < most_bytes { self.direct.take_idle(now, delay_ms, UNMAPPED_PAGES) } else { None }
+            })
+        } else {
+            0
+        };
+        let purged = unmapped + self.runs.purge(now, delay_ms, most_bytes.saturating_sub(unmapped));
         self.note_purged(purged);
         purged
     }
