@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! span in use     | pages … | guard |                       any access to the guard page faults
-//! waiting run     | guard, guard, guard … |                 so does any access to a freed large block
+//! waiting run     | guard … | pages … | guard |             so does any to the front of a freed large block
 //! waiting runs    oldest → next → … → youngest              first in, first out, bounded in number and bytes
 //! ```
 //!
-//! A waiting run has no memory unless the system refused to make or to remove its guard.
+//! A waiting run keeps its memory, which then serves again, where memory need not go back at once. Its front pages, one in
+//! 256 and one more, have none.
 
 use crate::pages::span::{SpanQueue, Spans};
 use crate::platform::atomic::{AtomicU64, Ordering};
@@ -106,11 +107,11 @@ impl<O: Os> Guards<O> {
         waiting.transit.end(O::this_thread());
     }
 
-    /// Takes the oldest run out if there are more than `most_runs` or `most_bytes`. The caller then owns it, and calls
+    /// Takes the oldest run out if `is_due`, which is called under the lock. The caller then owns it, and calls
     /// [`Guards::push`] or [`Guards::end_transit`].
-    pub fn pop_above(&self, spans: &Spans, most_runs: usize, most_bytes: usize) -> Option<SpanId> {
+    pub fn pop_if(&self, spans: &Spans, is_due: impl Fn(&SpanQueue) -> bool) -> Option<SpanId> {
         let mut waiting = self.waiting.lock();
-        if waiting.queue.count() <= most_runs && waiting.queue.bytes() <= most_bytes {
+        if !is_due(&waiting.queue) {
             return None;
         }
         let id = waiting.queue.pop(spans)?;

@@ -19,7 +19,7 @@ use crate::pages::kept::{Keeping, Mapping};
 use crate::pages::page_tag::{Kind, PageTag, TagCell};
 use crate::pages::policy::Policy;
 use crate::pages::runs::Runs;
-use crate::pages::span::{Guarded, Span, Spans, at};
+use crate::pages::span::{Guarded, Span, SpanQueue, Spans, at};
 use crate::platform::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::platform::options::{NEVER, Options};
 use crate::platform::os::Os;
@@ -39,15 +39,6 @@ const WAITING_BYTES: usize = 32 << 20;
 const UNMAPPED_PAGES: usize = 4096;
 /// Part of a limited address space that kept mappings may take. Chosen.
 const LIMIT_SHARE: usize = 8;
-/// Pages that share one guard in front of a freed large block. Chosen: what the guards cost in page faults is then little
-/// beside the use of the others.
-const PAGES_PER_GUARD: usize = 256;
-
-/// Guarded pages in front of a freed large block of `pages`.
-const fn front_pages(pages: usize) -> u32 {
-    (1 + pages / PAGES_PER_GUARD) as u32
-}
-
 /// The pages of an allocator.
 pub struct PageHeap<P: Policy> {
     /// Runs of the arenas.
@@ -339,7 +330,7 @@ impl<P: Policy> PageHeap<P> {
             if pages * PAGE_BYTES < DIRECT_BYTES || !self.direct.may_keep(keeping, pages * PAGE_BYTES) {
                 return false;
             }
-            let guarded = if P::HARDENED { front_pages(pages) } else { 0 };
+            let guarded = if P::HARDENED { Span::front_pages(pages) as u32 } else { 0 };
             if P::HARDENED && !(self.unguard(id) && self.guards.guard(start, guarded as usize * PAGE_BYTES)) {
                 return false;
             }
@@ -618,6 +609,14 @@ impl<P: Policy> PageHeap<P> {
             let is_open = match span.guarded {
                 Guarded::None => true,
                 Guarded::End => self.guards.unguard(end - PAGE_BYTES, PAGE_BYTES),
+                Guarded::Ends => {
+                    let front = Span::front_pages(span.pages as usize) * PAGE_BYTES;
+                    let is_front_open = self.guards.unguard(start, front);
+                    if is_front_open {
+                        span.guarded = Guarded::End;
+                    }
+                    is_front_open && self.guards.unguard(end - PAGE_BYTES, PAGE_BYTES)
+                }
                 Guarded::All => self.guards.unguard(start, end - start),
             };
             if is_open {
@@ -627,19 +626,26 @@ impl<P: Policy> PageHeap<P> {
         }
     }
 
-    /// Frees the run of a large block after a wait.
+    /// Frees the run of a large block after a wait. Guards all of it, which gives its memory back, if that is due at once,
+    /// else what lies in front: its memory then serves again.
     ///
     /// # Safety
     /// The caller owns the span and hands it over. Nothing uses its contents.
     unsafe fn release_later(&self, id: SpanId) {
         let transit = self.runs.forks.begin_transit::<P::Os>();
         self.guards.begin_transit();
-        // SAFETY: the caller owns the span, and nothing uses its contents.
+        // SAFETY: the caller owns the span, and nothing uses its contents. A large block with a guard at its end has more
+        // pages than guards in front.
         unsafe {
             let span = &mut *at(self.spans(), id);
-            if self.guards.guard(span.start, span.bytes()) {
-                span.guarded = Guarded::All;
+            if self.options().purge_delay_ms() == 0 || span.guarded != Guarded::End {
+                if self.guards.guard(span.start, span.bytes()) {
+                    span.guarded = Guarded::All;
+                }
+            } else if self.guards.guard(span.start, Span::front_pages(span.pages as usize) * PAGE_BYTES) {
+                span.guarded = Guarded::Ends;
             }
+            span.stamp = P::Os::now_ms();
             self.push_waiting(id);
         }
         drop(transit);
@@ -662,29 +668,48 @@ impl<P: Policy> PageHeap<P> {
     /// now: where calls to the system free blocks, others come. A run whose guard the system refuses to remove goes
     /// back, since its pages fault, and ends this.
     pub fn release_waiting(&self, most_runs: usize, most_bytes: usize) {
+        self.release_waiting_if(|waiting| waiting.count() > most_runs || waiting.bytes() > most_bytes);
+        self.purge_if_at_once();
+    }
+
+    /// [`PageHeap::release_waiting`] while `is_due` says so of the queue.
+    fn release_waiting_if(&self, is_due: impl Fn(&SpanQueue) -> bool) {
         for _ in 0..self.guards.waiting_runs() {
             let _transit = self.runs.forks.begin_transit::<P::Os>();
-            let Some(id) = self.guards.pop_above(self.spans(), most_runs, most_bytes) else { return };
-            // SAFETY: this thread owns the span, just taken, and nothing uses its contents; guarded pages read as zero.
+            let Some(id) = self.guards.pop_if(self.spans(), &is_due) else { return };
+            // SAFETY: this thread owns the span, just taken, and nothing uses its contents. Where all is guarded, all reads as
+            // zero.
             unsafe {
                 let is_empty = (*at(self.spans(), id)).guarded == Guarded::All;
                 if !self.unguard(id) {
                     return self.push_waiting(id);
                 }
-                (*at(self.spans(), id)).kind = Kind::Transit;
+                let span = &mut *at(self.spans(), id);
+                span.kind = Kind::Transit;
                 if is_empty {
                     self.runs.release_clean(id);
                 } else {
-                    self.runs.release(id, P::Os::now_ms());
+                    self.runs.release(id, span.stamp);
                 }
             }
             self.guards.end_transit();
         }
     }
 
+    /// Frees the runs that have waited for `delay_ms` at `now`: nothing else pushes them out.
+    fn release_idle(&self, now: u32, delay_ms: u32) {
+        let spans = self.spans();
+        // SAFETY: the queue's lock is held, which protects its spans' descriptors.
+        let stamp = |id| unsafe { (*at(spans, id)).stamp };
+        self.release_waiting_if(|waiting| waiting.oldest().is_some_and(|id| elapsed_ms(stamp(id), now) >= delay_ms));
+    }
+
     /// Purges dirty runs, and unmaps kept mappings, that are at least `delay_ms` old at `now`, about `most_bytes`; returns the
     /// bytes given back.
     pub fn purge(&self, now: u32, delay_ms: u32, most_bytes: usize) -> usize {
+        if P::HARDENED {
+            self.release_idle(now, delay_ms);
+        }
         let unmapped = if self.direct.kept_bytes() > 0 {
             self.unmap_each(|bytes| {
                 if bytes < most_bytes { self.direct.take_idle(now, delay_ms, UNMAPPED_PAGES) } else { None }

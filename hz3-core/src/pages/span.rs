@@ -20,6 +20,10 @@ pub const SPAN_BYTES: usize = 128;
 /// Words of the bitmap. Derived: 512 slots.
 const BITMAP_WORDS: usize = bins::MAX_SPAN_SLOTS / 64;
 
+/// Pages that share one guard in front of a freed large block. Chosen: what guards cost in page faults at the next use is
+/// then little beside the use itself.
+const PAGES_PER_GUARD: usize = 256;
+
 /// Which pages of a run fault at any access.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -30,6 +34,8 @@ pub enum Guarded {
     End = 1,
     /// All.
     All = 2,
+    /// The last one and [so many](Span::front_pages) in front.
+    Ends = 3,
 }
 
 /// A run's descriptor.
@@ -170,6 +176,11 @@ impl Span {
         if self.purged != 0 {
             self.purged &= !Self::pages_of(info, slot);
         }
+    }
+
+    /// Guarded pages in front of a freed large block of `pages`.
+    pub const fn front_pages(pages: usize) -> usize {
+        1 + pages / PAGES_PER_GUARD
     }
 
     /// Bytes of the run.
@@ -318,6 +329,11 @@ impl SpanQueue {
     /// Bytes of all spans.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// The oldest span.
+    pub fn oldest(&self) -> Option<SpanId> {
+        (!self.first.is_none()).then_some(self.first)
     }
 
     /// Appends a span.
