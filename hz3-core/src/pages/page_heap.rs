@@ -19,7 +19,7 @@ use crate::pages::kept::{Keeping, Mapping};
 use crate::pages::page_tag::{Kind, PageTag, TagCell};
 use crate::pages::policy::Policy;
 use crate::pages::runs::Runs;
-use crate::pages::span::{Guarded, Span, SpanQueue, Spans, at};
+use crate::pages::span::{Guarded, Span, Spans, at};
 use crate::platform::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::platform::options::{NEVER, Options};
 use crate::platform::os::Os;
@@ -39,6 +39,8 @@ const WAITING_BYTES: usize = 32 << 20;
 const UNMAPPED_PAGES: usize = 4096;
 /// Part of a limited address space that kept mappings may take. Chosen.
 const LIMIT_SHARE: usize = 8;
+const DIRTY_SHARE: usize = 4;
+
 /// The pages of an allocator.
 pub struct PageHeap<P: Policy> {
     /// Runs of the arenas.
@@ -176,6 +178,11 @@ impl<P: Policy> PageHeap<P> {
     }
 
     fn take_run(&self, which: Growing, pages: usize, align_pages: usize) -> Option<SpanId> {
+        if P::HARDENED
+            && let Some(id) = self.take_ready(pages, align_pages)
+        {
+            return Some(id);
+        }
         let id = self.runs.allocate_in(which, pages, align_pages)?;
         self.pay_for_fresh(id);
         // SAFETY: this thread owns the span, just taken; no block of it is live.
@@ -183,6 +190,20 @@ impl<P: Policy> PageHeap<P> {
             (*at(self.spans(), id)).set_copied_bytes(0);
             self.tag_ends(id, Kind::Large);
         }
+        Some(id)
+    }
+
+    /// A ready run, with its guard.
+    fn take_ready(&self, pages: usize, align_pages: usize) -> Option<SpanId> {
+        let id = self.guards.take_ready(self.spans(), pages * PAGE_BYTES, align_pages * PAGE_BYTES)?;
+        // SAFETY: this thread owns the span, just taken; no block of it is live.
+        unsafe {
+            let span = &mut *at(self.spans(), id);
+            span.zeroed = false;
+            span.set_copied_bytes(0);
+            self.tag_ends(id, Kind::Large);
+        }
+        self.guards.end_transit();
         Some(id)
     }
 
@@ -396,8 +417,17 @@ impl<P: Policy> PageHeap<P> {
     fn pay_for_fresh(&self, id: SpanId) {
         // SAFETY: the caller owns the span.
         let span = unsafe { &*at(self.spans(), id) };
-        if self.direct.kept_bytes() > 0 && span.zeroed {
-            let mut bytes = span.bytes();
+        if !span.zeroed {
+            return;
+        }
+        let mut bytes = span.bytes();
+        if P::HARDENED && self.options().purge_delay_ms() != NEVER {
+            let (dirty, clean, _) = self.runs.free_bytes();
+            let used = self.runs.arenas.reserved_and_committed().1.saturating_sub(dirty + clean);
+            let excess = dirty.saturating_sub((used / DIRTY_SHARE).max(WAITING_BYTES));
+            self.note_purged(self.runs.purge(P::Os::now_ms(), 0, bytes.min(excess)));
+        }
+        if self.direct.kept_bytes() > 0 {
             self.unmap_each(|_| self.direct.take_for_fresh(P::Os::now_ms(), core::mem::take(&mut bytes)));
         }
     }
@@ -615,7 +645,7 @@ impl<P: Policy> PageHeap<P> {
                     if is_front_open {
                         span.guarded = Guarded::End;
                     }
-                    is_front_open && self.guards.unguard(end - PAGE_BYTES, PAGE_BYTES)
+                    is_front_open && self.guards.unguard(end - 2 * PAGE_BYTES, 2 * PAGE_BYTES)
                 }
                 Guarded::All => self.guards.unguard(start, end - start),
             };
@@ -626,30 +656,58 @@ impl<P: Policy> PageHeap<P> {
         }
     }
 
-    /// Frees the run of a large block after a wait. Guards all of it, which gives its memory back, if that is due at once,
-    /// else what lies in front: its memory then serves again.
+    /// Frees the run of a large block after a wait. Guards all of it, which gives its memory back, if that is due at once.
+    /// Else its ends: its memory then serves again.
     ///
     /// # Safety
     /// The caller owns the span and hands it over. Nothing uses its contents.
     unsafe fn release_later(&self, id: SpanId) {
         let transit = self.runs.forks.begin_transit::<P::Os>();
         self.guards.begin_transit();
-        // SAFETY: the caller owns the span, and nothing uses its contents. A large block with a guard at its end has more
-        // pages than guards in front.
+        let now = P::Os::now_ms();
+        // SAFETY: the caller owns the span, and nothing uses its contents.
         unsafe {
             let span = &mut *at(self.spans(), id);
+            span.stamp = now;
             if self.options().purge_delay_ms() == 0 || span.guarded != Guarded::End {
                 if self.guards.guard(span.start, span.bytes()) {
                     span.guarded = Guarded::All;
                 }
-            } else if self.guards.guard(span.start, Span::front_pages(span.pages as usize) * PAGE_BYTES) {
-                span.guarded = Guarded::Ends;
+                self.push_waiting(id);
+            } else if self.guards.claim_wait(now) {
+                self.guard_ends(id);
+                self.push_waiting(id);
+            } else {
+                self.tag_ends(id, Kind::Waiting);
+                if let Some(other) = self.guards.push_ready(self.spans(), id) {
+                    self.release_waited(other);
+                }
             }
-            span.stamp = P::Os::now_ms();
-            self.push_waiting(id);
         }
         drop(transit);
         self.release_waiting(WAITING_RUNS, WAITING_BYTES);
+    }
+
+    /// Guards the ends of the run of a freed large block, whose last page is guarded.
+    ///
+    /// # Safety
+    /// The caller owns the span, and nothing uses its contents.
+    unsafe fn guard_ends(&self, id: SpanId) {
+        // SAFETY: the caller owns the span, and nothing uses its contents. It has more pages than are guarded.
+        unsafe {
+            let span = &mut *at(self.spans(), id);
+            let front = Span::front_pages(span.pages as usize) * PAGE_BYTES;
+            let back = span.start + span.bytes() - 2 * PAGE_BYTES;
+            if !self.guards.guard(span.start, front) {
+                return;
+            }
+            if self.guards.guard(back, 2 * PAGE_BYTES) {
+                span.guarded = Guarded::Ends;
+            } else if !self.guards.unguard(span.start, front) {
+                // What is left of the guards goes with all of them.
+                span.guarded = Guarded::All;
+            }
+        }
     }
 
     /// Lets a run that is in transit wait.
@@ -668,32 +726,44 @@ impl<P: Policy> PageHeap<P> {
     /// now: where calls to the system free blocks, others come. A run whose guard the system refuses to remove goes
     /// back, since its pages fault, and ends this.
     pub fn release_waiting(&self, most_runs: usize, most_bytes: usize) {
-        self.release_waiting_if(|waiting| waiting.count() > most_runs || waiting.bytes() > most_bytes);
+        self.release_waiting_if(most_runs, most_bytes, |_| false);
         self.purge_if_at_once();
     }
 
-    /// [`PageHeap::release_waiting`] while `is_due` says so of the queue.
-    fn release_waiting_if(&self, is_due: impl Fn(&SpanQueue) -> bool) {
+    /// [`PageHeap::release_waiting`], also of those of which `is_due` says so.
+    fn release_waiting_if(&self, most_runs: usize, most_bytes: usize, is_due: impl Fn(SpanId) -> bool) {
         for _ in 0..self.guards.waiting_runs() {
             let _transit = self.runs.forks.begin_transit::<P::Os>();
-            let Some(id) = self.guards.pop_if(self.spans(), &is_due) else { return };
-            // SAFETY: this thread owns the span, just taken, and nothing uses its contents. Where all is guarded, all reads as
-            // zero.
-            unsafe {
-                let is_empty = (*at(self.spans(), id)).guarded == Guarded::All;
-                if !self.unguard(id) {
-                    return self.push_waiting(id);
-                }
-                let span = &mut *at(self.spans(), id);
-                span.kind = Kind::Transit;
-                if is_empty {
-                    self.runs.release_clean(id);
-                } else {
-                    self.runs.release(id, span.stamp);
-                }
+            let Some(id) = self.guards.pop_if(self.spans(), most_runs, most_bytes, &is_due) else { return };
+            // SAFETY: this thread owns the span, just taken, and nothing uses its contents.
+            if !unsafe { self.release_waited(id) } {
+                return;
             }
-            self.guards.end_transit();
         }
+    }
+
+    /// Frees a run that is in transit from a wait; false if it must wait on.
+    ///
+    /// # Safety
+    /// The caller owns the span and hands it over. Nothing uses its contents.
+    unsafe fn release_waited(&self, id: SpanId) -> bool {
+        // SAFETY: the caller owns the span, and nothing uses its contents. What is guarded reads as zero.
+        unsafe {
+            let is_empty = (*at(self.spans(), id)).guarded == Guarded::All;
+            if !self.unguard(id) {
+                self.push_waiting(id);
+                return false;
+            }
+            let span = &mut *at(self.spans(), id);
+            span.kind = Kind::Transit;
+            if is_empty {
+                self.runs.release_clean(id);
+            } else {
+                self.runs.release(id, span.stamp);
+            }
+        }
+        self.guards.end_transit();
+        true
     }
 
     /// Frees the runs that have waited for `delay_ms` at `now`: nothing else pushes them out.
@@ -701,7 +771,7 @@ impl<P: Policy> PageHeap<P> {
         let spans = self.spans();
         // SAFETY: the queue's lock is held, which protects its spans' descriptors.
         let stamp = |id| unsafe { (*at(spans, id)).stamp };
-        self.release_waiting_if(|waiting| waiting.oldest().is_some_and(|id| elapsed_ms(stamp(id), now) >= delay_ms));
+        self.release_waiting_if(usize::MAX, usize::MAX, |id| elapsed_ms(stamp(id), now) >= delay_ms);
     }
 
     /// Purges dirty runs, and unmaps kept mappings, that are at least `delay_ms` old at `now`, about `most_bytes`; returns the

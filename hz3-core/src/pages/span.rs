@@ -22,7 +22,7 @@ const BITMAP_WORDS: usize = bins::MAX_SPAN_SLOTS / 64;
 
 /// Pages that share one guard in front of a freed large block. Chosen: what guards cost in page faults at the next use is
 /// then little beside the use itself.
-const PAGES_PER_GUARD: usize = 256;
+const PAGES_PER_GUARD: usize = 1024;
 
 /// Which pages of a run fault at any access.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,7 +34,7 @@ pub enum Guarded {
     End = 1,
     /// All.
     All = 2,
-    /// The last one and [so many](Span::front_pages) in front.
+    /// The last two and [so many](Span::front_pages) in front.
     Ends = 3,
 }
 
