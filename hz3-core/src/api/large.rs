@@ -147,12 +147,27 @@ pub fn usable_bytes<P: Policy>(pages: &PageHeap<P>, entry: &str, address: usize)
 /// # Safety
 /// The block is no longer used.
 pub unsafe fn free<P: Policy>(pages: &PageHeap<P>, address: usize) -> bool {
+    // SAFETY: the caller gives up the block.
+    unsafe { free_or_wait(pages, address, true) }
+}
+
+/// [`free`], where in a hardened lane the block waits behind guards only if `waits`.
+///
+/// # Safety
+/// As for [`free`].
+pub unsafe fn free_or_wait<P: Policy>(pages: &PageHeap<P>, address: usize, waits: bool) -> bool {
     if P::HARDENED && usable_bytes(pages, "free()", address).is_none() {
         return false;
     }
     let tag = pages.tag(address);
     // SAFETY: the caller gives up the block.
-    unsafe { if tag.kind() == Kind::Large { pages.release_run(tag, address) } else { pages.release_direct(address) } }
+    unsafe {
+        if tag.kind() == Kind::Large {
+            pages.release_run(tag, address, waits)
+        } else {
+            pages.release_direct(address)
+        }
+    }
 }
 
 /// Resizes a large block without copying: in place, or by remapping a direct mapping. Null if impossible, with nothing
@@ -277,7 +292,7 @@ pub struct Moved {
 pub unsafe fn free_moved<P: Policy>(pages: &PageHeap<P>, address: usize, moved: &Moved) -> bool {
     let tag = pages.tag(address);
     // SAFETY: the caller gives up the block; if it is empty, all its pages but the guard have moved.
-    unsafe { if moved.is_empty { pages.release_empty_run(tag, address) } else { pages.release_run(tag, address) } }
+    unsafe { if moved.is_empty { pages.release_empty_run(tag, address) } else { pages.release_run(tag, address, true) } }
 }
 
 /// Notes that `bytes` were copied from the block at `from` to the one at `to`.

@@ -162,8 +162,11 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
 unsafe fn free_large<L: Lane>(block: *mut u8) {
     let pages = &L::allocator().pages;
     sampling::take::<L>(block.addr());
+    // SAFETY: this thread's heap, without another reference.
+    let waits = !L::HARDENED
+        || thread_heap::<L>().is_none_or(|heap| unsafe { (*heap).quarantine.claim_wait(L::Os::now_ms()) });
     // SAFETY: the caller gives up the block.
-    if !unsafe { large::free(pages, block.addr()) } {
+    if !unsafe { large::free_or_wait(pages, block.addr(), waits) } {
         refuse(pages, "free()", block.addr());
     }
     tick_thread::<L>();

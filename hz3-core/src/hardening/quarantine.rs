@@ -10,7 +10,7 @@
 use crate::pages::bins;
 use crate::pages::slot::Slot;
 use crate::platform::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::platform::units::Bin;
+use crate::platform::units::{Bin, elapsed_ms};
 use core::cell::Cell;
 
 /// A quarantine of one thread, or none. All zeros is empty.
@@ -23,6 +23,8 @@ pub trait Quarantine {
     fn take(&self) -> Option<(Bin, Slot)>;
     /// Calls `visit` with each slot. The caller need not own the quarantine: exact while its owner leaves it alone.
     fn peek(&self, visit: impl FnMut(Bin, *mut u8));
+    /// Whether one more large block, freed at `now` in milliseconds, is to wait behind guards.
+    fn claim_wait(&self, now: u32) -> bool;
 }
 
 /// For a lane without quarantine.
@@ -37,6 +39,9 @@ impl Quarantine for NoQuarantine {
         None
     }
     fn peek(&self, _: impl FnMut(Bin, *mut u8)) {}
+    fn claim_wait(&self, _: u32) -> bool {
+        true
+    }
 }
 
 /// At most `SLOTS` slots, a power of two, and `BYTES` bytes, unless a single slot has more.
@@ -45,12 +50,20 @@ pub struct Ring<const SLOTS: usize, const BYTES: usize> {
     head: AtomicU32,
     used: AtomicU32,
     bytes: Cell<usize>,
+    /// When the present window began, in milliseconds, and the large blocks that were to wait since.
+    window: Cell<u32>,
+    waits: Cell<u32>,
     /// Bin above, address below.
     slots: [AtomicU64; SLOTS],
 }
 
 /// How many of the oldest slots may be drawn. Chosen: few, so that slots leave nearly in order.
 const DRAW_AMONG: u32 = 4;
+
+/// Most large blocks of a thread that begin to wait in [`WINDOW_MS`] milliseconds. Chosen: their guards take a twentieth of
+/// its time at most.
+const WAITS: u32 = 64;
+const WINDOW_MS: u32 = 16;
 
 /// Bits of a user address: 47 on x86-64, 48 on AArch64.
 const ADDRESS_BITS: u32 = 48;
@@ -72,6 +85,8 @@ impl<const SLOTS: usize, const BYTES: usize> Ring<SLOTS, BYTES> {
             head: AtomicU32::new(0),
             used: AtomicU32::new(0),
             bytes: Cell::new(0),
+            window: Cell::new(0),
+            waits: Cell::new(0),
             slots: [const { AtomicU64::new(0) }; SLOTS],
         }
     }
@@ -128,7 +143,21 @@ impl<const SLOTS: usize, const BYTES: usize> Quarantine for Ring<SLOTS, BYTES> {
     }
 
     fn take(&self) -> Option<(Bin, Slot)> {
-        if self.used() == 0 { None } else { Some(self.remove(0)) }
+        if self.used() > 0 {
+            return Some(self.remove(0));
+        }
+        // The next thread begins anew.
+        self.waits.set(0);
+        None
+    }
+
+    fn claim_wait(&self, now: u32) -> bool {
+        if elapsed_ms(self.window.get(), now) >= WINDOW_MS {
+            self.window.set(now);
+            self.waits.set(0);
+        }
+        self.waits.set(self.waits.get().saturating_add(1));
+        self.waits.get() <= WAITS
     }
 
     fn peek(&self, mut visit: impl FnMut(Bin, *mut u8)) {

@@ -8,8 +8,9 @@
 //! ```
 //!
 //! A waiting run keeps its memory, which then serves again, where memory need not go back at once. Its front pages, one in
-//! 1,024 and one more, and the last two have none. Guards cost calls to the system and page faults. So 64 runs in 16
-//! milliseconds wait. What is freed faster is ready: it serves again with its guard where it is, or after four others.
+//! 1,024 and one more, and the last two have none. Guards cost calls to the system and page faults. So only
+//! so many of a thread's runs wait ([`crate::hardening::quarantine`]). What is freed faster is ready: it serves again with
+//! its guard where it is, or after four others.
 
 use crate::pages::span::{SpanQueue, Spans};
 use crate::platform::atomic::{AtomicU64, Ordering};
@@ -17,12 +18,9 @@ use crate::platform::lock::{ForkLock, Mutex, Ranked};
 use crate::platform::os::Os;
 use crate::platform::rank::Rank;
 use crate::platform::transit::Transit;
-use crate::platform::units::{SpanId, elapsed_ms};
+use crate::platform::units::SpanId;
 use core::ptr::NonNull;
 
-/// Most runs that begin to wait in [`WINDOW_MS`] milliseconds. Chosen: their guards take a twentieth of the time at most.
-const WAITS: u32 = 64;
-const WINDOW_MS: u32 = 16;
 /// Most ready runs, and bytes of those but one. Chosen: a few threads' turns, in a cache of the processor.
 const READY_RUNS: usize = 4;
 const READY_BYTES: usize = 4 << 20;
@@ -38,9 +36,6 @@ struct Waiting {
     ready: SpanQueue,
     /// Runs on their way into a queue or out of it.
     transit: Transit,
-    /// When the present window began, and runs that have begun to wait since.
-    window: u32,
-    waits: u32,
 }
 
 impl Waiting {
@@ -68,8 +63,6 @@ impl<O: Os> Guards<O> {
             queue: SpanQueue::new(),
             ready: SpanQueue::new(),
             transit: Transit::new(),
-            window: 0,
-            waits: 0,
         };
         Self { waiting: Mutex::new(waiting), refused: AtomicU64::new(0) }
     }
@@ -82,16 +75,6 @@ impl<O: Os> Guards<O> {
     /// Bytes of waiting and ready runs.
     pub fn waiting_bytes(&self) -> usize {
         self.waiting.lock().bytes()
-    }
-
-    /// Whether one more run may begin to wait at `now`, in milliseconds.
-    pub fn claim_wait(&self, now: u32) -> bool {
-        let mut waiting = self.waiting.lock();
-        if elapsed_ms(waiting.window, now) >= WINDOW_MS {
-            (waiting.window, waiting.waits) = (now, 0);
-        }
-        waiting.waits = waiting.waits.saturating_add(1);
-        waiting.waits <= WAITS
     }
 
     /// Makes a run that is in transit ready. Returns another one in its stead if there are too many.

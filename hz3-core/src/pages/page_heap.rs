@@ -39,7 +39,7 @@ const WAITING_BYTES: usize = 32 << 20;
 const UNMAPPED_PAGES: usize = 4096;
 /// Part of a limited address space that kept mappings may take. Chosen.
 const LIMIT_SHARE: usize = 8;
-const DIRTY_SHARE: usize = 4;
+const DIRTY_SHARE: usize = 8;
 
 /// The pages of an allocator.
 pub struct PageHeap<P: Policy> {
@@ -432,13 +432,14 @@ impl<P: Policy> PageHeap<P> {
         }
     }
 
-    /// Frees the run at `address`, in a page tagged large. False if none begins there or another thread was first.
+    /// Frees the run at `address`, in a page tagged large. False if none begins there or another thread was first. In a
+    /// hardened lane it waits, behind guards if `waits`.
     ///
     /// # Safety
     /// Nothing uses the block any more.
-    pub unsafe fn release_run(&self, tag: PageTag, address: usize) -> bool {
+    pub unsafe fn release_run(&self, tag: PageTag, address: usize, waits: bool) -> bool {
         // SAFETY: the caller keeps the same contract.
-        unsafe { self.release_run_as(tag, address, false) }
+        unsafe { self.release_run_as(tag, address, waits, false) }
     }
 
     /// [`PageHeap::release_run`] of a run that [`PageHeap::move_out`] has emptied.
@@ -447,12 +448,12 @@ impl<P: Policy> PageHeap<P> {
     /// As for [`PageHeap::release_run`], and the pages read as zero.
     pub unsafe fn release_empty_run(&self, tag: PageTag, address: usize) -> bool {
         // SAFETY: the caller keeps the same contract.
-        unsafe { self.release_run_as(tag, address, true) }
+        unsafe { self.release_run_as(tag, address, true, true) }
     }
 
     /// # Safety
     /// Nothing uses the block any more. If `is_empty`, the pages read as zero.
-    unsafe fn release_run_as(&self, tag: PageTag, address: usize, is_empty: bool) -> bool {
+    unsafe fn release_run_as(&self, tag: PageTag, address: usize, waits: bool, is_empty: bool) -> bool {
         // SAFETY: a large tag has a span's id. While the block is live, the descriptor is constant. If it is not, the
         // value only selects the message that ends the process.
         let is_start = unsafe { (*at(self.spans(), tag.span())).start } == address;
@@ -462,7 +463,7 @@ impl<P: Policy> PageHeap<P> {
         // SAFETY: only this thread claimed the span, and nothing uses the block.
         unsafe {
             if P::HARDENED {
-                self.release_later(tag.span());
+                self.release_later(tag.span(), waits);
             } else if is_empty {
                 self.runs.release_clean(tag.span());
             } else {
@@ -657,24 +658,23 @@ impl<P: Policy> PageHeap<P> {
     }
 
     /// Frees the run of a large block after a wait. Guards all of it, which gives its memory back, if that is due at once.
-    /// Else its ends: its memory then serves again.
+    /// Else, if it `waits`, its ends: its memory then serves again.
     ///
     /// # Safety
     /// The caller owns the span and hands it over. Nothing uses its contents.
-    unsafe fn release_later(&self, id: SpanId) {
+    unsafe fn release_later(&self, id: SpanId, waits: bool) {
         let transit = self.runs.forks.begin_transit::<P::Os>();
         self.guards.begin_transit();
-        let now = P::Os::now_ms();
         // SAFETY: the caller owns the span, and nothing uses its contents.
         unsafe {
             let span = &mut *at(self.spans(), id);
-            span.stamp = now;
+            span.stamp = P::Os::now_ms();
             if self.options().purge_delay_ms() == 0 || span.guarded != Guarded::End {
                 if self.guards.guard(span.start, span.bytes()) {
                     span.guarded = Guarded::All;
                 }
                 self.push_waiting(id);
-            } else if self.guards.claim_wait(now) {
+            } else if waits {
                 self.guard_ends(id);
                 self.push_waiting(id);
             } else {
