@@ -162,11 +162,7 @@ pub unsafe fn free_or_wait<P: Policy>(pages: &PageHeap<P>, address: usize, waits
     let tag = pages.tag(address);
     // SAFETY: the caller gives up the block.
     unsafe {
-        if tag.kind() == Kind::Large {
-            pages.release_run(tag, address, waits)
-        } else {
-            pages.release_direct(address)
-        }
+        if tag.kind() == Kind::Large { pages.release_run(tag, address, waits) } else { pages.release_direct(address) }
     }
 }
 
@@ -292,7 +288,9 @@ pub struct Moved {
 pub unsafe fn free_moved<P: Policy>(pages: &PageHeap<P>, address: usize, moved: &Moved) -> bool {
     let tag = pages.tag(address);
     // SAFETY: the caller gives up the block; if it is empty, all its pages but the guard have moved.
-    unsafe { if moved.is_empty { pages.release_empty_run(tag, address) } else { pages.release_run(tag, address, true) } }
+    unsafe {
+        if moved.is_empty { pages.release_empty_run(tag, address) } else { pages.release_run(tag, address, true) }
+    }
 }
 
 /// Notes that `bytes` were copied from the block at `from` to the one at `to`.

@@ -18,6 +18,8 @@ use crate::hardening::quarantine::Quarantine;
 use crate::hardening::validation::{hand_out, refuse, require_live, usable};
 use crate::observe::sampling;
 use crate::pages::bins::{self, FOREIGN, bin_for};
+use crate::pages::direct::DIRECT_BYTES;
+use crate::pages::page_tag::Kind;
 use crate::pages::slot::{Slot, no_slots};
 use crate::platform::os::Os;
 use crate::platform::units::{Bin, MIN_ALIGN, PAGE_BYTES, ShardId};
@@ -69,7 +71,7 @@ pub fn large<L: Lane>(bytes: usize, align: usize) -> Option<Block> {
     if bytes > MAX_BYTES || u32::try_from(bytes / PAGE_BYTES + align / PAGE_BYTES + 2).is_err() {
         return None;
     }
-    tick_thread::<L>();
+    tick_after::<L>(bytes >= DIRECT_BYTES);
     let want = || {
         let (pages, align_pages) = large::pages_of::<L>(bytes, align);
         Want { pages, align_pages, bin: FOREIGN }
@@ -162,14 +164,15 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
 unsafe fn free_large<L: Lane>(block: *mut u8) {
     let pages = &L::allocator().pages;
     sampling::take::<L>(block.addr());
+    let is_direct = pages.tag(block.addr()).kind() != Kind::Large;
     // SAFETY: this thread's heap, without another reference.
-    let waits = !L::HARDENED
-        || thread_heap::<L>().is_none_or(|heap| unsafe { (*heap).quarantine.claim_wait(L::Os::now_ms()) });
+    let waits =
+        !L::HARDENED || thread_heap::<L>().is_none_or(|heap| unsafe { (*heap).quarantine.claim_wait(L::Os::now_ms()) });
     // SAFETY: the caller gives up the block.
     if !unsafe { large::free_or_wait(pages, block.addr(), waits) } {
         refuse(pages, "free()", block.addr());
     }
-    tick_thread::<L>();
+    tick_after::<L>(is_direct);
 }
 
 /// Puts `slot` into a magazine, or sends it home.
@@ -241,6 +244,15 @@ pub fn tick_thread<L: Lane>() {
         // SAFETY: this thread's heap, without another reference.
         tick::<L>(unsafe { &*heap });
     }
+}
+
+/// [`tick_thread`]; checks the clock if a mapping comes or goes. What was kept of others must not wait for many misses.
+fn tick_after<L: Lane>(is_direct: bool) {
+    if is_direct && let Some(heap) = thread_heap::<L>() {
+        // SAFETY: this thread's heap, without another reference.
+        unsafe { (*heap).ticks.set(0) };
+    }
+    tick_thread::<L>();
 }
 
 /// What a request takes from the page heap.

@@ -59,11 +59,7 @@ impl Ranked for Waiting {
 impl<O: Os> Guards<O> {
     /// No guards, no runs.
     pub const fn new() -> Self {
-        let waiting = Waiting {
-            queue: SpanQueue::new(),
-            ready: SpanQueue::new(),
-            transit: Transit::new(),
-        };
+        let waiting = Waiting { queue: SpanQueue::new(), ready: SpanQueue::new(), transit: Transit::new() };
         Self { waiting: Mutex::new(waiting), refused: AtomicU64::new(0) }
     }
 

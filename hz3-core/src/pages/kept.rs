@@ -261,9 +261,7 @@ impl Kept {
     pub fn note_request(&mut self, keeping: Keeping, pages: usize, taken: Option<&Mapping>) {
         let is_missed = match taken {
             Some(taken) => self.bytes + taken.bytes() > IDLE_BYTES,
-            None => {
-                self.dropped.is_some_and(|(bytes, when)| bytes >= pages * PAGE_BYTES && keeping.is_lately(when))
-            }
+            None => self.dropped.is_some_and(|(bytes, when)| bytes >= pages * PAGE_BYTES && keeping.is_lately(when)),
         };
         if is_missed {
             self.missed = Some(keeping.now);

@@ -5,6 +5,8 @@ pub mod arena;
 #[cfg(not(loom))]
 pub mod bins;
 #[cfg(not(loom))]
+pub mod clearing;
+#[cfg(not(loom))]
 pub mod direct;
 #[cfg(not(loom))]
 pub mod guards;

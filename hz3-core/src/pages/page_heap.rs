@@ -13,6 +13,7 @@
 
 use crate::pages::arena::Growing;
 use crate::pages::bins;
+use crate::pages::clearing::Clearing;
 use crate::pages::direct::{DIRECT_BYTES, DirectMappings};
 use crate::pages::guards::Guards;
 use crate::pages::kept::{Keeping, Mapping};
@@ -49,6 +50,8 @@ pub struct PageHeap<P: Policy> {
     pub direct: DirectMappings<P::Os>,
     /// Guards, and runs that wait.
     pub guards: Guards<P::Os>,
+    /// How used memory is cleared.
+    pub clearing: Clearing,
     purged_bytes: AtomicU64,
     /// Direct mappings below [`DIRECT_BYTES`] that were freed so far.
     freed_mappings: AtomicUsize,
@@ -64,6 +67,7 @@ impl<P: Policy> PageHeap<P> {
             runs: Runs::new(Options::new(P::PURGE_DELAY_MS, P::FIRST_ARENA_BYTES)),
             direct: DirectMappings::new(),
             guards: Guards::new(),
+            clearing: Clearing::new(),
             purged_bytes: AtomicU64::new(0),
             freed_mappings: AtomicUsize::new(0),
             freed_mapping_bytes: AtomicUsize::new(0),
@@ -304,7 +308,8 @@ impl<P: Policy> PageHeap<P> {
         let mapping = self.direct.take_kept(self.keeping(usize::MAX), pages, align)?;
         // SAFETY: this thread owns the mapping that it took, which nothing uses, and the descriptor, and hands both over.
         unsafe {
-            let is_open = mapping.guarded == 0 || self.guards.unguard(mapping.start, mapping.guarded as usize * PAGE_BYTES);
+            let is_open =
+                mapping.guarded == 0 || self.guards.unguard(mapping.start, mapping.guarded as usize * PAGE_BYTES);
             let Some(id) = is_open.then(|| self.runs.descriptor()).flatten() else {
                 self.unmap_mapping(Mapping { guarded: if is_open { 0 } else { mapping.guarded }, ..mapping });
                 return None;
