@@ -11,6 +11,7 @@
 use crate::api::slack::with_slack;
 use crate::hardening::canary;
 use crate::pages::direct::DIRECT_BYTES;
+use crate::pages::guards::Wait;
 use crate::pages::page_heap::PageHeap;
 use crate::pages::page_tag::Kind;
 use crate::pages::policy::Policy;
@@ -148,21 +149,21 @@ pub fn usable_bytes<P: Policy>(pages: &PageHeap<P>, entry: &str, address: usize)
 /// The block is no longer used.
 pub unsafe fn free<P: Policy>(pages: &PageHeap<P>, address: usize) -> bool {
     // SAFETY: the caller gives up the block.
-    unsafe { free_or_wait(pages, address, true) }
+    unsafe { free_or_wait(pages, address, |_| Wait::Whole) }
 }
 
-/// [`free`], where in a hardened lane the block waits behind guards only if `waits`.
+/// [`free`], where in a hardened lane the block waits as `wait` answers for its pages.
 ///
 /// # Safety
 /// As for [`free`].
-pub unsafe fn free_or_wait<P: Policy>(pages: &PageHeap<P>, address: usize, waits: bool) -> bool {
+pub unsafe fn free_or_wait<P: Policy>(pages: &PageHeap<P>, address: usize, wait: impl FnOnce(usize) -> Wait) -> bool {
     if P::HARDENED && usable_bytes(pages, "free()", address).is_none() {
         return false;
     }
     let tag = pages.tag(address);
     // SAFETY: the caller gives up the block.
     unsafe {
-        if tag.kind() == Kind::Large { pages.release_run(tag, address, waits) } else { pages.release_direct(address) }
+        if tag.kind() == Kind::Large { pages.release_run(tag, address, wait) } else { pages.release_direct(address) }
     }
 }
 
@@ -289,7 +290,11 @@ pub unsafe fn free_moved<P: Policy>(pages: &PageHeap<P>, address: usize, moved: 
     let tag = pages.tag(address);
     // SAFETY: the caller gives up the block; if it is empty, all its pages but the guard have moved.
     unsafe {
-        if moved.is_empty { pages.release_empty_run(tag, address) } else { pages.release_run(tag, address, true) }
+        if moved.is_empty {
+            pages.release_empty_run(tag, address)
+        } else {
+            pages.release_run(tag, address, |_| Wait::Whole)
+        }
     }
 }
 

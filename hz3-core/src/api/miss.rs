@@ -19,6 +19,7 @@ use crate::hardening::validation::{hand_out, refuse, require_live, usable};
 use crate::observe::sampling;
 use crate::pages::bins::{self, FOREIGN, bin_for};
 use crate::pages::direct::DIRECT_BYTES;
+use crate::pages::guards::Wait;
 use crate::pages::page_tag::Kind;
 use crate::pages::slot::{Slot, no_slots};
 use crate::platform::os::Os;
@@ -165,11 +166,13 @@ unsafe fn free_large<L: Lane>(block: *mut u8) {
     let pages = &L::allocator().pages;
     sampling::take::<L>(block.addr());
     let is_direct = pages.tag(block.addr()).kind() != Kind::Large;
-    // SAFETY: this thread's heap, without another reference.
-    let waits =
-        !L::HARDENED || thread_heap::<L>().is_none_or(|heap| unsafe { (*heap).quarantine.claim_wait(L::Os::now_ms()) });
+    let wait = |page_count| match thread_heap::<L>() {
+        // SAFETY: this thread's heap, without another reference.
+        Some(heap) => unsafe { (*heap).quarantine.claim_wait(L::Os::now_ms(), page_count) },
+        None => Wait::Whole,
+    };
     // SAFETY: the caller gives up the block.
-    if !unsafe { large::free_or_wait(pages, block.addr(), waits) } {
+    if !unsafe { large::free_or_wait(pages, block.addr(), wait) } {
         refuse(pages, "free()", block.addr());
     }
     tick_after::<L>(is_direct);

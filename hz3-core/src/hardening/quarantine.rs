@@ -8,6 +8,7 @@
 //! bytes; of `n` slots, each stays for more than `n - 4` frees.
 
 use crate::pages::bins;
+use crate::pages::guards::Wait;
 use crate::pages::slot::Slot;
 use crate::platform::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::platform::units::{Bin, elapsed_ms};
@@ -23,8 +24,8 @@ pub trait Quarantine {
     fn take(&self) -> Option<(Bin, Slot)>;
     /// Calls `visit` with each slot. The caller need not own the quarantine: exact while its owner leaves it alone.
     fn peek(&self, visit: impl FnMut(Bin, *mut u8));
-    /// Whether one more large block, freed at `now` in milliseconds, is to wait behind guards.
-    fn claim_wait(&self, now: u32) -> bool;
+    /// How one more large block of `pages`, freed at `now` in milliseconds, is to wait.
+    fn claim_wait(&self, now: u32, pages: usize) -> Wait;
 }
 
 /// For a lane without quarantine.
@@ -39,8 +40,8 @@ impl Quarantine for NoQuarantine {
         None
     }
     fn peek(&self, _: impl FnMut(Bin, *mut u8)) {}
-    fn claim_wait(&self, _: u32) -> bool {
-        true
+    fn claim_wait(&self, _: u32, _: usize) -> Wait {
+        Wait::Whole
     }
 }
 
@@ -53,6 +54,8 @@ pub struct Ring<const SLOTS: usize, const BYTES: usize> {
     /// When the present window began, in milliseconds, and the large blocks that were to wait since.
     window: Cell<u32>,
     waits: Cell<u32>,
+    /// Pages of those that were guarded whole.
+    guarded: Cell<usize>,
     /// Bin above, address below.
     slots: [AtomicU64; SLOTS],
 }
@@ -60,8 +63,9 @@ pub struct Ring<const SLOTS: usize, const BYTES: usize> {
 /// How many of the oldest slots may be drawn. Chosen: few, so that slots leave nearly in order.
 const DRAW_AMONG: u32 = 4;
 
-/// Most large blocks of a thread that begin to wait in [`WINDOW_MS`] milliseconds. Chosen: their guards take a twentieth of
-/// its time at most.
+/// Most pages of large blocks that a thread guards in [`WINDOW_MS`] milliseconds, and then blocks whose ends it guards. Chosen:
+/// either takes a twentieth of its time, or a tenth.
+const PAGES: usize = 512;
 const WAITS: u32 = 64;
 const WINDOW_MS: u32 = 16;
 
@@ -87,6 +91,7 @@ impl<const SLOTS: usize, const BYTES: usize> Ring<SLOTS, BYTES> {
             bytes: Cell::new(0),
             window: Cell::new(0),
             waits: Cell::new(0),
+            guarded: Cell::new(0),
             slots: [const { AtomicU64::new(0) }; SLOTS],
         }
     }
@@ -148,16 +153,23 @@ impl<const SLOTS: usize, const BYTES: usize> Quarantine for Ring<SLOTS, BYTES> {
         }
         // The next thread begins anew.
         self.waits.set(0);
+        self.guarded.set(0);
         None
     }
 
-    fn claim_wait(&self, now: u32) -> bool {
+    fn claim_wait(&self, now: u32, pages: usize) -> Wait {
         if elapsed_ms(self.window.get(), now) >= WINDOW_MS {
             self.window.set(now);
             self.waits.set(0);
+            self.guarded.set(0);
+        }
+        let guarded = self.guarded.get().saturating_add(pages);
+        if guarded <= PAGES {
+            self.guarded.set(guarded);
+            return Wait::Whole;
         }
         self.waits.set(self.waits.get().saturating_add(1));
-        self.waits.get() <= WAITS
+        if self.waits.get() <= WAITS { Wait::Ends } else { Wait::Ready }
     }
 
     fn peek(&self, mut visit: impl FnMut(Bin, *mut u8)) {

@@ -2,15 +2,16 @@
 //!
 //! ```text
 //! span in use     | pages … | guard |                       any access to the guard page faults
-//! waiting run     | guard … | pages … | guard | guard |     so does any to the ends of a freed large block
+//! waiting run     | guard, guard, guard … |                 so does any to a freed large block, or to its ends:
+//!                 | guard … | pages … | guard | guard |
 //! waiting runs    oldest → next → … → youngest              first in, first out, bounded in number and bytes
 //! ready runs      oldest → … → youngest                     a few that have their last guard alone, for the same length
 //! ```
 //!
-//! A waiting run keeps its memory, which then serves again, where memory need not go back at once. Its front pages, one in
-//! 1,024 and one more, and the last two have none. Guards cost calls to the system and page faults. So only
-//! so many of a thread's runs wait ([`crate::hardening::quarantine`]). What is freed faster is ready: it serves again with
-//! its guard where it is, or after four others.
+//! What is guarded has no memory; what is not serves again with its own. Guards cost calls to the system and page faults.
+//! So a thread guards only so many pages in a while, then the ends of so many runs ([`crate::hardening::quarantine`]): one
+//! page in 1,024 and one more in front, and the last two. What is freed faster is ready: it serves again with its guard
+//! where it is, or after four others.
 
 use crate::pages::span::{SpanQueue, Spans};
 use crate::platform::atomic::{AtomicU64, Ordering};
@@ -20,6 +21,17 @@ use crate::platform::rank::Rank;
 use crate::platform::transit::Transit;
 use crate::platform::units::SpanId;
 use core::ptr::NonNull;
+
+/// How the run of a freed large block waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wait {
+    /// All of it guarded.
+    Whole,
+    /// Its ends guarded.
+    Ends,
+    /// Ready, with its last guard alone.
+    Ready,
+}
 
 /// Most ready runs, and bytes of those but one. Chosen: a few threads' turns, in a cache of the processor.
 const READY_RUNS: usize = 4;

@@ -9,7 +9,8 @@
 //! or more once a mapping that was unmapped for that alone would have served again. So memory follows the program: what
 //! comes and goes stays, and what is over goes at once. Upkeep unmaps what stays idle; a request that fails, everything.
 //!
-//! Protected by the lock of the direct mappings. In a hardened lane a kept mapping begins with guards, and is not merged.
+//! Protected by the lock of the direct mappings. In a hardened lane a kept mapping begins with guards, so that it is not
+//! merged with what lies before it.
 
 use crate::platform::units::{PAGE_BYTES, elapsed_ms};
 
@@ -133,10 +134,10 @@ impl Kept {
         Some(removed)
     }
 
-    /// One that can be merged with `mapping`.
+    /// One that can be merged with `mapping`: the second of two has no guards.
     fn neighbour_of(&self, mapping: &Mapping) -> Option<usize> {
-        let touches = |other: &Mapping| other.end() == mapping.start || mapping.end() == other.start;
-        let (index, _) = self.all().find(|(_, other)| mapping.guarded + other.guarded == 0 && touches(other))?;
+        let joins = |first: &Mapping, second: &Mapping| first.end() == second.start && second.guarded == 0;
+        let (index, _) = self.all().find(|(_, other)| joins(other, mapping) || joins(mapping, other))?;
         Some(index)
     }
 
@@ -151,7 +152,10 @@ impl Kept {
             if other.pages > longest {
                 (longest, merged.stamp) = (other.pages, other.stamp);
             }
-            (merged.start, merged.pages) = (merged.start.min(other.start), merged.pages + other.pages);
+            if other.start < merged.start {
+                (merged.start, merged.guarded) = (other.start, other.guarded);
+            }
+            merged.pages += other.pages;
         }
         let displaced = if self.count == MOST { self.take_oldest(mapping.stamp) } else { None };
         if let Some(place) = self.all.get_mut(self.count) {
@@ -358,6 +362,10 @@ mod tests {
         assert_eq!(kept.cut_oldest(10, 0, 10), Some(mapping(90, 10, 1)));
         assert_eq!(kept.take_oldest(10), Some(mapping(50, 40, 1)));
         assert_eq!(kept.cut_oldest(10, 0, 99), Some(guarded(mapping(100, 100, 2))));
+        put(&mut kept, mapping(50, 50, 1));
+        put(&mut kept, guarded(mapping(0, 50, 2)));
+        put(&mut kept, mapping(100, 10, 3));
+        assert_eq!(kept.take(110, PAGE_BYTES, false), Some(guarded(mapping(0, 110, 1))));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::pages::arena::Growing;
 use crate::pages::bins;
 use crate::pages::clearing::Clearing;
 use crate::pages::direct::{DIRECT_BYTES, DirectMappings};
-use crate::pages::guards::Guards;
+use crate::pages::guards::{Guards, Wait};
 use crate::pages::kept::{Keeping, Mapping};
 use crate::pages::page_tag::{Kind, PageTag, TagCell};
 use crate::pages::policy::Policy;
@@ -200,8 +200,12 @@ impl<P: Policy> PageHeap<P> {
     /// A ready run, with its guard.
     fn take_ready(&self, pages: usize, align_pages: usize) -> Option<SpanId> {
         let id = self.guards.take_ready(self.spans(), pages * PAGE_BYTES, align_pages * PAGE_BYTES)?;
-        // SAFETY: this thread owns the span, just taken; no block of it is live.
+        // SAFETY: this thread owns the span, just taken; no block of it is live. Its guards at the ends lie in it.
         unsafe {
+            if matches!((*at(self.spans(), id)).guarded, Guarded::Ends | Guarded::All) && !self.unguard(id) {
+                self.push_waiting(id);
+                return None;
+            }
             let span = &mut *at(self.spans(), id);
             span.zeroed = false;
             span.set_copied_bytes(0);
@@ -369,30 +373,37 @@ impl<P: Policy> PageHeap<P> {
         true
     }
 
-    /// Unmaps a mapping that was kept.
+    /// Unmaps a mapping that was kept; false if its guards can neither be removed nor go with it: then it is kept on.
     ///
     /// # Safety
     /// The caller owns it, and nothing uses it.
-    unsafe fn unmap_mapping(&self, mapping: Mapping) {
+    unsafe fn unmap_mapping(&self, mapping: Mapping) -> bool {
+        let Some(start) = NonNull::new(core::ptr::with_exposed_provenance_mut(mapping.start)) else { return true };
         // SAFETY: the caller owns the mapping, and nothing uses it.
         unsafe {
             // A guard may count against a limit.
-            if mapping.guarded > 0 {
-                self.guards.unguard(mapping.start, mapping.guarded as usize * PAGE_BYTES);
-            }
-            if let Some(start) = NonNull::new(core::ptr::with_exposed_provenance_mut(mapping.start)) {
+            if mapping.guarded == 0 || self.guards.unguard(mapping.start, mapping.guarded as usize * PAGE_BYTES) {
                 self.unmap_unused(start, mapping.bytes(), false);
+                return true;
+            }
+            if P::Os::unmap(start, mapping.bytes()) {
+                return true;
             }
         }
+        // It left a place, unless others took that meanwhile: then address space is lost.
+        let _ = self.direct.keep(mapping);
+        false
     }
 
     /// Unmaps the kept mappings that `take` yields; returns their bytes. A fork meanwhile loses the child one.
     fn unmap_each(&self, mut take: impl FnMut(usize) -> Option<Mapping>) -> usize {
         let mut bytes = 0;
         while let Some(mapping) = take(bytes) {
-            bytes += mapping.bytes();
             // SAFETY: this thread owns the mapping, just taken, and nothing uses it.
-            unsafe { self.unmap_mapping(mapping) };
+            if !unsafe { self.unmap_mapping(mapping) } {
+                break;
+            }
+            bytes += mapping.bytes();
         }
         bytes
     }
@@ -429,7 +440,7 @@ impl<P: Policy> PageHeap<P> {
         if P::HARDENED && self.options().purge_delay_ms() != NEVER {
             let (dirty, clean, _) = self.runs.free_bytes();
             let used = self.runs.arenas.reserved_and_committed().1.saturating_sub(dirty + clean);
-            let excess = dirty.saturating_sub((used / DIRTY_SHARE).max(WAITING_BYTES));
+            let excess = dirty.saturating_sub((used / DIRTY_SHARE).max(2 * WAITING_BYTES));
             self.note_purged(self.runs.purge(P::Os::now_ms(), 0, bytes.min(excess)));
         }
         if self.direct.kept_bytes() > 0 {
@@ -438,13 +449,13 @@ impl<P: Policy> PageHeap<P> {
     }
 
     /// Frees the run at `address`, in a page tagged large. False if none begins there or another thread was first. In a
-    /// hardened lane it waits, behind guards if `waits`.
+    /// hardened lane it waits, as `wait` answers for its pages.
     ///
     /// # Safety
     /// Nothing uses the block any more.
-    pub unsafe fn release_run(&self, tag: PageTag, address: usize, waits: bool) -> bool {
+    pub unsafe fn release_run(&self, tag: PageTag, address: usize, wait: impl FnOnce(usize) -> Wait) -> bool {
         // SAFETY: the caller keeps the same contract.
-        unsafe { self.release_run_as(tag, address, waits, false) }
+        unsafe { self.release_run_as(tag, address, wait, false) }
     }
 
     /// [`PageHeap::release_run`] of a run that [`PageHeap::move_out`] has emptied.
@@ -453,12 +464,18 @@ impl<P: Policy> PageHeap<P> {
     /// As for [`PageHeap::release_run`], and the pages read as zero.
     pub unsafe fn release_empty_run(&self, tag: PageTag, address: usize) -> bool {
         // SAFETY: the caller keeps the same contract.
-        unsafe { self.release_run_as(tag, address, true, true) }
+        unsafe { self.release_run_as(tag, address, |_| Wait::Whole, true) }
     }
 
     /// # Safety
     /// Nothing uses the block any more. If `is_empty`, the pages read as zero.
-    unsafe fn release_run_as(&self, tag: PageTag, address: usize, waits: bool, is_empty: bool) -> bool {
+    unsafe fn release_run_as(
+        &self,
+        tag: PageTag,
+        address: usize,
+        wait: impl FnOnce(usize) -> Wait,
+        is_empty: bool,
+    ) -> bool {
         // SAFETY: a large tag has a span's id. While the block is live, the descriptor is constant. If it is not, the
         // value only selects the message that ends the process.
         let is_start = unsafe { (*at(self.spans(), tag.span())).start } == address;
@@ -468,7 +485,7 @@ impl<P: Policy> PageHeap<P> {
         // SAFETY: only this thread claimed the span, and nothing uses the block.
         unsafe {
             if P::HARDENED {
-                self.release_later(tag.span(), waits);
+                self.release_later(tag.span(), wait);
             } else if is_empty {
                 self.runs.release_clean(tag.span());
             } else {
@@ -647,11 +664,8 @@ impl<P: Policy> PageHeap<P> {
                 Guarded::End => self.guards.unguard(end - PAGE_BYTES, PAGE_BYTES),
                 Guarded::Ends => {
                     let front = Span::front_pages(span.pages as usize) * PAGE_BYTES;
-                    let is_front_open = self.guards.unguard(start, front);
-                    if is_front_open {
-                        span.guarded = Guarded::End;
-                    }
-                    is_front_open && self.guards.unguard(end - 2 * PAGE_BYTES, 2 * PAGE_BYTES)
+                    // Both again if one is refused.
+                    self.guards.unguard(start, front) && self.guards.unguard(end - 2 * PAGE_BYTES, 2 * PAGE_BYTES)
                 }
                 Guarded::All => self.guards.unguard(start, end - start),
             };
@@ -663,24 +677,27 @@ impl<P: Policy> PageHeap<P> {
     }
 
     /// Frees the run of a large block after a wait. Guards all of it, which gives its memory back, if that is due at once.
-    /// Else, if it `waits`, its ends: its memory then serves again.
+    /// Else as
+    /// `wait` answers for its pages.
     ///
     /// # Safety
     /// The caller owns the span and hands it over. Nothing uses its contents.
-    unsafe fn release_later(&self, id: SpanId, waits: bool) {
+    unsafe fn release_later(&self, id: SpanId, wait: impl FnOnce(usize) -> Wait) {
         let transit = self.runs.forks.begin_transit::<P::Os>();
         self.guards.begin_transit();
         // SAFETY: the caller owns the span, and nothing uses its contents.
         unsafe {
             let span = &mut *at(self.spans(), id);
             span.stamp = P::Os::now_ms();
-            if self.options().purge_delay_ms() == 0 || span.guarded != Guarded::End {
-                if self.guards.guard(span.start, span.bytes()) {
-                    span.guarded = Guarded::All;
-                }
-                self.push_waiting(id);
-            } else if waits {
-                self.guard_ends(id);
+            let is_at_once = self.options().purge_delay_ms() == 0 || span.guarded != Guarded::End;
+            let wait = if is_at_once { Wait::Whole } else { wait(span.pages as usize) };
+            match wait {
+                Wait::Whole if self.guards.guard(span.start, span.bytes()) => span.guarded = Guarded::All,
+                Wait::Ends => self.guard_ends(id),
+                _ => {}
+            }
+            // Of long ones not even two may wait.
+            if wait == Wait::Whole || wait == Wait::Ends && span.bytes() <= WAITING_BYTES / 2 {
                 self.push_waiting(id);
             } else {
                 self.tag_ends(id, Kind::Waiting);
@@ -703,14 +720,10 @@ impl<P: Policy> PageHeap<P> {
             let span = &mut *at(self.spans(), id);
             let front = Span::front_pages(span.pages as usize) * PAGE_BYTES;
             let back = span.start + span.bytes() - 2 * PAGE_BYTES;
-            if !self.guards.guard(span.start, front) {
-                return;
-            }
-            if self.guards.guard(back, 2 * PAGE_BYTES) {
+            if self.guards.guard(span.start, front) {
+                // Where the second is refused, the last page may have lost its guard.
+                self.guards.guard(back, 2 * PAGE_BYTES);
                 span.guarded = Guarded::Ends;
-            } else if !self.guards.unguard(span.start, front) {
-                // What is left of the guards goes with all of them.
-                span.guarded = Guarded::All;
             }
         }
     }
