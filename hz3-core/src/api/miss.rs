@@ -18,7 +18,6 @@ use crate::hardening::quarantine::Quarantine;
 use crate::hardening::validation::{hand_out, refuse, require_live, usable};
 use crate::observe::sampling;
 use crate::pages::bins::{self, FOREIGN, bin_for};
-use crate::pages::direct::DIRECT_BYTES;
 use crate::pages::guards::Wait;
 use crate::pages::page_tag::Kind;
 use crate::pages::slot::{Slot, no_slots};
@@ -72,7 +71,7 @@ pub fn large<L: Lane>(bytes: usize, align: usize) -> Option<Block> {
     if bytes > MAX_BYTES || u32::try_from(bytes / PAGE_BYTES + align / PAGE_BYTES + 2).is_err() {
         return None;
     }
-    tick_after::<L>(bytes >= DIRECT_BYTES);
+    tick_thread::<L>();
     let want = || {
         let (pages, align_pages) = large::pages_of::<L>(bytes, align);
         Want { pages, align_pages, bin: FOREIGN }
@@ -249,11 +248,15 @@ pub fn tick_thread<L: Lane>() {
     }
 }
 
-/// [`tick_thread`]; checks the clock if a mapping comes or goes. What was kept of others must not wait for many misses.
+/// Misses that a free of a direct mapping counts as. Chosen: what was kept of others must not wait for many.
+const DIRECT_TICKS: u8 = 16;
+
+/// [`tick_thread`] after a free.
 fn tick_after<L: Lane>(is_direct: bool) {
     if is_direct && let Some(heap) = thread_heap::<L>() {
         // SAFETY: this thread's heap, without another reference.
-        unsafe { (*heap).ticks.set(0) };
+        let ticks = unsafe { &(*heap).ticks };
+        ticks.set(ticks.get().saturating_sub(DIRECT_TICKS));
     }
     tick_thread::<L>();
 }

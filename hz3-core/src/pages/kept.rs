@@ -365,7 +365,7 @@ mod tests {
         put(&mut kept, mapping(50, 50, 1));
         put(&mut kept, guarded(mapping(0, 50, 2)));
         put(&mut kept, mapping(100, 10, 3));
-        assert_eq!(kept.take(110, PAGE_BYTES, false), Some(guarded(mapping(0, 110, 1))));
+        assert_eq!(kept.take(110, PAGE_BYTES, false), Some(guarded(mapping(0, 110, 2))));
     }
 
     #[test]
