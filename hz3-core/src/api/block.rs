@@ -115,12 +115,12 @@ pub fn malloc_aligned_zeroed<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
     block
 }
 
-/// [`malloc_aligned`] of a large block, zeroed. Fresh pages are not cleared again.
+/// [`malloc_aligned`] of a large block, zeroed. Pages without memory are not written to.
 pub fn large_zeroed<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
     let Some(block) = miss::large::<L>(bytes, align) else { return null_mut() };
     if !block.zeroed {
-        // SAFETY: the fresh block has `bytes` bytes.
-        unsafe { block.start.write_bytes(0, bytes) };
+        // SAFETY: the fresh block has `bytes` bytes, and begins with a page.
+        unsafe { L::allocator().pages.clearing.clear::<L::Os>(block.start, bytes) };
     }
     block.start
 }

@@ -11,6 +11,7 @@
 use crate::api::slack::with_slack;
 use crate::hardening::canary;
 use crate::pages::direct::DIRECT_BYTES;
+use crate::pages::guards::Wait;
 use crate::pages::page_heap::PageHeap;
 use crate::pages::page_tag::Kind;
 use crate::pages::policy::Policy;
@@ -147,12 +148,23 @@ pub fn usable_bytes<P: Policy>(pages: &PageHeap<P>, entry: &str, address: usize)
 /// # Safety
 /// The block is no longer used.
 pub unsafe fn free<P: Policy>(pages: &PageHeap<P>, address: usize) -> bool {
+    // SAFETY: the caller gives up the block.
+    unsafe { free_or_wait(pages, address, |_| Wait::Whole) }
+}
+
+/// [`free`], where in a hardened lane the block waits as `wait` answers for its pages.
+///
+/// # Safety
+/// As for [`free`].
+pub unsafe fn free_or_wait<P: Policy>(pages: &PageHeap<P>, address: usize, wait: impl FnOnce(usize) -> Wait) -> bool {
     if P::HARDENED && usable_bytes(pages, "free()", address).is_none() {
         return false;
     }
     let tag = pages.tag(address);
     // SAFETY: the caller gives up the block.
-    unsafe { if tag.kind() == Kind::Large { pages.release_run(tag, address) } else { pages.release_direct(address) } }
+    unsafe {
+        if tag.kind() == Kind::Large { pages.release_run(tag, address, wait) } else { pages.release_direct(address) }
+    }
 }
 
 /// Resizes a large block without copying: in place, or by remapping a direct mapping. Null if impossible, with nothing
@@ -202,11 +214,14 @@ unsafe fn resize_direct<P: Policy>(pages: &PageHeap<P>, address: usize, page_cou
         let roomy = pages_with_slack::<P>(bytes, (*at(pages.spans(), id)).bytes());
         let has_slack = roomy > page_count && u32::try_from(roomy).is_ok();
         let moved = if has_slack { pages.resize_direct(id, roomy) } else { None };
-        let moved = moved.or_else(|| pages.resize_direct(id, page_count));
+        let moved = moved
+            .or_else(|| pages.resize_direct(id, page_count))
+            .or_else(|| if pages.unmap_kept() > 0 { pages.resize_direct(id, page_count) } else { None });
         if moved.is_some() {
             seal(pages, id, bytes);
         }
         pages.direct.insert(pages.spans(), id);
+        pages.unmap_excess();
         moved.map_or(null_mut(), NonNull::as_ptr)
     }
 }
@@ -274,7 +289,13 @@ pub struct Moved {
 pub unsafe fn free_moved<P: Policy>(pages: &PageHeap<P>, address: usize, moved: &Moved) -> bool {
     let tag = pages.tag(address);
     // SAFETY: the caller gives up the block; if it is empty, all its pages but the guard have moved.
-    unsafe { if moved.is_empty { pages.release_empty_run(tag, address) } else { pages.release_run(tag, address) } }
+    unsafe {
+        if moved.is_empty {
+            pages.release_empty_run(tag, address)
+        } else {
+            pages.release_run(tag, address, |_| Wait::Whole)
+        }
+    }
 }
 
 /// Notes that `bytes` were copied from the block at `from` to the one at `to`.

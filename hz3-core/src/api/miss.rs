@@ -18,6 +18,8 @@ use crate::hardening::quarantine::Quarantine;
 use crate::hardening::validation::{hand_out, refuse, require_live, usable};
 use crate::observe::sampling;
 use crate::pages::bins::{self, FOREIGN, bin_for};
+use crate::pages::guards::Wait;
+use crate::pages::page_tag::Kind;
 use crate::pages::policy::shape;
 use crate::pages::slot::{Slot, no_slots};
 use crate::platform::os::Os;
@@ -167,12 +169,18 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
 unsafe fn free_large<L: Lane>(block: *mut u8) {
     let pages = &L::allocator().pages;
     sampling::take::<L>(block.addr());
+    let is_direct = pages.tag(block.addr()).kind() != Kind::Large;
+    let wait = |page_count| match thread_heap::<L>() {
+        // SAFETY: this thread's heap, without another reference.
+        Some(heap) => unsafe { (*heap).quarantine.claim_wait(L::Os::now_ms(), page_count) },
+        None => Wait::Whole,
+    };
     // SAFETY: the caller gives up the block.
-    if !unsafe { large::free(pages, block.addr()) } {
+    if !unsafe { large::free_or_wait(pages, block.addr(), wait) } {
         refuse(pages, "free()", block.addr());
     }
     start_helper_if_wanted::<L>();
-    tick_thread::<L>();
+    tick_after::<L>(is_direct);
 }
 
 /// Puts `slot` into a magazine, or sends it home.
@@ -277,6 +285,19 @@ pub fn tick_thread<L: Lane>() {
         // SAFETY: this thread's heap, without another reference.
         tick::<L>(unsafe { &*heap });
     }
+}
+
+/// Misses that a free of a direct mapping counts as. Chosen: what was kept of others must not wait for many.
+const DIRECT_TICKS: u8 = 16;
+
+/// [`tick_thread`] after a free.
+fn tick_after<L: Lane>(is_direct: bool) {
+    if is_direct && let Some(heap) = thread_heap::<L>() {
+        // SAFETY: this thread's heap, without another reference.
+        let ticks = unsafe { &(*heap).ticks };
+        ticks.set(ticks.get().saturating_sub(DIRECT_TICKS));
+    }
+    tick_thread::<L>();
 }
 
 /// What a request takes from the page heap.

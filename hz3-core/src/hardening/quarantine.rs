@@ -8,9 +8,10 @@
 //! bytes; of `n` slots, each stays for more than `n - 4` frees.
 
 use crate::pages::bins;
+use crate::pages::guards::Wait;
 use crate::pages::slot::Slot;
 use crate::platform::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::platform::units::Bin;
+use crate::platform::units::{Bin, elapsed_ms};
 use core::cell::Cell;
 
 /// A quarantine of one thread, or none. All zeros is empty.
@@ -25,6 +26,8 @@ pub trait Quarantine {
     fn turns(&self) -> (u32, u32);
     /// Calls `visit` with each slot. The caller need not own the quarantine: exact while its owner leaves it alone.
     fn peek(&self, visit: impl FnMut(Bin, *mut u8));
+    /// How one more large block of `pages`, freed at `now` in milliseconds, is to wait.
+    fn claim_wait(&self, now: u32, pages: usize) -> Wait;
 }
 
 /// For a lane without quarantine.
@@ -42,6 +45,9 @@ impl Quarantine for NoQuarantine {
         (0, 0)
     }
     fn peek(&self, _: impl FnMut(Bin, *mut u8)) {}
+    fn claim_wait(&self, _: u32, _: usize) -> Wait {
+        Wait::Whole
+    }
 }
 
 /// At most `SLOTS` slots, a power of two, and `BYTES` bytes, unless a single slot has more.
@@ -50,12 +56,23 @@ pub struct Ring<const SLOTS: usize, const BYTES: usize> {
     head: AtomicU32,
     used: AtomicU32,
     bytes: Cell<usize>,
+    /// When the present window began, in milliseconds, and the large blocks that were to wait since.
+    window: Cell<u32>,
+    waits: Cell<u32>,
+    /// Pages of those that were guarded whole.
+    guarded: Cell<usize>,
     /// Bin above, address below.
     slots: [AtomicU64; SLOTS],
 }
 
 /// How many of the oldest slots may be drawn. Chosen: few, so that slots leave nearly in order.
 const DRAW_AMONG: u32 = 4;
+
+/// Most pages of large blocks that a thread guards in [`WINDOW_MS`] milliseconds, and then blocks whose ends it guards. Chosen:
+/// either takes a twentieth of its time, or a tenth.
+const PAGES: usize = 512;
+const WAITS: u32 = 64;
+const WINDOW_MS: u32 = 16;
 
 /// Bits of a user address: 47 on x86-64, 48 on AArch64.
 const ADDRESS_BITS: u32 = 48;
@@ -77,6 +94,9 @@ impl<const SLOTS: usize, const BYTES: usize> Ring<SLOTS, BYTES> {
             head: AtomicU32::new(0),
             used: AtomicU32::new(0),
             bytes: Cell::new(0),
+            window: Cell::new(0),
+            waits: Cell::new(0),
+            guarded: Cell::new(0),
             slots: [const { AtomicU64::new(0) }; SLOTS],
         }
     }
@@ -133,7 +153,28 @@ impl<const SLOTS: usize, const BYTES: usize> Quarantine for Ring<SLOTS, BYTES> {
     }
 
     fn take(&self) -> Option<(Bin, Slot)> {
-        if self.used() == 0 { None } else { Some(self.remove(0)) }
+        if self.used() > 0 {
+            return Some(self.remove(0));
+        }
+        // The next thread begins anew.
+        self.waits.set(0);
+        self.guarded.set(0);
+        None
+    }
+
+    fn claim_wait(&self, now: u32, pages: usize) -> Wait {
+        if elapsed_ms(self.window.get(), now) >= WINDOW_MS {
+            self.window.set(now);
+            self.waits.set(0);
+            self.guarded.set(0);
+        }
+        let guarded = self.guarded.get().saturating_add(pages);
+        if guarded <= PAGES {
+            self.guarded.set(guarded);
+            return Wait::Whole;
+        }
+        self.waits.set(self.waits.get().saturating_add(1));
+        if self.waits.get() <= WAITS { Wait::Ends } else { Wait::Ready }
     }
 
     fn turns(&self) -> (u32, u32) {

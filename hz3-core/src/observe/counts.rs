@@ -47,7 +47,7 @@ counts! {
     sum mapped_bytes as "mapped_bytes";
     /// Usable address space of descriptors, magazines, heaps, page tags and the heap profile.
     count metadata_bytes as "metadata_bytes";
-    /// Usable part of `reserved_bytes`.
+    /// Usable part of `reserved_bytes`, and mappings kept for the next large block.
     count committed_bytes as "committed_bytes";
     sum live_bytes as "live_bytes";
     /// Slots of live blocks.
@@ -70,7 +70,7 @@ counts! {
     count span_waste_bytes as "span_waste_bytes";
     /// Purged pages within `span_free_bytes` and `span_waste_bytes`.
     count span_purged_bytes as "span_purged_bytes";
-    /// Dirty runs: free runs that may hold memory.
+    /// Dirty runs, free runs that may hold memory, and kept mappings.
     count dirty_bytes as "dirty_bytes";
     /// Clean runs: free runs that hold no memory.
     count clean_bytes as "clean_bytes";
@@ -178,7 +178,7 @@ impl Stats {
                 "free pages: HZ3_PURGE_DELAY_MS, HZ3_BACKGROUND_THREAD=1, malloc_trim(0)",
             ),
             all("purging_runs", self.purging_bytes, "free pages on their way to the system"),
-            held("held_runs", self.held_bytes, 0, "as quarantine, of large blocks: address space only"),
+            all("held_runs", self.held_bytes, "as quarantine, of large blocks, some without memory: malloc_trim(0)"),
             held("clean_runs", self.clean_bytes, 0, "free pages without memory: address space only"),
             all("unreturned", self.unreturned_bytes, "refused by the system: malloc_trim(0) asks again"),
             all("metadata", self.metadata_bytes, "hz3's own, resident where used"),

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! buckets[hash of the address] → block → block → …    256 here, more in pages of a table
-//! munmap refused → first → mapping → … → last → retried, or the next large block that fits
+//! freed           → kept, to serve again, or unmapped
+//! munmap refused  → first → mapping → … → last → retried, or the next large block that fits
 //! ```
 //!
 //! There are about as many buckets as there were blocks at most, so a search takes a few steps. Each new block splits a
@@ -13,8 +14,10 @@
 //! munmap(2) is refused if it would split a mapping (the kernel merges neighbours) and the process has as many as it
 //! may. The memory is purged instead, and the mapping waits: upkeep and trims retry, and a new block may reuse it.
 
+use crate::pages::kept::{Keeping, Kept, Mapping, WASTE};
 use crate::pages::page_tag::Kind;
 use crate::pages::span::{Span, SpanQueue, Spans, at};
+use crate::platform::atomic::{AtomicUsize, Ordering};
 use crate::platform::lock::{ForkLock, Mutex, Ranked};
 use crate::platform::os::Os;
 use crate::platform::rank::Rank;
@@ -36,6 +39,8 @@ const PROBES: usize = 64;
 /// The direct mappings of an allocator.
 pub struct DirectMappings<O: Os> {
     index: Mutex<Index, O>,
+    /// Bytes of kept mappings, for a look without the lock.
+    kept_bytes: AtomicUsize,
     /// Pages of buckets, in the order of their ids.
     pages: Table<PAGE_BYTES>,
 }
@@ -52,6 +57,7 @@ struct Index {
     /// Most of them at once so far.
     most_small: usize,
     bytes: usize,
+    kept: Kept,
     /// Mappings that the system refused to unmap.
     unreturned: SpanQueue,
 }
@@ -133,9 +139,10 @@ impl<O: Os> DirectMappings<O> {
             small: 0,
             most_small: 0,
             bytes: 0,
+            kept: Kept::new(),
             unreturned: SpanQueue::new(),
         };
-        Self { index: Mutex::new(index), pages: Table::new() }
+        Self { index: Mutex::new(index), kept_bytes: AtomicUsize::new(0), pages: Table::new() }
     }
 
     /// Adds the mapping `id`. May ask the system for a page of buckets.
@@ -159,6 +166,8 @@ impl<O: Os> DirectMappings<O> {
         unsafe {
             let span = &mut *at(spans, id);
             index.bytes += span.bytes();
+            let live = index.bytes;
+            index.kept.note_live(live);
             index.blocks += 1;
             index.small += usize::from(span.bytes() < DIRECT_BYTES);
             index.most_small = index.most_small.max(index.small);
@@ -245,6 +254,61 @@ impl<O: Os> DirectMappings<O> {
         self.index.lock().most_small
     }
 
+    /// Bytes of kept mappings.
+    #[inline]
+    pub fn kept_bytes(&self) -> usize {
+        // Relaxed: a count, stored under the lock.
+        self.kept_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Calls `change` with the kept mappings and the bytes of live ones, under the lock.
+    fn change_kept<T>(&self, change: impl FnOnce(&mut Kept, usize) -> T) -> T {
+        let mut index = self.index.lock();
+        let live = index.bytes;
+        let result = change(&mut index.kept, live);
+        // Relaxed: as above.
+        self.kept_bytes.store(index.kept.bytes(), Ordering::Relaxed);
+        result
+    }
+
+    /// Whether a mapping of `bytes` may be kept, which was a block's until now.
+    pub fn may_keep(&self, keeping: Keeping, bytes: usize) -> bool {
+        self.change_kept(|kept, live| kept.may_put(keeping, live, bytes))
+    }
+
+    /// Keeps a mapping that the caller owns. The caller unmaps the one that is returned, and then those of
+    /// [`DirectMappings::take_excess`].
+    #[must_use]
+    pub fn keep(&self, mapping: Mapping) -> Option<Mapping> {
+        self.change_kept(|kept, _| kept.put(mapping))
+    }
+
+    /// Takes the oldest kept mapping if more is kept than may be; the caller then owns it, and unmaps it.
+    pub fn take_excess(&self, keeping: Keeping) -> Option<Mapping> {
+        self.change_kept(|kept, live| kept.take_excess(keeping, live))
+    }
+
+    /// Takes the oldest kept mapping, or up to `most_pages` from its end, if it is `delay_ms` old; the caller then owns that.
+    pub fn take_idle(&self, now: u32, delay_ms: u32, most_pages: usize) -> Option<Mapping> {
+        self.change_kept(|kept, _| kept.cut_oldest(now, delay_ms, most_pages))
+    }
+
+    /// Notes that arenas handed out `bytes` of fresh memory. Takes the oldest kept mapping once they add up to it; the caller
+    /// then owns it, and unmaps it.
+    #[cold]
+    pub fn take_for_fresh(&self, now: u32, bytes: usize) -> Option<Mapping> {
+        self.change_kept(|kept, _| kept.take_for_fresh(now, bytes))
+    }
+
+    /// Takes a kept mapping, or a part of one, for a block of `pages` at a multiple of `align`. The caller then owns it.
+    pub fn take_kept(&self, keeping: Keeping, pages: usize, align: usize) -> Option<Mapping> {
+        self.change_kept(|kept, _| {
+            let taken = kept.take(pages, align, pages * PAGE_BYTES >= DIRECT_BYTES);
+            kept.note_request(keeping, pages, taken.as_ref());
+            taken
+        })
+    }
+
     /// Number and bytes of the mappings that the system refused to unmap, without those being retried.
     pub fn unreturned(&self) -> (usize, usize) {
         let index = self.index.lock();
@@ -265,8 +329,10 @@ impl<O: Os> DirectMappings<O> {
         self.index.lock().unreturned.pop(spans)
     }
 
-    /// Takes an unreturned mapping of `pages` to `most_pages` pages at a multiple of `align`; the caller then owns it.
-    pub fn reuse(&self, spans: &Spans, pages: usize, most_pages: usize, align: usize) -> Option<SpanId> {
+    /// Takes an unreturned mapping of `pages`, to an eighth more or, if `at_any_waste`, any number more, at a multiple of
+    /// `align`; the caller then owns it.
+    pub fn reuse(&self, spans: &Spans, pages: usize, at_any_waste: bool, align: usize) -> Option<SpanId> {
+        let most_pages = if at_any_waste { usize::MAX } else { pages + pages / WASTE };
         self.index.lock().unreturned.take(spans, PROBES, |start, bytes| {
             (pages..=most_pages).contains(&(bytes / PAGE_BYTES)) && start.is_multiple_of(align)
         })
@@ -294,6 +360,11 @@ impl<O: Os> DirectMappings<O> {
         }
         if (blocks, small, bytes) != (index.blocks, index.small, index.bytes) {
             return Err("the count of direct mappings");
+        }
+        index.kept.check()?;
+        // Relaxed: stored under the lock.
+        if index.kept.bytes() != self.kept_bytes.load(Ordering::Relaxed) {
+            return Err("the count of kept bytes");
         }
         index.unreturned.check(spans, Kind::Transit)
     }

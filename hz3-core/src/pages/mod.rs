@@ -5,11 +5,15 @@ pub mod arena;
 #[cfg(not(loom))]
 pub mod bins;
 #[cfg(not(loom))]
+pub mod clearing;
+#[cfg(not(loom))]
 pub mod direct;
 #[cfg(not(loom))]
 pub mod early;
 #[cfg(not(loom))]
 pub mod guards;
+#[cfg(not(loom))]
+pub mod kept;
 #[cfg(not(loom))]
 pub mod page_heap;
 pub mod page_map;

@@ -13,9 +13,11 @@
 
 use crate::pages::arena::Growing;
 use crate::pages::bins;
+use crate::pages::clearing::Clearing;
 use crate::pages::direct::{DIRECT_BYTES, DirectMappings};
 use crate::pages::early::{Early, LEAST_BYTES};
-use crate::pages::guards::Guards;
+use crate::pages::guards::{Guards, Wait};
+use crate::pages::kept::{Keeping, Mapping};
 use crate::pages::page_tag::{Kind, PageTag, TagCell};
 use crate::pages::policy::Policy;
 use crate::pages::runs::Runs;
@@ -23,7 +25,7 @@ use crate::pages::span::{Guarded, Span, Spans, at};
 use crate::platform::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::platform::budget::Budget;
 use crate::platform::helper::Helper;
-use crate::platform::options::Options;
+use crate::platform::options::{NEVER, Options};
 use crate::platform::os::Os;
 use crate::platform::units::{Bin, PAGE_BYTES, ShardId, SpanId, elapsed_ms};
 use core::ptr::NonNull;
@@ -43,6 +45,10 @@ const POST_BYTES: usize = 8 << 20;
 const EARLY_STEP_BYTES: usize = 2 << 20;
 /// Longest time of one call that gives memory back, in microseconds; a step of the kernel's more. Chosen: 10 MiB.
 pub const TURN_US: u32 = 1000;
+/// Most pages of a kept mapping that one call unmaps as idle: bounds a thread's time in the kernel.
+const UNMAPPED_PAGES: usize = 4096;
+/// Part of a limited address space that kept mappings may take. Chosen.
+const LIMIT_SHARE: usize = 8;
 
 /// The pages of an allocator.
 pub struct PageHeap<P: Policy> {
@@ -55,6 +61,8 @@ pub struct PageHeap<P: Policy> {
     /// The thread that gives memory back.
     pub helper: Helper,
     early: Early,
+    /// How used memory is cleared.
+    pub clearing: Clearing,
     purged_bytes: AtomicU64,
     /// Direct mappings below [`DIRECT_BYTES`] that were freed so far.
     freed_mappings: AtomicUsize,
@@ -72,6 +80,7 @@ impl<P: Policy> PageHeap<P> {
             guards: Guards::new(),
             helper: Helper::new(),
             early: Early::new(),
+            clearing: Clearing::new(),
             purged_bytes: AtomicU64::new(0),
             freed_mappings: AtomicUsize::new(0),
             freed_mapping_bytes: AtomicUsize::new(0),
@@ -116,6 +125,7 @@ impl<P: Policy> PageHeap<P> {
     /// A new span of `bin` for `owner`, tagged and guarded. `None` if memory runs out.
     pub fn take_small(&self, bin: Bin, owner: ShardId) -> Option<SpanId> {
         let id = self.runs.allocate(usize::from(bins::info(bin).span_pages) + P::GUARD_PAGES, 1)?;
+        self.pay_for_fresh(id);
         // SAFETY: this thread owns the span, just taken; nothing uses its pages.
         unsafe {
             self.note_taken(id);
@@ -186,13 +196,37 @@ impl<P: Policy> PageHeap<P> {
     }
 
     fn take_run(&self, which: Growing, pages: usize, align_pages: usize) -> Option<SpanId> {
+        if P::HARDENED
+            && let Some(id) = self.take_ready(pages, align_pages)
+        {
+            return Some(id);
+        }
         let id = self.runs.allocate_in(which, pages, align_pages)?;
+        self.pay_for_fresh(id);
         // SAFETY: this thread owns the span, just taken; no block of it is live.
         unsafe {
             self.note_taken(id);
             (*at(self.spans(), id)).set_copied_bytes(0);
             self.tag_ends(id, Kind::Large);
         }
+        Some(id)
+    }
+
+    /// A ready run, with its guard.
+    fn take_ready(&self, pages: usize, align_pages: usize) -> Option<SpanId> {
+        let id = self.guards.take_ready(self.spans(), pages * PAGE_BYTES, align_pages * PAGE_BYTES)?;
+        // SAFETY: this thread owns the span, just taken; no block of it is live. Its guards at the ends lie in it.
+        unsafe {
+            if matches!((*at(self.spans(), id)).guarded, Guarded::Ends | Guarded::All) && !self.unguard(id) {
+                self.push_waiting(id);
+                return None;
+            }
+            let span = &mut *at(self.spans(), id);
+            span.zeroed = false;
+            span.set_copied_bytes(0);
+            self.tag_ends(id, Kind::Large);
+        }
+        self.guards.end_transit();
         Some(id)
     }
 
@@ -243,13 +277,15 @@ impl<P: Policy> PageHeap<P> {
 
     fn map_direct(&self, pages: usize, align: usize) -> Option<SpanId> {
         // Reuse first if it wastes little; in the end, at any waste.
-        self.reuse_direct(pages, pages + pages / 8, align)
+        self.reuse_direct(pages, false, align)
+            .or_else(|| self.reuse_kept(pages, align))
             .or_else(|| self.map_fresh(pages, align))
-            .or_else(|| self.reuse_direct(pages, usize::MAX, align))
+            .or_else(|| if self.unmap_kept() > 0 { self.map_fresh(pages, align) } else { None })
+            .or_else(|| self.reuse_direct(pages, true, align))
     }
 
-    fn reuse_direct(&self, pages: usize, most_pages: usize, align: usize) -> Option<SpanId> {
-        let id = self.direct.reuse(self.spans(), pages, most_pages, align)?;
+    fn reuse_direct(&self, pages: usize, at_any_waste: bool, align: usize) -> Option<SpanId> {
+        let id = self.direct.reuse(self.spans(), pages, at_any_waste, align)?;
         // SAFETY: this thread owns the descriptor, just taken, and its mapping, and hands the descriptor over.
         unsafe {
             let span = &mut *at(self.spans(), id);
@@ -284,16 +320,152 @@ impl<P: Policy> PageHeap<P> {
             self.direct.insert(self.spans(), id);
         }
         self.runs.note_taken(pages);
+        self.unmap_excess();
         Some(id)
     }
 
-    /// Frees the run at `address`, in a page tagged large. False if none begins there or another thread was first.
+    fn reuse_kept(&self, pages: usize, align: usize) -> Option<SpanId> {
+        let mapping = self.direct.take_kept(self.keeping(usize::MAX), pages, align)?;
+        // SAFETY: this thread owns the mapping that it took, which nothing uses, and the descriptor, and hands both over.
+        unsafe {
+            let is_open =
+                mapping.guarded == 0 || self.guards.unguard(mapping.start, mapping.guarded as usize * PAGE_BYTES);
+            let Some(id) = is_open.then(|| self.runs.descriptor()).flatten() else {
+                self.unmap_mapping(Mapping { guarded: if is_open { 0 } else { mapping.guarded }, ..mapping });
+                return None;
+            };
+            let span = &mut *at(self.spans(), id);
+            (span.start, span.pages, span.kind) = (mapping.start, mapping.pages as u32, Kind::Large);
+            (span.zeroed, span.guarded) = (false, Guarded::None);
+            self.direct.insert(self.spans(), id);
+            Some(id)
+        }
+    }
+
+    /// What decides how much is kept now.
+    fn keeping(&self, most_bytes: usize) -> Keeping {
+        let lately_ms = match self.options().purge_delay_ms() {
+            NEVER => P::PURGE_DELAY_MS,
+            delay_ms => delay_ms.max(1),
+        };
+        Keeping { now: P::Os::now_ms(), lately_ms, most_bytes }
+    }
+
+    /// [`PageHeap::keeping`], where memory may have become too much. In a limited address space little is kept, which
+    /// others' mappings may need.
+    fn keeping_little(&self) -> Keeping {
+        self.keeping(match P::Os::address_space_limit() {
+            usize::MAX => usize::MAX,
+            limit => limit / LIMIT_SHARE,
+        })
+    }
+
+    /// Keeps the mapping `id` of a block that was freed; false if it is to be unmapped.
+    ///
+    /// # Safety
+    /// The caller owns the descriptor, which is in no list, and the mapping, which nothing uses. It hands over both with
+    /// true.
+    unsafe fn keep(&self, id: SpanId) -> bool {
+        if self.options().purge_delay_ms() == 0 {
+            return false;
+        }
+        // SAFETY: the caller owns the descriptor and the mapping, which nothing uses.
+        unsafe {
+            let (start, pages) = ((*at(self.spans(), id)).start, (*at(self.spans(), id)).pages as usize);
+            let keeping = self.keeping_little();
+            if pages * PAGE_BYTES < DIRECT_BYTES || !self.direct.may_keep(keeping, pages * PAGE_BYTES) {
+                return false;
+            }
+            let guarded = if P::HARDENED { Span::front_pages(pages) as u32 } else { 0 };
+            if P::HARDENED && !(self.unguard(id) && self.guards.guard(start, guarded as usize * PAGE_BYTES)) {
+                return false;
+            }
+            self.runs.retire_descriptor(id);
+            if let Some(displaced) = self.direct.keep(Mapping { start, pages, guarded, stamp: keeping.now }) {
+                self.unmap_mapping(displaced);
+            }
+            self.unmap_excess_for(keeping);
+        }
+        true
+    }
+
+    /// Unmaps a mapping that was kept; false if its guards can neither be removed nor go with it: then it is kept on.
+    ///
+    /// # Safety
+    /// The caller owns it, and nothing uses it.
+    unsafe fn unmap_mapping(&self, mapping: Mapping) -> bool {
+        let Some(start) = NonNull::new(core::ptr::with_exposed_provenance_mut(mapping.start)) else { return true };
+        // SAFETY: the caller owns the mapping, and nothing uses it.
+        unsafe {
+            // A guard may count against a limit.
+            if mapping.guarded == 0 || self.guards.unguard(mapping.start, mapping.guarded as usize * PAGE_BYTES) {
+                self.unmap_unused(start, mapping.bytes(), false);
+                return true;
+            }
+            if P::Os::unmap(start, mapping.bytes()) {
+                return true;
+            }
+        }
+        // It left a place, unless others took that meanwhile: then address space is lost.
+        let _ = self.direct.keep(mapping);
+        false
+    }
+
+    /// Unmaps the kept mappings that `take` yields; returns their bytes. A fork meanwhile loses the child one.
+    fn unmap_each(&self, mut take: impl FnMut(usize) -> Option<Mapping>) -> usize {
+        let mut bytes = 0;
+        while let Some(mapping) = take(bytes) {
+            // SAFETY: this thread owns the mapping, just taken, and nothing uses it.
+            if !unsafe { self.unmap_mapping(mapping) } {
+                break;
+            }
+            bytes += mapping.bytes();
+        }
+        bytes
+    }
+
+    fn unmap_excess_for(&self, keeping: Keeping) {
+        self.unmap_each(|_| self.direct.take_excess(keeping));
+    }
+
+    /// Unmaps kept mappings, oldest first, of which there are too many now that others are live.
+    pub fn unmap_excess(&self) {
+        if self.direct.kept_bytes() > 0 {
+            self.unmap_excess_for(self.keeping_little());
+        }
+    }
+
+    /// Unmaps all kept mappings; returns their bytes. Other threads may keep more meanwhile.
+    pub fn unmap_kept(&self) -> usize {
+        if self.direct.kept_bytes() == 0 {
+            return 0;
+        }
+        let now = P::Os::now_ms();
+        self.unmap_each(|_| self.direct.take_idle(now, 0, usize::MAX))
+    }
+
+    /// Lets kept mappings go for the run `id`, just taken, if it has fresh memory: the sum stays about the same.
+    #[inline]
+    fn pay_for_fresh(&self, id: SpanId) {
+        // SAFETY: the caller owns the span.
+        let span = unsafe { &*at(self.spans(), id) };
+        if !span.zeroed {
+            return;
+        }
+        let mut bytes = span.bytes();
+        if self.direct.kept_bytes() > 0 {
+            self.unmap_each(|_| self.direct.take_for_fresh(P::Os::now_ms(), core::mem::take(&mut bytes)));
+        }
+    }
+
+    /// Frees the run at `address`, in a page tagged large. False if none begins there or another thread was first. In a
+    /// hardened lane it waits, as `wait` answers for its pages.
     ///
     /// # Safety
     /// Nothing uses the block any more.
-    pub unsafe fn release_run(&self, tag: PageTag, address: usize) -> bool {
+    pub unsafe fn release_run(&self, tag: PageTag, address: usize, wait: impl FnOnce(usize) -> Wait) -> bool {
         // SAFETY: the caller keeps the same contract.
-        unsafe { self.release_run_as(tag, address, false) }
+        unsafe { self.release_run_as(tag, address, wait, false) }
     }
 
     /// [`PageHeap::release_run`] of a run that [`PageHeap::move_out`] has emptied.
@@ -302,12 +474,18 @@ impl<P: Policy> PageHeap<P> {
     /// As for [`PageHeap::release_run`], and the pages read as zero.
     pub unsafe fn release_empty_run(&self, tag: PageTag, address: usize) -> bool {
         // SAFETY: the caller keeps the same contract.
-        unsafe { self.release_run_as(tag, address, true) }
+        unsafe { self.release_run_as(tag, address, |_| Wait::Whole, true) }
     }
 
     /// # Safety
     /// Nothing uses the block any more. If `is_empty`, the pages read as zero.
-    unsafe fn release_run_as(&self, tag: PageTag, address: usize, is_empty: bool) -> bool {
+    unsafe fn release_run_as(
+        &self,
+        tag: PageTag,
+        address: usize,
+        wait: impl FnOnce(usize) -> Wait,
+        is_empty: bool,
+    ) -> bool {
         // SAFETY: a large tag has a span's id. While the block is live, the descriptor is constant. If it is not, the
         // value only selects the message that ends the process.
         let is_start = unsafe { (*at(self.spans(), tag.span())).start } == address;
@@ -317,7 +495,7 @@ impl<P: Policy> PageHeap<P> {
         // SAFETY: only this thread claimed the span, and nothing uses the block.
         unsafe {
             if P::HARDENED {
-                self.release_later(tag.span());
+                self.release_later(tag.span(), wait);
             } else if is_empty {
                 self.runs.release_clean(tag.span());
             } else {
@@ -343,7 +521,9 @@ impl<P: Policy> PageHeap<P> {
                 self.freed_mappings.fetch_add(1, Ordering::Relaxed);
                 self.freed_mapping_bytes.fetch_max(span.bytes(), Ordering::Relaxed);
             }
-            self.unmap(id);
+            if !self.keep(id) {
+                self.unmap(id);
+            }
         }
         true
     }
@@ -492,6 +672,11 @@ impl<P: Policy> PageHeap<P> {
             let is_open = match span.guarded {
                 Guarded::None => true,
                 Guarded::End => self.guards.unguard(end - PAGE_BYTES, PAGE_BYTES),
+                Guarded::Ends => {
+                    let front = Span::front_pages(span.pages as usize) * PAGE_BYTES;
+                    // Both again if one is refused.
+                    self.guards.unguard(start, front) && self.guards.unguard(end - 2 * PAGE_BYTES, 2 * PAGE_BYTES)
+                }
                 Guarded::All => self.guards.unguard(start, end - start),
             };
             if is_open {
@@ -501,23 +686,56 @@ impl<P: Policy> PageHeap<P> {
         }
     }
 
-    /// Frees the run of a large block after a wait.
+    /// Frees the run of a large block after a wait. Guards all of it, which gives its memory back, if that is due at once.
+    /// Else as
+    /// `wait` answers for its pages.
     ///
     /// # Safety
     /// The caller owns the span and hands it over. Nothing uses its contents.
-    unsafe fn release_later(&self, id: SpanId) {
+    unsafe fn release_later(&self, id: SpanId, wait: impl FnOnce(usize) -> Wait) {
         let transit = self.runs.forks.begin_transit::<P::Os>();
         self.guards.begin_transit();
         // SAFETY: the caller owns the span, and nothing uses its contents.
         unsafe {
             let span = &mut *at(self.spans(), id);
-            if self.guards.guard(span.start, span.bytes()) {
-                span.guarded = Guarded::All;
+            span.stamp = P::Os::now_ms();
+            let is_at_once = self.options().purge_delay_ms() == 0 || span.guarded != Guarded::End;
+            let wait = if is_at_once { Wait::Whole } else { wait(span.pages as usize) };
+            match wait {
+                Wait::Whole if self.guards.guard(span.start, span.bytes()) => span.guarded = Guarded::All,
+                Wait::Ends => self.guard_ends(id),
+                _ => {}
             }
-            self.push_waiting(id);
+            // Of long ones not even two may wait.
+            if wait == Wait::Whole || wait == Wait::Ends && span.bytes() <= WAITING_BYTES / 2 {
+                self.push_waiting(id);
+            } else {
+                self.tag_ends(id, Kind::Waiting);
+                if let Some(other) = self.guards.push_ready(self.spans(), id) {
+                    self.release_waited(other);
+                }
+            }
         }
         drop(transit);
         self.release_waiting(WAITING_RUNS, WAITING_BYTES);
+    }
+
+    /// Guards the ends of the run of a freed large block, whose last page is guarded.
+    ///
+    /// # Safety
+    /// The caller owns the span, and nothing uses its contents.
+    unsafe fn guard_ends(&self, id: SpanId) {
+        // SAFETY: the caller owns the span, and nothing uses its contents. It has more pages than are guarded.
+        unsafe {
+            let span = &mut *at(self.spans(), id);
+            let front = Span::front_pages(span.pages as usize) * PAGE_BYTES;
+            let back = span.start + span.bytes() - 2 * PAGE_BYTES;
+            if self.guards.guard(span.start, front) {
+                // Where the second is refused, the last page may have lost its guard.
+                self.guards.guard(back, 2 * PAGE_BYTES);
+                span.guarded = Guarded::Ends;
+            }
+        }
     }
 
     /// Lets a run that is in transit wait.
@@ -536,29 +754,68 @@ impl<P: Policy> PageHeap<P> {
     /// now: where calls to the system free blocks, others come. A run whose guard the system refuses to remove goes
     /// back, since its pages fault, and ends this.
     pub fn release_waiting(&self, most_runs: usize, most_bytes: usize) {
+        self.release_waiting_if(most_runs, most_bytes, |_| false);
+        self.purge_if_at_once();
+    }
+
+    /// [`PageHeap::release_waiting`], also of those of which `is_due` says so.
+    fn release_waiting_if(&self, most_runs: usize, most_bytes: usize, is_due: impl Fn(SpanId) -> bool) {
         for _ in 0..self.guards.waiting_runs() {
             let _transit = self.runs.forks.begin_transit::<P::Os>();
-            let Some(id) = self.guards.pop_above(self.spans(), most_runs, most_bytes) else { return };
-            // SAFETY: this thread owns the span, just taken, and nothing uses its contents; guarded pages read as zero.
-            unsafe {
-                let is_empty = (*at(self.spans(), id)).guarded == Guarded::All;
-                if !self.unguard(id) {
-                    return self.push_waiting(id);
-                }
-                (*at(self.spans(), id)).kind = Kind::Transit;
-                if is_empty {
-                    self.runs.release_clean(id);
-                } else {
-                    self.runs.release(id, P::Os::now_ms());
-                }
+            let Some(id) = self.guards.pop_if(self.spans(), most_runs, most_bytes, &is_due) else { return };
+            // SAFETY: this thread owns the span, just taken, and nothing uses its contents.
+            if !unsafe { self.release_waited(id) } {
+                return;
             }
-            self.guards.end_transit();
         }
     }
 
-    /// Purges dirty runs that are at least `delay_ms` old at `now`, about `most_bytes`; returns the bytes purged.
+    /// Frees a run that is in transit from a wait; false if it must wait on.
+    ///
+    /// # Safety
+    /// The caller owns the span and hands it over. Nothing uses its contents.
+    unsafe fn release_waited(&self, id: SpanId) -> bool {
+        // SAFETY: the caller owns the span, and nothing uses its contents. What is guarded reads as zero.
+        unsafe {
+            let is_empty = (*at(self.spans(), id)).guarded == Guarded::All;
+            if !self.unguard(id) {
+                self.push_waiting(id);
+                return false;
+            }
+            let span = &mut *at(self.spans(), id);
+            span.kind = Kind::Transit;
+            if is_empty {
+                self.runs.release_clean(id);
+            } else {
+                self.runs.release(id, span.stamp);
+            }
+        }
+        self.guards.end_transit();
+        true
+    }
+
+    /// Frees the runs that have waited for `delay_ms` at `now`: nothing else pushes them out.
+    fn release_idle(&self, now: u32, delay_ms: u32) {
+        let spans = self.spans();
+        // SAFETY: the queue's lock is held, which protects its spans' descriptors.
+        let stamp = |id| unsafe { (*at(spans, id)).stamp };
+        self.release_waiting_if(usize::MAX, usize::MAX, |id| elapsed_ms(stamp(id), now) >= delay_ms);
+    }
+
+    /// Purges dirty runs, and unmaps kept mappings, that are at least `delay_ms` old at `now`, about `most_bytes`; returns the
+    /// bytes given back.
     pub fn purge(&self, now: u32, delay_ms: u32, most_bytes: usize) -> usize {
-        let purged = self.runs.purge(now, delay_ms, most_bytes);
+        if P::HARDENED {
+            self.release_idle(now, delay_ms);
+        }
+        let unmapped = if self.direct.kept_bytes() > 0 {
+            self.unmap_each(|bytes| {
+                if bytes < most_bytes { self.direct.take_idle(now, delay_ms, UNMAPPED_PAGES) } else { None }
+            })
+        } else {
+            0
+        };
+        let purged = unmapped + self.runs.purge(now, delay_ms, most_bytes.saturating_sub(unmapped));
         self.note_purged(purged);
         purged
     }

@@ -20,6 +20,10 @@ pub const SPAN_BYTES: usize = 128;
 /// Words of the bitmap. Derived: 512 slots.
 const BITMAP_WORDS: usize = bins::MAX_SPAN_SLOTS / 64;
 
+/// Pages that share one guard in front of a freed large block. Chosen: what guards cost in page faults at the next use is
+/// then little beside the use itself.
+const PAGES_PER_GUARD: usize = 1024;
+
 /// Which pages of a run fault at any access.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -30,6 +34,8 @@ pub enum Guarded {
     End = 1,
     /// All.
     All = 2,
+    /// The last two and [so many](Span::front_pages) in front.
+    Ends = 3,
 }
 
 /// A run's descriptor.
@@ -184,6 +190,11 @@ impl Span {
         }
     }
 
+    /// Guarded pages in front of a freed large block of `pages`.
+    pub const fn front_pages(pages: usize) -> usize {
+        1 + pages / PAGES_PER_GUARD
+    }
+
     /// Bytes of the run.
     pub fn bytes(&self) -> usize {
         self.pages as usize * PAGE_BYTES
@@ -330,6 +341,11 @@ impl SpanQueue {
     /// Bytes of all spans.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// The oldest span.
+    pub fn oldest(&self) -> Option<SpanId> {
+        (!self.first.is_none()).then_some(self.first)
     }
 
     /// Appends a span.

@@ -220,7 +220,7 @@ pub unsafe fn unguard(start: NonNull<u8>, bytes: usize) -> bool {
     unsafe {
         if known & BY_MADVISE != 0 {
             match advise(start, bytes, GUARD_REMOVE) {
-                Ok(()) if known & BY_MPROTECT == 0 || is_readable(start) == Some(true) => return true,
+                Ok(()) if known & BY_MPROTECT == 0 || is_open(start, bytes) => return true,
                 Ok(()) => {}
                 Err(error) => return is_rule(error) && renew(start, bytes, READ_WRITE),
             }
@@ -288,6 +288,16 @@ fn is_readable(start: NonNull<u8>) -> Option<bool> {
     let no_time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel reads the word and checks its address; it waits no time.
     unsafe { can_reach([start.as_ptr().expose_provenance(), WAIT, 0, (&raw const no_time).expose_provenance()]) }
+}
+
+/// Whether the first and the last page can be read: one of them may have been guarded in another way, before.
+///
+/// # Safety
+/// The range lies in one mapping or reservation, in whole pages.
+unsafe fn is_open(start: NonNull<u8>, bytes: usize) -> bool {
+    // SAFETY: the last page is one of the range.
+    let last = unsafe { start.add(bytes - PAGE_BYTES) };
+    is_readable(start) == Some(true) && is_readable(last) == Some(true)
 }
 
 /// Whether the page at `start` can be written; `None` if the kernel does not say.

@@ -4,7 +4,7 @@
 //! flush       a heap's magazines with enough slots → its shard's depot (if the lane adopts);
 //!             all other magazines, stash, quarantine → home
 //! purge_all   all depots → spans → holes, runs → operating system
-//! gather      all depots, waiting runs → spans, runs      for a request that failed
+//! gather      all depots, waiting runs → spans, runs      for a request that failed; kept mappings are unmapped
 //! ```
 //!
 //! A program that lives at its limit fails often. So a failure costs no more than what was freed since the one before:
@@ -70,7 +70,8 @@ pub fn purge_all<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) -> boo
 #[cold]
 pub fn could_serve<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, bytes: usize) -> bool {
     let (dirty, clean, purging) = pages.runs.free_bytes();
-    let mut most = dirty + clean + purging + pages.direct.unreturned().1 + pages.guards.waiting_bytes();
+    let direct = pages.direct.unreturned().1 + pages.direct.kept_bytes();
+    let mut most = dirty + clean + purging + direct + pages.guards.waiting_bytes();
     for shard in exchange.shard_ids() {
         if most >= bytes {
             break;
@@ -102,7 +103,7 @@ pub fn gather<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, most_unma
         pages.release_waiting(0, 0);
         is_any = true;
     }
-    is_any | (pages.retry_unmaps(most_unmaps) > 0)
+    is_any | (pages.unmap_kept() > 0) | (pages.retry_unmaps(most_unmaps) > 0)
 }
 
 /// The cached slots of one bin in a heap.
