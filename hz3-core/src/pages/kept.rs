@@ -5,7 +5,7 @@
 //! request → the shortest that fits, whole if that wastes an eighth at most, else cut
 //! ```
 //!
-//! What is kept and what is live together are a quarter more than what was live lately, at most; and what is kept, 256 MiB,
+//! What is kept and what is live together are an eighth more than what was live lately, at most; and what is kept, 256 MiB,
 //! or more once a mapping that was unmapped for that alone would have served again. So memory follows the program: what
 //! comes and goes stays, and what is over goes at once. Upkeep unmaps what stays idle; a request that fails, everything.
 //!
@@ -22,7 +22,7 @@ pub const WASTE: usize = 8;
 /// Most bytes kept where no request missed more. Chosen: a process that frees all and sleeps holds so much at most.
 const IDLE_BYTES: usize = 256 << 20;
 /// Part of the most bytes that were live lately by which live and kept ones may exceed them. Chosen: what cuts leave over.
-const EXCESS: usize = 4;
+const EXCESS: usize = 8;
 
 /// What decides how much is kept.
 #[derive(Clone, Copy)]
