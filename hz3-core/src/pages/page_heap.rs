@@ -820,11 +820,20 @@ impl<P: Policy> PageHeap<P> {
         purged
     }
 
-    /// [`PageHeap::purge`] in steps while `budget` lasts; the bytes purged, and whether more are due.
-    pub fn purge_within(&self, now: u32, delay_ms: u32, most_bytes: usize, budget: &Budget) -> (usize, bool) {
+    /// Purges dirty runs of at least `delay_ms` at `now`, in steps while `budget` lasts; the bytes purged, and whether more are
+    /// due.
+    pub fn purge_runs(&self, now: u32, delay_ms: u32, most_bytes: usize, budget: &Budget) -> (usize, bool) {
+        let result = Self::in_steps(most_bytes, budget, |bytes| self.runs.purge(now, delay_ms, bytes));
+        self.note_purged(result.0);
+        result
+    }
+
+    /// Calls `purge` with the bytes of a step until it returns 0, `most_bytes` are reached or the `budget` is spent. Returns
+    /// the sum, and whether it was spent.
+    fn in_steps(most_bytes: usize, budget: &Budget, purge: impl Fn(usize) -> usize) -> (usize, bool) {
         let mut purged = 0;
         while purged < most_bytes {
-            let step = self.purge(now, delay_ms, EARLY_STEP_BYTES.min(most_bytes - purged));
+            let step = purge(EARLY_STEP_BYTES.min(most_bytes - purged));
             purged += step;
             // Refused pages are young again.
             if step == 0 {
@@ -839,7 +848,7 @@ impl<P: Policy> PageHeap<P> {
 
     /// Purges what is as old as the delay, while `budget` lasts; whether more is.
     pub fn purge_aged(&self, now: u32, delay_ms: u32, budget: &Budget) -> bool {
-        let (purged, is_behind) = self.purge_within(now, delay_ms, usize::MAX, budget);
+        let (purged, is_behind) = Self::in_steps(usize::MAX, budget, |bytes| self.purge(now, delay_ms, bytes));
         self.early.note_aged(purged, now, self.options().purge_delay_ms());
         is_behind
     }
@@ -876,7 +885,7 @@ impl<P: Policy> PageHeap<P> {
         let excess = self.early.excess(committed.saturating_sub(clean), dirty);
         if excess >= EARLY_STEP_BYTES {
             let now = P::Os::now_ms();
-            let (purged, _) = self.purge_within(now, 0, excess, &Budget::of_us::<P::Os>(TURN_US));
+            let (purged, _) = self.purge_runs(now, 0, excess, &Budget::of_us::<P::Os>(TURN_US));
             self.early.note_given(purged, now);
         }
     }

@@ -104,7 +104,7 @@ pub fn repay<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: 
         send_depots(pages, exchange, MAGAZINES, Depot::take_due);
     }
     let now = P::Os::now_ms();
-    let (purged, is_behind) = pages.purge_within(now, 0, owed, &Budget::of_us::<P::Os>(TURN_US));
+    let (purged, is_behind) = pages.purge_runs(now, 0, owed, &Budget::of_us::<P::Os>(TURN_US));
     if purged < owed && !is_behind && balance.spans > balance.bound() / 4 {
         purge_holes(pages, exchange, schedule, now, HOLE_AGE_MS);
     }
