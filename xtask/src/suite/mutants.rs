@@ -47,7 +47,6 @@ const ONCE: (&str, &str) = ("loom_threads", "an_orphan_is_adopted_once_and_no_li
 const WITHIN: (&str, &str) = ("loom_threads", "a_fork_within_an_adoption_leaves_no_slot_twice");
 const POPPED: (&str, &str) = ("loom_resting", "a_slot_is_popped_or_taken_and_never_both");
 const SLOW: (&str, &str) = ("loom_resting", "a_slow_path_and_a_taker_exclude_each_other");
-const TAKERS: (&str, &str) = ("loom_resting", "two_takers_never_hold_a_heap_at_once");
 const EXCHANGED: (&str, &str) = ("loom_resting", "a_last_slot_is_popped_or_exchanged_or_in_doubt");
 
 const MUTANTS: &[Mutant] = &[
@@ -337,13 +336,6 @@ const MUTANTS: &[Mutant] = &[
         original: "if word & STATE != TAKING\n",
         fault: "if true\n",
         model: SLOW,
-    },
-    Mutant {
-        name: "claim-without-a-version",
-        file: "thread/claim.rs",
-        original: "let asked = (word & !STATE).wrapping_add(VERSION_ONE) | ASKED;",
-        fault: "let asked = (word & !STATE) | ASKED;",
-        model: TAKERS,
     },
     Mutant {
         name: "popped-below-the-base",
