@@ -234,6 +234,20 @@ fn a_slot_is_popped_or_taken_and_never_both() {
     });
 }
 
+/// A pop has read the former `base`, and is stopped before it steps `top`, which is where `base` is by then.
+#[test]
+fn a_pop_that_is_stopped_half_way_has_its_slot() {
+    explore(3, || {
+        let heap = Heap::new(3);
+        let taker = with_taker(&heap);
+        // SAFETY: this is the owner.
+        let mut own: Vec<_> =
+            [(); 2].iter().filter_map(|()| unsafe { Loaded::pop(heap.loaded()) }.map(number)).collect();
+        own.extend(taker.join().unwrap());
+        heap.audit(own, 3);
+    });
+}
+
 /// The owner is at the top, and its slow path empties the magazine.
 #[test]
 fn a_slow_path_and_a_taker_exclude_each_other() {
@@ -270,7 +284,7 @@ fn a_slot_that_is_freed_again_meanwhile_is_not_taken_from_below() {
 /// The last slot is exchanged while the owner pops it, frees it, and takes its heap back.
 #[test]
 fn a_last_slot_is_popped_or_exchanged_or_in_doubt() {
-    explore(3, || {
+    explore(5, || {
         let heap = Heap::new(1);
         let taker = {
             let heap = heap.clone();
@@ -281,7 +295,6 @@ fn a_last_slot_is_popped_or_exchanged_or_in_doubt() {
         if let Some(number) = own.pop() {
             heap.push(slot(number), &mut own);
         }
-        own.extend(heap.pop());
         let (left, doubt) = taker.join().unwrap();
         own.extend(left);
         heap.change(|| {
