@@ -13,6 +13,8 @@ use loom::thread;
 use std::ptr::without_provenance_mut;
 
 const CAPACITY: usize = 4;
+/// What lies before the first place.
+const HEADER: usize = 1000;
 
 /// Tries all interleavings up to so many switches that nobody asked for, where all would take hours.
 fn explore(switches: usize, model: impl Fn() + Sync + Send + 'static) {
@@ -60,18 +62,26 @@ struct Heap {
     loaded: Loaded,
     /// Sync: as in the heap.
     gone: AtomicUsize,
-    places: Box<[Place; CAPACITY]>,
+    /// The first one stands for the magazine's header.
+    places: Box<[Place; CAPACITY + 1]>,
 }
 
 impl Heap {
     /// With slots 1 to `count`.
     fn new(count: usize) -> Arc<Self> {
-        let places = Box::new(std::array::from_fn(|at| {
-            Place::new(without_provenance_mut(if at < count { (at + 1) * 16 } else { 0 }))
-        }));
+        let number = |at: usize| {
+            if at == 0 {
+                HEADER
+            } else if at <= count {
+                at
+            } else {
+                0
+            }
+        };
+        let places = Box::new(std::array::from_fn(|at| Place::new(without_provenance_mut(number(at) * 16))));
         let heap = Self { claim: Claim::new(), loaded: Loaded::new(), gone: AtomicUsize::new(0), places };
         // SAFETY: nobody else has the heap; its first `count` places hold slots.
-        unsafe { heap.loaded.load(heap.places.as_ptr().cast_mut(), count, CAPACITY) };
+        unsafe { heap.loaded.load(heap.places.as_ptr().cast_mut().add(1), count, CAPACITY) };
         Arc::new(heap)
     }
 
@@ -109,8 +119,11 @@ impl Heap {
         self.change(|| {
             // SAFETY: the owner's, in a change.
             unsafe {
-                while let Some(slot) = Loaded::pop(self.loaded()) {
-                    spilled.push(number(slot));
+                if let Some((base, count)) = self.loaded.look() {
+                    for at in 0..count {
+                        spilled.push((*base.add(at)).load(Ordering::Relaxed).addr() / 16);
+                    }
+                    self.loaded.set_count(0);
                 }
                 Loaded::push(self.loaded(), Slot::new(block));
             }
@@ -211,11 +224,25 @@ fn a_slot_is_popped_or_taken_and_never_both() {
     explore(2, || {
         let heap = Heap::new(3);
         let taker = with_taker(&heap);
-        let mut own: Vec<_> = [(); 2].iter().filter_map(|()| heap.pop()).collect();
+        let mut own: Vec<_> = [(); 4].iter().filter_map(|()| heap.pop()).collect();
         if let Some(number) = own.pop() {
             heap.push(slot(number), &mut own);
         }
         own.extend(heap.pop());
+        own.extend(taker.join().unwrap());
+        heap.audit(own, 3);
+    });
+}
+
+/// A pop has read the former `base`, and is stopped before it steps `top`, which is where `base` is by then.
+#[test]
+fn a_pop_that_is_stopped_half_way_has_its_slot() {
+    explore(3, || {
+        let heap = Heap::new(3);
+        let taker = with_taker(&heap);
+        // SAFETY: this is the owner.
+        let mut own: Vec<_> =
+            [(); 2].iter().filter_map(|()| unsafe { Loaded::pop(heap.loaded()) }.map(number)).collect();
         own.extend(taker.join().unwrap());
         heap.audit(own, 3);
     });
@@ -257,7 +284,7 @@ fn a_slot_that_is_freed_again_meanwhile_is_not_taken_from_below() {
 /// The last slot is exchanged while the owner pops it, frees it, and takes its heap back.
 #[test]
 fn a_last_slot_is_popped_or_exchanged_or_in_doubt() {
-    explore(3, || {
+    explore(5, || {
         let heap = Heap::new(1);
         let taker = {
             let heap = heap.clone();
@@ -268,7 +295,6 @@ fn a_last_slot_is_popped_or_exchanged_or_in_doubt() {
         if let Some(number) = own.pop() {
             heap.push(slot(number), &mut own);
         }
-        own.extend(heap.pop());
         let (left, doubt) = taker.join().unwrap();
         own.extend(left);
         heap.change(|| {

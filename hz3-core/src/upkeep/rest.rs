@@ -17,6 +17,7 @@ use crate::pages::slot::{Slot, no_slots};
 use crate::platform::atomic::Ordering;
 use crate::platform::options::NEVER;
 use crate::platform::os::Os;
+use crate::platform::own_stack::{self, Signals};
 use crate::platform::units::{Bin, ShardId};
 use crate::thread::claim::Ticket;
 use crate::thread::heap::{Heap, used_bins};
@@ -59,6 +60,18 @@ pub fn tick<P: Sharded, S: RemoteStash, Q: Quarantine>(
     let Some(first) = rests.claim_step(P::Os::now_ms(), (delay_ms / PASSES_PER_DELAY).max(MIN_PASS_MS)) else {
         return rests.is_in_pass();
     };
+    // The heaps' list and the stash take more stack than a miss may.
+    own_stack::call(Signals::Wait, || step(pages, exchange, heaps, rests, first)) == Some(true)
+}
+
+/// The step at heap `first`; whether the pass goes on.
+fn step<P: Sharded, S: RemoteStash, Q: Quarantine>(
+    pages: &PageHeap<P>,
+    exchange: &Exchange<P>,
+    heaps: &Heaps<S, Q, P::Os>,
+    rests: &Rests,
+    first: u32,
+) -> bool {
     let end = heaps.made() + 1;
     let mut taking = Taking::new();
     let mut id = first;
@@ -80,6 +93,14 @@ pub fn tick<P: Sharded, S: RemoteStash, Q: Quarantine>(
 #[cold]
 #[inline(never)]
 pub fn take_all<P: Sharded, S: RemoteStash, Q: Quarantine>(
+    pages: &PageHeap<P>,
+    exchange: &Exchange<P>,
+    heaps: &Heaps<S, Q, P::Os>,
+) {
+    own_stack::call(Signals::Wait, || take_all_here(pages, exchange, heaps));
+}
+
+fn take_all_here<P: Sharded, S: RemoteStash, Q: Quarantine>(
     pages: &PageHeap<P>,
     exchange: &Exchange<P>,
     heaps: &Heaps<S, Q, P::Os>,
@@ -121,9 +142,16 @@ pub fn exchange_last<P: Sharded, S: RemoteStash, Q: Quarantine>(
     heaps: &Heaps<S, Q, P::Os>,
 ) -> bool {
     // Elsewhere, what a hit stored is not seen in order.
-    if P::HARDENED || !cfg!(target_arch = "x86_64") {
-        return false;
-    }
+    !P::HARDENED
+        && cfg!(target_arch = "x86_64")
+        && own_stack::call(Signals::Wait, || exchange_here(pages, exchange, heaps)) == Some(true)
+}
+
+fn exchange_here<P: Sharded, S: RemoteStash, Q: Quarantine>(
+    pages: &PageHeap<P>,
+    exchange: &Exchange<P>,
+    heaps: &Heaps<S, Q, P::Os>,
+) -> bool {
     let mut is_any = false;
     for bin in (1..BINS as u8).map(Bin) {
         // What goes home has memory: after all are exchanged.

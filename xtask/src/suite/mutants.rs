@@ -46,8 +46,8 @@ const FREE_ONE: (&str, &str) = ("loom_threads", "a_thread_without_a_heap_forks")
 const ONCE: (&str, &str) = ("loom_threads", "an_orphan_is_adopted_once_and_no_living_threads_heap_is");
 const WITHIN: (&str, &str) = ("loom_threads", "a_fork_within_an_adoption_leaves_no_slot_twice");
 const POPPED: (&str, &str) = ("loom_resting", "a_slot_is_popped_or_taken_and_never_both");
+const HALF_WAY: (&str, &str) = ("loom_resting", "a_pop_that_is_stopped_half_way_has_its_slot");
 const SLOW: (&str, &str) = ("loom_resting", "a_slow_path_and_a_taker_exclude_each_other");
-const TAKERS: (&str, &str) = ("loom_resting", "two_takers_never_hold_a_heap_at_once");
 const EXCHANGED: (&str, &str) = ("loom_resting", "a_last_slot_is_popped_or_exchanged_or_in_doubt");
 
 const MUTANTS: &[Mutant] = &[
@@ -339,13 +339,6 @@ const MUTANTS: &[Mutant] = &[
         model: SLOW,
     },
     Mutant {
-        name: "claim-without-a-version",
-        file: "thread/claim.rs",
-        original: "let asked = (word & !STATE).wrapping_add(VERSION_ONE) | ASKED;",
-        fault: "let asked = (word & !STATE) | ASKED;",
-        model: TAKERS,
-    },
-    Mutant {
         name: "popped-below-the-base",
         file: "thread/loaded.rs",
         original: "if top <= plain(&(*this).base) {",
@@ -357,14 +350,14 @@ const MUTANTS: &[Mutant] = &[
         file: "thread/loaded.rs",
         original: "self.top.load(Ordering::Acquire) < base.wrapping_add(KEPT)",
         fault: "self.top.load(Ordering::Acquire) < base",
-        model: POPPED,
+        model: HALF_WAY,
     },
     Mutant {
         name: "taken-without-a-look",
         file: "thread/loaded.rs",
         original: "self.top.load(Ordering::Acquire) < base.wrapping_add(KEPT)",
         fault: "false",
-        model: POPPED,
+        model: HALF_WAY,
     },
     Mutant {
         name: "exchanged-and-read",
