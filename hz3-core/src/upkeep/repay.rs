@@ -25,7 +25,7 @@ const STEP_BYTES: usize = 1 << 20;
 /// Most fresh memory that one payment is for: bounds its time. The rest is for the next.
 const MAX_STEP_BYTES: usize = 4 << 20;
 /// Free memory that every heap may keep, in bytes.
-const FREE_BYTES: usize = 32 << 20;
+const FREE_BYTES: usize = 64 << 20;
 /// A heap may keep so many bytes free per so many in use. Chosen: `docs/decisions/repay.md`.
 const FREE_PER: (usize, usize) = (3, 5);
 /// Most magazines sent home by one payment. Chosen: half a millisecond.
