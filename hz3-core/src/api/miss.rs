@@ -239,15 +239,11 @@ fn start_helper_if_wanted<L: Lane>() {
     }
 }
 
-/// Counts a miss and sometimes checks the clock; pays for growth. May unload any entry of the heap.
+/// Counts a miss and sometimes checks the clock and pays for growth. May unload any entry of the heap.
 #[inline]
 fn tick<L: Lane>(heap: &HeapOf<L>) {
-    let allocator = L::allocator();
-    if repay::is_due(&allocator.pages) {
-        pay::<L>(heap);
-    }
     match heap.ticks.get().checked_sub(1) {
-        Some(left) if heap.trims.get() == allocator.trims() => heap.ticks.set(left),
+        Some(left) if heap.trims.get() == L::allocator().trims() => heap.ticks.set(left),
         _ => check_clock::<L>(heap),
     }
 }
@@ -275,15 +271,20 @@ fn check_clock<L: Lane>(heap: &HeapOf<L>) {
             }
             rest::tick(&allocator.pages, &allocator.exchange, &allocator.heaps, &allocator.rests);
             round::tick(&allocator.pages, &allocator.exchange, &allocator.schedule, &allocator.observer);
+            repay::repay(&allocator.pages, &allocator.exchange, &allocator.schedule);
         });
     }
 }
 
-/// Counts a miss, and sometimes checks the clock.
+/// Counts a miss, and sometimes checks the clock; pays for growth.
 pub fn tick_thread<L: Lane>() {
     if let Some(heap) = thread_heap::<L>() {
         // SAFETY: this thread's heap, without another reference.
-        tick::<L>(unsafe { &*heap });
+        let heap = unsafe { &*heap };
+        tick::<L>(heap);
+        if repay::is_due(&L::allocator().pages) {
+            pay::<L>(heap);
+        }
     }
 }
 
