@@ -27,7 +27,7 @@ const MAX_STEP_BYTES: usize = 4 << 20;
 /// Free memory that every heap may keep, in bytes.
 const FREE_BYTES: usize = 64 << 20;
 /// A heap may keep so many bytes free per so many in use. Chosen: `docs/decisions/repay.md`.
-const FREE_PER: (usize, usize) = (3, 5);
+const FREE_PER: (usize, usize) = (2, 3);
 /// Most magazines sent home by one payment. Chosen: half a millisecond.
 const MAGAZINES: u32 = 128;
 /// Milliseconds for which a hole must have been free.
