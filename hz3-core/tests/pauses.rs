@@ -42,10 +42,10 @@ fn a_call_stops_once_its_time_is_over_and_the_next_goes_on() {
     Fake::call_at_purges(take_two_milliseconds);
     let now = Fake::now_ms();
     for calls in 1..=3 {
-        assert_eq!(PAGES.purge_within(now, 0, usize::MAX, &Budget::of_us::<Fake>(1000)), (STEP, true));
+        assert_eq!(PAGES.purge_runs(now, 0, usize::MAX, &Budget::of_us::<Fake>(1000)), (STEP, true));
         assert_eq!((STEPS.load(Ordering::Relaxed), dirty()), (calls, (8 - calls) * STEP));
     }
-    assert_eq!(PAGES.purge_within(now, 0, STEP / 2, &Budget::unbounded()), (STEP, false));
-    assert_eq!(PAGES.purge_within(now, 0, usize::MAX, &Budget::unbounded()).0, 4 * STEP);
+    assert_eq!(PAGES.purge_runs(now, 0, STEP / 2, &Budget::unbounded()), (STEP, false));
+    assert_eq!(PAGES.purge_runs(now, 0, usize::MAX, &Budget::unbounded()).0, 4 * STEP);
     assert_eq!(dirty(), 0);
 }

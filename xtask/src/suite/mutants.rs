@@ -82,8 +82,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "hint-without-fences",
         file: "platform/atomic.rs",
-        original: "loom::sync::atomic::fence(Ordering::SeqCst);",
-        fault: "",
+        original: "pub fn fence_after_exchange() {\n    #[cfg(loom)]\n    loom::sync::atomic::fence(Ordering::SeqCst);",
+        fault: "pub fn fence_after_exchange() {",
         model: IN_SIGHT,
     },
     Mutant {
