@@ -52,6 +52,30 @@ pub trait RemoteStash {
 /// A stash with a magazine for each owner and bin. All zeros is empty.
 pub struct Dense<const SHARDS: usize> {
     bank: [[AtomicPtr<Magazine>; BINS]; SHARDS],
+    /// Magazines in the bank: most stashes have few, and who looks at them stops after the last.
+    held: AtomicUsize,
+}
+
+impl<const SHARDS: usize> Dense<SHARDS> {
+    // Relaxed, all: the owner's own words; to others, a snapshot.
+
+    /// The magazines with their owners and bins.
+    fn magazines(&self) -> impl Iterator<Item = (ShardId, Bin, &AtomicPtr<Magazine>, *mut Magazine)> {
+        let places = self.bank.iter().enumerate().flat_map(|(owner, bins)| {
+            bins.iter().enumerate().map(move |(bin, place)| (ShardId(owner as u8), Bin(bin as u8), place))
+        });
+        places
+            .map(|(owner, bin, place)| (owner, bin, place, place.load(Ordering::Relaxed)))
+            .filter(|(.., magazine)| !magazine.is_null())
+            .take(self.held.load(Ordering::Relaxed))
+    }
+
+    fn note_held(&self, place: &AtomicPtr<Magazine>, magazine: *mut Magazine) {
+        let held = self.held.load(Ordering::Relaxed);
+        place.store(magazine, Ordering::Relaxed);
+        self.held
+            .store(if magazine.is_null() { held.wrapping_sub(1) } else { held.wrapping_add(1) }, Ordering::Relaxed);
+    }
 }
 
 impl<const SHARDS: usize> RemoteStash for Dense<SHARDS> {
@@ -68,7 +92,7 @@ impl<const SHARDS: usize> RemoteStash for Dense<SHARDS> {
         let mut magazine = place.load(Ordering::Relaxed);
         if magazine.is_null() {
             let Some(empty) = carrier.empty_magazine(bin) else { return deliver_one(carrier, owner, bin, slot) };
-            place.store(empty, Ordering::Relaxed);
+            self.note_held(place, empty);
             magazine = empty;
         }
         // SAFETY: the bank owns the magazine, which is never full; it leaves the bank before it is given up.
@@ -76,65 +100,48 @@ impl<const SHARDS: usize> RemoteStash for Dense<SHARDS> {
             Magazine::slots(magazine).add(usize::from((*magazine).count())).write(slot);
             (*magazine).set_count((*magazine).count() + 1);
             if (*magazine).count() == (*magazine).capacity {
-                place.store(null_mut(), Ordering::Relaxed);
+                self.note_held(place, null_mut());
                 carrier.send_to_inbox(owner, bin, magazine);
             }
         }
     }
 
     fn flush(&self, carrier: &mut impl Carrier) {
-        for (owner, bins) in self.bank.iter().enumerate() {
-            for (bin, place) in bins.iter().enumerate() {
-                let magazine = place.load(Ordering::Relaxed);
-                if !magazine.is_null() {
-                    place.store(null_mut(), Ordering::Relaxed);
-                    // SAFETY: the bank owned the magazine, and has forgotten it.
-                    unsafe { carrier.send_to_inbox(ShardId(owner as u8), Bin(bin as u8), magazine) };
-                }
-            }
+        for (owner, bin, place, magazine) in self.magazines() {
+            self.note_held(place, null_mut());
+            // SAFETY: the bank owned the magazine, and has forgotten it.
+            unsafe { carrier.send_to_inbox(owner, bin, magazine) };
         }
     }
 
     fn lift(&self, most: usize, take: &mut dyn FnMut(ShardId, Bin, Slot)) -> usize {
         let mut left = most;
-        for (owner, bins) in self.bank.iter().enumerate() {
-            for (bin, place) in bins.iter().enumerate() {
-                let magazine = place.load(Ordering::Relaxed);
-                // SAFETY: the bank owns its magazines; a slot that no longer counts is taken.
-                while left > 0 && !magazine.is_null() && unsafe { (*magazine).count() } > 0 {
-                    // SAFETY: as above.
-                    let slot = unsafe {
-                        let last = (*magazine).count() - 1;
-                        (*magazine).set_count(last);
-                        Magazine::slots(magazine).add(usize::from(last)).read()
-                    };
-                    take(ShardId(owner as u8), Bin(bin as u8), slot);
-                    left -= 1;
-                }
+        for (owner, bin, _, magazine) in self.magazines() {
+            // SAFETY: the bank owns its magazines; a slot that no longer counts is taken.
+            while left > 0 && unsafe { (*magazine).count() } > 0 {
+                // SAFETY: as above.
+                let slot = unsafe {
+                    let last = (*magazine).count() - 1;
+                    (*magazine).set_count(last);
+                    Magazine::slots(magazine).add(usize::from(last)).read()
+                };
+                take(owner, bin, slot);
+                left -= 1;
             }
         }
         most - left
     }
 
     fn slot_count(&self) -> usize {
-        let magazines = self.bank.iter().flatten().map(|place| place.load(Ordering::Relaxed));
         // SAFETY: the bank owns its magazines.
-        magazines
-            .filter(|magazine| !magazine.is_null())
-            .map(|magazine| usize::from(unsafe { (*magazine).count() }))
-            .sum()
+        self.magazines().map(|(.., magazine)| usize::from(unsafe { (*magazine).count() })).sum()
     }
 
     fn peek(&self, mut visit: impl FnMut(Bin, *const *mut u8, usize)) {
-        for bins in &self.bank {
-            for (bin, place) in bins.iter().enumerate() {
-                let magazine = place.load(Ordering::Relaxed);
-                if !magazine.is_null() {
-                    // SAFETY: what was in the bank is a magazine, and magazines are never unmapped.
-                    let (slots, count) = unsafe { Magazine::peek(magazine) };
-                    visit(Bin(bin as u8), slots, count);
-                }
-            }
+        for (_, bin, _, magazine) in self.magazines() {
+            // SAFETY: what was in the bank is a magazine, and magazines are never unmapped.
+            let (slots, count) = unsafe { Magazine::peek(magazine) };
+            visit(bin, slots, count);
         }
     }
 }
@@ -332,7 +339,8 @@ mod tests {
 
     #[test]
     fn a_dense_stash_delivers_every_slot_once_in_full_batches() {
-        let stash = Dense::<8> { bank: [const { [const { AtomicPtr::new(null_mut()) }; BINS] }; 8] };
+        let stash =
+            Dense::<8> { bank: [const { [const { AtomicPtr::new(null_mut()) }; BINS] }; 8], held: AtomicUsize::new(0) };
         assert!(everything_arrives_once(&stash) <= 3000 / 6 + 7 * 31);
     }
 

@@ -370,9 +370,9 @@ mod tests {
             COUNTERS_PAGE,
             &[
                 ("- `steals`:", "- `thefts`:", "lacks steals\ndocs/statistics.md: thefts is no count"),
-                ("- `dirty_bytes`: free runs that may hold memory\n", "", "lacks dirty_bytes"),
+                ("- `dirty_bytes`: free runs that may hold memory, and kept mappings\n", "", "lacks dirty_bytes"),
                 (
-                    "- `dirty_bytes`: free runs that may hold memory\n- `clean_bytes`:",
+                    "- `dirty_bytes`: free runs that may hold memory, and kept mappings\n- `clean_bytes`:",
                     "- `clean_bytes`:\n- `dirty_bytes`:",
                     "in another order",
                 ),
