@@ -755,7 +755,9 @@ impl<P: Policy> PageHeap<P> {
     /// back, since its pages fault, and ends this.
     pub fn release_waiting(&self, most_runs: usize, most_bytes: usize) {
         self.release_waiting_if(most_runs, most_bytes, |_| false);
-        self.purge_if_at_once();
+        // What waits may hold memory too.
+        let (dirty, clean, _) = self.runs.free_bytes();
+        self.settle(((dirty + self.guards.waiting_bytes()) / PAGE_BYTES, clean / PAGE_BYTES));
     }
 
     /// [`PageHeap::release_waiting`], also of those of which `is_due` says so.

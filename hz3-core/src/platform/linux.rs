@@ -195,7 +195,17 @@ unsafe impl Os for Linux {
         let wanted = if align > PAGE_BYTES { bytes.checked_add(align)? } else { bytes };
         // Not accounted for: fork(2) refuses to copy an accounted mapping that exceeds memory and swap, and an arena is
         // made usable well ahead of need.
-        let raw = map_with(wanted, libc::PROT_NONE, libc::MAP_NORESERVE)?;
+        let map = |bytes| map_with(bytes, libc::PROT_NONE, libc::MAP_NORESERVE);
+        let Some(raw) = map(wanted) else {
+            // At a limit. Below an aligned mapping, the kernel puts an aligned one.
+            let raw = map(bytes)?;
+            if raw.as_ptr().addr().is_multiple_of(align) {
+                return Some(raw);
+            }
+            // SAFETY: the new mapping, which nothing uses.
+            let _ = unsafe { Self::unmap(raw, bytes) };
+            return None;
+        };
         let start = raw.as_ptr().addr();
         let aligned = start.next_multiple_of(align);
         // SAFETY: both ends lie in the new mapping, outside the part returned; nothing uses them.

@@ -117,9 +117,9 @@ static void threads_give_their_caches_up_when_they_next_look(void) {
     CHECK(pthread_barrier_init(&step, NULL, THREADS + 1) == 0);
     for (int i = 0; i < THREADS; i++) threads[i] = check_thread(fill_a_cache, NULL);
     pthread_barrier_wait(&step);
-    malloc_trim(0);
     size_t cached = mallinfo2().fsmblks, resident = check_status("VmRSS:");
     CHECK_THAT(cached > MIB, "eight threads' caches hold only %zu bytes", cached);
+    malloc_trim(0);
     pthread_barrier_wait(&step);
     pthread_barrier_wait(&step);
     malloc_trim(0);
