@@ -2,14 +2,16 @@
 //! system's call: on the owner's side one between any two accesses, as the system may have a thread pass it anywhere.
 #![cfg(loom)]
 
+mod loom_system;
+
 use hz3_core::pages::slot::Slot;
-use hz3_core::platform::os::Waiter;
 use hz3_core::thread::claim::Claim;
 use hz3_core::thread::loaded::Loaded;
 use hz3_core::thread::loaded::place::Place;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicUsize, Ordering, fence};
 use loom::thread;
+use loom_system::System;
 use std::ptr::without_provenance_mut;
 
 const CAPACITY: usize = 4;
@@ -23,24 +25,7 @@ fn explore(switches: usize, model: impl Fn() + Sync + Send + 'static) {
     builder.check(model);
 }
 
-struct Patient;
-
-// SAFETY: a wait may return early; nothing allocates.
-unsafe impl Waiter for Patient {
-    fn yield_now() {
-        thread::yield_now();
-    }
-    fn wait(_: *const u32, _: u32) {
-        thread::yield_now();
-    }
-    fn wake(_: *const u32) {}
-    fn this_thread() -> usize {
-        1
-    }
-    fn is_forking() -> bool {
-        false
-    }
-}
+type Patient = System<()>;
 
 fn slot(number: usize) -> Slot {
     // SAFETY: stands for a slot; nothing accesses its memory.

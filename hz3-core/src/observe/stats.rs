@@ -10,7 +10,6 @@ use crate::observe::counts::Stats;
 use crate::pages::bins::{self, BINS};
 use crate::pages::page_heap::PageHeap;
 use crate::pages::page_tag::Kind;
-use crate::pages::policy::shape;
 use crate::pages::span::{Span, at};
 use crate::platform::atomic::Ordering;
 use crate::platform::units::{Bin, PAGE_BYTES};
@@ -81,12 +80,7 @@ pub fn collect<L: Lane>() -> Stats {
     }
     stats.span_free_bytes = in_slots.saturating_sub(stats.small_out_bytes);
     stats.span_waste_bytes = stats.small_span_bytes.saturating_sub(in_slots);
-    for bin in small_bins() {
-        for shard in allocator.exchange.stocked_shards(bin) {
-            let slots = allocator.exchange.shard(shard).depot(bin).slot_count(shape::<L>(bin).capacity);
-            stats.depot_bytes += slots * slot_bytes(bin);
-        }
-    }
+    stats.depot_bytes = allocator.exchange.depot_bytes();
     allocator.heaps.each(|heap| {
         // SAFETY: heaps, their stashes and quarantines are never unmapped.
         unsafe {

@@ -686,9 +686,8 @@ impl<P: Policy> PageHeap<P> {
         }
     }
 
-    /// Frees the run of a large block after a wait. Guards all of it, which gives its memory back, if that is due at once.
-    /// Else as
-    /// `wait` answers for its pages.
+    /// Frees the run of a large block after a wait. Guards all of it, which gives its memory back, if that is due at once;
+    /// else as `wait` answers for its pages.
     ///
     /// # Safety
     /// The caller owns the span and hands it over. Nothing uses its contents.

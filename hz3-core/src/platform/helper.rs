@@ -40,21 +40,7 @@ pub struct Helper {
 
 impl Helper {
     /// None.
-    #[cfg(not(loom))]
     pub const fn new() -> Self {
-        Self {
-            state: AtomicU32::new(ALONE),
-            threads: AtomicU32::new(0),
-            process: AtomicU32::new(0),
-            first: AtomicUsize::new(0),
-            forked: AtomicUsize::new(0),
-            is_ending: AtomicU32::new(0),
-        }
-    }
-
-    /// None.
-    #[cfg(loom)]
-    pub fn new() -> Self {
         Self {
             state: AtomicU32::new(ALONE),
             threads: AtomicU32::new(0),
@@ -221,7 +207,7 @@ impl Default for Helper {
     }
 }
 
-#[cfg(all(test, not(loom), not(miri)))]
+#[cfg(all(test, not(miri)))]
 mod tests {
     use super::*;
     use crate::platform::linux::Linux;

@@ -11,6 +11,7 @@ pub mod clock;
 #[cfg(all(not(loom), feature = "internals"))]
 pub mod fake;
 pub mod forks;
+#[cfg(not(loom))]
 pub mod helper;
 #[cfg(not(loom))]
 pub mod kernel;

@@ -233,6 +233,22 @@ impl<P: Sharded> Exchange<P> {
         Self::in_turn(self.stocked(bin).mask(), ShardId(0))
     }
 
+    /// Bytes of the slots in all depots and inboxes.
+    pub fn depot_bytes(&self) -> usize {
+        let bytes = |bin| {
+            let slots = |shard| self.shard(shard).depot(bin).slot_count(shape::<P>(bin).capacity);
+            self.stocked_shards(bin).map(slots).sum::<usize>() * bins::info(bin).slot_bytes as usize
+        };
+        (1..BINS as u8).map(Bin).map(bytes).sum()
+    }
+
+    /// Makes the surplus of every depot due to be sent home, by its low-water mark since the last call.
+    pub fn make_surplus_due(&self) {
+        for shard in self.shards() {
+            (1..BINS as u8).map(Bin).for_each(|bin| shard.depot(bin).make_surplus_due());
+        }
+    }
+
     /// Puts a magazine with slots of `bin` into the depot of `shard`, or its `inbox`; false if that is full.
     ///
     /// # Safety

@@ -7,13 +7,12 @@
 //!
 //! The purge delay bounds free memory in time, this bounds it in size. A heap that reuses what it has pays nothing.
 
-use crate::pages::bins::{self, BINS};
 use crate::pages::page_heap::{PageHeap, TURN_US};
-use crate::pages::policy::{Policy, shape};
+use crate::pages::policy::Policy;
 use crate::platform::budget::Budget;
 use crate::platform::options::NEVER;
 use crate::platform::os::Os;
-use crate::platform::units::{Bin, PAGE_BYTES};
+use crate::platform::units::PAGE_BYTES;
 use crate::transfer::depot::Depot;
 use crate::transfer::exchange::{Exchange, Sharded};
 use crate::transfer::homeward::send_depots;
@@ -48,20 +47,14 @@ impl Balance {
         let (dirty, clean, purging) = pages.runs.free_bytes();
         let (_, committed) = pages.runs.arenas.reserved_and_committed();
         let (_, direct) = pages.direct.count_and_bytes();
-        let (mut depots, mut free, mut purged) = (0, 0, 0);
+        let (mut free, mut purged) = (0, 0);
         for shard in exchange.shards() {
-            let (out, slots, holes) = {
-                let owned = shard.owned().lock();
-                let (out, slots) = owned.slot_bytes();
-                (out, slots, owned.purged_pages() * PAGE_BYTES)
-            };
+            let owned = shard.owned().lock();
+            let (out, slots) = owned.slot_bytes();
             free += slots - out;
-            purged += holes;
-            depots += (1..BINS as u8)
-                .map(Bin)
-                .map(|bin| shard.depot(bin).slot_count(shape::<P>(bin).capacity) * bins::info(bin).slot_bytes as usize)
-                .sum::<usize>();
+            purged += owned.purged_pages() * PAGE_BYTES;
         }
+        let depots = exchange.depot_bytes();
         let used = (committed + direct).saturating_sub(dirty + clean + purging + depots + free);
         Self { dirty, depots, spans: free.saturating_sub(purged), used }
     }
@@ -98,9 +91,7 @@ pub fn repay<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: 
         return;
     }
     if balance.depots > balance.bound() / 4 {
-        for shard in exchange.shards() {
-            (1..BINS as u8).map(Bin).for_each(|bin| shard.depot(bin).make_surplus_due());
-        }
+        exchange.make_surplus_due();
         send_depots(pages, exchange, MAGAZINES, Depot::take_due);
     }
     let now = P::Os::now_ms();

@@ -8,13 +8,11 @@
 //! A turn is due eight times per purge delay, at the next miss that reads the clock or in the background thread. It
 //! does a bounded amount. If work is left, the next turn is due eight times sooner.
 
-use crate::pages::bins::BINS;
 use crate::pages::page_heap::{PageHeap, TURN_US};
 use crate::pages::policy::Policy;
 use crate::platform::budget::Budget;
 use crate::platform::options::{NEVER, Options};
 use crate::platform::os::Os;
-use crate::platform::units::Bin;
 use crate::record::observer::{Event, Observer};
 use crate::thread::heap::TICKS;
 use crate::transfer::depot::Depot;
@@ -78,7 +76,7 @@ pub fn tick_in_background<P: Sharded>(
 /// One turn at `now`; whether work is left.
 fn turn<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &Schedule, now: u32) -> bool {
     if schedule.begin_round_if_due(now, tick_ms::<P>(pages.options())) {
-        make_surplus_due(exchange);
+        exchange.make_surplus_due();
     }
     let budget = Budget::of_us::<P::Os>(TURN_US);
     let mut is_behind = send_depots(pages, exchange, MAX_MAGAZINES, Depot::take_due) == MAX_MAGAZINES;
@@ -91,13 +89,4 @@ fn turn<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &Sche
     pages.retry_unmaps(MAX_UNMAPS);
     schedule.set_behind(is_behind);
     is_behind
-}
-
-/// Makes the surplus of every depot due to be sent home, by its low-water mark since the last round.
-fn make_surplus_due<P: Sharded>(exchange: &Exchange<P>) {
-    for shard in exchange.shard_ids() {
-        for bin in (1..BINS as u8).map(Bin) {
-            exchange.shard(shard).depot(bin).make_surplus_due();
-        }
-    }
 }
