@@ -35,3 +35,5 @@ pub mod seqlock;
 pub mod table;
 pub mod transit;
 pub mod units;
+#[cfg(not(loom))]
+mod valgrind;

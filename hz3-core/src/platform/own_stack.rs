@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! caller's stack   … caller │ call │ switch                       some hundred bytes
-//! own stack        guard │                      body │ run
+//! own stack        guard │                      body │ run │ id
 //! ```
 //!
 //! POSIX grants a thread 16 KiB, and a coroutine may have 4. Walking the caller's stack, counting everything and
@@ -16,12 +16,15 @@ use crate::platform::kernel;
 use crate::platform::linux::Linux;
 use crate::platform::os::Os;
 use crate::platform::units::PAGE_BYTES;
+use crate::platform::valgrind;
 use core::ffi::{c_int, c_void};
 use core::ptr::{NonNull, null_mut};
 
 /// Chosen: a report takes 16 KiB, libgcc's unwinder 4, and a signal's frame up to 12.
 const STACK_BYTES: usize = 64 << 10;
 const ALL_BYTES: usize = PAGE_BYTES + STACK_BYTES; // derived: with the guard page, 68 KiB
+/// Offset of the stack's id under valgrind, a word behind the stack.
+const ID_AT: usize = ALL_BYTES - 16; // derived: a stack's end is a multiple of 16
 
 /// An unused stack, by its guard page, or null.
 static SPARE: AtomicPtr<u8> = AtomicPtr::new(null_mut());
@@ -76,8 +79,8 @@ fn run_on_own(signals: Signals, entry: Entry, task: *mut c_void) {
     let state = (signals == Signals::Wait).then(Blocked::begin);
     let cancel = Uncancelled::begin();
     match stack {
-        // SAFETY: `entry` takes the task, and nothing else uses the fresh stack, whose end is aligned to a page.
-        Some(stack) => unsafe { switch(task, entry, stack.as_ptr().add(ALL_BYTES)) },
+        // SAFETY: `entry` takes the task, and nothing else uses the fresh stack, whose end is a multiple of 16.
+        Some(stack) => unsafe { switch(task, entry, stack.as_ptr().add(ID_AT)) },
         // SAFETY: `entry` takes the task.
         None => unsafe { entry(task) },
     }
@@ -94,9 +97,11 @@ fn take() -> Option<NonNull<u8>> {
         return Some(spare);
     }
     let start = Linux::reserve(ALL_BYTES, PAGE_BYTES)?;
-    // SAFETY: within the fresh reservation; its first page stays without access.
+    // SAFETY: within the fresh reservation; its first page stays without access. The id's word is aligned.
     unsafe {
         if Linux::commit(start.add(PAGE_BYTES), STACK_BYTES) {
+            let (first, end) = (start.add(PAGE_BYTES), start.add(ID_AT));
+            end.cast().write(valgrind::register_stack(first.as_ptr().addr(), end.as_ptr().addr() - 1));
             return Some(start);
         }
         // A refusal costs address space, but no memory.
@@ -109,8 +114,11 @@ fn give(stack: NonNull<u8>) {
     // Release: this thread has left the stack. Pairs with the Acquire in `take`. Relaxed on failure: nothing is read.
     let kept = SPARE.compare_exchange(null_mut(), stack.as_ptr(), Ordering::Release, Ordering::Relaxed);
     if kept.is_err() {
-        // SAFETY: a whole reservation that nothing uses any more. A refusal loses it.
-        let _ = unsafe { Linux::unmap(stack, ALL_BYTES) };
+        // SAFETY: a whole reservation that nothing uses any more, with the id that `take` wrote. A refusal loses it.
+        unsafe {
+            valgrind::deregister_stack(stack.add(ID_AT).cast().read());
+            let _ = Linux::unmap(stack, ALL_BYTES);
+        }
     }
 }
 
