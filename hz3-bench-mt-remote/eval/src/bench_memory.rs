@@ -38,7 +38,7 @@ struct Scenario {
     in_quick: bool,
 }
 
-const SCENARIOS: [Scenario; 7] = [
+const SCENARIOS: [Scenario; 8] = [
     Scenario {
         id: "fill-1k",
         label: "fill and free, 1 KiB",
@@ -86,6 +86,13 @@ const SCENARIOS: [Scenario; 7] = [
         label: "changing sizes",
         full: "changing-sizes",
         quick: "changing-sizes --total-mb 128",
+        in_quick: true,
+    },
+    Scenario {
+        id: "drifting-sizes",
+        label: "drifting sizes",
+        full: "drifting-sizes",
+        quick: "drifting-sizes --total-mb 128 --turns 20",
         in_quick: true,
     },
 ];

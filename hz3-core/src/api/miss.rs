@@ -9,10 +9,11 @@
 //! elsewhere.
 
 use crate::allocator::{HeapOf, Lane, set_aside, thread_heap};
+use crate::api::apart;
 use crate::api::checked;
 use crate::api::large::{self, Block};
-use crate::api::refill::refill;
-use crate::api::spill::{send_shared_line_home, spill};
+use crate::api::refill::{refill, refill_from_spans};
+use crate::api::spill::{check_slots, send_shared_line_home, spill};
 use crate::hardening::free_mark;
 use crate::hardening::quarantine::Quarantine;
 use crate::hardening::validation::{hand_out, refuse, require_live, usable};
@@ -107,8 +108,7 @@ fn pop_or_refill<L: Lane>(heap: &HeapOf<L>, bin: Bin, bytes: usize) -> *mut u8 {
     // SAFETY: the heap is this thread's, in a change. The entry is empty when it is refilled: `tick` can only empty entries,
     // and what a taker left in it is mended by now. A slot of `bin` fits `bytes` and the trailer.
     unsafe {
-        let is_there =
-            !heap.entry(bin).is_empty() || set_aside::<L, _>(heap, || refill::<L>(heap, bin, flush_heap::<L>));
+        let is_there = !heap.entry(bin).is_empty() || set_aside::<L, _>(heap, || fill_entry::<L>(heap, bin));
         let entry = heap.entry_mut(bin);
         // With a magazine, it was the spans that had nothing.
         let refused = heap.entry(bin).is_loaded();
@@ -122,6 +122,23 @@ fn pop_or_refill<L: Lane>(heap: &HeapOf<L>, bin: Bin, bytes: usize) -> *mut u8 {
             Some(slot) => hand_out::<L>(slot, bin, bytes),
             None => carve_one::<L>(bin, bytes, refused),
         }
+    }
+}
+
+/// [`refill`], or of a bin that is spread what its spans have.
+///
+/// # Safety
+/// As for [`refill`].
+unsafe fn fill_entry<L: Lane>(heap: &HeapOf<L>, bin: Bin) -> bool {
+    // SAFETY: the caller's own promise.
+    unsafe {
+        if !apart::is_apart::<L>(heap, bin) {
+            return refill::<L>(heap, bin, flush_heap::<L>);
+        }
+        apart::prepare_refill::<L>(heap, bin, check_slots::<L>);
+        let is_any = refill_from_spans::<L>(heap, bin, flush_heap::<L>);
+        heap.entry(bin).close();
+        is_any
     }
 }
 
@@ -194,6 +211,15 @@ pub fn push_or_spill<L: Lane>(heap: &HeapOf<L>, bin: Bin, slot: Slot) {
     }
     heap.begin_change::<L>();
     let make_room = |slot| {
+        // SAFETY: the heap is this thread's, in a change.
+        unsafe {
+            if apart::is_apart::<L>(heap, bin) {
+                return (false, apart::put::<L>(heap, bin, slot, check_slots::<L>));
+            }
+            if !heap.entry(bin).is_full() {
+                return (true, Some(slot));
+            }
+        }
         // SAFETY: the heap is this thread's, in a change, and the entry is full: null entries are full too.
         let has_room = unsafe { spill::<L>(heap, bin) };
         let left = if has_room && is_first { send_shared_line_home::<L>(heap, bin, slot) } else { Some(slot) };

@@ -1,5 +1,6 @@
 //! Api: what programs call.
 
+pub mod apart;
 pub mod block;
 pub mod checked;
 pub mod global_alloc;

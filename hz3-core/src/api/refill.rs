@@ -4,6 +4,8 @@
 //! spare magazine → own depot → own inbox → other shards' → slots at home, own and others' → fresh slots → new span
 //! ```
 //!
+//! In a bin that is spread: from spans alone.
+//!
 //! A producer refills in order: [`crate::thread::flow`]. Policy acts here, once per magazine, never on a hit.
 
 use crate::allocator::{HeapOf, Lane};
@@ -139,9 +141,11 @@ unsafe fn refill_in_order<L: Lane>(heap: &HeapOf<L>, bin: Bin) -> bool {
     }
 }
 
+/// [`refill`] from spans alone.
+///
 /// # Safety
 /// As for [`refill`].
-unsafe fn refill_from_spans<L: Lane>(heap: &HeapOf<L>, bin: Bin, flush: unsafe fn(&HeapOf<L>)) -> bool {
+pub unsafe fn refill_from_spans<L: Lane>(heap: &HeapOf<L>, bin: Bin, flush: unsafe fn(&HeapOf<L>)) -> bool {
     let allocator = L::allocator();
     let shard = heap.shard.get();
     // SAFETY: `load` finds nothing loaded; an orphan is this thread's until given; `batch` is within the capacity.

@@ -78,15 +78,15 @@ unsafe fn swap_with_spare<L: Lane>(heap: &HeapOf<L>, bin: Bin) -> Option<*mut Ma
 /// Aborts the process if `magazine` has an address that is no slot of `bin`, in a lane that marks.
 ///
 /// # Safety
-/// The heap is the calling thread's, and `magazine` is loaded, with its slots counted.
-unsafe fn check_slots<L: Lane>(heap: &HeapOf<L>, bin: Bin, magazine: *mut Magazine) {
+/// The heap is the calling thread's, in a change, and `magazine`, with its slots counted, is one of the entry's two.
+pub unsafe fn check_slots<L: Lane>(heap: &HeapOf<L>, bin: Bin, magazine: *mut Magazine) {
     // SAFETY: the caller owns the magazine, and nothing else refers to its slots; 0 places need no slots.
     unsafe {
         if L::MARKS
             && let Some(address) = first_invalid(&L::allocator().pages, bin, Magazine::contents(magazine))
         {
             // The program's SIGABRT handler may allocate.
-            heap.entry(bin).set_count(0);
+            heap.entry(bin).unload_all();
             heap.end_change();
             misuse_of::<L>("free()", "invalid pointer", bin, address);
         }

@@ -50,6 +50,11 @@ impl Entry {
         self.loaded.is_full()
     }
 
+    /// As [`Loaded::is_closed`].
+    pub fn is_closed(&self) -> bool {
+        self.loaded.is_closed()
+    }
+
     /// As [`Loaded::is_any`].
     #[inline(always)]
     pub fn is_loaded(&self) -> bool {
@@ -132,6 +137,16 @@ impl Entry {
     pub unsafe fn set_count(&self, count: usize) {
         // SAFETY: the caller's own promise: outside of claims `base` is the first place.
         unsafe { self.loaded.set_count(count) };
+    }
+
+    /// As [`Loaded::close`].
+    pub fn close(&self) {
+        self.loaded.close();
+    }
+
+    /// As [`Loaded::open`].
+    pub fn open(&self, capacity: u16) {
+        self.loaded.open(usize::from(capacity));
     }
 
     /// Loads `magazine` with its `count`, in place of any other, which the caller keeps.

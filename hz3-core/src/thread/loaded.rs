@@ -3,6 +3,8 @@
 //! ```text
 //! limit - capacity     base              top        limit
 //!     |  gone  | raised | kept … the owner's |  room  |
+//!
+//! limit                base              top                    closed: every push misses
 //! ```
 //!
 //! The owner pops above `base` and pushes at `top`, by plain loads and stores, and may be stopped between any two of them
@@ -57,7 +59,20 @@ impl Loaded {
     /// Whether a push would miss. True without a magazine.
     #[inline(always)]
     pub fn is_full(&self) -> bool {
-        self.top.load(Ordering::Relaxed) == self.limit.load(Ordering::Relaxed)
+        self.top.load(Ordering::Relaxed) >= self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Whether pops may hit, and no push does.
+    pub fn is_closed(&self) -> bool {
+        let (base, limit) = (self.base.load(Ordering::Relaxed), self.limit.load(Ordering::Relaxed));
+        // An open magazine has a place above `base`.
+        !base.is_null() && limit <= base
+    }
+
+    /// The first of the magazine's `capacity` places.
+    fn first(&self, capacity: usize) -> *mut Place {
+        let limit = self.limit.load(Ordering::Relaxed);
+        if self.is_closed() { limit } else { limit.wrapping_sub(capacity) }
     }
 
     /// Whether there is a magazine.
@@ -115,7 +130,7 @@ impl Loaded {
         // caller's.
         unsafe {
             let top = plain(&(*this).top);
-            if top == plain(&(*this).limit) || !accept() {
+            if top >= plain(&(*this).limit) || !accept() {
                 return false;
             }
             Self::push_at(this, top, Slot::new(block));
@@ -198,6 +213,16 @@ impl Loaded {
         self.limit.store(null_mut(), Ordering::Relaxed);
     }
 
+    /// Makes each push miss from now on. The caller owns the heap, in a change.
+    pub fn close(&self) {
+        self.limit.store(self.base.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Lets pushes hit again. The caller owns the heap, in a change; `capacity` is the magazine's.
+    pub fn open(&self, capacity: usize) {
+        self.limit.store(self.base.load(Ordering::Relaxed).wrapping_add(capacity), Ordering::Relaxed);
+    }
+
     /// Sets the number of slots from `base` on.
     ///
     /// # Safety
@@ -212,14 +237,14 @@ impl Loaded {
     /// # Safety
     /// The caller owns the heap, in a change; `capacity` and `gone` are the magazine's.
     pub unsafe fn mend(&self, capacity: usize, gone: usize) {
-        let (top, limit) = (self.top.load(Ordering::Relaxed), self.limit.load(Ordering::Relaxed));
-        if limit.is_null() {
+        let top = self.top.load(Ordering::Relaxed);
+        if !self.is_any() {
             return;
         }
         // SAFETY: the magazine's first place, its first slot and `top` lie within it, in this order; all from the first
         // slot to `top` are slots, and move down.
         unsafe {
-            let first = limit.sub(capacity);
+            let first = self.first(capacity);
             let count = top.offset_from_unsigned(first.add(gone));
             if gone > 0 {
                 for index in 0..count {
@@ -252,11 +277,11 @@ impl Loaded {
     /// Lowers a raised `base` unless nobody will ever read below it. `gone` as for [`Loaded::lift`]. All threads must pass a
     /// fence before [`Loaded::lift`], where stores may be seen out of order.
     pub fn confirm(&self, capacity: usize, gone: usize) {
-        let (base, limit) = (self.base.load(Ordering::Relaxed), self.limit.load(Ordering::Relaxed));
+        let base = self.base.load(Ordering::Relaxed);
         if base.is_null() {
             return;
         }
-        let first_kept = limit.wrapping_sub(capacity).wrapping_add(gone);
+        let first_kept = self.first(capacity).wrapping_add(gone);
         // Acquire: on x86-64 the slots below are seen as they were at this `top`.
         if base != first_kept && self.top.load(Ordering::Acquire) < base.wrapping_add(KEPT) {
             self.base.store(first_kept, Ordering::Relaxed);
@@ -270,13 +295,13 @@ impl Loaded {
     /// The caller holds the heap, has confirmed `base`, and counts the places as gone; `capacity` and `gone` are the
     /// magazine's.
     pub unsafe fn lift(&self, capacity: usize, gone: usize, most: usize, mut take: impl FnMut(Slot)) -> usize {
-        let (base, limit) = (self.base.load(Ordering::Relaxed), self.limit.load(Ordering::Relaxed));
+        let base = self.base.load(Ordering::Relaxed);
         if base.is_null() {
             return 0;
         }
         // SAFETY: the first place, the first slot and `base` lie within the magazine, in this order.
         unsafe {
-            let first = limit.sub(capacity).add(gone);
+            let first = self.first(capacity).add(gone);
             let count = base.offset_from_unsigned(first).min(most);
             (0..count).for_each(|index| take(read(first.add(index))));
             count

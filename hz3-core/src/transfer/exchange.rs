@@ -20,6 +20,7 @@ use crate::transfer::depot::{Links, MAX_COUNT, Stocked};
 use crate::transfer::doubts::Doubts;
 use crate::transfer::magazine::{Magazine, Magazines};
 use crate::transfer::shard::Shard;
+use crate::transfer::spread::Spread;
 
 /// An array of shards.
 pub trait Shards<O: Os>: Sync + 'static {
@@ -62,6 +63,8 @@ pub struct Exchange<P: Sharded> {
     home_hints: [AtomicU32; BINS],
     /// Slots that wait for their others.
     pub doubts: Doubts,
+    /// Bins whose spans are to empty.
+    pub spread: Spread,
     spares: Mutex<Spares, P::Os>,
     next_shard: AtomicU32,
 }
@@ -77,6 +80,7 @@ impl<P: Sharded> Exchange<P> {
             stocked: [const { Stocked::new() }; BINS],
             home_hints: [const { AtomicU32::new(0) }; BINS],
             doubts: Doubts::new(),
+            spread: Spread::new(),
             spares: Mutex::new(Spares([0; CLASSES])),
             next_shard: AtomicU32::new(0),
         }

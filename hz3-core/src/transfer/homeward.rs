@@ -192,15 +192,15 @@ fn restore_batch<P: Sharded>(
     }
 }
 
-/// Sends magazines of all depots and inboxes home, at most `most`. `share` says how many of a depot, given the rest of
-/// `most`. Returns the sum of the shares.
+/// Sends magazines of all depots and inboxes home, at most `most`. `share` says how many of a bin's depot, given the
+/// rest of `most`. Returns the sum of the shares.
 // Not inlined: what its callers do next would lie below its stash.
 #[inline(never)]
 pub fn send_depots<P: Sharded>(
     pages: &PageHeap<P>,
     exchange: &Exchange<P>,
     most: u32,
-    share: impl Fn(&Depot, u32) -> u32,
+    share: impl Fn(Bin, &Depot, u32) -> u32,
 ) -> u32 {
     let stash = Sparse::<ON_STACK>::new();
     let mut left = most;
@@ -210,7 +210,7 @@ pub fn send_depots<P: Sharded>(
             if left == 0 {
                 break;
             }
-            let due = share(exchange.shard(shard).depot(bin), left);
+            let due = share(bin, exchange.shard(shard).depot(bin), left);
             left -= due;
             for _ in 0..due {
                 let Some(magazine) = exchange.take_full_of(shard, bin) else { break };
@@ -226,7 +226,7 @@ pub fn send_depots<P: Sharded>(
 /// Sends all depots and inboxes home; whether there was a magazine. It ends even if other threads refill them: each gets
 /// one turn.
 pub fn empty_depots<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) -> bool {
-    send_depots(pages, exchange, u32::MAX, |depot, most| depot.count().min(most)) > 0
+    send_depots(pages, exchange, u32::MAX, |_, depot, most| depot.count().min(most)) > 0
 }
 
 /// [`empty_depots`] of those that are known to have a magazine. Where none is, it costs a look per bin.

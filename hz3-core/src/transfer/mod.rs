@@ -15,3 +15,4 @@ pub mod magazine;
 pub mod remote_stash;
 #[cfg(not(loom))]
 pub mod shard;
+pub mod spread;

@@ -443,6 +443,13 @@ impl Owned {
         (self.out_bytes, self.slot_bytes)
     }
 
+    /// The same of `bin` alone, but for as many free slots as fit into a span.
+    pub fn bytes_of_bin(&self, bin: Bin) -> (usize, usize) {
+        let (out, spans) = self.counts(bin);
+        let (out, room) = (out as usize * bins::info(bin).slot_bytes as usize, Self::room_of(bin));
+        (out, out.max((spans as usize * room).saturating_sub(room)))
+    }
+
     /// Pages of the spans.
     pub fn pages(&self) -> usize {
         self.pages

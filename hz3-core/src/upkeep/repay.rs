@@ -7,8 +7,9 @@
 //!
 //! The purge delay bounds free memory in time, this bounds it in size. A heap that reuses what it has pays nothing.
 
+use crate::pages::bins;
 use crate::pages::page_heap::{PageHeap, TURN_US};
-use crate::pages::policy::Policy;
+use crate::pages::policy::{Policy, shape};
 use crate::platform::budget::Budget;
 use crate::platform::options::NEVER;
 use crate::platform::os::Os;
@@ -16,6 +17,7 @@ use crate::platform::units::PAGE_BYTES;
 use crate::transfer::depot::Depot;
 use crate::transfer::exchange::{Exchange, Sharded};
 use crate::transfer::homeward::send_depots;
+use crate::transfer::spread::Window;
 use crate::upkeep::holes::purge_holes;
 use crate::upkeep::schedule::Schedule;
 
@@ -26,7 +28,12 @@ const MAX_STEP_BYTES: usize = 4 << 20;
 /// Free memory that every heap may keep, in bytes.
 const FREE_BYTES: usize = 64 << 20;
 /// A heap may keep so many bytes free per so many in use. Chosen: `docs/decisions/repay.md`.
-const FREE_PER: (usize, usize) = (2, 3);
+const FREE_PER: (usize, usize) = (3, 5);
+/// Free slots in spans from which bins are looked at, in bytes, and one of so many bytes in use.
+const SPREAD_BYTES: usize = 8 << 20;
+const SPREAD_PER: usize = 32;
+/// Free slots from which a bin may be spread, in bytes.
+const SPREAD_BIN_BYTES: usize = 256 << 10;
 /// Most magazines sent home by one payment. Chosen: half a millisecond.
 const MAGAZINES: u32 = 128;
 /// Milliseconds for which a hole must have been free.
@@ -42,8 +49,8 @@ struct Balance {
 }
 
 impl Balance {
-    /// Takes shards' locks.
-    fn of<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) -> Self {
+    /// Sums the bins of `window` as well. Takes shards' locks.
+    fn of<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, window: &mut Window) -> Self {
         let (dirty, clean, purging) = pages.runs.free_bytes();
         let (_, committed) = pages.runs.arenas.reserved_and_committed();
         let (_, direct) = pages.direct.count_and_bytes();
@@ -53,6 +60,11 @@ impl Balance {
             let (out, slots) = owned.slot_bytes();
             free += slots - out;
             purged += owned.purged_pages() * PAGE_BYTES;
+            for bin in window.bins() {
+                let (out, all) = owned.bytes_of_bin(bin);
+                let unused = shard.depot(bin).full.count() as usize * usize::from(shape::<P>(bin).capacity);
+                window.add(bin, out.saturating_sub(unused * bins::info(bin).slot_bytes as usize), all);
+            }
         }
         let depots = exchange.depot_bytes();
         let used = (committed + direct).saturating_sub(dirty + clean + purging + depots + free);
@@ -85,16 +97,22 @@ pub fn repay<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: 
     if pages.options().purge_delay_ms() == NEVER {
         return;
     }
-    let balance = Balance::of(pages, exchange);
+    let (now, mut window) = (P::Os::now_ms(), exchange.spread.window());
+    let balance = Balance::of(pages, exchange, &mut window);
+    let least = SPREAD_BYTES.max(balance.used / SPREAD_PER);
+    if balance.spans + balance.depots >= least {
+        exchange.spread.note(&window, SPREAD_BIN_BYTES, now);
+        let all = |bin, depot: &Depot, most| if exchange.spread.has(bin) { depot.count().min(most) } else { 0 };
+        send_depots(pages, exchange, MAGAZINES, all);
+    }
     let owed = balance.excess().min(taken);
     if owed == 0 {
         return;
     }
     if balance.depots > balance.bound() / 4 {
         exchange.make_surplus_due();
-        send_depots(pages, exchange, MAGAZINES, Depot::take_due);
+        send_depots(pages, exchange, MAGAZINES, |_, depot, most| depot.take_due(most));
     }
-    let now = P::Os::now_ms();
     let (purged, is_behind) = pages.purge_runs(now, 0, owed, &Budget::of_us::<P::Os>(TURN_US));
     if purged < owed && !is_behind && balance.spans > balance.bound() / 4 {
         purge_holes(pages, exchange, schedule, now, HOLE_AGE_MS);

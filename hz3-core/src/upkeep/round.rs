@@ -52,7 +52,7 @@ pub fn tick<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &
     let tick_ms = tick_ms::<P>(pages.options());
     let has_helper = pages.helper.post::<P::Os>();
     if !has_helper && pages.is_giving_early(now) {
-        let beyond = |depot: &Depot, most: u32| depot.count().saturating_sub(EARLY_KEPT).min(most);
+        let beyond = |_, depot: &Depot, most: u32| depot.count().saturating_sub(EARLY_KEPT).min(most);
         send_depots(pages, exchange, EARLY_MAGAZINES, beyond);
     }
     if schedule.claim_turn(now, if has_helper { tick_ms.saturating_mul(LATE) } else { tick_ms }) {
@@ -77,9 +77,11 @@ pub fn tick_in_background<P: Sharded>(
 fn turn<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &Schedule, now: u32) -> bool {
     if schedule.begin_round_if_due(now, tick_ms::<P>(pages.options())) {
         exchange.make_surplus_due();
+        exchange.spread.end_if_quiet(now);
     }
     let budget = Budget::of_us::<P::Os>(TURN_US);
-    let mut is_behind = send_depots(pages, exchange, MAX_MAGAZINES, Depot::take_due) == MAX_MAGAZINES;
+    let mut is_behind =
+        send_depots(pages, exchange, MAX_MAGAZINES, |_, depot, most| depot.take_due(most)) == MAX_MAGAZINES;
     if pages.options().purge_delay_ms() != NEVER {
         let now = P::Os::now_ms();
         let delay_ms = pages.delay_ms(now);

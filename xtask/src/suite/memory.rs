@@ -23,8 +23,9 @@ const SCENARIOS: [(&str, &str); 5] = [
     ("phases", PHASES),
 ];
 
-/// The one whose bound the hardened lane, which keeps holes, meets too.
-const CHANGING_SIZES: &str = "changing-sizes --total-mb 192";
+/// Those whose bounds the hardened lane, which keeps holes, meets too.
+const IN_ALL_LANES: [(&str, &str); 2] =
+    [("changing-sizes", "changing-sizes --total-mb 192"), ("drifting-sizes", "drifting-sizes --total-mb 192")];
 
 /// Live sets of drifting sizes. Looks again and again until the bound holds, as the filling ones do; not for so long
 /// that the last phase would keep it where cold bins stay with their threads (docs/decisions/cold-bins.md).
@@ -39,9 +40,11 @@ const FILL: &str = "fill-and-free --bytes 1048576 --total-mb 256 --seconds 3 --p
 pub fn steps() -> Vec<Step> {
     let mut steps = Vec::new();
     for lane in Lane::ALL {
-        steps.push(Step::new(format!("memory/changing-sizes/{lane}"), move |session| {
-            Ok(keeps_its_bounds(&run(session, lane, CHANGING_SIZES, &[])?, lane)?)
-        }));
+        for (name, scenario) in IN_ALL_LANES {
+            steps.push(Step::new(format!("memory/{name}/{lane}"), move |session| {
+                Ok(keeps_its_bounds(&run(session, lane, scenario, &[])?, lane)?)
+            }));
+        }
     }
     for lane in Lane::FOR_SPEED {
         for (name, scenario) in SCENARIOS {

@@ -29,10 +29,8 @@ const COMPLAINED: i32 = 99;
 const CASES: [(&str, &str); 2] =
     [("malloc", "blocks_from_libc_functions_can_be_freed"), ("keys", "destructors_allocate_and_free_in_every_round")];
 /// More, in the lane that is recommended alone. The second: calls switch to stacks of their own, beside the threads' stacks.
-const THREADS: [(&str, &str); 2] = [
-    ("threads", "blocks_outlive_the_thread_that_took_them"),
-    ("threads", "threads_with_the_smallest_stack_allocate"),
-];
+const THREADS: [(&str, &str); 2] =
+    [("threads", "blocks_outlive_the_thread_that_took_them"), ("threads", "threads_with_the_smallest_stack_allocate")];
 
 /// Branches on a byte that nobody wrote.
 const FAULTY: &str = "#include <unistd.h>\n\

@@ -9,9 +9,9 @@
 //! memory could go back unasked: what counts is how far resident memory runs ahead of live memory.
 #![forbid(unsafe_code)]
 
-use crate::outcome::{Bound, Outcome, peak_resident_without};
-use hz3_bench_mt_remote::crew::{self, Member};
-use hz3_bench_mt_remote::piece::Slots;
+use crate::cache::{self, Cache};
+use crate::outcome::Outcome;
+use hz3_bench_mt_remote::crew;
 use std::io;
 
 /// Most resident memory in live memory, both at their peaks.
@@ -29,9 +29,6 @@ const PHASES: [(usize, usize); 8] = [
     (100, 300),
     (6000, 40_000),
 ];
-
-/// Blocks of which there are too few for the members' own samples.
-const SAMPLED_BYTES: usize = 200_000;
 
 /// Arguments of the scenario.
 #[derive(clap::Args, Clone, Debug)]
@@ -60,11 +57,10 @@ impl Arguments {
     /// The kernel's.
     pub fn run(&self, seed: u64) -> io::Result<Outcome> {
         let most_bytes = ((self.total_mb as usize) << 20) / self.threads as usize;
-        let places = most_bytes / PHASES.iter().map(|&(min, _)| min).min().unwrap_or(1) + 1;
-        let caches: io::Result<Vec<Slots>> = (0..self.threads).map(|_| Slots::new(places)).collect();
-        let caches = caches?;
+        let smallest = PHASES.iter().map(|&(min, _)| min).min().unwrap_or(1);
+        let caches = cache::slots(self.threads, most_bytes, smallest)?;
         let outcome = crew::run(self.threads, seed, |member| {
-            let mut cache = Cache { slots: &caches[member.index], oldest: 0, next: 0, bytes: 0, most_bytes };
+            let mut cache = Cache::new(&caches[member.index], most_bytes);
             for (min, max) in PHASES {
                 let mut left = most_bytes * self.turns as usize;
                 while left > 0 {
@@ -73,55 +69,8 @@ impl Arguments {
                     left = left.saturating_sub(bytes);
                 }
             }
-            while cache.oldest != cache.next {
-                cache.drop_oldest(member);
-            }
+            cache.drop_all(member);
         })?;
-        let harness: usize = caches.iter().map(Slots::resident_bytes).sum();
-        let peak_resident = peak_resident_without(harness)?;
-        Ok(Outcome {
-            tally: outcome.tally,
-            time: outcome.time,
-            peak_resident,
-            peak_live: outcome.peak_live_bytes,
-            harness: harness as u64,
-            lines: Vec::new(),
-            bounds: vec![Bound::on_ratio("peak-over-live", peak_resident, outcome.peak_live_bytes, LIMIT)],
-        })
-    }
-}
-
-/// A thread's blocks, the oldest first, in a ring.
-struct Cache<'a> {
-    slots: &'a Slots,
-    oldest: usize,
-    next: usize,
-    bytes: usize,
-    most_bytes: usize,
-}
-
-impl Cache<'_> {
-    fn add(&mut self, member: &mut Member<'_>, bytes: usize) {
-        while self.oldest != self.next
-            && (self.bytes + bytes > self.most_bytes || self.next - self.oldest == self.slots.len())
-        {
-            self.drop_oldest(member);
-        }
-        let Some(piece) = member.allocate(bytes) else { return };
-        piece.touch_pages();
-        self.bytes += bytes;
-        self.slots.swap(self.next % self.slots.len(), Some(piece));
-        self.next += 1;
-        if bytes >= SAMPLED_BYTES {
-            member.sample();
-        }
-    }
-
-    fn drop_oldest(&mut self, member: &mut Member<'_>) {
-        if let Some(piece) = self.slots.take(self.oldest % self.slots.len()) {
-            self.bytes -= piece.bytes();
-            member.free(piece);
-        }
-        self.oldest += 1;
+        cache::outcome(&caches, &outcome, LIMIT)
     }
 }

@@ -18,7 +18,9 @@
 //! exceeded; 2 for bad arguments.
 
 mod activity;
+mod cache;
 mod changing_sizes;
+mod drifting_sizes;
 mod fill_and_free;
 mod one_reaper;
 mod outcome;
@@ -64,6 +66,8 @@ enum Scenario {
     Phases(phases::Arguments),
     /// A live set that is renewed all the time, while its sizes change
     ChangingSizes(changing_sizes::Arguments),
+    /// A live set that is renewed all the time, while its sizes grow slowly
+    DriftingSizes(drifting_sizes::Arguments),
 }
 
 impl Scenario {
@@ -74,6 +78,7 @@ impl Scenario {
             Scenario::ThreadBatches(arguments) => arguments.shown(),
             Scenario::Phases(arguments) => arguments.shown(),
             Scenario::ChangingSizes(arguments) => arguments.shown(),
+            Scenario::DriftingSizes(arguments) => arguments.shown(),
         }
     }
 
@@ -91,6 +96,7 @@ impl Scenario {
             Scenario::ThreadBatches(arguments) => arguments.run(seed),
             Scenario::Phases(arguments) => arguments.run(seed),
             Scenario::ChangingSizes(arguments) => arguments.run(seed),
+            Scenario::DriftingSizes(arguments) => arguments.run(seed),
         }
     }
 }
@@ -185,6 +191,7 @@ mod tests {
             ("thread-batches --threads 200 --batch 10", &["growth"]),
             ("phases --total-mb 16 --decay-ms 0 --threads 2", &["phase-end"]),
             ("changing-sizes --total-mb 64 --turns 1 --threads 2", &["peak-over-live"]),
+            ("drifting-sizes --total-mb 64 --turns 2 --threads 2", &["peak-over-live"]),
         ] {
             let outcome = parsed(line).unwrap().scenario.run(7).unwrap();
             assert!(outcome.tally.mallocs > 0 && outcome.tally.mallocs == outcome.tally.frees, "{line}: {outcome:?}");
