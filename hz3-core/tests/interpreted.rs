@@ -6,8 +6,10 @@
 mod sequence;
 
 use hz3_core::api::block::{free, malloc, realloc};
-use hz3_core::observe::books::check_runs;
+use hz3_core::observe::books::{check_accounts, check_runs};
 use hz3_core::observe::stats::collect;
+use hz3_core::pages::bins::BINS;
+use hz3_core::transfer::spread::WINDOW;
 use hz3_core::{Lane, Tiny, TinyHardened, TinyHome};
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -63,6 +65,35 @@ fn threads_free_each_others_blocks_under_a_reader_s_eyes<L: Lane>() {
     assert_eq!(check_runs(&L::allocator().pages.runs), Ok(()));
 }
 
+/// Looks as if `used` of 1000 bytes in each bin were used.
+fn look_at_all_bins<L: Lane>(used: usize, now: u32) {
+    let spread = &L::allocator().exchange.spread;
+    for _ in 0..BINS.div_ceil(WINDOW) {
+        let mut window = spread.window();
+        window.bins().for_each(|bin| window.add(bin, used, 1000));
+        spread.note(&window, 1, now);
+    }
+}
+
+/// What is freed in a spread bin is not handed out again at once, and all slots are found again afterwards.
+fn frees_in_spread_bins_are_kept_apart<L: Lane>() {
+    look_at_all_bins::<L>(1000, 0);
+    look_at_all_bins::<L>(10, 0);
+    let blocks = [(); 3].map(|()| malloc::<L>(100));
+    let [first, second, third] = blocks;
+    // SAFETY: live blocks of the lane, each given up once.
+    unsafe {
+        free::<L>(second);
+        let fourth = malloc::<L>(100);
+        assert_ne!(fourth, second);
+        [first, third, fourth].into_iter().for_each(|block| free::<L>(block));
+    }
+    short_sequences_hold::<L>();
+    L::allocator().exchange.spread.end_if_quiet(1 << 20);
+    short_sequences_hold::<L>();
+    assert_eq!(check_accounts::<L>(), Ok(()));
+}
+
 /// Blocks that grow in turn, so that none can where it lies: from runs to mappings, longer and shorter ones, and back.
 fn blocks_move_to_mappings_and_back<L: Lane>() {
     const KIB: usize = 1 << 10;
@@ -98,6 +129,7 @@ macro_rules! on {
             threads_free_each_others_blocks_under_a_reader_s_eyes::<$lane>();
             short_sequences_hold::<$lane>();
             blocks_move_to_mappings_and_back::<$lane>();
+            frees_in_spread_bins_are_kept_apart::<$lane>();
         }
     )+};
 }

@@ -15,4 +15,5 @@ pub mod magazine;
 pub mod remote_stash;
 #[cfg(not(loom))]
 pub mod shard;
+#[cfg(not(loom))]
 pub mod spread;
