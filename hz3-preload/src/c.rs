@@ -151,7 +151,7 @@ macro_rules! export_c {
         use core::ffi::{CStr, c_char, c_int, c_void};
         use $crate::c as interface;
 
-        $crate::hide_sections!(malloc free calloc realloc memalign posix_memalign valloc pvalloc);
+        $crate::place_sections!(malloc free calloc realloc memalign posix_memalign valloc pvalloc);
 
         /// Version and lane of the library, a static string.
         #[unsafe(no_mangle)]

@@ -265,7 +265,7 @@ macro_rules! export_cxx {
             use $crate::cxx::{new_aligned_nothrow, new_nothrow, new_or_throw};
             use $crate::hz3_core::api::block;
 
-            $crate::hide_sections!(_Znwm _ZnwmSt11align_val_t _ZdlPv _ZdlPvSt11align_val_t);
+            $crate::place_sections!(_Znwm _ZnwmSt11align_val_t _ZdlPv _ZdlPvSt11align_val_t);
 
             // What the other forms are made of.
 

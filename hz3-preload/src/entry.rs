@@ -92,12 +92,17 @@ macro_rules! own {
     };
 }
 
-/// Keeps the names of the sections' starts out of the library's dynamic symbols.
+/// Places exported functions' own sections: each begins a cache line, and its start's name is no dynamic symbol.
 #[doc(hidden)]
 #[macro_export]
-macro_rules! hide_sections {
+macro_rules! place_sections {
     ($($name:ident)*) => {
-        ::core::arch::global_asm!($(concat!(".hidden __start_hz3_", stringify!($name))),*);
+        ::core::arch::global_asm!($(
+            concat!(".hidden __start_hz3_", stringify!($name)),
+            concat!(".pushsection hz3_", stringify!($name), ",\"ax\",@progbits"),
+            ".p2align 6",
+            ".popsection",
+        )*);
     };
 }
 
