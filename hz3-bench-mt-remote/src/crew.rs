@@ -5,11 +5,13 @@ use crate::block::SizeUnit;
 use crate::live::{LiveBytes, Share};
 use crate::piece::Piece;
 use crate::start_line::StartLine;
+use crate::trace;
 use crossbeam_utils::CachePadded;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use std::io;
 use std::ops::{AddAssign, Range};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, scope};
 use std::time::{Duration, Instant};
 
@@ -184,7 +186,12 @@ pub fn run(threads: u32, seed: u64, work: impl Fn(&mut Member<'_>) + Sync) -> io
         })
         .collect();
     let start_line = StartLine::default();
+    let is_over = AtomicBool::new(false);
     let (start, ends) = scope(|scope| {
+        if let Some(file) = trace::take() {
+            let (live, is_over) = (&live, &is_over);
+            Builder::new().spawn_scoped(scope, move || trace::record(file, live, is_over))?;
+        }
         let mut handles = Vec::with_capacity(members.len());
         for member in &mut members {
             let (start_line, work) = (&start_line, &work);
@@ -199,6 +206,7 @@ pub fn run(threads: u32, seed: u64, work: impl Fn(&mut Member<'_>) + Sync) -> io
                 Ok(handle) => handles.push(handle),
                 Err(error) => {
                     start_line.cancel();
+                    is_over.store(true, Ordering::Relaxed);
                     return Err(error);
                 }
             }
@@ -206,7 +214,10 @@ pub fn run(threads: u32, seed: u64, work: impl Fn(&mut Member<'_>) + Sync) -> io
         let start = start_line.start(threads as usize);
         let ends =
             handles.into_iter().map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        Ok((start, ends.flatten().max()))
+        let last = ends.flatten().max();
+        // Relaxed, both: the recorder looks again soon, and writes nothing that others read.
+        is_over.store(true, Ordering::Relaxed);
+        Ok((start, last))
     })?;
     let mut tally = Tally::default();
     for member in &members {

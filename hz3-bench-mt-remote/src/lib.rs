@@ -35,6 +35,7 @@ pub mod piece;
 pub mod report;
 pub mod ring;
 pub mod start_line;
+pub mod trace;
 pub mod worker;
 
 use arguments::{Arguments, NAME, Refusal};

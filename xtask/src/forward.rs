@@ -31,6 +31,8 @@ pub enum Command {
     BenchMemory(Arguments),
     /// Measure what single calls cost as something else grows, on all lanes and the field
     Costs(Arguments),
+    /// Draw resident and live memory over time, on all lanes and the field
+    MemoryCurves(Arguments),
     /// Commit faults of memory under every allocator and say what each does about them
     Faults(Arguments),
     /// Make tables and plots from a results file

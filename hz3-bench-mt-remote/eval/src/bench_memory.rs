@@ -16,7 +16,7 @@ const ROUNDS: u32 = 3;
 const QUICK_ROUNDS: u32 = 1;
 
 /// The program.
-const NAME: &str = "hz3-bench-memory";
+pub const NAME: &str = "hz3-bench-memory";
 
 /// Arguments of `bench-memory`.
 #[derive(clap::Args, Debug)]
@@ -27,6 +27,15 @@ pub struct Arguments {
     selection: Selection,
     #[command(flatten)]
     file: File,
+}
+
+/// The rows whose memory over time is worth a picture.
+const CURVES: [&str; 5] = ["fill-1k", ONE_REAPER, "phases", "changing-sizes", "drifting-sizes"];
+
+/// Id, title and arguments of each row with a picture.
+pub fn curves() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    let has_curve = |scenario: &&Scenario| CURVES.contains(&scenario.id);
+    SCENARIOS.iter().filter(has_curve).map(|scenario| (scenario.id, scenario.label, scenario.full))
 }
 
 /// A row: its id, its label, its arguments, those with `--quick`, and whether that has it unless named.

@@ -137,7 +137,7 @@ fn medians(rows: &[Row], kind: &str, allocator: &str) -> Vec<(u64, f64)> {
 }
 
 /// The style class of each allocator: lanes and the system have their own, peers follow their order.
-fn classes(allocators: &[Allocator]) -> Vec<String> {
+pub fn classes(allocators: &[Allocator]) -> Vec<String> {
     let mut peers = 0..;
     let class = |allocator: &Allocator| match allocator.record.role {
         Role::Peer => format!("peer{}", peers.next().unwrap_or(0) % PEER_COLOURS),

@@ -24,6 +24,7 @@ mod field;
 mod global_allocator;
 mod lane_table;
 mod measurement;
+mod memory_curves;
 mod peer_build;
 mod plot;
 mod program;
@@ -62,6 +63,8 @@ enum Command {
     Advise(Box<advise::Arguments>),
     /// Measure whether memory comes back on both lanes and the field
     BenchMemory(Box<bench_memory::Arguments>),
+    /// Draw resident and live memory over time, on all lanes and the field
+    MemoryCurves(memory_curves::Arguments),
     /// Measure what single calls cost as something else grows, on all lanes and the field
     Costs(costs::Arguments),
     /// Commit faults of memory under every allocator and say what each does about them
@@ -98,6 +101,7 @@ fn carry_out(arguments: Arguments) -> Result<ExitCode> {
             advise::command(arguments, &workspace, |selection| field::peers(&workspace, selection))
         }
         Command::BenchMemory(arguments) => bench_memory::command(arguments),
+        Command::MemoryCurves(arguments) => memory_curves::command(arguments),
         Command::Costs(arguments) => costs::command(arguments),
         Command::Faults(arguments) => faults::command(arguments),
         Command::Top(arguments) => top::command(arguments, &Workspace::locate()?),

@@ -6,6 +6,7 @@ pub mod costs;
 mod headline;
 #[cfg(test)]
 mod layout;
+pub mod over_time;
 mod ratios;
 mod scale;
 mod scaling;

@@ -33,8 +33,11 @@ use clap::error::ErrorKind;
 use hz3_bench_mt_remote::allocator::Allocator;
 use hz3_bench_mt_remote::arguments::first_paragraph;
 use hz3_bench_mt_remote::memory::{self, Figure};
+use hz3_bench_mt_remote::trace;
 use outcome::{Outcome, megabytes, ratio};
+use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 const NAME: &str = "hz3-bench-memory";
@@ -48,6 +51,9 @@ struct Arguments {
     /// Seed of all random choices
     #[arg(long, global = true, default_value_t = 1)]
     seed: u64,
+    /// Write seconds, resident and live bytes to this file, a line every 10 ms
+    #[arg(long, global = true, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Let the exit status be 1 when a bound is exceeded
     #[arg(long, global = true)]
     check: bool,
@@ -147,6 +153,9 @@ enum Verdict {
 fn measure(arguments: &Arguments) -> io::Result<Verdict> {
     println!("{NAME} {} seed={}", arguments.scenario.shown(), arguments.seed);
     let allocator = Allocator::serving_this_process();
+    if let Some(path) = &arguments.trace {
+        trace::write_to(File::create(path).map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?);
+    }
     let rss_before = memory::of_this_process(Figure::Resident)?;
     let outcome = arguments.scenario.run(arguments.seed)?;
     let Outcome { tally, time, peak_resident, peak_live, harness, lines, bounds } = outcome;
