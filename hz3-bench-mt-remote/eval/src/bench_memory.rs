@@ -30,7 +30,7 @@ pub struct Arguments {
 }
 
 /// The rows whose memory over time is worth a picture.
-const CURVES: [&str; 5] = ["fill-1k", ONE_REAPER, "phases", "changing-sizes", "drifting-sizes"];
+const CURVES: [&str; 4] = ["fill-1k", "phases", "changing-sizes", "drifting-sizes"];
 
 /// Id, title and arguments of each row with a picture.
 pub fn curves() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {

@@ -115,6 +115,7 @@ unsafe fn send_home<L: Lane>(heap: &HeapOf<L>, bin: Bin, magazine: *mut Magazine
         // Relaxed: the caller's.
         allocator.exchange.magazines.next((*magazine).id).store(0, Ordering::Relaxed);
         count(&heap.counters.homeward, u64::from((*magazine).count()));
-        Homeward::new(&allocator.pages, &allocator.exchange, heap.shard.get()).send_chain(bin, (*magazine).id);
+        // Idle: their spans are to empty, so their age stays.
+        Homeward::idle(&allocator.pages, &allocator.exchange, heap.shard.get()).send_chain(bin, (*magazine).id);
     }
 }

@@ -850,7 +850,10 @@ impl<P: Policy> PageHeap<P> {
     /// Purges what is as old as the delay, while `budget` lasts; whether more is.
     pub fn purge_aged(&self, now: u32, delay_ms: u32, budget: &Budget) -> bool {
         let (purged, is_behind) = Self::in_steps(usize::MAX, budget, |bytes| self.purge(now, delay_ms, bytes));
-        self.early.note_aged(purged, now, self.options().purge_delay_ms());
+        let ((dirty, clean, purging), (_, committed)) =
+            (self.runs.free_bytes(), self.runs.arenas.reserved_and_committed());
+        let used = committed.saturating_sub(dirty + clean + purging);
+        self.early.note_aged(purged, used, now, self.options().purge_delay_ms());
         is_behind
     }
 
