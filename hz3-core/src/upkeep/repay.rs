@@ -28,7 +28,7 @@ const MAX_STEP_BYTES: usize = 4 << 20;
 /// Free memory that every heap may keep, in bytes.
 const FREE_BYTES: usize = 64 << 20;
 /// A heap may keep so many bytes free per so many in use. Chosen: `docs/decisions/repay.md`.
-const FREE_PER: (usize, usize) = (3, 5);
+const FREE_PER: (usize, usize) = (1, 2);
 /// Free slots in spans from which bins are looked at, in bytes, and one of so many bytes in use.
 const SPREAD_BYTES: usize = 8 << 20;
 const SPREAD_PER: usize = 32;
