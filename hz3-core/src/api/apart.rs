@@ -80,6 +80,7 @@ unsafe fn push_spare(entry: &Entry, slot: Slot) {
 #[inline(never)]
 pub unsafe fn prepare_refill<L: Lane>(heap: &HeapOf<L>, bin: Bin, check: Check<L>) {
     let exchange = &L::allocator().exchange;
+    heap.mark_active(bin);
     // SAFETY: the heap is this thread's, and so is a magazine that was taken.
     unsafe {
         if !heap.entry(bin).is_closed() {
