@@ -12,7 +12,7 @@ use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use std::io;
 use std::ops::{AddAssign, Range};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{Builder, scope};
+use std::thread::{Builder, ScopedJoinHandle, scope};
 use std::time::{Duration, Instant};
 
 /// Calls of the allocator between two samples of the live bytes of all threads.
@@ -188,10 +188,12 @@ pub fn run(threads: u32, seed: u64, work: impl Fn(&mut Member<'_>) + Sync) -> io
     let start_line = StartLine::default();
     let is_over = AtomicBool::new(false);
     let (start, ends) = scope(|scope| {
-        if let Some(file) = trace::take() {
+        let end = EndOfTrace(&is_over);
+        let recorder = trace::take().map(|file| {
             let (live, is_over) = (&live, &is_over);
-            Builder::new().spawn_scoped(scope, move || trace::record(file, live, is_over))?;
-        }
+            Builder::new().spawn_scoped(scope, move || trace::record(file, live, is_over))
+        });
+        let recorder = recorder.transpose()?;
         let mut handles = Vec::with_capacity(members.len());
         for member in &mut members {
             let (start_line, work) = (&start_line, &work);
@@ -206,17 +208,14 @@ pub fn run(threads: u32, seed: u64, work: impl Fn(&mut Member<'_>) + Sync) -> io
                 Ok(handle) => handles.push(handle),
                 Err(error) => {
                     start_line.cancel();
-                    is_over.store(true, Ordering::Relaxed);
                     return Err(error);
                 }
             }
         }
         let start = start_line.start(threads as usize);
-        let ends =
-            handles.into_iter().map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        let last = ends.flatten().max();
-        // Relaxed, both: the recorder looks again soon, and writes nothing that others read.
-        is_over.store(true, Ordering::Relaxed);
+        let last = handles.into_iter().filter_map(join).max();
+        drop(end);
+        recorder.map(join).transpose()?;
         Ok((start, last))
     })?;
     let mut tally = Tally::default();
@@ -231,13 +230,28 @@ pub fn run(threads: u32, seed: u64, work: impl Fn(&mut Member<'_>) + Sync) -> io
     })
 }
 
+/// A thread's result, or its panic.
+fn join<T>(handle: ScopedJoinHandle<'_, T>) -> T {
+    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Ends the trace when the crew has done its work, or can't.
+struct EndOfTrace<'a>(&'a AtomicBool);
+
+impl Drop for EndOfTrace<'_> {
+    fn drop(&mut self) {
+        // Relaxed: the recorder looks again soon, and is waited for.
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Does `work` on a thread of its own, which starts and ends here.
 ///
 /// A thread that can't be created counts as a failed allocation and its work is left out.
 pub fn on_new_thread(member: &mut Member<'_>, work: impl FnOnce(&mut Member<'_>) + Send) {
     let refused = scope(|scope| {
         let spawned = Builder::new().spawn_scoped(scope, || work(member));
-        spawned.map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).is_err()
+        spawned.map(join).is_err()
     });
     if refused {
         member.tally.failed += 1;

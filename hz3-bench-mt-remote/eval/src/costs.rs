@@ -4,18 +4,17 @@
 //! docs/results/costs/costs.c → data.tsv, a line per run, as it comes → README.md and a picture per kind of call
 //! ```
 
-use crate::field::find;
+use crate::gallery::Gallery;
 use crate::plot::costs::{Curve, draw, time_label};
 use anyhow::{Context, Result, ensure};
-use hz3::record::{Allocator, Machine, Role, Selection, Source, median, print_missing};
-use hz3::report::canvas::PEER_COLOURS;
-use hz3::{Lane, Workspace, process};
+use hz3::record::{Selection, median};
+use hz3::{Workspace, process};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// Where the program lies, and its results by default.
 const FOLDER: &str = "docs/results/costs";
@@ -60,27 +59,15 @@ struct Row {
 
 /// `cargo xtask costs`.
 pub fn command(arguments: &Arguments) -> Result<ExitCode> {
-    let workspace = Workspace::locate()?;
     let mut selection = arguments.selection.clone();
     if selection.wanted.peers.is_empty() {
         selection.wanted.peers = PEERS.map(str::to_owned).to_vec();
     }
-    if selection.wanted.lanes == Lane::FOR_SPEED {
-        selection.wanted.lanes.push(Lane::Hardened);
-    }
-    let (allocators, missing) = find(&workspace, &selection)?;
-    print_missing(&missing);
-    process::catch_interrupts()?;
-    let output = arguments.output.clone().unwrap_or_else(|| workspace.root.join(FOLDER));
-    std::fs::create_dir_all(&output).with_context(|| format!("{}", output.display()))?;
+    let gallery = Gallery::open(&selection, arguments.output.as_deref(), FOLDER)?;
     let folder = tempfile::tempdir().context("temporary folder")?;
-    let program = compile(&workspace, folder.path())?;
-    let rows = measure(&program, &allocators, arguments.rounds, &output.join("data.tsv"))?;
-    let page = page(&workspace, &allocators, arguments.rounds, &rows, &output)?;
-    let path = output.join("README.md");
-    std::fs::write(&path, page).with_context(|| format!("{}", path.display()))?;
-    println!("written: {}", path.display());
-    Ok(ExitCode::SUCCESS)
+    let program = compile(&gallery.workspace, folder.path())?;
+    let rows = measure(&program, &gallery, arguments.rounds)?;
+    gallery.finish(page(&gallery, arguments.rounds, &rows)?)
 }
 
 fn compile(workspace: &Workspace, folder: &Path) -> Result<PathBuf> {
@@ -94,9 +81,9 @@ fn compile(workspace: &Workspace, folder: &Path) -> Result<PathBuf> {
 }
 
 /// Runs everything, allocators in turns, and writes each cost as it comes.
-fn measure(program: &Path, allocators: &[Allocator], rounds: u32, file: &Path) -> Result<Vec<Row>> {
+fn measure(program: &Path, gallery: &Gallery, rounds: u32) -> Result<Vec<Row>> {
     let list = process::expect_success(&mut Command::new(program), TIME_LIMIT)?.stdout_text();
-    let mut data = std::fs::File::create(file).with_context(|| format!("{}", file.display()))?;
+    let mut data = gallery.data()?;
     writeln!(data, "round\tallocator\tkind\tvalue\tnanoseconds")?;
     let mut rows = Vec::new();
     for round in 1..=rounds {
@@ -104,7 +91,7 @@ fn measure(program: &Path, allocators: &[Allocator], rounds: u32, file: &Path) -
             let mut words = line.split(' ');
             let kind = words.next().unwrap_or_default();
             for word in words {
-                for allocator in allocators {
+                for allocator in &gallery.allocators {
                     let mut command = Command::new(program);
                     allocator.apply(command.args([kind, word]))?;
                     let captured = process::capture(&mut command, TIME_LIMIT)?;
@@ -136,34 +123,17 @@ fn medians(rows: &[Row], kind: &str, allocator: &str) -> Vec<(u64, f64)> {
     values.into_iter().filter_map(|(value, costs)| Some((value, median(&costs)?))).collect()
 }
 
-/// The style class of each allocator: lanes and the system have their own, peers follow their order.
-pub fn classes(allocators: &[Allocator]) -> Vec<String> {
-    let mut peers = 0..;
-    let class = |allocator: &Allocator| match allocator.record.role {
-        Role::Peer => format!("peer{}", peers.next().unwrap_or(0) % PEER_COLOURS),
-        _ => allocator.record.name.clone(),
-    };
-    allocators.iter().map(class).collect()
-}
-
-fn page(workspace: &Workspace, allocators: &[Allocator], rounds: u32, rows: &[Row], folder: &Path) -> Result<String> {
-    let arguments: Vec<_> = std::env::args().skip(1).collect();
-    let versions: Vec<_> =
-        allocators.iter().map(|allocator| format!("{} {}", allocator.record.name, allocator.record.version)).collect();
-    let mut text = format!(
-        "# Costs, {}\n\n- hz3 {}\n- {}\n- `cargo xtask {}`\n- {}\n\nWhat one call costs as something else grows: \
-        [costs.c](costs.c), a new process for each figure, allocators in turns, medians of {rounds} rounds, \
-        processor time. All runs: [data.tsv](data.tsv). A `–` is a function that the allocator has not, or no room.\n",
-        humantime::format_rfc3339_seconds(SystemTime::now()),
-        Source::describe(&workspace.root).line(),
-        Machine::describe().line(),
-        arguments.join(" "),
-        versions.join(", "),
-    );
+fn page(gallery: &Gallery, rounds: u32, rows: &[Row]) -> Result<String> {
+    let mut text = gallery.heading("Costs");
+    writeln!(
+        text,
+        "What one call costs as something else grows: [costs.c](costs.c), a new process for each figure, allocators in \
+        turns, medians of {rounds} rounds, processor time. All runs: [data.tsv](data.tsv). A `–` is a function that the \
+        allocator has not, or no room."
+    )?;
     for (kind, title, axis) in KINDS {
-        let curves: Vec<Curve> = allocators
-            .iter()
-            .zip(classes(allocators))
+        let curves: Vec<Curve> = gallery
+            .styled()
             .map(|(allocator, class)| Curve {
                 name: allocator.record.name.clone(),
                 role: allocator.record.role,
@@ -176,7 +146,7 @@ fn page(workspace: &Workspace, allocators: &[Allocator], rounds: u32, rows: &[Ro
             .collect();
         let Some(svg) = draw(title, axis, rounds, &curves) else { continue };
         let name = format!("{}.svg", kind.replace('_', "-"));
-        std::fs::write(folder.join(&name), svg).with_context(|| name.clone())?;
+        gallery.hang(&name, svg)?;
         write!(text, "\n## {title}\n\n![{title}, over {axis}]({name})\n\n{}", table(axis, &curves))?;
     }
     Ok(text)
@@ -202,6 +172,7 @@ fn table(axis: &str, curves: &[Curve]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hz3::record::Role;
 
     fn row(allocator: &str, value: u64, nanoseconds: f64) -> Row {
         Row { allocator: allocator.to_owned(), kind: "free".to_owned(), value, nanoseconds }

@@ -21,6 +21,7 @@ mod fault_expectations;
 mod fault_outcome;
 mod faults;
 mod field;
+mod gallery;
 mod global_allocator;
 mod lane_table;
 mod measurement;

@@ -5,17 +5,16 @@
 //! ```
 
 use crate::bench_memory::{NAME, curves};
-use crate::costs::classes;
-use crate::field::find;
+use crate::gallery::Gallery;
 use crate::plot::over_time::{Curve, draw};
 use anyhow::{Context, Result};
-use hz3::record::{Machine, Selection, Source, print_missing};
-use hz3::{Lane, Workspace, process};
+use hz3::process;
+use hz3::record::Selection;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// Where the results lie by default.
 const FOLDER: &str = "docs/results/memory/over-time";
@@ -36,37 +35,20 @@ pub struct Arguments {
 
 /// `cargo xtask memory-curves`.
 pub fn command(arguments: &Arguments) -> Result<ExitCode> {
-    let workspace = Workspace::locate()?;
-    let mut selection = arguments.selection.clone();
-    if selection.wanted.lanes == Lane::FOR_SPEED {
-        selection.wanted.lanes.push(Lane::Hardened);
-    }
-    let (allocators, missing) = find(&workspace, &selection)?;
-    print_missing(&missing);
-    process::catch_interrupts()?;
-    let output = arguments.output.clone().unwrap_or_else(|| workspace.root.join(FOLDER));
-    std::fs::create_dir_all(&output).with_context(|| format!("{}", output.display()))?;
-    let program = workspace.build_benchmark(NAME)?;
+    let gallery = Gallery::open(&arguments.selection, arguments.output.as_deref(), FOLDER)?;
+    let program = gallery.workspace.build_benchmark(NAME)?;
     let folder = tempfile::tempdir().context("temporary folder")?;
     let trace = folder.path().join("trace");
-    let mut data = std::fs::File::create(output.join("data.tsv")).context("data.tsv")?;
+    let mut data = gallery.data()?;
     writeln!(data, "scenario\tallocator\tseconds\tresident_mib\tlive_mib")?;
-    let versions: Vec<_> =
-        allocators.iter().map(|allocator| format!("{} {}", allocator.record.name, allocator.record.version)).collect();
-    let words: Vec<_> = std::env::args().skip(1).collect();
-    let mut page = format!(
-        "# Memory over time, {}\n\n- hz3 {}\n- {}\n- `cargo xtask {}`\n- {}\n\nThe scenarios of `bench-memory`, one run each: \
-        resident memory, with the tables of the program, every 10 ms, and live memory of the first allocator's run. All points: \
-        [data.tsv](data.tsv).\n",
-        humantime::format_rfc3339_seconds(SystemTime::now()),
-        Source::describe(&workspace.root).line(),
-        Machine::describe().line(),
-        words.join(" "),
-        versions.join(", "),
+    let mut page = gallery.heading("Memory over time");
+    page.push_str(
+        "The scenarios of `bench-memory`, one run each: resident memory, with the tables of the program, every 10 ms, and live \
+        memory of the first allocator's run. All points: [data.tsv](data.tsv).\n",
     );
     for (id, title, scenario) in curves() {
         let (mut drawn, mut live) = (Vec::new(), Vec::new());
-        for (allocator, class) in allocators.iter().zip(classes(&allocators)) {
+        for (allocator, class) in gallery.styled() {
             let mut command = Command::new(&program);
             command.args(scenario.split(' ')).arg("--trace").arg(&trace);
             allocator.apply(&mut command)?;
@@ -84,13 +66,10 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
         }
         println!("{id}");
         let Some(svg) = draw(title, &live, &drawn) else { continue };
-        std::fs::write(output.join(format!("{id}.svg")), svg).with_context(|| format!("{id}.svg"))?;
+        gallery.hang(&format!("{id}.svg"), svg)?;
         write!(page, "\n## {title}\n\n`{NAME} {scenario}`\n\n![{title}: memory over time]({id}.svg)\n")?;
     }
-    let path = output.join("README.md");
-    std::fs::write(&path, page).with_context(|| format!("{}", path.display()))?;
-    println!("written: {}", path.display());
-    Ok(ExitCode::SUCCESS)
+    gallery.finish(page)
 }
 
 /// Seconds, resident and live MiB, of at most [`POINTS`] lines: of as many neighbours the one with most resident.

@@ -10,7 +10,7 @@ use crate::pages::policy::shape;
 use crate::pages::slot::Slot;
 use crate::platform::atomic::Ordering;
 use crate::platform::units::Bin;
-use crate::thread::heap::{Entry, count};
+use crate::thread::heap::count;
 use crate::transfer::depot::Links;
 use crate::transfer::homeward::Homeward;
 use crate::transfer::magazine::Magazine;
@@ -54,21 +54,9 @@ pub unsafe fn put<L: Lane>(heap: &HeapOf<L>, bin: Bin, slot: Slot, check: Check<
             let Some(empty) = L::allocator().exchange.empty_magazine(heap.shard.get(), bin) else { return Some(slot) };
             entry.set_spare(empty);
         }
-        push_spare(entry, slot);
+        Magazine::push(entry.spare(), slot);
     }
     None
-}
-
-/// # Safety
-/// The entry's heap is the calling thread's, in a change, and its spare has a free place.
-unsafe fn push_spare(entry: &Entry, slot: Slot) {
-    let spare = entry.spare();
-    // SAFETY: the caller's own promise. The slot is written before it counts.
-    unsafe {
-        let count = (*spare).count();
-        Magazine::slots(spare).add(usize::from(count)).write(slot);
-        (*spare).set_count(count + 1);
-    }
 }
 
 /// Sends the spare's slots, and a full magazine of the depots, home. The refill that follows takes what spans have, and

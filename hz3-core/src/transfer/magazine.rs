@@ -76,6 +76,20 @@ impl Magazine {
         unsafe { this.add(1).cast() }
     }
 
+    /// Adds `slot`.
+    ///
+    /// # Safety
+    /// The caller owns the magazine, which is not full.
+    #[inline]
+    pub unsafe fn push(this: *mut Magazine, slot: Slot) {
+        // SAFETY: there is a place behind the last slot. The slot is written before it counts.
+        unsafe {
+            let count = (*this).count();
+            Self::slots(this).add(usize::from(count)).write(slot);
+            (*this).set_count(count + 1);
+        }
+    }
+
     /// Prefetches all its cache lines but the first, to write.
     ///
     /// # Safety

@@ -97,8 +97,7 @@ impl<const SHARDS: usize> RemoteStash for Dense<SHARDS> {
         }
         // SAFETY: the bank owns the magazine, which is never full; it leaves the bank before it is given up.
         unsafe {
-            Magazine::slots(magazine).add(usize::from((*magazine).count())).write(slot);
-            (*magazine).set_count((*magazine).count() + 1);
+            Magazine::push(magazine, slot);
             if (*magazine).count() == (*magazine).capacity {
                 self.note_held(place, null_mut());
                 carrier.send_to_inbox(owner, bin, magazine);

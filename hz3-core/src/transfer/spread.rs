@@ -70,6 +70,11 @@ impl Spread {
         self.bins.get(usize::from(bin.0 / 64)).is_some_and(|word| word.load(Ordering::Relaxed) >> (bin.0 % 64) & 1 != 0)
     }
 
+    /// Whether any bin is.
+    pub fn is_any(&self) -> bool {
+        self.bins.iter().any(|word| word.load(Ordering::Relaxed) != 0)
+    }
+
     /// Begins a look at the next bins.
     pub fn window(&self) -> Window {
         Window { first: self.next.load(Ordering::Relaxed) as u8, used: [0; WINDOW], all: [0; WINDOW] }
@@ -96,9 +101,7 @@ impl Spread {
 
     /// Ends it for all bins, if no look followed for a while.
     pub fn end_if_quiet(&self, now: u32) {
-        if self.bins.iter().any(|word| word.load(Ordering::Relaxed) != 0)
-            && elapsed_ms(self.last.load(Ordering::Relaxed), now) >= LASTING_MS
-        {
+        if self.is_any() && elapsed_ms(self.last.load(Ordering::Relaxed), now) >= LASTING_MS {
             self.bins.iter().for_each(|word| word.store(0, Ordering::Relaxed));
         }
     }

@@ -1,7 +1,8 @@
 //! Repay: a heap that grows gives back free memory for what it takes, while it has much.
 //!
 //! ```text
-//! fresh pages taken, too much is free?  → depots → slots in spans → dirty runs
+//! fresh pages taken                     → looks which bins are spread, whose depots go home
+//!                    too much is free?  → depots → slots in spans → dirty runs
 //!                                       → oldest dirty runs, then holes → operating system
 //! ```
 //!
@@ -27,8 +28,8 @@ const STEP_BYTES: usize = 1 << 20;
 const MAX_STEP_BYTES: usize = 4 << 20;
 /// Free memory that every heap may keep, in bytes.
 const FREE_BYTES: usize = 64 << 20;
-/// A heap may keep so many bytes free per so many in use. Chosen: `docs/decisions/repay.md`.
-const FREE_PER: (usize, usize) = (1, 2);
+/// A heap may keep one byte free per so many in use. Chosen: `docs/decisions/repay.md`.
+const FREE_PER: usize = 2;
 /// Free slots in spans from which bins are looked at, in bytes, and one of so many bytes in use.
 const SPREAD_BYTES: usize = 8 << 20;
 const SPREAD_PER: usize = 32;
@@ -72,7 +73,7 @@ impl Balance {
     }
 
     fn bound(&self) -> usize {
-        FREE_BYTES.max(self.used / FREE_PER.1 * FREE_PER.0)
+        FREE_BYTES.max(self.used / FREE_PER)
     }
 
     /// Bytes above the bound.
@@ -102,8 +103,10 @@ pub fn repay<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: 
     let least = SPREAD_BYTES.max(balance.used / SPREAD_PER);
     if balance.spans + balance.depots >= least {
         exchange.spread.note(&window, SPREAD_BIN_BYTES, now);
-        let all = |bin, depot: &Depot, most| if exchange.spread.has(bin) { depot.count().min(most) } else { 0 };
-        send_depots(pages, exchange, MAGAZINES, all);
+        if exchange.spread.is_any() {
+            let all = |bin, depot: &Depot, most| if exchange.spread.has(bin) { depot.count().min(most) } else { 0 };
+            send_depots(pages, exchange, MAGAZINES, all);
+        }
     }
     let owed = balance.excess().min(taken);
     if owed == 0 {

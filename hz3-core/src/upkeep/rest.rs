@@ -290,8 +290,7 @@ fn part<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, bin: Bin, slot:
             *parting = (*empty).id;
             magazine = empty;
         }
-        Magazine::slots(magazine).add(usize::from((*magazine).count())).write(slot);
-        (*magazine).set_count((*magazine).count() + 1);
+        Magazine::push(magazine, slot);
     }
 }
 

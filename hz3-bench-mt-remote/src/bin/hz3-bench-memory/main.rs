@@ -59,6 +59,15 @@ struct Arguments {
     check: bool,
 }
 
+impl Arguments {
+    fn check(&self) -> Result<(), String> {
+        if self.trace.is_some() && matches!(self.scenario, Scenario::OneReaper(_)) {
+            return Err("--trace: one-reaper writes none".to_owned());
+        }
+        self.scenario.check()
+    }
+}
+
 /// A scenario.
 #[derive(Debug, clap::Subcommand)]
 enum Scenario {
@@ -116,7 +125,7 @@ fn main() -> ExitCode {
         }
         Err(error) => return complain(2, &complaint(&error)),
     };
-    if let Err(line) = arguments.scenario.check() {
+    if let Err(line) = arguments.check() {
         return complain(2, &line);
     }
     match measure(&arguments) {
@@ -219,5 +228,7 @@ mod tests {
         }
         let too_few = parsed("thread-batches --threads 100 --batch 50").unwrap().scenario;
         assert!(too_few.check().unwrap_err().contains("--batch (50)"));
+        assert!(parsed("one-reaper --trace file").unwrap().check().unwrap_err().contains("--trace"));
+        assert!(parsed("phases --trace file").unwrap().check().is_ok());
     }
 }
