@@ -26,6 +26,7 @@ use crate::platform::os::Os;
 use crate::platform::rank::Rank;
 use crate::platform::units::{PAGE_BYTES, SEGMENT_BYTES, SEGMENT_PAGES};
 use core::ptr::NonNull;
+use crossbeam_utils::CachePadded;
 
 /// Most arenas. From 16 GiB and doubling, they cover the address space.
 const ARENAS: usize = 64;
@@ -293,7 +294,7 @@ impl Ranked for Growth {
 /// All arenas of an allocator.
 pub struct Arenas<O: Os> {
     extents: PageMap<TagCell, ARENAS>,
-    growth: Mutex<Growth, O>,
+    growth: CachePadded<Mutex<Growth, O>>,
     /// The options of the environment, the first arena's size among them.
     pub options: Options,
 }
@@ -301,7 +302,7 @@ pub struct Arenas<O: Os> {
 impl<O: Os> Arenas<O> {
     /// No arenas.
     pub const fn new(options: Options) -> Self {
-        Self { extents: PageMap::new(), growth: Mutex::new(Growth { growing: 0 }), options }
+        Self { extents: PageMap::new(), growth: CachePadded::new(Mutex::new(Growth { growing: 0 })), options }
     }
 
     /// The near window, for the hit path.
@@ -338,7 +339,7 @@ impl<O: Os> Arenas<O> {
 
     /// The growth lock, for fork.
     pub fn lock_for_fork(&self) -> &dyn ForkLock {
-        &self.growth
+        &*self.growth
     }
 
     /// Commits at least `pages` adjacent pages in the arenas that `which` names. The caller owns all that are returned, and

@@ -29,6 +29,7 @@ use crate::platform::options::{NEVER, Options};
 use crate::platform::os::Os;
 use crate::platform::units::{Bin, PAGE_BYTES, ShardId, SpanId, elapsed_ms};
 use core::ptr::NonNull;
+use crossbeam_utils::CachePadded;
 
 /// How often moved blocks are all freed before those that follow count as short-lived too. Chosen: less costs programs
 /// that do so a few times only; more, those that go on.
@@ -59,7 +60,7 @@ pub struct PageHeap<P: Policy> {
     /// Guards, and runs that wait.
     pub guards: Guards<P::Os>,
     /// The thread that gives memory back.
-    pub helper: Helper,
+    pub helper: CachePadded<Helper>,
     early: Early,
     /// How used memory is cleared.
     pub clearing: Clearing,
@@ -78,7 +79,7 @@ impl<P: Policy> PageHeap<P> {
             runs: Runs::new(Options::new(P::PURGE_DELAY_MS, P::FIRST_ARENA_BYTES)),
             direct: DirectMappings::new(),
             guards: Guards::new(),
-            helper: Helper::new(),
+            helper: CachePadded::new(Helper::new()),
             early: Early::new(),
             clearing: Clearing::new(),
             purged_bytes: AtomicU64::new(0),
@@ -319,7 +320,7 @@ impl<P: Policy> PageHeap<P> {
             self.options().advise::<P::Os>(raw.add(start - first), bytes);
             self.direct.insert(self.spans(), id);
         }
-        self.runs.note_taken(pages);
+        self.runs.fresh.note(pages);
         self.unmap_excess();
         Some(id)
     }

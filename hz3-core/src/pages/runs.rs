@@ -12,10 +12,10 @@
 //! steps, except in `take_any`, and never across a system call.
 
 use crate::pages::arena::{Arenas, Growing, NotGrown, PageRange};
+use crate::pages::fresh::Fresh;
 use crate::pages::page_tag::{Kind, PageTag};
 use crate::pages::run_lists::{Lists, class_of, rest_of_band};
 use crate::pages::span::{Span, Spans, at};
-use crate::platform::atomic::{AtomicUsize, Ordering};
 use crate::platform::forks::Forks;
 use crate::platform::lock::{ForkLock, Guard, Mutex, Ranked};
 use crate::platform::options::Options;
@@ -24,6 +24,7 @@ use crate::platform::rank::Rank;
 use crate::platform::transit::Transit;
 use crate::platform::units::{PAGE_BYTES, SpanId, elapsed_ms};
 use core::ptr::NonNull;
+use crossbeam_utils::CachePadded;
 
 const SPARE_BATCH: u32 = 32;
 /// Most pages of one purge call: bounds a thread's time in the kernel.
@@ -98,7 +99,7 @@ pub(crate) struct FreeRuns<'a, O: Os> {
     pub(crate) index: Guard<'a, Index, O>,
     spans: &'a Spans,
     arenas: &'a Arenas<O>,
-    taken: &'a AtomicUsize,
+    fresh: &'a Fresh,
 }
 
 impl<O: Os> FreeRuns<'_, O> {
@@ -235,8 +236,7 @@ impl<O: Os> FreeRuns<'_, O> {
     fn mark_taken(&self, id: SpanId, was: Kind) {
         self.span(id).zeroed = was == Kind::Clean;
         if was == Kind::Clean {
-            // Relaxed: a count.
-            self.taken.fetch_add(self.span(id).pages as usize, Ordering::Relaxed);
+            self.fresh.note(self.span(id).pages as usize);
         }
         self.span(id).taken_after = self.index.failure.number;
         self.span(id).kind = Kind::Transit;
@@ -432,9 +432,9 @@ pub struct Runs<O: Os> {
     pub arenas: Arenas<O>,
     /// All span descriptors.
     pub spans: Spans,
-    index: Mutex<Index, O>,
-    /// Fresh pages taken and not claimed yet. Sync: any thread.
-    taken: AtomicUsize,
+    index: CachePadded<Mutex<Index, O>>,
+    /// Fresh pages taken.
+    pub fresh: CachePadded<Fresh>,
     /// Forks that wait for what is in transit.
     pub forks: Forks,
 }
@@ -445,19 +445,19 @@ impl<O: Os> Runs<O> {
         Self {
             arenas: Arenas::new(options),
             spans: Spans::new(),
-            index: Mutex::new(Index::new()),
-            taken: AtomicUsize::new(0),
+            index: CachePadded::new(Mutex::new(Index::new())),
+            fresh: CachePadded::new(Fresh::new()),
             forks: Forks::new(),
         }
     }
 
     pub(crate) fn lock(&self) -> FreeRuns<'_, O> {
-        FreeRuns { index: self.index.lock(), spans: &self.spans, arenas: &self.arenas, taken: &self.taken }
+        FreeRuns { index: self.index.lock(), spans: &self.spans, arenas: &self.arenas, fresh: &self.fresh }
     }
 
     /// The run lock, for fork.
     pub fn lock_for_fork(&self) -> &dyn ForkLock {
-        &self.index
+        &*self.index
     }
 
     /// Takes the run lock, with enough spare descriptors for one operation. `None` if memory runs out.
@@ -702,30 +702,6 @@ impl<O: Os> Runs<O> {
             let number = free.index.failure.number.wrapping_add(1);
             free.index.failure = Failure { pages, align_pages, number, is_past: false };
         }
-    }
-
-    /// Fresh pages taken and not claimed yet.
-    #[inline]
-    pub fn taken_pages(&self) -> usize {
-        // Relaxed: a count.
-        self.taken.load(Ordering::Relaxed)
-    }
-
-    /// Notes fresh pages taken.
-    pub fn note_taken(&self, pages: usize) {
-        // Relaxed: a count.
-        self.taken.fetch_add(pages, Ordering::Relaxed);
-    }
-
-    /// Claims up to `most` fresh pages; returns how many.
-    pub fn claim_taken(&self, most: usize) -> usize {
-        let mut claimed = 0;
-        // Relaxed, all: a count.
-        let _ = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
-            claimed = taken.min(most);
-            Some(taken - claimed)
-        });
-        claimed
     }
 
     /// Bytes of dirty runs, of clean runs, and of those being purged.

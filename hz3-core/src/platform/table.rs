@@ -18,6 +18,7 @@ use crate::platform::atomic::{AtomicPtr, AtomicU32, Ordering};
 use crate::platform::os::Os;
 use crate::platform::units::PAGE_BYTES;
 use core::ptr::{NonNull, null_mut};
+use crossbeam_utils::CachePadded;
 
 /// Bytes of one chunk. Chosen: untouched parts cost address space only.
 pub const CHUNK_BYTES: usize = if cfg!(loom) { 1 << 10 } else { 1 << 20 };
@@ -31,13 +32,13 @@ const CHUNKS: usize = match () {
 const GROUP_CHUNKS: usize = if cfg!(loom) { 2 } else { 64 };
 const GROUP_BYTES: usize = GROUP_CHUNKS * CHUNK_BYTES;
 
-/// An array of units of `UNIT_BYTES`, a power of two.
+/// An array of units of `UNIT_BYTES`, a power of two. What every reader reads has cache lines of its own.
 pub struct Table<const UNIT_BYTES: usize> {
-    chunks: [AtomicPtr<u8>; CHUNKS],
+    chunks: CachePadded<[AtomicPtr<u8>; CHUNKS]>,
     groups: [AtomicPtr<u8>; CHUNKS / GROUP_CHUNKS],
     /// Per reservation: every chunk below this number is committed or in place.
     committed: [AtomicU32; CHUNKS / GROUP_CHUNKS],
-    next: AtomicU32,
+    next: CachePadded<AtomicU32>,
 }
 
 impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
@@ -47,10 +48,10 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
     #[cfg(loom)]
     pub fn new() -> Self {
         Self {
-            chunks: core::array::from_fn(|_| AtomicPtr::new(null_mut())),
+            chunks: CachePadded::new(core::array::from_fn(|_| AtomicPtr::new(null_mut()))),
             groups: core::array::from_fn(|_| AtomicPtr::new(null_mut())),
             committed: core::array::from_fn(|_| AtomicU32::new(0)),
-            next: AtomicU32::new(1),
+            next: CachePadded::new(AtomicU32::new(1)),
         }
     }
 
@@ -59,10 +60,10 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
     pub const fn new() -> Self {
         assert!(UNIT_BYTES.is_power_of_two() && UNIT_BYTES < CHUNK_BYTES);
         Self {
-            chunks: [const { AtomicPtr::new(null_mut()) }; CHUNKS],
+            chunks: CachePadded::new([const { AtomicPtr::new(null_mut()) }; CHUNKS]),
             groups: [const { AtomicPtr::new(null_mut()) }; CHUNKS / GROUP_CHUNKS],
             committed: [const { AtomicU32::new(0) }; CHUNKS / GROUP_CHUNKS],
-            next: AtomicU32::new(1),
+            next: CachePadded::new(AtomicU32::new(1)),
         }
     }
 

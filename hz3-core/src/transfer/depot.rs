@@ -142,8 +142,9 @@ impl Default for Stack {
     }
 }
 
-/// The full magazines of one shard and bin.
+/// The full magazines of one shard and bin, in a cache line of their own.
 #[cfg(not(loom))]
+#[repr(align(64))]
 pub struct Depot {
     /// Spilled by this shard's threads.
     pub full: Stack,

@@ -21,6 +21,7 @@ use crate::transfer::doubts::Doubts;
 use crate::transfer::magazine::{Magazine, Magazines};
 use crate::transfer::shard::Shard;
 use crate::transfer::spread::Spread;
+use crossbeam_utils::CachePadded;
 
 /// An array of shards.
 pub trait Shards<O: Os>: Sync + 'static {
@@ -50,6 +51,15 @@ impl Ranked for Spares {
     const RANK: Rank = Rank::Magazines;
 }
 
+/// What all threads look up about a bin: in a cache line of its own, as many write it.
+#[repr(align(64))]
+struct Hints {
+    /// Shards that may have full magazines.
+    stocked: Stocked,
+    /// A bit for each shard that has slots at home. Sync: written under the shard's lock.
+    home: AtomicU32,
+}
+
 /// The shards and what they share.
 pub struct Exchange<P: Sharded> {
     /// Every magazine.
@@ -57,16 +67,13 @@ pub struct Exchange<P: Sharded> {
     /// Counts of frees, if the options ask for them.
     pub heat: Heat,
     shards: P::Shards,
-    /// Per bin: shards that may have full magazines.
-    stocked: [Stocked; BINS],
-    /// Per bin: a bit for each shard that has slots at home. Sync: written under the shard's lock.
-    home_hints: [AtomicU32; BINS],
+    hints: [Hints; BINS],
     /// Slots that wait for their others.
     pub doubts: Doubts,
     /// Bins whose spans are to empty.
     pub spread: Spread,
-    spares: Mutex<Spares, P::Os>,
-    next_shard: AtomicU32,
+    spares: CachePadded<Mutex<Spares, P::Os>>,
+    next_shard: CachePadded<AtomicU32>,
 }
 
 impl<P: Sharded> Exchange<P> {
@@ -77,12 +84,11 @@ impl<P: Sharded> Exchange<P> {
             magazines: Magazines::new(),
             heat: Heat::new(),
             shards: P::FRESH_SHARDS,
-            stocked: [const { Stocked::new() }; BINS],
-            home_hints: [const { AtomicU32::new(0) }; BINS],
+            hints: [const { Hints { stocked: Stocked::new(), home: AtomicU32::new(0) } }; BINS],
             doubts: Doubts::new(),
             spread: Spread::new(),
-            spares: Mutex::new(Spares([0; CLASSES])),
-            next_shard: AtomicU32::new(0),
+            spares: CachePadded::new(Mutex::new(Spares([0; CLASSES]))),
+            next_shard: CachePadded::new(AtomicU32::new(0)),
         }
     }
 
@@ -185,14 +191,20 @@ impl<P: Sharded> Exchange<P> {
 
     /// The lock of the spare magazines, for fork.
     pub fn lock_for_fork(&self) -> &dyn ForkLock {
-        &self.spares
+        &*self.spares
     }
 
     // ---- full magazines ----
 
-    fn stocked(&self, bin: Bin) -> &Stocked {
+    #[inline]
+    fn hints(&self, bin: Bin) -> &Hints {
         let index = usize::from(bin.0);
-        &self.stocked[if index < BINS { index } else { 0 }]
+        &self.hints[if index < BINS { index } else { 0 }]
+    }
+
+    #[inline]
+    fn stocked(&self, bin: Bin) -> &Stocked {
+        &self.hints(bin).stocked
     }
 
     /// Most magazines of `bin` in one stack.
@@ -305,22 +317,17 @@ impl<P: Sharded> Exchange<P> {
     /// Shards that may have slots of `bin` at home, starting with `first`.
     pub fn shards_with_home(&self, bin: Bin, first: ShardId) -> impl Iterator<Item = ShardId> + use<P> {
         // Relaxed: a hint; the shard's lock protects the slots.
-        Self::in_turn(self.home_hint(bin).load(Ordering::Relaxed), first)
+        Self::in_turn(self.hints(bin).home.load(Ordering::Relaxed), first)
     }
 
     /// Notes whether `shard`, whose lock the caller holds, has slots of `bin` at home.
     pub fn set_home_hint(&self, bin: Bin, shard: ShardId, has_home: bool) {
-        let (word, bit) = (self.home_hint(bin), Self::bit(shard));
+        let (word, bit) = (&self.hints(bin).home, Self::bit(shard));
         // Relaxed, all: a hint. Tested before it is set, to spare the shared line a write.
         if !has_home {
             word.fetch_and(!bit, Ordering::Relaxed);
         } else if word.load(Ordering::Relaxed) & bit == 0 {
             word.fetch_or(bit, Ordering::Relaxed);
         }
-    }
-
-    fn home_hint(&self, bin: Bin) -> &AtomicU32 {
-        let index = usize::from(bin.0);
-        &self.home_hints[if index < BINS { index } else { 0 }]
     }
 }

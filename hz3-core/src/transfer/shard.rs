@@ -21,13 +21,14 @@ use crate::platform::rank::Rank;
 use crate::platform::transit::Transit;
 use crate::platform::units::{Bin, SpanId, elapsed_ms};
 use crate::transfer::depot::{Depot, Stack};
+use crossbeam_utils::CachePadded;
 
 /// A shard.
 #[repr(C, align(128))]
 pub struct Shard<O: Os> {
     depots: [Depot; BINS],
-    empty: [Stack; CLASSES],
-    owned: Mutex<Owned, O>,
+    empty: CachePadded<[Stack; CLASSES]>,
+    owned: CachePadded<Mutex<Owned, O>>,
 }
 
 /// A shard's spans; those with room are in lists. Sync: the shard's lock.
@@ -84,8 +85,8 @@ impl<O: Os> Shard<O> {
     pub const fn new() -> Self {
         Self {
             depots: [const { Depot::new() }; BINS],
-            empty: [const { Stack::new() }; CLASSES],
-            owned: Mutex::new(Owned {
+            empty: CachePadded::new([const { Stack::new() }; CLASSES]),
+            owned: CachePadded::new(Mutex::new(Owned {
                 heads: [SpanId::NONE; BINS],
                 tails: [SpanId::NONE; BINS],
                 out: [0; BINS],
@@ -97,7 +98,7 @@ impl<O: Os> Shard<O> {
                 aside: Transit::new(),
                 clock: 0,
                 scan_position: (0, SpanId::NONE),
-            }),
+            })),
         }
     }
 

@@ -22,9 +22,10 @@ use crate::transfer::spread::Window;
 use crate::upkeep::holes::purge_holes;
 use crate::upkeep::schedule::Schedule;
 
-/// Fresh memory taken between two payments, in bytes. Chosen: a payment then costs little beside the page faults.
-const STEP_BYTES: usize = 1 << 20;
-/// Most fresh memory that one payment is for: bounds its time. The rest is for the next.
+/// Part of what may still become free that a heap takes until the next look. Chosen: that much more may be free than
+/// the bound says.
+const LOOKS_PER_SLACK: usize = 16;
+/// Most fresh memory that one payment is for, in bytes: bounds its time. The rest is for the next.
 const MAX_STEP_BYTES: usize = 4 << 20;
 /// Free memory that every heap may keep, in bytes.
 const FREE_BYTES: usize = 64 << 20;
@@ -76,16 +77,25 @@ impl Balance {
         FREE_BYTES.max(self.used / FREE_PER)
     }
 
+    fn free(&self) -> usize {
+        self.dirty + self.depots + self.spans
+    }
+
     /// Bytes above the bound.
     fn excess(&self) -> usize {
-        (self.dirty + self.depots + self.spans).saturating_sub(self.bound())
+        self.free().saturating_sub(self.bound())
+    }
+
+    /// Bytes below the bound.
+    fn slack(&self) -> usize {
+        self.bound().saturating_sub(self.free())
     }
 }
 
 /// Whether the heap has taken so much that a payment is due.
 #[inline]
 pub fn is_due<P: Policy>(pages: &PageHeap<P>) -> bool {
-    pages.runs.taken_pages() >= STEP_BYTES / PAGE_BYTES
+    pages.runs.fresh.is_due()
 }
 
 /// Gives free memory back for fresh pages taken, if that is due. The caller holds no lock. Takes shards' locks.
@@ -94,8 +104,8 @@ pub fn repay<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: 
     if !is_due(pages) {
         return;
     }
-    let taken = pages.runs.claim_taken(MAX_STEP_BYTES / PAGE_BYTES) * PAGE_BYTES;
-    if pages.options().purge_delay_ms() == NEVER {
+    let taken = pages.runs.fresh.claim() * PAGE_BYTES;
+    if taken == 0 || pages.options().purge_delay_ms() == NEVER {
         return;
     }
     let (now, mut window) = (P::Os::now_ms(), exchange.spread.window());
@@ -108,10 +118,12 @@ pub fn repay<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: 
             send_depots(pages, exchange, MAGAZINES, all);
         }
     }
-    let owed = balance.excess().min(taken);
+    pages.runs.fresh.set_due(balance.slack() / LOOKS_PER_SLACK / PAGE_BYTES);
+    let owed = balance.excess().min(taken).min(MAX_STEP_BYTES);
     if owed == 0 {
         return;
     }
+    pages.runs.fresh.note(taken.saturating_sub(MAX_STEP_BYTES) / PAGE_BYTES);
     if balance.depots > balance.bound() / 4 {
         exchange.make_surplus_due();
         send_depots(pages, exchange, MAGAZINES, |_, depot, most| depot.take_due(most));
