@@ -98,6 +98,6 @@ fn one_of_two_threads_frees_a_run_of_pages() {
 
 #[test]
 fn one_of_two_threads_frees_a_mapping() {
-    one_of_two_frees_it::<Fast>(32 << 20, EACH_MAPPING);
-    one_of_two_frees_it::<Scale>(40 << 20, EACH_MAPPING);
+    one_of_two_frees_it::<Fast>(128 << 20, EACH_MAPPING);
+    one_of_two_frees_it::<Scale>(130 << 20, EACH_MAPPING);
 }

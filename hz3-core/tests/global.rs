@@ -16,7 +16,7 @@ static GLOBAL: Hz3 = Hz3::new();
 
 const ALIGNS: [usize; 9] = [1, 8, 16, 32, 64, 256, 4096, 8192, 1 << 16];
 const SIZES: [usize; 17] =
-    [1, 7, 16, 17, 63, 129, 200, 1000, 4095, 4097, 20_000, 32_767, 32_768, 32_769, 70_000, 1 << 20, 33 << 20];
+    [1, 7, 16, 17, 63, 129, 200, 1000, 4095, 4097, 20_000, 32_767, 32_768, 32_769, 70_000, 1 << 20, 129 << 20];
 
 fn layout(bytes: usize, align: usize) -> Layout {
     Layout::from_size_align(bytes, align).expect("a layout")
@@ -137,7 +137,7 @@ fn rust_s_own_allocator_serves_every_layout_and_threads_that_free_each_other_s_b
     assert_eq!(usable_bytes::<Scale>((&raw const *here).cast()), Some(16), "this program's blocks come from hz3");
     layouts_then_books::<Tiny>(70_000);
     layouts_then_books::<TinyHome>(70_000);
-    layouts_then_books::<Fast>(33 << 20);
+    layouts_then_books::<Fast>(129 << 20);
     every_layout::<Scale>(1 << 20);
     program(200);
     let before = GLOBAL.stats().live_bytes();

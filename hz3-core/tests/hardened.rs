@@ -85,7 +85,7 @@ fn the_order_of_reuse_is_not_that_of_the_frees() {
 #[test]
 fn a_block_is_freed_with_the_size_that_it_was_asked_for() {
     let _alone = alone();
-    for bytes in (0..600).chain((600..80_000).step_by(371)).chain([1 << 20, 40 << 20]) {
+    for bytes in (0..600).chain((600..80_000).step_by(371)).chain([1 << 20, 40 << 20, 130 << 20]) {
         for align in [1, 16, 32, 256, 4096, 65536] {
             let block = block::malloc_aligned::<Hardened>(bytes, align);
             assert!(!block.is_null());
@@ -106,7 +106,7 @@ fn a_block_is_freed_with_the_size_that_it_was_asked_for() {
 #[test]
 fn a_large_block_ends_in_a_page_that_faults() {
     let _alone = alone();
-    for bytes in [40_000, 1 << 20, 40 << 20] {
+    for bytes in [40_000, 1 << 20, 40 << 20, 130 << 20] {
         let block = malloc(bytes);
         let end = block.expose_provenance() + bytes.next_multiple_of(PAGE_BYTES);
         assert!(is_readable(end - 1) && !is_readable(end), "{bytes}");
@@ -222,7 +222,7 @@ fn what_is_in_quarantine_is_in_the_books_and_comes_home_with_its_thread() {
 #[test]
 fn what_may_be_used_of_a_block_is_what_was_asked_for() {
     let _alone = alone();
-    for bytes in (0..600).chain((600..80_000).step_by(371)).chain([1 << 20, 40 << 20]) {
+    for bytes in (0..600).chain((600..80_000).step_by(371)).chain([1 << 20, 40 << 20, 130 << 20]) {
         for align in [16, 64, 4096, 65536] {
             let block = block::malloc_aligned::<Hardened>(bytes, align);
             assert!(block.addr().is_multiple_of(align));

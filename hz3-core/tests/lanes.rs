@@ -250,7 +250,7 @@ fn books_add_up_while_blocks_live<L: Lane>(rounds: usize) {
         all.extend(&direct);
         expect_books::<L>(&all);
         if round % 3 == 0 {
-            direct.push(Block::written(block::malloc::<L>(40 << 20), 1, 7));
+            direct.push(Block::written(block::malloc::<L>(130 << 20), 1, 7));
             all.extend(direct.last());
             expect_books::<L>(&all);
         }

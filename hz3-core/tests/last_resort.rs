@@ -54,27 +54,27 @@ fn expect_unreturned(bytes: usize) {
 #[test]
 fn a_mapping_that_the_system_does_not_take_back_serves_again_and_goes_later() {
     alone(|| {
-        let first = block::malloc::<Tiny>(40 * MIB);
-        write(first, 40 * MIB);
+        let first = block::malloc::<Tiny>(160 * MIB);
+        write(first, 160 * MIB);
         Fake::refuse_after(0);
         free(first);
-        expect_unreturned(40 * MIB);
+        expect_unreturned(160 * MIB);
         // Nothing else is to be had, and so even a wasteful fit will do.
-        let second = block::malloc::<Tiny>(33 * MIB);
+        let second = block::malloc::<Tiny>(132 * MIB);
         assert_eq!(second, first);
         free(second);
         Fake::grant_all();
         // Its pages were not given back either, and still hold what was written.
-        let third = malloc_zeroed::<Tiny>(38 * MIB);
+        let third = malloc_zeroed::<Tiny>(152 * MIB);
         assert_eq!(third, first);
         // SAFETY: a live block of that many bytes.
-        assert!(unsafe { std::slice::from_raw_parts(third, 38 * MIB) }.iter().all(|&byte| byte == 0));
-        assert_eq!(collect::<Tiny>().direct_bytes, 40 * MIB);
+        assert!(unsafe { std::slice::from_raw_parts(third, 152 * MIB) }.iter().all(|&byte| byte == 0));
+        assert_eq!(collect::<Tiny>().direct_bytes, 160 * MIB);
         assert_eq!(collect::<Tiny>().unreturned_bytes, 0);
         Fake::refuse_after(0);
         free(third);
         Fake::grant_all();
-        expect_unreturned(40 * MIB);
+        expect_unreturned(160 * MIB);
         assert!(trim::<Tiny>());
         expect_unreturned(0);
     });
@@ -84,14 +84,14 @@ fn a_mapping_that_the_system_does_not_take_back_serves_again_and_goes_later() {
 fn the_ends_of_an_aligned_mapping_that_are_refused_stay_in_the_books() {
     alone(|| {
         // So that a descriptor is at hand.
-        free(block::malloc::<Tiny>(40 * MIB));
+        free(block::malloc::<Tiny>(160 * MIB));
         Fake::refuse_after(1);
-        let block = malloc_aligned::<Tiny>(40 * MIB, 64 * MIB);
+        let block = malloc_aligned::<Tiny>(160 * MIB, 256 * MIB);
         Fake::grant_all();
-        assert!(!block.is_null() && block.addr().is_multiple_of(64 * MIB));
-        assert_eq!(collect::<Tiny>().unreturned_bytes, 64 * MIB);
+        assert!(!block.is_null() && block.addr().is_multiple_of(256 * MIB));
+        assert_eq!(collect::<Tiny>().unreturned_bytes, 256 * MIB);
         free(block);
-        expect_unreturned(64 * MIB);
+        expect_unreturned(256 * MIB);
         trim::<Tiny>();
         expect_unreturned(0);
     });
@@ -100,18 +100,18 @@ fn the_ends_of_an_aligned_mapping_that_are_refused_stay_in_the_books() {
 #[test]
 fn mappings_that_are_refused_again_wait_in_line_and_all_of_them_go_in_the_end() {
     alone(|| {
-        let blocks = [40, 50, 60, 70].map(|mib| block::malloc::<Tiny>(mib * MIB));
+        let blocks = [160, 200, 240, 280].map(|mib| block::malloc::<Tiny>(mib * MIB));
         Fake::refuse_after(0);
         for block in blocks {
             free(block);
         }
         trim::<Tiny>();
-        expect_unreturned(220 * MIB);
+        expect_unreturned(880 * MIB);
         // From the middle of the line.
-        assert_eq!(block::malloc::<Tiny>(49 * MIB), blocks[1]);
+        assert_eq!(block::malloc::<Tiny>(196 * MIB), blocks[1]);
         free(blocks[1]);
         trim::<Tiny>();
-        expect_unreturned(220 * MIB);
+        expect_unreturned(880 * MIB);
         Fake::grant_all();
         trim::<Tiny>();
         expect_unreturned(0);

@@ -29,7 +29,7 @@ fn allocate_until_refused<L: Lane>(bytes: usize, most: usize) -> Vec<*mut u8> {
 fn refuse_at_every_request<L: Lane>() {
     let mut outlived = 0;
     for requests in 0..120 {
-        for (bytes, most) in [(16, 300), (1000, 300), (20_000, 100), (300_000, 50), (40 << 20, 10)] {
+        for (bytes, most) in [(16, 300), (1000, 300), (20_000, 100), (300_000, 50), (130 << 20, 10)] {
             Fake::refuse_after(requests);
             // In a thread of its own, so that its heap comes and goes under refusal too.
             let blocks = std::thread::spawn(move || {

@@ -130,3 +130,47 @@ fn among_like_lengths_the_run_freed_last_serves_first() {
     }
     assert_eq!(check_runs(&RUNS), Ok(()));
 }
+
+#[test]
+fn adjacent_dirty_and_clean_runs_serve_together_before_fresh_pages() {
+    const PIECES: [(usize, bool); 5] = [(150, true), (150, false), (300, true), (100, false), (200, true)];
+    static RUNS: Runs<Linux> = Runs::new(Options::new(1000, 64 << 20));
+    // Far more clean pages lie elsewhere.
+    let elsewhere = RUNS.allocate(4000, 1).expect("memory");
+    let wall = RUNS.allocate(1, 1).expect("memory");
+    let pieces: std::vec::Vec<_> =
+        PIECES.iter().map(|&(pages, is_dirty)| (RUNS.allocate(pages, 1).expect("memory"), is_dirty)).collect();
+    let first = place(&RUNS, pieces[0].0).0;
+    let end = place(&RUNS, pieces[4].0).0 + 200 * PAGE_BYTES;
+    assert_eq!(end - first, 900 * PAGE_BYTES, "they adjoin");
+    let other_wall = RUNS.allocate(1, 1).expect("memory");
+    release(&RUNS, elsewhere, 0);
+    pieces.iter().filter(|(_, is_dirty)| !is_dirty).for_each(|&(id, _)| release(&RUNS, id, 0));
+    RUNS.purge(5000, 1000, usize::MAX);
+    pieces.iter().filter(|(_, is_dirty)| *is_dirty).for_each(|&(id, _)| release(&RUNS, id, 5000));
+    assert_eq!(check_runs(&RUNS), Ok(()));
+    let dirty = RUNS.free_bytes().0;
+    assert_eq!(dirty, 650 * PAGE_BYTES);
+
+    // Around the longest one: behind it, before it, and a part of the first.
+    let taken = RUNS.allocate(680, 1).expect("memory");
+    let (start, pages) = place(&RUNS, taken);
+    assert_eq!(pages, 680);
+    assert!(start > first && start + pages * PAGE_BYTES <= end);
+    assert_eq!(check_runs(&RUNS), Ok(()));
+    // SAFETY: the test's own run.
+    assert!(unsafe { !(*at(&RUNS.spans, taken)).zeroed });
+    // More clean pages than dirty ones are not worth it.
+    let rest = RUNS.allocate(400, 1).expect("memory");
+    assert!(!(first..end).contains(&place(&RUNS, rest).0));
+    release(&RUNS, taken, 5000);
+    // The pages that held memory, and those that did not.
+    assert_eq!(check_runs(&RUNS), Ok(()));
+    assert!(RUNS.free_bytes().0 >= dirty);
+    for id in [rest, wall, other_wall] {
+        release(&RUNS, id, 5000);
+    }
+    RUNS.purge(9000, 0, usize::MAX);
+    assert_eq!(check_runs(&RUNS), Ok(()));
+    assert_eq!(RUNS.free_bytes(), (0, RUNS.arenas.reserved_and_committed().1, 0));
+}

@@ -26,7 +26,7 @@ use crate::platform::units::{PAGE_BYTES, SpanId};
 use core::ptr::NonNull;
 
 /// Size in bytes from which every large block is a direct mapping. Chosen: glibc's largest mmap threshold.
-pub const DIRECT_BYTES: usize = 32 << 20;
+pub const DIRECT_BYTES: usize = 128 << 20;
 /// Buckets without a page. Chosen: one KiB of every allocator.
 const FIRST_BUCKETS: usize = 256;
 /// Buckets in a page. Derived: 1,024.
@@ -387,6 +387,7 @@ mod tests {
     use crate::platform::linux::Linux;
 
     const BLOCKS: usize = if cfg!(miri) { 600 } else { 100_000 };
+    const DIRECT_PAGES: u32 = (DIRECT_BYTES / PAGE_BYTES) as u32;
 
     /// Steps of the longest search.
     fn longest_chain(direct: &DirectMappings<Linux>, spans: &Spans) -> usize {
@@ -451,12 +452,12 @@ mod tests {
         static SPANS: Spans = Spans::new();
         static DIRECT: DirectMappings<Linux> = DirectMappings::new();
         for number in 1..=2000 {
-            put(&DIRECT, &SPANS, number << 25, 8192);
+            put(&DIRECT, &SPANS, number << 27, DIRECT_PAGES);
         }
         // As if there had been no memory for pages of buckets.
         let mut buckets = {
             let mut index = DIRECT.index.lock();
-            let blocks: std::vec::Vec<usize> = (1..=2000).map(|number| number << 25).collect();
+            let blocks: std::vec::Vec<usize> = (1..=2000).map(|number| number << 27).collect();
             drop(index);
             let ids: std::vec::Vec<SpanId> =
                 blocks.iter().map(|&address| DIRECT.remove(&SPANS, address).expect("a block")).collect();
@@ -478,7 +479,7 @@ mod tests {
         assert_eq!(DIRECT.check(&SPANS), Ok(()));
         let before = longest_chain(&DIRECT, &SPANS);
         for number in 2001..=4000 {
-            put(&DIRECT, &SPANS, number << 25, 8192);
+            put(&DIRECT, &SPANS, number << 27, DIRECT_PAGES);
             let now = DIRECT.index.lock().buckets;
             assert!(now - buckets <= SPLITS);
             buckets = now;

@@ -71,6 +71,18 @@ impl Lists {
         }
         None
     }
+
+    /// The highest class from `class` down that has a run.
+    pub fn class_down_from(&self, class: usize) -> Option<usize> {
+        let mut mask = u64::MAX >> (63 - class % 64);
+        for (index, word) in self.map.iter().enumerate().take(class / 64 + 1).rev() {
+            if word & mask != 0 {
+                return Some(index * 64 + (word & mask).ilog2() as usize);
+            }
+            mask = u64::MAX;
+        }
+        None
+    }
 }
 
 impl Default for Lists {
@@ -93,6 +105,19 @@ mod tests {
         }
         assert_eq!(class_of(1 << 36), CLASSES - 1);
         assert!(class_of((1 << 36) - 1) < CLASSES);
+    }
+
+    #[test]
+    fn the_next_class_with_a_run_is_found_upwards_and_downwards() {
+        let mut lists = Lists::new();
+        for class in [1, 63, 64, 200] {
+            lists.set_head(class, SpanId(7));
+        }
+        for class in 0..CLASSES {
+            let classes = [1, 63, 64, 200];
+            assert_eq!(lists.class_from(class), classes.into_iter().find(|&other| other >= class));
+            assert_eq!(lists.class_down_from(class), classes.into_iter().rev().find(|&other| other <= class));
+        }
     }
 
     #[test]

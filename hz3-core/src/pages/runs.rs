@@ -8,7 +8,7 @@
 //!
 //! A request takes a run of its own class, of which most fit, or the one inserted last in the next band that has a longer
 //! one: its memory is warm. The search takes a bounded number of steps, however many runs there are. A returned run merges with its neighbours of the same kind, found by the page tags of their edges. Dirty runs serve
-//! before clean ones, and both before fresh pages. One lock protects all this. It is held for a bounded number of
+//! before clean ones, a long one with what adjoins it, and both before fresh pages. One lock protects all this. It is held for a bounded number of
 //! steps, except in `take_any`, and never across a system call.
 
 use crate::pages::arena::{Arenas, Growing, NotGrown, PageRange};
@@ -31,6 +31,10 @@ const SPARE_BATCH: u32 = 32;
 const PURGE_PAGES: usize = 512; // chosen: 2 MiB take 0.2 ms, and smaller steps more time in all
 /// Runs of the request's own class examined before a higher class is used. Below 64 pages, the first one fits.
 const PROBES: usize = 8;
+/// Fewest pages of a request that several adjacent runs may serve. Chosen: below, page faults cost little.
+const TOGETHER_PAGES: usize = 256;
+/// Most adjacent runs that are looked at around one.
+const NEIGHBOURS: usize = 8;
 /// How often a refused request waits for runs that are being purged.
 const MAX_WAITS: u32 = 500; // chosen: a tenth of a second
 /// Most spare descriptors that one operation uses: one per cut.
@@ -121,9 +125,88 @@ impl<O: Os> FreeRuns<'_, O> {
 
     /// Takes a run: dirty before clean, because its pages are present. `None` if none fits.
     fn take(&mut self, pages: usize, align_pages: usize) -> Option<SpanId> {
-        let (id, start) =
-            [Kind::Dirty, Kind::Clean].into_iter().find_map(|kind| self.find(kind, pages, align_pages))?;
+        if let Some((id, start)) = self.find(Kind::Dirty, pages, align_pages) {
+            return self.cut(id, start, pages);
+        }
+        if pages >= TOGETHER_PAGES
+            && align_pages == 1
+            && let Some(id) = self.take_together(pages)
+        {
+            return Some(id);
+        }
+        let (id, start) = self.find(Kind::Clean, pages, align_pages)?;
         self.cut(id, start, pages)
+    }
+
+    /// Takes a range of adjacent free runs, at least half of it dirty, after a look at the longest dirty ones.
+    fn take_together(&mut self, pages: usize) -> Option<SpanId> {
+        let (mut looks, mut above) = (PROBES, class_of(pages) + 1);
+        while let Some(class) = self.index.dirty.class_down_from(above.checked_sub(1)?) {
+            let mut id = self.index.dirty.head(class);
+            while !id.is_none() {
+                looks = looks.checked_sub(1)?;
+                if let Some((first, start)) = self.range_around(id, pages) {
+                    return self.take_range(first, start, pages);
+                }
+                id = self.span(id).next;
+            }
+            above = class;
+        }
+        None
+    }
+
+    /// The free run that begins at `address`, or of which the last page ends before it if `is_before`.
+    fn free_at(&self, address: usize, is_before: bool) -> Option<SpanId> {
+        let tag = self.arenas.tag_value(if is_before { address.wrapping_sub(PAGE_BYTES) } else { address });
+        (matches!(tag.kind(), Kind::Dirty | Kind::Clean) && !tag.span().is_none()).then(|| tag.span())
+    }
+
+    /// Adjacent free runs around `id` that have `pages`, at least half of them dirty: the first run, and where in it the
+    /// pages begin.
+    fn range_around(&self, id: SpanId, pages: usize) -> Option<(SpanId, usize)> {
+        let mut first = id;
+        let (mut start, mut end) = (self.span(id).start, self.span(id).start + self.span(id).bytes());
+        let mut dirty = self.span(id).pages as usize;
+        for step in 0..=NEIGHBOURS {
+            let missing = pages.saturating_sub((end - start) / PAGE_BYTES);
+            if missing == 0 {
+                return (dirty >= pages / 2).then_some((first, start));
+            }
+            let (before, behind) = (self.free_at(start, true), self.free_at(end, false));
+            let is_before = if step % 2 == 0 { behind.is_none() } else { before.is_some() };
+            let next = if is_before { before } else { behind }?;
+            // No more than needed of the last one.
+            let taken = (self.span(next).pages as usize).min(missing);
+            dirty += if self.span(next).kind == Kind::Dirty { taken } else { 0 };
+            if is_before {
+                (first, start) = (next, start - taken * PAGE_BYTES);
+            } else {
+                end += taken * PAGE_BYTES;
+            }
+        }
+        None
+    }
+
+    /// Takes `pages` out of adjacent free runs, from `start` in the run `first` on, as one. There are descriptors: two runs
+    /// at most are cut.
+    fn take_range(&mut self, first: SpanId, start: usize, pages: usize) -> Option<SpanId> {
+        let room = |run: &Span, address| (run.start + run.bytes() - address) / PAGE_BYTES;
+        let whole = self.cut(first, start, room(self.span(first), start).min(pages))?;
+        while (self.span(whole).pages as usize) < pages {
+            let (behind, left) = (start + self.span(whole).bytes(), pages - self.span(whole).pages as usize);
+            let next = self.free_at(behind, false)?;
+            let part = self.cut(next, behind, room(self.span(next), behind).min(left))?;
+            for id in [whole, part] {
+                let (start, bytes) = (self.span(id).start, self.span(id).bytes());
+                self.arenas.set_tag(start, PageTag::NONE);
+                self.arenas.set_tag(start + bytes - PAGE_BYTES, PageTag::NONE);
+            }
+            self.span(whole).pages += self.span(part).pages;
+            self.span(whole).zeroed = false;
+            self.retire(part);
+            self.tag_edges(whole);
+        }
+        Some(whole)
     }
 
     /// The descriptor `id`, of a free run or of the caller's own.

@@ -28,7 +28,7 @@ const THREADS: usize = 4;
 /// Steps between two looks at everything that is live.
 const LOOK: usize = 128;
 /// A block that the system maps on its own.
-const DIRECT_BYTES: usize = 33 << 20;
+const DIRECT_BYTES: usize = 129 << 20;
 
 /// A call of an entry point; blocks by their addresses.
 #[derive(Clone, Copy)]
