@@ -159,7 +159,7 @@ pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
         return null_mut();
     }
     // SAFETY: `block` is null or a live block of this lane; the three functions are the lane's.
-    unsafe { size::realloc::<L>(block, bytes, malloc::<L>, |block| free::<L>(block), miss::tick_thread::<L>) }
+    unsafe { size::realloc::<L>(block, bytes, malloc::<L>, |block| free::<L>(block), miss::tick_and_pay::<L>) }
 }
 
 /// Returns reachable free memory to the system; true if there was any. Other threads empty their caches at their next

@@ -10,7 +10,7 @@
 
 use crate::api::slack::with_slack;
 use crate::hardening::canary;
-use crate::pages::direct::DIRECT_BYTES;
+use crate::pages::direct::LIMITED_DIRECT_BYTES;
 use crate::pages::guards::Wait;
 use crate::pages::page_heap::PageHeap;
 use crate::pages::page_tag::Kind;
@@ -192,7 +192,7 @@ unsafe fn resize_run<P: Policy>(pages: &PageHeap<P>, id: SpanId, page_count: usi
     unsafe {
         let (start, old_pages) = ((*at(pages.spans(), id)).start, (*at(pages.spans(), id)).pages as usize);
         // A block that reaches the size of a direct mapping should become one.
-        if page_count > old_pages && is_direct(page_count) || !pages.resize_run(id, page_count) {
+        if page_count > old_pages && pages.is_direct(page_count) || !pages.resize_run(id, page_count) {
             return null_mut();
         }
         seal(pages, id, bytes);
@@ -203,8 +203,8 @@ unsafe fn resize_run<P: Policy>(pages: &PageHeap<P>, id: SpanId, page_count: usi
 /// # Safety
 /// The caller owns the block.
 unsafe fn resize_direct<P: Policy>(pages: &PageHeap<P>, address: usize, page_count: usize, bytes: usize) -> *mut u8 {
-    let may_stay =
-        page_count >= DIRECT_BYTES / PAGE_BYTES / 2 || page_count >= pages_for(MOVED_BYTES) && pages.may_map_small();
+    let may_stay = page_count >= LIMITED_DIRECT_BYTES / PAGE_BYTES / 2
+        || page_count >= pages_for(MOVED_BYTES) && pages.may_map_small();
     if !may_stay || u32::try_from(page_count).is_err() {
         return null_mut();
     }
@@ -224,11 +224,6 @@ unsafe fn resize_direct<P: Policy>(pages: &PageHeap<P>, address: usize, page_cou
         pages.unmap_excess();
         moved.map_or(null_mut(), NonNull::as_ptr)
     }
-}
-
-/// Whether a large block of `page_count` pages is always a direct mapping.
-fn is_direct(page_count: usize) -> bool {
-    page_count >= DIRECT_BYTES / PAGE_BYTES
 }
 
 /// Pages, with the guard, of a mapping for a block of `old` usable bytes that grows to `bytes`. Slack costs no memory.
@@ -256,7 +251,7 @@ pub unsafe fn move_apart<P: Policy>(pages: &PageHeap<P>, address: usize, old: us
                 || old >= LONG_BYTES && (bytes - old <= old / 4 || !pages.runs.has_dirty(page_count));
             P::HARDENED || copied / COPIES >= old || !pages.frees_mappings_of(bytes) && is_better_at_once()
         };
-        if !is_direct(page_count) && (old < MOVED_BYTES || !is_due() || !pages.may_map_small()) {
+        if !pages.is_direct(page_count) && (old < MOVED_BYTES || !is_due() || !pages.may_map_small()) {
             return None;
         }
         let room = Place::of::<P>(&*at(pages.spans(), tag.span())).room;

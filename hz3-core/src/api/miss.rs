@@ -79,6 +79,8 @@ pub fn large<L: Lane>(bytes: usize, align: usize) -> Option<Block> {
         Want { pages, align_pages, bin: FOREIGN }
     };
     let block = retry_gathered::<L, _>(want, || large::allocate(&L::allocator().pages, bytes, align))?;
+    // Now, while the block counts as used.
+    pay_if_due::<L>();
     sampling::large::<L>(block.start.addr(), bytes);
     Some(block)
 }
@@ -301,29 +303,41 @@ fn check_clock<L: Lane>(heap: &HeapOf<L>) {
     }
 }
 
-/// Counts a miss, and sometimes checks the clock; pays for growth.
-pub fn tick_thread<L: Lane>() {
+/// Counts a miss, and sometimes checks the clock.
+fn tick_thread<L: Lane>() {
     if let Some(heap) = thread_heap::<L>() {
         // SAFETY: this thread's heap, without another reference.
-        let heap = unsafe { &*heap };
-        tick::<L>(heap);
-        if repay::is_due(&L::allocator().pages) {
-            pay::<L>(heap);
-        }
+        tick::<L>(unsafe { &*heap });
     }
+}
+
+#[inline]
+fn pay_if_due<L: Lane>() {
+    if repay::is_due(&L::allocator().pages)
+        && let Some(heap) = thread_heap::<L>()
+    {
+        // SAFETY: this thread's heap, without another reference.
+        pay::<L>(unsafe { &*heap });
+    }
+}
+
+/// Counts a miss, and sometimes checks the clock; pays for growth.
+pub fn tick_and_pay<L: Lane>() {
+    tick_thread::<L>();
+    pay_if_due::<L>();
 }
 
 /// Misses that a free of a direct mapping counts as. Chosen: what was kept of others must not wait for many.
 const DIRECT_TICKS: u8 = 16;
 
-/// [`tick_thread`] after a free.
+/// [`tick_and_pay`] after a free.
 fn tick_after<L: Lane>(is_direct: bool) {
     if is_direct && let Some(heap) = thread_heap::<L>() {
         // SAFETY: this thread's heap, without another reference.
         let ticks = unsafe { &(*heap).ticks };
         ticks.set(ticks.get().saturating_sub(DIRECT_TICKS));
     }
-    tick_thread::<L>();
+    tick_and_pay::<L>();
 }
 
 /// What a request takes from the page heap.

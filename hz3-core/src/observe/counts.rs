@@ -161,7 +161,7 @@ impl Stats {
         [
             all("live_small", self.small_live_bytes, "the program's own blocks up to 32 KiB"),
             all("live_large", self.large_bytes, "the program's own blocks above"),
-            all("live_direct", self.direct_bytes, "the program's own blocks from 32 MiB up, or moved by realloc"),
+            all("live_direct", self.direct_bytes, "the program's own blocks from 128 MiB up, or moved by realloc"),
             all(
                 "magazines",
                 self.magazine_bytes,

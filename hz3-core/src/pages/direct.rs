@@ -25,8 +25,10 @@ use crate::platform::table::Table;
 use crate::platform::units::{PAGE_BYTES, SpanId};
 use core::ptr::NonNull;
 
-/// Size in bytes from which every large block is a direct mapping. Chosen: glibc's largest mmap threshold.
+/// Size in bytes from which every large block is a direct mapping. Chosen: shorter ones use one another's memory.
 pub const DIRECT_BYTES: usize = 128 << 20;
+/// The same where address space is limited. Chosen: a mapping goes back to others, the arenas' pages do not.
+pub const LIMITED_DIRECT_BYTES: usize = 32 << 20;
 /// Buckets without a page. Chosen: one KiB of every allocator.
 const FIRST_BUCKETS: usize = 256;
 /// Buckets in a page. Derived: 1,024.
@@ -303,7 +305,7 @@ impl<O: Os> DirectMappings<O> {
     /// Takes a kept mapping, or a part of one, for a block of `pages` at a multiple of `align`. The caller then owns it.
     pub fn take_kept(&self, keeping: Keeping, pages: usize, align: usize) -> Option<Mapping> {
         self.change_kept(|kept, _| {
-            let taken = kept.take(pages, align, pages * PAGE_BYTES >= DIRECT_BYTES);
+            let taken = kept.take(pages, align, pages * PAGE_BYTES >= LIMITED_DIRECT_BYTES);
             kept.note_request(keeping, pages, taken.as_ref());
             taken
         })

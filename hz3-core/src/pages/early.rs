@@ -6,7 +6,8 @@
 //!
 //! most = max(32 MiB, a sixteenth of the highest use) + allowance
 //!
-//! a run is taken that was given back less than the delay ago    allowance grows by it
+//! a run is taken that was given back less than the delay ago    allowance grows by it; with half of what was given back, by
+//!                                                               all that was too much then
 //! free memory reaches the delay's age                           allowance shrinks by it
 //! ```
 //!
@@ -33,8 +34,10 @@ pub struct Early {
     /// The highest use so far, in bytes.
     highest: AtomicUsize,
     allowance: AtomicUsize,
-    /// Bytes given back early and not taken again.
+    /// Bytes given back early and not taken again, half of all that were, and the most by which the bound was exceeded then.
     given: AtomicUsize,
+    half: AtomicUsize,
+    exceeded: AtomicUsize,
     /// When memory last was given back early, in milliseconds.
     stamp: AtomicU32,
     /// Bytes given back by age that were not taken again, half of them; and when.
@@ -54,6 +57,8 @@ impl Early {
             highest: AtomicUsize::new(0),
             allowance: AtomicUsize::new(0),
             given: AtomicUsize::new(0),
+            half: AtomicUsize::new(0),
+            exceeded: AtomicUsize::new(0),
             stamp: AtomicU32::new(0),
             aged: AtomicUsize::new(0),
             aged_stamp: AtomicU32::new(0),
@@ -72,9 +77,16 @@ impl Early {
         dirty.saturating_sub(share.max(LEAST_BYTES) + self.allowance.load(Ordering::Relaxed))
     }
 
-    /// Notes that `bytes` were given back early at `now`.
-    pub fn note_given(&self, bytes: usize, now: u32) {
-        self.given.store(self.given.load(Ordering::Relaxed).saturating_add(bytes), Ordering::Relaxed);
+    /// Notes that `bytes` were given back early at `now`, as the bound was exceeded by `excess`.
+    pub fn note_given(&self, bytes: usize, excess: usize, now: u32) {
+        let given = self.given.load(Ordering::Relaxed);
+        let (half, exceeded) = match given {
+            0 => (0, 0),
+            _ => (self.half.load(Ordering::Relaxed), self.exceeded.load(Ordering::Relaxed)),
+        };
+        self.half.store(half + bytes / 2, Ordering::Relaxed);
+        self.exceeded.store(exceeded.max(excess), Ordering::Relaxed);
+        self.given.store(given.saturating_add(bytes), Ordering::Relaxed);
         self.stamp.store(now, Ordering::Relaxed);
     }
 
@@ -107,8 +119,15 @@ impl Early {
             return self.given.store(0, Ordering::Relaxed);
         }
         let missed = bytes.min(given);
+        let was_more = given > self.half.load(Ordering::Relaxed);
         self.given.store(given - missed, Ordering::Relaxed);
-        self.allowance.store(self.allowance.load(Ordering::Relaxed).saturating_add(missed), Ordering::Relaxed);
+        // Whoever takes half of it again would take the rest again too.
+        let more = if was_more && given - missed <= self.half.load(Ordering::Relaxed) {
+            self.exceeded.load(Ordering::Relaxed).max(missed)
+        } else {
+            missed
+        };
+        self.allowance.store(self.allowance.load(Ordering::Relaxed).saturating_add(more), Ordering::Relaxed);
     }
 
     /// Notes that `bytes` reached the delay's age and were given back at `now`, while `used` bytes are in use.
@@ -166,17 +185,28 @@ mod tests {
     fn what_is_taken_again_soon_is_kept_next_time_until_it_gets_old() {
         let early = Early::new();
         assert!(!early.has_given());
-        early.note_given(300 * MIB, 1000);
+        early.note_given(300 * MIB, 300 * MIB, 1000);
         assert!(early.has_given() && early.is_giving(1050) && !early.is_giving(1500));
-        early.note_taken(200 * MIB, 1500, 1000);
-        assert_eq!(early.excess(400 * MIB, 300 * MIB), 68 * MIB);
+        early.note_taken(100 * MIB, 1500, 1000);
+        assert_eq!(early.excess(400 * MIB, 300 * MIB), 168 * MIB);
         early.note_taken(200 * MIB, 2500, 1000);
         assert!(!early.has_given(), "too late");
-        assert_eq!(early.excess(400 * MIB, 300 * MIB), 68 * MIB);
-        early.note_aged(150 * MIB, 0, 9000, 1000);
+        assert_eq!(early.excess(400 * MIB, 300 * MIB), 168 * MIB);
+        early.note_aged(50 * MIB, 0, 9000, 1000);
         assert_eq!(early.excess(400 * MIB, 300 * MIB), 218 * MIB);
         early.note_aged(150 * MIB, 0, 9000, 1000);
         assert_eq!(early.excess(400 * MIB, 300 * MIB), 268 * MIB);
+    }
+
+    #[test]
+    fn once_half_is_taken_again_all_that_was_too_much_is_kept() {
+        let early = Early::new();
+        early.note_given(10 * MIB, 90 * MIB, 1000);
+        early.note_given(10 * MIB, 80 * MIB, 1000);
+        early.note_taken(8 * MIB, 1001, 1000);
+        assert_eq!(early.excess(400 * MIB, 122 * MIB), 82 * MIB);
+        early.note_taken(8 * MIB, 1001, 1000);
+        assert_eq!(early.excess(400 * MIB, 122 * MIB), 0);
     }
 
     #[test]

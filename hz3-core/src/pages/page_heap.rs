@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! small span      a run of the arenas, every page tagged
-//! large block     below 32 MiB a run of the arenas, first and last page tagged; from 32 MiB up a direct mapping; from
+//! large block     below 128 MiB a run of the arenas, first and last page tagged; from 128 MiB up a direct mapping; from
 //!                 128 KiB up as well, where `realloc` moved it
 //! free            a dirty run → purged → a clean run
 //! ```
@@ -14,7 +14,7 @@
 use crate::pages::arena::Growing;
 use crate::pages::bins;
 use crate::pages::clearing::Clearing;
-use crate::pages::direct::{DIRECT_BYTES, DirectMappings};
+use crate::pages::direct::{DIRECT_BYTES, DirectMappings, LIMITED_DIRECT_BYTES};
 use crate::pages::early::{Early, LEAST_BYTES};
 use crate::pages::guards::{Guards, Wait};
 use crate::pages::kept::{Keeping, Mapping};
@@ -188,12 +188,18 @@ impl<P: Policy> PageHeap<P> {
 
     /// A large block's span at a multiple of `align_pages`, a power of two, for the caller. `None` if memory runs out.
     pub fn take_large(&self, pages: usize, align_pages: usize) -> Option<SpanId> {
-        if pages.max(align_pages) * PAGE_BYTES < DIRECT_BYTES {
+        if !self.is_direct(pages.max(align_pages)) {
             self.take_run(Growing::Any, pages, align_pages).or_else(|| self.map_direct(pages, align_pages * PAGE_BYTES))
         } else {
             self.map_direct(pages, align_pages * PAGE_BYTES)
                 .or_else(|| self.take_run(Growing::Present, pages, align_pages))
         }
+    }
+
+    /// Whether a large block of `pages` gets a mapping of its own.
+    pub fn is_direct(&self, pages: usize) -> bool {
+        let bytes = pages * PAGE_BYTES;
+        bytes >= DIRECT_BYTES || bytes >= LIMITED_DIRECT_BYTES && P::Os::address_space_limit() != usize::MAX
     }
 
     fn take_run(&self, which: Growing, pages: usize, align_pages: usize) -> Option<SpanId> {
@@ -374,7 +380,7 @@ impl<P: Policy> PageHeap<P> {
         unsafe {
             let (start, pages) = ((*at(self.spans(), id)).start, (*at(self.spans(), id)).pages as usize);
             let keeping = self.keeping_little();
-            if pages * PAGE_BYTES < DIRECT_BYTES || !self.direct.may_keep(keeping, pages * PAGE_BYTES) {
+            if !self.is_direct(pages) || !self.direct.may_keep(keeping, pages * PAGE_BYTES) {
                 return false;
             }
             let guarded = if P::HARDENED { Span::front_pages(pages) as u32 } else { 0 };
@@ -449,12 +455,8 @@ impl<P: Policy> PageHeap<P> {
     #[inline]
     fn pay_for_fresh(&self, id: SpanId) {
         // SAFETY: the caller owns the span.
-        let span = unsafe { &*at(self.spans(), id) };
-        if !span.zeroed {
-            return;
-        }
-        let mut bytes = span.bytes();
-        if self.direct.kept_bytes() > 0 {
+        let mut bytes = unsafe { (*at(self.spans(), id)).fresh_pages() } * PAGE_BYTES;
+        if bytes > 0 && self.direct.kept_bytes() > 0 {
             self.unmap_each(|_| self.direct.take_for_fresh(P::Os::now_ms(), core::mem::take(&mut bytes)));
         }
     }
@@ -891,7 +893,7 @@ impl<P: Policy> PageHeap<P> {
         if excess >= EARLY_STEP_BYTES {
             let now = P::Os::now_ms();
             let (purged, _) = self.purge_runs(now, 0, excess, &Budget::of_us::<P::Os>(TURN_US));
-            self.early.note_given(purged, now);
+            self.early.note_given(purged, excess, now);
         }
     }
 
@@ -902,9 +904,9 @@ impl<P: Policy> PageHeap<P> {
     #[inline]
     unsafe fn note_taken(&self, id: SpanId) {
         // SAFETY: the caller owns the span.
-        let span = unsafe { &*at(self.spans(), id) };
-        if self.early.has_given() && span.zeroed {
-            self.early.note_taken(span.bytes(), P::Os::now_ms(), self.options().purge_delay_ms());
+        let bytes = unsafe { (*at(self.spans(), id)).fresh_pages() } * PAGE_BYTES;
+        if self.early.has_given() && bytes > 0 {
+            self.early.note_taken(bytes, P::Os::now_ms(), self.options().purge_delay_ms());
         }
     }
 

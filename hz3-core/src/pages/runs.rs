@@ -201,8 +201,10 @@ impl<O: Os> FreeRuns<'_, O> {
                 self.arenas.set_tag(start, PageTag::NONE);
                 self.arenas.set_tag(start + bytes - PAGE_BYTES, PageTag::NONE);
             }
+            let fresh = self.span(whole).fresh_pages() + self.span(part).fresh_pages();
             self.span(whole).pages += self.span(part).pages;
             self.span(whole).zeroed = false;
+            self.span(whole).set_fresh_pages(fresh);
             self.retire(part);
             self.tag_edges(whole);
         }
@@ -317,9 +319,11 @@ impl<O: Os> FreeRuns<'_, O> {
 
     /// Puts a run that has left the lists in transit; `was` is its kind before.
     fn mark_taken(&self, id: SpanId, was: Kind) {
+        let pages = self.span(id).pages as usize;
         self.span(id).zeroed = was == Kind::Clean;
+        self.span(id).set_fresh_pages(if was == Kind::Clean { pages } else { 0 });
         if was == Kind::Clean {
-            self.fresh.note(self.span(id).pages as usize);
+            self.fresh.note(pages);
         }
         self.span(id).taken_after = self.index.failure.number;
         self.span(id).kind = Kind::Transit;

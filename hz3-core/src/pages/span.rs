@@ -76,7 +76,8 @@ pub struct Span {
     /// Number of the failure after which a run was taken. Sync: run lock; constant while the span is in use.
     pub taken_after: u32,
     /// A bit for each slot at home. Sync: shard lock. Large span: the first word is the requested size, the second the bytes
-    /// copied for it, both its owner's. Free run: the first word is the number of its insertion (run lock).
+    /// copied for it, both its owner's. Free run: the first word is the number of its insertion (run lock). Just taken: its
+    /// fresh pages, its owner's.
     bitmap: [u64; BITMAP_WORDS],
     /// Small spans: a bit for each page without memory. No slot that is out lies in one. Sync: shard lock.
     purged: u128,
@@ -129,6 +130,18 @@ impl Span {
     pub fn set_copied_bytes(&mut self, bytes: usize) {
         let [_, copied, ..] = &mut self.bitmap;
         *copied = bytes as u64;
+    }
+
+    /// Of a run that was just taken: pages that held no memory.
+    pub fn fresh_pages(&self) -> usize {
+        let [fresh, ..] = self.bitmap;
+        fresh as usize
+    }
+
+    /// Stores what [`Span::fresh_pages`] returns.
+    pub fn set_fresh_pages(&mut self, pages: usize) {
+        let [fresh, ..] = &mut self.bitmap;
+        *fresh = pages as u64;
     }
 
     /// Number under which a free run was put into its list.

@@ -59,9 +59,9 @@ static void *rise_and_fall(void *seed) {
             check_filled(blocks[at].block, blocks[at].size, (uint64_t)(uintptr_t)seed + (uint64_t)at);
             free(blocks[at].block);
         }
-        void *direct = malloc(40 * MIB);
+        void *direct = malloc(130 * MIB);
         CHECK(direct != NULL);
-        direct = realloc(direct, 50 * MIB);
+        direct = realloc(direct, 140 * MIB);
         CHECK(direct != NULL);
         free(direct);
         malloc_trim(0);

@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 
 /* TINY is the least slot, BIG one of the largest, MAPPED a mapping of its own. */
-enum { TINY = 16, SMALL = 64, MEDIUM = 6000, BIG = 20000, LARGE = 1 << 20, MAPPED = 64 << 20 };
+enum { TINY = 16, SMALL = 64, MEDIUM = 6000, BIG = 20000, LARGE = 1 << 20, MAPPED = 256 << 20 };
 
 /* Announces the pointer and hides from the compiler what is going to happen to it. */
 static void *announce(void *pointer) {

@@ -263,7 +263,7 @@ static void a_hundred_thousand_mappings_are_told_apart(void) {
     enum { BLOCKS = 100000 };
     static char *blocks[BLOCKS];
     size_t count = 0, most = is_hardened() ? BLOCKS / 5 : BLOCKS;
-    while (count < most && (blocks[count] = (char *)malloc(32 * MIB + count % 3 * PAGE)) != NULL) count++;
+    while (count < most && (blocks[count] = (char *)malloc(128 * MIB + count % 3 * PAGE)) != NULL) count++;
     CHECK_THAT(count > 1000, "only %zu blocks", count);
     CHECK(mallinfo2().hblks >= count);
     uint64_t random = check_seed();
@@ -275,10 +275,10 @@ static void a_hundred_thousand_mappings_are_told_apart(void) {
     }
     for (size_t i = 0; i < count; i++) {
         size_t usable = malloc_usable_size(blocks[i]);
-        CHECK_THAT(usable >= 32 * MIB && usable <= 32 * MIB + 2 * PAGE, "%zu bytes", usable);
+        CHECK_THAT(usable >= 128 * MIB && usable <= 128 * MIB + 2 * PAGE, "%zu bytes", usable);
         if (i % 1000 == 0) {
             blocks[i][5] = (char)i;
-            blocks[i] = resized(blocks[i], 33 * MIB);
+            blocks[i] = resized(blocks[i], 129 * MIB);
             CHECK(blocks[i][5] == (char)i);
         }
     }
