@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! delay, twice as long for 16 s once half of what went back by age is taken again within the delay,
-//!        if that was four times as much as was in use meanwhile
+//!        if four times as much was free as was in use meanwhile
 //!
 //! most = max(32 MiB, a sixteenth of the highest use) + allowance
 //!
@@ -43,8 +43,8 @@ pub struct Early {
     /// Bytes given back by age that were not taken again, half of them; and when.
     aged: AtomicUsize,
     aged_stamp: AtomicU32,
-    /// All bytes given back by age then, and those in use meanwhile.
-    went: AtomicUsize,
+    /// Most bytes that were free then, and those in use meanwhile.
+    free: AtomicUsize,
     used: AtomicUsize,
     /// When the delay last became a longer one; 0 if it is none.
     longer_since: AtomicU32,
@@ -62,7 +62,7 @@ impl Early {
             stamp: AtomicU32::new(0),
             aged: AtomicUsize::new(0),
             aged_stamp: AtomicU32::new(0),
-            went: AtomicUsize::new(0),
+            free: AtomicUsize::new(0),
             used: AtomicUsize::new(0),
             longer_since: AtomicU32::new(0),
         }
@@ -109,7 +109,7 @@ impl Early {
             let left = if is_soon { aged.saturating_sub(bytes) } else { 0 };
             self.aged.store(left, Ordering::Relaxed);
             // A program that rests between bursts. One that goes on with other sizes needs the memory for them.
-            let was_idle = self.used.load(Ordering::Relaxed) <= self.went.load(Ordering::Relaxed) / 4;
+            let was_idle = self.used.load(Ordering::Relaxed) <= self.free.load(Ordering::Relaxed) / 4;
             if is_soon && left == 0 && was_idle {
                 self.longer_since.store(now.max(1), Ordering::Relaxed);
             }
@@ -130,8 +130,8 @@ impl Early {
         self.allowance.store(self.allowance.load(Ordering::Relaxed).saturating_add(more), Ordering::Relaxed);
     }
 
-    /// Notes that `bytes` reached the delay's age and were given back at `now`, while `used` bytes are in use.
-    pub fn note_aged(&self, bytes: usize, used: usize, now: u32, delay_ms: u32) {
+    /// Notes that `bytes` of `free` ones reached the delay's age and were given back at `now`, while `used` bytes are in use.
+    pub fn note_aged(&self, bytes: usize, free: usize, used: usize, now: u32, delay_ms: u32) {
         if bytes == 0 {
             return;
         }
@@ -140,8 +140,8 @@ impl Early {
         let is_new = self.aged.load(Ordering::Relaxed) == 0
             || elapsed_ms(self.aged_stamp.load(Ordering::Relaxed), now) >= delay_ms;
         let before = if is_new { 0 } else { self.aged.load(Ordering::Relaxed) };
-        let went = if is_new { 0 } else { self.went.load(Ordering::Relaxed) };
-        self.went.store(went.saturating_add(bytes), Ordering::Relaxed);
+        let most_free = if is_new { 0 } else { self.free.load(Ordering::Relaxed) };
+        self.free.store(most_free.max(free), Ordering::Relaxed);
         self.used.store(used, Ordering::Relaxed);
         self.aged.store(before + bytes / 2, Ordering::Relaxed);
         self.aged_stamp.store(now, Ordering::Relaxed);
@@ -192,9 +192,9 @@ mod tests {
         early.note_taken(200 * MIB, 2500, 1000);
         assert!(!early.has_given(), "too late");
         assert_eq!(early.excess(400 * MIB, 300 * MIB), 168 * MIB);
-        early.note_aged(50 * MIB, 0, 9000, 1000);
+        early.note_aged(50 * MIB, 50 * MIB, 0, 9000, 1000);
         assert_eq!(early.excess(400 * MIB, 300 * MIB), 218 * MIB);
-        early.note_aged(150 * MIB, 0, 9000, 1000);
+        early.note_aged(150 * MIB, 150 * MIB, 0, 9000, 1000);
         assert_eq!(early.excess(400 * MIB, 300 * MIB), 268 * MIB);
     }
 
@@ -212,18 +212,18 @@ mod tests {
     #[test]
     fn the_delay_is_longer_for_a_while_once_half_of_what_went_back_is_taken_soon() {
         let early = Early::new();
-        early.note_aged(100 * MIB, 50 * MIB, 5000, 1000);
-        early.note_aged(100 * MIB, 50 * MIB, 5050, 1000);
+        early.note_aged(100 * MIB, 200 * MIB, 50 * MIB, 5000, 1000);
+        early.note_aged(100 * MIB, 100 * MIB, 50 * MIB, 5050, 1000);
         early.note_taken(60 * MIB, 5300, 1000);
         assert_eq!(early.delay_ms(5300, 1000), 1000);
         early.note_taken(60 * MIB, 5400, 1000);
         assert_eq!(early.delay_ms(5400, 1000), 2000);
         assert_eq!(early.delay_ms(5400 + LONGER_MS, 1000), 1000);
-        early.note_aged(100 * MIB, 0, 40_000, 1000);
+        early.note_aged(100 * MIB, 100 * MIB, 0, 40_000, 1000);
         early.note_taken(60 * MIB, 41_000, 1000);
         early.note_taken(60 * MIB, 41_000, 1000);
         assert_eq!(early.delay_ms(41_000, 1000), 1000, "not soon");
-        early.note_aged(200 * MIB, 60 * MIB, 50_000, 1000);
+        early.note_aged(200 * MIB, 200 * MIB, 60 * MIB, 50_000, 1000);
         early.note_taken(200 * MIB, 50_100, 1000);
         assert_eq!(early.delay_ms(50_100, 1000), 1000, "much was in use");
     }

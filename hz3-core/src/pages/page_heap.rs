@@ -850,14 +850,14 @@ impl<P: Policy> PageHeap<P> {
         (purged, false)
     }
 
-    /// Purges what is as old as the delay, while `budget` lasts; whether more is.
-    pub fn purge_aged(&self, now: u32, delay_ms: u32, budget: &Budget) -> bool {
-        let (purged, is_behind) = Self::in_steps(usize::MAX, budget, |bytes| self.purge(now, delay_ms, bytes));
+    /// Purges what is as old as the delay, `most_bytes` while `budget` lasts; the bytes, and whether it was spent.
+    pub fn purge_aged(&self, now: u32, delay_ms: u32, most_bytes: usize, budget: &Budget) -> (usize, bool) {
+        let (purged, is_behind) = Self::in_steps(most_bytes, budget, |bytes| self.purge(now, delay_ms, bytes));
         let ((dirty, clean, purging), (_, committed)) =
             (self.runs.free_bytes(), self.runs.arenas.reserved_and_committed());
         let used = committed.saturating_sub(dirty + clean + purging);
-        self.early.note_aged(purged, used, now, self.options().purge_delay_ms());
-        is_behind
+        self.early.note_aged(purged, purged + dirty, used, now, self.options().purge_delay_ms());
+        (purged, is_behind)
     }
 
     /// Milliseconds that free memory is kept at `now`: as the options say, or longer where it was taken again soon.

@@ -242,7 +242,8 @@ impl<O: Os> FreeRuns<'_, O> {
         let certain = class_of(pages + align_pages - 1) + 1;
         let mut class = self.index.lists(kind).class_from(own + 1)?;
         loop {
-            let band = rest_of_band(class);
+            // A long run's memory counts more than its warmth.
+            let band = if pages < TOGETHER_PAGES { rest_of_band(class) } else { class..class + 1 };
             if let Some(found) = self.last_inserted(kind, band.clone(), pages, align_pages) {
                 return Some(found);
             }

@@ -149,7 +149,8 @@ extern "C" fn run<L: Lane>(_: *mut c_void) -> *mut c_void {
         }
         is_behind =
             round::tick_in_background(&allocator.pages, &allocator.exchange, &allocator.schedule, &allocator.observer);
-        let quiet_ms = allocator.pages.delay_ms(now).saturating_add(QUIET_TICKS * tick_ms);
+        // What is old goes back in a further delay.
+        let quiet_ms = allocator.pages.delay_ms(now).saturating_mul(2).saturating_add(QUIET_TICKS * tick_ms);
         let is_quiet = !is_behind && elapsed_ms(last_post, now) >= quiet_ms;
         if !is_asked_for && (is_quiet || elapsed_ms(last_look, now) >= LOOK_MS) {
             last_look = now;

@@ -30,7 +30,7 @@ pub fn carve<P: Sharded>(
     match carve_home(pages, exchange, shard, bin, out) {
         0 => carve_own(pages, exchange, shard, bin, out),
         taken => {
-            populate::<P>(bin, slots_of(out, taken));
+            populate(pages, bin, slots_of(out, taken));
             taken
         }
     }
@@ -56,7 +56,7 @@ pub fn carve_own<P: Sharded>(
         taken = unsafe { owned.lock().add(pages.spans(), bin, id, now, out) };
     }
     let carved = slots_of(out, taken);
-    populate::<P>(bin, carved);
+    populate(pages, bin, carved);
     if P::HARDENED {
         wipe_fresh(pages, bin, carved);
     }
@@ -126,8 +126,9 @@ fn wipe_fresh<P: Sharded>(pages: &PageHeap<P>, bin: Bin, slots: &[Slot]) {
     }
 }
 
-/// Populates the pages of a whole carved magazine: the thread has used up as many slots before.
-fn populate<P: Sharded>(bin: Bin, slots: &[Slot]) {
+/// Populates the pages of a whole carved magazine: the thread has used up as many slots before. Not those of a span that
+/// was dirty, which most likely hold memory.
+fn populate<P: Sharded>(pages: &PageHeap<P>, bin: Bin, slots: &[Slot]) {
     let info = bins::info(bin);
     if info.slot_bytes > POPULATED_SLOT_BYTES || slots.len() < usize::from(shape::<P>(bin).capacity) {
         return;
@@ -136,6 +137,10 @@ fn populate<P: Sharded>(bin: Bin, slots: &[Slot]) {
     let bytes = last.address().wrapping_sub(first.address()).wrapping_add(info.slot_bytes as usize);
     // In falling order. Fresh slots adjoin; the pages of those that were at home are present.
     if bytes != slots.len() * info.slot_bytes as usize || bytes < 2 * PAGE_BYTES {
+        return;
+    }
+    // SAFETY: a small tag has a span's id; `zeroed` does not change while a slot of the span is out.
+    if unsafe { !(*at(pages.spans(), pages.tag(first.address()).span())).zeroed } {
         return;
     }
     let start = first.address().next_multiple_of(PAGE_BYTES);

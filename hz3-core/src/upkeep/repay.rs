@@ -80,13 +80,13 @@ impl Balance {
         Self { dirty, depots, spans: free.saturating_sub(purged), used, highest: peak(used) }
     }
 
-    /// What was in use at the highest may lie free now.
     fn bound(&self) -> usize {
-        FREE_BYTES.max(self.highest / FREE_PER) + (self.highest - self.used)
+        FREE_BYTES.max(self.highest / FREE_PER)
     }
 
+    /// Bytes that count: in runs, not those in use at the highest, which will be again.
     fn free(&self) -> usize {
-        self.dirty + self.depots + self.spans
+        self.dirty.saturating_sub(self.highest - self.used) + self.depots + self.spans
     }
 
     /// Bytes above the bound.

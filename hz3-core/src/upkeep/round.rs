@@ -78,6 +78,7 @@ fn turn<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &Sche
     if schedule.begin_round_if_due(now, tick_ms::<P>(pages.options())) {
         exchange.make_surplus_due();
         exchange.spread.end_if_quiet(now);
+        schedule.pace.begin_round(pages.runs.free_bytes().0 + pages.direct.kept_bytes());
     }
     let budget = Budget::of_us::<P::Os>(TURN_US);
     let mut is_behind =
@@ -86,7 +87,9 @@ fn turn<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &Sche
         let now = P::Os::now_ms();
         let delay_ms = pages.delay_ms(now);
         is_behind |= purge_holes(pages, exchange, schedule, now, delay_ms);
-        is_behind |= pages.purge_aged(now, delay_ms, &budget);
+        let (purged, is_stopped) = pages.purge_aged(now, delay_ms, schedule.pace.left(), &budget);
+        schedule.pace.note_given(purged);
+        is_behind |= is_stopped;
     }
     pages.retry_unmaps(MAX_UNMAPS);
     schedule.set_behind(is_behind);

@@ -22,6 +22,8 @@ pub struct Schedule {
     last_request: AtomicU32,
     /// The highest use lately.
     pub peak: Peak,
+    /// How fast old memory goes back.
+    pub pace: Pace,
 }
 
 impl Schedule {
@@ -34,6 +36,7 @@ impl Schedule {
             next_shard: AtomicU32::new(0),
             last_request: AtomicU32::new(0),
             peak: Peak::new(),
+            pace: Pace::new(),
         }
     }
 
@@ -86,6 +89,53 @@ impl Schedule {
 }
 
 impl Default for Schedule {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Rounds in which what is old goes back. Chosen: a program that needs it again a little later finds most of it.
+const ROUNDS: usize = 8;
+/// Bytes that go back in a round, at least.
+const LEAST_PACE_BYTES: usize = 8 << 20;
+
+/// How much old memory still goes back in this round. Relaxed, all accesses: gauges.
+pub struct Pace {
+    bytes: AtomicUsize,
+    left: AtomicUsize,
+    has_given: AtomicU32,
+}
+
+impl Pace {
+    /// Nothing is old.
+    pub const fn new() -> Self {
+        Self { bytes: AtomicUsize::new(0), left: AtomicUsize::new(LEAST_PACE_BYTES), has_given: AtomicU32::new(0) }
+    }
+
+    /// Begins a round, with `dirty` bytes that may be old: an eighth of them goes, or as many as in the rounds before.
+    pub fn begin_round(&self, dirty: usize) {
+        let before =
+            if self.has_given.swap(0, Ordering::Relaxed) == 0 { 0 } else { self.bytes.load(Ordering::Relaxed) };
+        let bytes = before.max(dirty.div_ceil(ROUNDS)).max(LEAST_PACE_BYTES);
+        self.bytes.store(bytes, Ordering::Relaxed);
+        self.left.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes left.
+    pub fn left(&self) -> usize {
+        self.left.load(Ordering::Relaxed)
+    }
+
+    /// Notes that `bytes` went back.
+    pub fn note_given(&self, bytes: usize) {
+        if bytes > 0 {
+            self.has_given.store(1, Ordering::Relaxed);
+            self.left.store(self.left().saturating_sub(bytes), Ordering::Relaxed);
+        }
+    }
+}
+
+impl Default for Pace {
     fn default() -> Self {
         Self::new()
     }
@@ -180,6 +230,25 @@ impl Default for Rests {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_old_at_first_goes_back_in_eight_rounds() {
+        let (pace, mut dirty, mut rounds) = (Pace::new(), 800 << 20, 0);
+        while dirty > 0 {
+            pace.begin_round(dirty);
+            assert_eq!(pace.left(), 100 << 20);
+            for _ in 0..2 {
+                pace.note_given(50 << 20);
+                dirty -= 50 << 20;
+            }
+            assert_eq!(pace.left(), 0);
+            rounds += 1;
+        }
+        assert_eq!(rounds, ROUNDS);
+        pace.begin_round(0);
+        pace.begin_round(160 << 20);
+        assert_eq!(pace.left(), 20 << 20);
+    }
 
     #[test]
     fn the_highest_use_counts_for_one_to_two_seconds() {
