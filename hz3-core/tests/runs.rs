@@ -160,7 +160,7 @@ fn adjacent_dirty_and_clean_runs_serve_together_before_fresh_pages() {
     assert_eq!(check_runs(&RUNS), Ok(()));
     // SAFETY: the test's own run.
     assert!(unsafe { !(*at(&RUNS.spans, taken)).zeroed });
-    // More clean pages than dirty ones are not worth it.
+    // What is left there is too short.
     let rest = RUNS.allocate(400, 1).expect("memory");
     assert!(!(first..end).contains(&place(&RUNS, rest).0));
     release(&RUNS, taken, 5000);

@@ -138,7 +138,7 @@ impl<O: Os> FreeRuns<'_, O> {
         self.cut(id, start, pages)
     }
 
-    /// Takes a range of adjacent free runs, at least half of it dirty, after a look at the longest dirty ones.
+    /// Takes a range of adjacent free runs, an eighth of it dirty at least, after a look at the longest dirty ones.
     fn take_together(&mut self, pages: usize) -> Option<SpanId> {
         let (mut looks, mut above) = (PROBES, class_of(pages) + 1);
         while let Some(class) = self.index.dirty.class_down_from(above.checked_sub(1)?) {
@@ -161,7 +161,7 @@ impl<O: Os> FreeRuns<'_, O> {
         (matches!(tag.kind(), Kind::Dirty | Kind::Clean) && !tag.span().is_none()).then(|| tag.span())
     }
 
-    /// Adjacent free runs around `id` that have `pages`, at least half of them dirty: the first run, and where in it the
+    /// Adjacent free runs around `id` that have `pages`, an eighth of them dirty at least: the first run, and where in it the
     /// pages begin.
     fn range_around(&self, id: SpanId, pages: usize) -> Option<(SpanId, usize)> {
         let mut first = id;
@@ -170,7 +170,7 @@ impl<O: Os> FreeRuns<'_, O> {
         for step in 0..=NEIGHBOURS {
             let missing = pages.saturating_sub((end - start) / PAGE_BYTES);
             if missing == 0 {
-                return (dirty >= pages / 2).then_some((first, start));
+                return (dirty >= pages / 8).then_some((first, start));
             }
             let (before, behind) = (self.free_at(start, true), self.free_at(end, false));
             let is_before = if step % 2 == 0 { behind.is_none() } else { before.is_some() };

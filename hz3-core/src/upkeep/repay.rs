@@ -48,18 +48,11 @@ struct Balance {
     /// Free slots in spans, without purged pages.
     spans: usize,
     used: usize,
-    /// The highest use lately.
-    highest: usize,
 }
 
 impl Balance {
     /// Sums the bins of `window` as well. Takes shards' locks.
-    fn of<P: Sharded>(
-        pages: &PageHeap<P>,
-        exchange: &Exchange<P>,
-        peak: impl FnOnce(usize) -> usize,
-        window: &mut Window,
-    ) -> Self {
+    fn of<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, window: &mut Window) -> Self {
         let (dirty, clean, purging) = pages.runs.free_bytes();
         let (_, committed) = pages.runs.arenas.reserved_and_committed();
         let (_, direct) = pages.direct.count_and_bytes();
@@ -77,16 +70,15 @@ impl Balance {
         }
         let depots = exchange.depot_bytes();
         let used = (committed + direct).saturating_sub(dirty + clean + purging + depots + free);
-        Self { dirty, depots, spans: free.saturating_sub(purged), used, highest: peak(used) }
+        Self { dirty, depots, spans: free.saturating_sub(purged), used }
     }
 
     fn bound(&self) -> usize {
-        FREE_BYTES.max(self.highest / FREE_PER)
+        FREE_BYTES.max(self.used / FREE_PER)
     }
 
-    /// Bytes that count: in runs, not those in use at the highest, which will be again.
     fn free(&self) -> usize {
-        self.dirty.saturating_sub(self.highest - self.used) + self.depots + self.spans
+        self.dirty + self.depots + self.spans
     }
 
     /// Bytes above the bound.
@@ -117,7 +109,7 @@ pub fn repay<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: 
         return;
     }
     let (now, mut window) = (P::Os::now_ms(), exchange.spread.window());
-    let balance = Balance::of(pages, exchange, |used| schedule.peak.note(used, now), &mut window);
+    let balance = Balance::of(pages, exchange, &mut window);
     let least = SPREAD_BYTES.max(balance.used / SPREAD_PER);
     if balance.spans + balance.depots >= least {
         exchange.spread.note(&window, SPREAD_BIN_BYTES, now);

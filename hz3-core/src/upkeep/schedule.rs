@@ -20,8 +20,6 @@ pub struct Schedule {
     next_shard: AtomicU32,
     /// When a trim was last requested for want of memory.
     last_request: AtomicU32,
-    /// The highest use lately.
-    pub peak: Peak,
     /// How fast old memory goes back.
     pub pace: Pace,
 }
@@ -35,7 +33,6 @@ impl Schedule {
             is_behind: AtomicU32::new(0),
             next_shard: AtomicU32::new(0),
             last_request: AtomicU32::new(0),
-            peak: Peak::new(),
             pace: Pace::new(),
         }
     }
@@ -141,44 +138,6 @@ impl Default for Pace {
     }
 }
 
-/// Milliseconds that a use counts as lately, at least; at most twice as many.
-const LATELY_MS: u32 = 1000;
-
-/// The highest use lately, in bytes. Relaxed, all accesses: gauges.
-pub struct Peak {
-    /// The highest since, and in the while before.
-    highest: AtomicUsize,
-    before: AtomicUsize,
-    since: AtomicU32,
-}
-
-impl Peak {
-    /// Nothing used.
-    pub const fn new() -> Self {
-        Self { highest: AtomicUsize::new(0), before: AtomicUsize::new(0), since: AtomicU32::new(0) }
-    }
-
-    /// Notes that `used` bytes are in use at `now`, in milliseconds; the highest use lately.
-    pub fn note(&self, used: usize, now: u32) -> usize {
-        let mut highest = self.highest.load(Ordering::Relaxed);
-        let age = elapsed_ms(self.since.load(Ordering::Relaxed), now);
-        if age >= LATELY_MS {
-            self.before.store(if age < 2 * LATELY_MS { highest } else { used }, Ordering::Relaxed);
-            self.since.store(now, Ordering::Relaxed);
-            highest = 0;
-        }
-        let highest = highest.max(used);
-        self.highest.store(highest, Ordering::Relaxed);
-        highest.max(self.before.load(Ordering::Relaxed))
-    }
-}
-
-impl Default for Peak {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 /// When and where the next step of a pass over all heaps is due. Times are in milliseconds.
 // Relaxed, all accesses: nothing is published. Steps may overlap: a heap is one taker's at a time.
 pub struct Rests {
@@ -248,16 +207,5 @@ mod tests {
         pace.begin_round(0);
         pace.begin_round(160 << 20);
         assert_eq!(pace.left(), 20 << 20);
-    }
-
-    #[test]
-    fn the_highest_use_counts_for_one_to_two_seconds() {
-        let peak = Peak::new();
-        assert_eq!(peak.note(500, 10_000), 500);
-        assert_eq!(peak.note(100, 10_900), 500);
-        assert_eq!(peak.note(100, 11_100), 500);
-        assert_eq!(peak.note(200, 11_900), 500);
-        assert_eq!(peak.note(100, 12_200), 200);
-        assert_eq!(peak.note(50, 15_000), 50, "nothing was noted meanwhile");
     }
 }
