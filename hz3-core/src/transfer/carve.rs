@@ -17,6 +17,8 @@ use core::ptr::NonNull;
 
 /// Largest slot to populate ahead: the middle of a larger one may never be written.
 const POPULATED_SLOT_BYTES: u32 = 2048;
+/// Most bytes to populate at once. Chosen: as fast as a whole magazine, in a third of the time of the longest call.
+const POPULATED_BYTES: usize = 2 * PAGE_BYTES;
 
 /// Carves up to `out.len()` slots of `bin` into the front of `out`: slots at home in any shard, or else fresh ones of
 /// `shard`. Returns their number; 0 when memory has run out.
@@ -126,7 +128,7 @@ fn wipe_fresh<P: Sharded>(pages: &PageHeap<P>, bin: Bin, slots: &[Slot]) {
     }
 }
 
-/// Populates the pages of a whole carved magazine: the thread has used up as many slots before. Not those of a span that
+/// Populates the first pages of a whole carved magazine: the thread has used up as many slots before. Not those of a span that
 /// was dirty, which most likely hold memory.
 fn populate<P: Sharded>(pages: &PageHeap<P>, bin: Bin, slots: &[Slot]) {
     let info = bins::info(bin);
@@ -144,7 +146,8 @@ fn populate<P: Sharded>(pages: &PageHeap<P>, bin: Bin, slots: &[Slot]) {
         return;
     }
     let start = first.address().next_multiple_of(PAGE_BYTES);
-    let end = last.address() + info.slot_bytes as usize;
+    // The lowest ones are used first.
+    let end = (last.address() + info.slot_bytes as usize).min(start + POPULATED_BYTES);
     if let Some(start_pointer) = NonNull::new(core::ptr::with_exposed_provenance_mut(start)) {
         // SAFETY: whole pages, between two slots of committed spans that are less than a magazine apart.
         unsafe { P::Os::populate(start_pointer, end / PAGE_BYTES * PAGE_BYTES - start) };
