@@ -17,8 +17,10 @@ use core::ptr::NonNull;
 
 /// Largest slot to populate ahead: the middle of a larger one may never be written.
 const POPULATED_SLOT_BYTES: u32 = 2048;
-/// Most bytes to populate at once. Chosen: as fast as a whole magazine, in a third of the time of the longest call.
+/// Most bytes to populate at once, where more shards than few have threads: others' page faults wait meanwhile. Chosen:
+/// `docs/decisions/populate-ahead.md`.
 const POPULATED_BYTES: usize = 2 * PAGE_BYTES;
+const FEW_SHARDS: usize = 4;
 
 /// Carves up to `out.len()` slots of `bin` into the front of `out`: slots at home in any shard, or else fresh ones of
 /// `shard`. Returns their number; 0 when memory has run out.
@@ -32,7 +34,7 @@ pub fn carve<P: Sharded>(
     match carve_home(pages, exchange, shard, bin, out) {
         0 => carve_own(pages, exchange, shard, bin, out),
         taken => {
-            populate(pages, bin, slots_of(out, taken));
+            populate(pages, exchange, bin, slots_of(out, taken));
             taken
         }
     }
@@ -58,7 +60,7 @@ pub fn carve_own<P: Sharded>(
         taken = unsafe { owned.lock().add(pages.spans(), bin, id, now, out) };
     }
     let carved = slots_of(out, taken);
-    populate(pages, bin, carved);
+    populate(pages, exchange, bin, carved);
     if P::HARDENED {
         wipe_fresh(pages, bin, carved);
     }
@@ -128,9 +130,9 @@ fn wipe_fresh<P: Sharded>(pages: &PageHeap<P>, bin: Bin, slots: &[Slot]) {
     }
 }
 
-/// Populates the first pages of a whole carved magazine: the thread has used up as many slots before. Not those of a span that
-/// was dirty, which most likely hold memory.
-fn populate<P: Sharded>(pages: &PageHeap<P>, bin: Bin, slots: &[Slot]) {
+/// Populates the pages of a whole carved magazine, or the first where there are several threads: the thread has used up as
+/// many slots before. Not those of a span that was dirty, which most likely hold memory.
+fn populate<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, bin: Bin, slots: &[Slot]) {
     let info = bins::info(bin);
     if info.slot_bytes > POPULATED_SLOT_BYTES || slots.len() < usize::from(shape::<P>(bin).capacity) {
         return;
@@ -147,7 +149,8 @@ fn populate<P: Sharded>(pages: &PageHeap<P>, bin: Bin, slots: &[Slot]) {
     }
     let start = first.address().next_multiple_of(PAGE_BYTES);
     // The lowest ones are used first.
-    let end = (last.address() + info.slot_bytes as usize).min(start + POPULATED_BYTES);
+    let most = if exchange.shards().len() <= FEW_SHARDS { usize::MAX } else { start + POPULATED_BYTES };
+    let end = (last.address() + info.slot_bytes as usize).min(most);
     if let Some(start_pointer) = NonNull::new(core::ptr::with_exposed_provenance_mut(start)) {
         // SAFETY: whole pages, between two slots of committed spans that are less than a magazine apart.
         unsafe { P::Os::populate(start_pointer, end / PAGE_BYTES * PAGE_BYTES - start) };
