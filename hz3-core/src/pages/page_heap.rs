@@ -126,7 +126,6 @@ impl<P: Policy> PageHeap<P> {
     /// A new span of `bin` for `owner`, tagged and guarded. `None` if memory runs out.
     pub fn take_small(&self, bin: Bin, owner: ShardId) -> Option<SpanId> {
         let id = self.runs.allocate(usize::from(bins::info(bin).span_pages) + P::GUARD_PAGES, 1)?;
-        self.pay_for_fresh(id);
         // SAFETY: this thread owns the span, just taken; nothing uses its pages.
         unsafe {
             self.note_taken(id);
@@ -209,7 +208,6 @@ impl<P: Policy> PageHeap<P> {
             return Some(id);
         }
         let id = self.runs.allocate_in(which, pages, align_pages)?;
-        self.pay_for_fresh(id);
         // SAFETY: this thread owns the span, just taken; no block of it is live.
         unsafe {
             self.note_taken(id);
@@ -449,16 +447,6 @@ impl<P: Policy> PageHeap<P> {
         }
         let now = P::Os::now_ms();
         self.unmap_each(|_| self.direct.take_idle(now, 0, usize::MAX))
-    }
-
-    /// Lets kept mappings go for the run `id`, just taken, if it has fresh memory: the sum stays about the same.
-    #[inline]
-    fn pay_for_fresh(&self, id: SpanId) {
-        // SAFETY: the caller owns the span.
-        let mut bytes = unsafe { (*at(self.spans(), id)).fresh_pages() } * PAGE_BYTES;
-        if bytes > 0 && self.direct.kept_bytes() > 0 {
-            self.unmap_each(|_| self.direct.take_for_fresh(P::Os::now_ms(), core::mem::take(&mut bytes)));
-        }
     }
 
     /// Frees the run at `address`, in a page tagged large. False if none begins there or another thread was first. In a
@@ -897,7 +885,7 @@ impl<P: Policy> PageHeap<P> {
         }
     }
 
-    /// Notes that span `id` was taken.
+    /// Notes that span `id` was taken. For its fresh memory, kept mappings go: the sum stays about the same.
     ///
     /// # Safety
     /// The caller owns the span.
@@ -905,7 +893,14 @@ impl<P: Policy> PageHeap<P> {
     unsafe fn note_taken(&self, id: SpanId) {
         // SAFETY: the caller owns the span.
         let bytes = unsafe { (*at(self.spans(), id)).fresh_pages() } * PAGE_BYTES;
-        if self.early.has_given() && bytes > 0 {
+        if bytes == 0 {
+            return;
+        }
+        if self.direct.kept_bytes() > 0 {
+            let mut left = bytes;
+            self.unmap_each(|_| self.direct.take_for_fresh(P::Os::now_ms(), core::mem::take(&mut left)));
+        }
+        if self.early.has_given() {
             self.early.note_taken(bytes, P::Os::now_ms(), self.options().purge_delay_ms());
         }
     }

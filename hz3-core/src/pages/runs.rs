@@ -196,11 +196,8 @@ impl<O: Os> FreeRuns<'_, O> {
             let (behind, left) = (start + self.span(whole).bytes(), pages - self.span(whole).pages as usize);
             let next = self.free_at(behind, false)?;
             let part = self.cut(next, behind, room(self.span(next), behind).min(left))?;
-            for id in [whole, part] {
-                let (start, bytes) = (self.span(id).start, self.span(id).bytes());
-                self.arenas.set_tag(start, PageTag::NONE);
-                self.arenas.set_tag(start + bytes - PAGE_BYTES, PageTag::NONE);
-            }
+            self.mark_edges(whole, PageTag::NONE);
+            self.mark_edges(part, PageTag::NONE);
             let fresh = self.span(whole).fresh_pages() + self.span(part).fresh_pages();
             self.span(whole).pages += self.span(part).pages;
             self.span(whole).zeroed = false;
@@ -344,12 +341,9 @@ impl<O: Os> FreeRuns<'_, O> {
             let span = self.span(id);
             (span.start, span.bytes(), span.kind)
         };
-        let neighbour = |address: usize| {
-            let tag = self.arenas.tag_value(address);
-            (tag.kind() == kind && !tag.span().is_none()).then(|| tag.span())
-        };
-        let before = neighbour(start.wrapping_sub(PAGE_BYTES));
-        let after = neighbour(start + bytes);
+        let is_alike = |id: &SpanId| self.span(*id).kind == kind;
+        let before = self.free_at(start, true).filter(is_alike);
+        let after = self.free_at(start + bytes, false).filter(is_alike);
         // The largest part's descriptor and age survive.
         let mut keeper = id;
         for other in [before, after].into_iter().flatten() {
@@ -367,8 +361,7 @@ impl<O: Os> FreeRuns<'_, O> {
             first = first.min(part_start);
             end = end.max(part_start + part_bytes);
             if before.is_some() || after.is_some() {
-                self.arenas.set_tag(part_start, PageTag::NONE);
-                self.arenas.set_tag(part_start + part_bytes - PAGE_BYTES, PageTag::NONE);
+                self.mark_edges(part, PageTag::NONE);
             }
             if part != keeper {
                 if part != id {
@@ -425,11 +418,12 @@ impl<O: Os> FreeRuns<'_, O> {
     }
 
     fn tag_edges(&self, id: SpanId) {
-        let (start, bytes, kind) = {
-            let span = self.span(id);
-            (span.start, span.bytes(), span.kind)
-        };
-        let tag = PageTag::edge(kind, id);
+        self.mark_edges(id, PageTag::edge(self.span(id).kind, id));
+    }
+
+    /// Tags the first and the last page of the run `id`.
+    fn mark_edges(&self, id: SpanId, tag: PageTag) {
+        let (start, bytes) = (self.span(id).start, self.span(id).bytes());
         self.arenas.set_tag(start, tag);
         self.arenas.set_tag(start + bytes - PAGE_BYTES, tag);
     }

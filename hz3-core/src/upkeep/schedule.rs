@@ -100,19 +100,18 @@ const LEAST_PACE_BYTES: usize = 8 << 20;
 pub struct Pace {
     bytes: AtomicUsize,
     left: AtomicUsize,
-    has_given: AtomicU32,
 }
 
 impl Pace {
     /// Nothing is old.
     pub const fn new() -> Self {
-        Self { bytes: AtomicUsize::new(0), left: AtomicUsize::new(LEAST_PACE_BYTES), has_given: AtomicU32::new(0) }
+        Self { bytes: AtomicUsize::new(LEAST_PACE_BYTES), left: AtomicUsize::new(LEAST_PACE_BYTES) }
     }
 
     /// Begins a round, with `dirty` bytes that may be old: an eighth of them goes, or as many as in the rounds before.
     pub fn begin_round(&self, dirty: usize) {
-        let before =
-            if self.has_given.swap(0, Ordering::Relaxed) == 0 { 0 } else { self.bytes.load(Ordering::Relaxed) };
+        let last = self.bytes.load(Ordering::Relaxed);
+        let before = if self.left() < last { last } else { 0 };
         let bytes = before.max(dirty.div_ceil(ROUNDS)).max(LEAST_PACE_BYTES);
         self.bytes.store(bytes, Ordering::Relaxed);
         self.left.store(bytes, Ordering::Relaxed);
@@ -125,10 +124,7 @@ impl Pace {
 
     /// Notes that `bytes` went back.
     pub fn note_given(&self, bytes: usize) {
-        if bytes > 0 {
-            self.has_given.store(1, Ordering::Relaxed);
-            self.left.store(self.left().saturating_sub(bytes), Ordering::Relaxed);
-        }
+        self.left.store(self.left().saturating_sub(bytes), Ordering::Relaxed);
     }
 }
 
