@@ -62,6 +62,7 @@ lane_tests! {
     Program::new("c/resting.c") => [
         what_threads_keep_while_they_rest_goes_after_a_while,
         a_trim_takes_what_threads_keep_while_they_rest,
+        many_threads_that_work_keep_little_in_sum,
         trims_beside_threads_at_full_speed_disturb_nothing,
         forks_beside_trims_disturb_nothing,
         threads_that_are_stopped_in_the_middle_of_a_call_lose_nothing_they_use,

@@ -25,7 +25,7 @@ use crate::pages::policy::shape;
 use crate::pages::slot::{Slot, no_slots};
 use crate::platform::os::Os;
 use crate::platform::units::{Bin, MIN_ALIGN, PAGE_BYTES, ShardId};
-use crate::thread::cold_bins::send_cold_bins_home;
+use crate::thread::cold_bins::{keep_to_share, send_cold_bins_home};
 use crate::thread::heap::{Entry, TICKS, heap_at, is_static};
 use crate::transfer::carve::{carve, carve_anywhere};
 use crate::transfer::homeward::{empty_stocked_depots, restore_one};
@@ -293,6 +293,7 @@ fn check_clock<L: Lane>(heap: &HeapOf<L>) {
         set_aside::<L, _>(heap, || {
             if heap.trims.replace(trims) == trims {
                 send_cold_bins_home(&allocator.pages, &allocator.exchange, heap, L::Os::now_ms());
+                keep_to_share(&allocator.pages, &allocator.exchange, &allocator.heaps, heap);
             } else {
                 flush_heap::<L>(heap);
             }

@@ -4,61 +4,145 @@
 //! check     check     check         at most every 250 ms, on a miss
 //!   | r   s   |  ·  ·   |           r: refill, s: spill, ·: hit
 //!             kept      sent home
+//!
+//! caches of all threads   ≤ 64 MiB: kept    above: who holds more than its share sends its coldest bins home
 //! ```
 //!
 //! In a bin that only hits, a few dozen slots circulate for ever, and each may keep a page from being purged. Spans
 //! carve by address, so the bin's next slots lie side by side.
 
-use crate::pages::bins::BINS;
+use crate::pages::bins::{self, BINS};
 use crate::pages::page_heap::PageHeap;
 use crate::platform::units::{Bin, elapsed_ms};
-use crate::thread::heap::Heap;
+use crate::thread::heap::{Heap, TICKS};
+use crate::thread::heaps::Heaps;
 use crate::transfer::exchange::{Exchange, Sharded};
 use crate::transfer::homeward::Homeward;
 use crate::transfer::remote_stash::{ON_STACK, RemoteStash, Sparse};
 
 /// Milliseconds between two checks. Chosen: long against a time slice, short against the purge delay.
 pub const LOOK_MS: u32 = 250;
+/// Bytes that all threads may cache. Chosen: more helps no program measured.
+const ALL_BYTES: usize = 64 << 20;
+/// Bytes that a thread may cache when all have more than that.
+const SHARE_BYTES: core::ops::RangeInclusive<usize> = 128 << 10..=1 << 20;
+/// Heaps that together can't hold so much. Derived: 72 bins of two magazines of 32 KiB each.
+const FEW_HEAPS: u32 = 14;
+/// While all threads cache little, one pass of so many counts.
+const PASSES: u8 = 8;
+/// Misses between two looks while there is too much, as a part of the ordinary number.
+const SOONER: u8 = 4;
 
 /// Sends the slots of every bin without a miss since the last check home, and the stash with them. Does nothing within
 /// [`LOOK_MS`] of the last check. `now` is in milliseconds. Takes owners' locks.
 ///
 /// # Safety
 /// The caller owns `heap` and keeps no reference into it.
-// Not inlined: what its caller does next would lie below its stash.
-#[inline(never)]
 pub unsafe fn send_cold_bins_home<P: Sharded, S: RemoteStash, Q>(
     pages: &PageHeap<P>,
     exchange: &Exchange<P>,
     heap: &Heap<S, Q>,
     now: u32,
 ) {
-    // SAFETY: the caller owns `heap`. Each magazine is taken out, so not loaded, and sent once.
-    unsafe {
-        if elapsed_ms(heap.last_look_ms.get(), now) < LOOK_MS {
-            return;
+    if elapsed_ms(heap.last_look_ms.get(), now) < LOOK_MS {
+        return;
+    }
+    heap.last_look_ms.set(now);
+    let mut next = 1;
+    let cold = || {
+        while next < BINS as u8 {
+            let bin = Bin(next);
+            next += 1;
+            if !heap.misses.begin_look(bin) {
+                return Some(bin);
+            }
         }
-        heap.last_look_ms.set(now);
-        heap.begin_change::<P>();
-        // Idle: these slots do not restart their spans' purge delay.
-        let mut homeward = Homeward::idle(pages, exchange, heap.shard.get());
-        let stash = Sparse::<ON_STACK>::new();
-        for bin in (1..BINS as u8).map(Bin) {
-            let Some(active) = heap.active.get(usize::from(bin.0)) else { continue };
-            if active.replace(false) {
-                continue;
+        None
+    };
+    // SAFETY: the caller's own promise.
+    unsafe { send_bins_home(pages, exchange, heap, cold) };
+}
+
+/// Sends the coldest bins home if all threads cache too much, and this one more than its share. Takes owners' locks.
+///
+/// # Safety
+/// As for [`send_cold_bins_home`].
+pub unsafe fn keep_to_share<P: Sharded, S: RemoteStash, Q>(
+    pages: &PageHeap<P>,
+    exchange: &Exchange<P>,
+    heaps: &Heaps<S, Q, P::Os>,
+    heap: &Heap<S, Q>,
+) {
+    let made = heaps.made();
+    if made <= FEW_HEAPS {
+        return;
+    }
+    if !heap.misses.pass().is_multiple_of(PASSES) && heaps.cached() < ALL_BYTES / 2 {
+        return;
+    }
+    let mut cached = heap.cached_bytes();
+    if heaps.note_cached(heap, cached) <= ALL_BYTES {
+        return;
+    }
+    heap.ticks.set(TICKS / SOONER);
+    let share = (ALL_BYTES / made as usize).clamp(*SHARE_BYTES.start(), *SHARE_BYTES.end());
+    if cached <= share {
+        return;
+    }
+    // Bins without a miss for `age` passes, large slots first; then for half as many, and so on.
+    let (mut age, mut bins) = (u8::MAX, BINS as u8);
+    let coldest = || {
+        // With room to the next look.
+        while cached > share / 4 * 3 {
+            bins -= 1;
+            if bins > 0 {
+                let bin = Bin(bins);
+                if heap.misses.age(bin) >= age {
+                    cached = cached.saturating_sub(heap.cached_slots(bin) * bins::info(bin).slot_bytes as usize);
+                    return Some(bin);
+                }
+            } else if age > 0 {
+                (age, bins) = (age / 4, BINS as u8);
+            } else {
+                break;
             }
-            heap.balances.forget(bin);
-            let magazines = heap.entry(bin).unload_all();
-            if let Some(batch) = heap.batches.get(usize::from(bin.0)) {
-                batch.set(0);
-            }
-            for magazine in magazines.into_iter().flatten() {
+        }
+        None
+    };
+    // SAFETY: the caller's own promise.
+    unsafe { send_bins_home(pages, exchange, heap, coldest) };
+    heaps.note_cached(heap, heap.cached_bytes());
+}
+
+/// Sends the slots of each bin that `next` returns home, and then the stash.
+///
+/// # Safety
+/// As for [`send_cold_bins_home`].
+// Not inlined: what its caller does next would lie below its stash.
+#[inline(never)]
+unsafe fn send_bins_home<P: Sharded, S: RemoteStash, Q>(
+    pages: &PageHeap<P>,
+    exchange: &Exchange<P>,
+    heap: &Heap<S, Q>,
+    mut next: impl FnMut() -> Option<Bin>,
+) {
+    heap.begin_change::<P>();
+    // Idle: these slots do not restart their spans' purge delay.
+    let mut homeward = Homeward::idle(pages, exchange, heap.shard.get());
+    let stash = Sparse::<ON_STACK>::new();
+    while let Some(bin) = next() {
+        heap.balances.forget(bin);
+        if let Some(batch) = heap.batches.get(usize::from(bin.0)) {
+            batch.set(0);
+        }
+        // SAFETY: the caller owns `heap`. Each magazine is taken out, so not loaded, and sent once.
+        unsafe {
+            for magazine in heap.entry(bin).unload_all().into_iter().flatten() {
                 homeward.send_magazine(bin, magazine.as_ptr(), &stash);
             }
         }
-        stash.flush(&mut homeward);
-        heap.stash.flush(&mut homeward);
-        heap.end_change();
     }
+    stash.flush(&mut homeward);
+    heap.stash.flush(&mut homeward);
+    heap.end_change();
 }

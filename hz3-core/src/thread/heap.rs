@@ -11,11 +11,11 @@
 //! owner writes a heap, but for who [holds](crate::thread::claim) it, and for a forked child, which adopts the heaps of
 //! threads that are gone.
 
-use crate::pages::bins::BINS;
+use crate::pages::bins::{self, BINS};
 use crate::pages::policy::{Policy, shape};
 use crate::pages::shape::MAX_SLOTS;
 use crate::pages::slot::{Places, Slot};
-use crate::platform::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use crate::platform::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use crate::platform::os::Os;
 use crate::platform::units::{BIN_ENTRY_BYTES, Bin, ShardId};
 use crate::record::pace::Pace;
@@ -350,8 +350,8 @@ pub struct Heap<S, Q> {
     pub batches: [Cell<u8>; BINS],
     /// Spills less refills, by bin.
     pub balances: Balances,
-    /// Bins with a miss since the last check for cold bins.
-    pub active: [Cell<bool>; BINS],
+    /// When each bin last had a miss.
+    pub misses: Misses,
     /// A bit for each bin that may have a magazine. Sync: any thread may read.
     used: [AtomicU64; BINS.div_ceil(64)],
     /// Time of that check, in milliseconds.
@@ -368,6 +368,8 @@ pub struct Heap<S, Q> {
     gone: [AtomicU8; BINS],
     /// What a taker saw of the heap. Sync: any thread, as hints.
     pub rest: Rest,
+    /// Bytes of cached slots that count in the heaps' sum. Sync: any thread, by swaps.
+    pub(super) counted: AtomicUsize,
     /// State of the random number generator; 0 before its first use.
     random: Cell<u64>,
     /// Null if the heap never needed one.
@@ -416,9 +418,7 @@ impl<S, Q> Heap<S, Q> {
     /// Notes a miss of `bin`.
     #[inline]
     pub fn mark_active(&self, bin: Bin) {
-        if let Some(active) = self.active.get(usize::from(bin.0)) {
-            active.set(true);
-        }
+        self.misses.note(bin);
         self.mark_used(bin);
     }
 
@@ -519,6 +519,20 @@ impl<S, Q> Heap<S, Q> {
         (entry.loaded.spared(), if spare.is_null() { 0 } else { unsafe { Magazine::peek(spare) }.1 })
     }
 
+    /// Cached slots of `bin`: exact while the owner is idle.
+    pub fn cached_slots(&self, bin: Bin) -> usize {
+        let mut slots = 0;
+        self.entry(bin).peek(|_, count| slots += count);
+        slots
+    }
+
+    /// Bytes of all cached slots, as exact.
+    pub fn cached_bytes(&self) -> usize {
+        // SAFETY: the heap is one of all.
+        let bins = unsafe { used_bins(self) };
+        bins.map(|bin| self.cached_slots(bin) * bins::info(bin).slot_bytes as usize).sum()
+    }
+
     /// As [`Loaded::top_address`].
     pub fn top_address(&self, bin: Bin) -> usize {
         self.entry(bin).loaded.top_address()
@@ -584,6 +598,53 @@ impl<S, Q> Heap<S, Q> {
     }
 }
 
+/// When each bin last had a miss, in passes; 0 if it had none since the last check for cold bins. Sync: owner thread.
+pub struct Misses {
+    last: [Cell<u8>; BINS],
+    /// The pass now, less one.
+    pass: Cell<u8>,
+}
+
+impl Misses {
+    /// Notes a miss of `bin`.
+    #[inline]
+    fn note(&self, bin: Bin) {
+        if let Some(last) = self.last.get(usize::from(bin.0)) {
+            last.set(self.pass.get().saturating_add(1));
+        }
+    }
+
+    /// Passes since the last miss of `bin`; the most if it had none since the last check.
+    pub fn age(&self, bin: Bin) -> u8 {
+        match self.last.get(usize::from(bin.0)).map_or(0, Cell::get) {
+            0 => u8::MAX,
+            last => self.pass.get().saturating_add(1).saturating_sub(last),
+        }
+    }
+
+    /// Whether `bin` had a miss since the last such call, or since the heap was taken.
+    pub fn begin_look(&self, bin: Bin) -> bool {
+        self.last.get(usize::from(bin.0)).is_some_and(|last| last.replace(0) != 0)
+    }
+
+    /// Begins a pass, and returns its number. After many, older ones are told apart half as well.
+    pub fn pass(&self) -> u8 {
+        let mut pass = self.pass.get() + 1;
+        if pass == u8::MAX {
+            self.last.iter().for_each(|last| last.set(last.get().div_ceil(2)));
+            pass /= 2;
+        }
+        self.pass.set(pass);
+        pass
+    }
+
+    /// Notes a miss of every bin: nothing is cold yet.
+    pub(super) fn restart(&self) {
+        self.pass.set(0);
+        self.last.iter().for_each(|last| last.set(1));
+    }
+}
+
 /// What takers noted when they last looked at a heap.
 pub struct Rest {
     /// Low bits of each bin's `top`; for the foreign bin a count of the owner's slow paths.
@@ -632,4 +693,25 @@ pub fn is_static(heap: *const Entries) -> bool {
 #[inline]
 pub fn has_left(heap: *const Entries) -> bool {
     core::ptr::eq(heap, LEFT_HEAP.entries())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_age_of_a_bins_last_miss_is_told_apart_for_many_passes() {
+        let misses = Misses { last: [const { Cell::new(0) }; BINS], pass: Cell::new(0) };
+        let (never, old, late) = (Bin(1), Bin(2), Bin(3));
+        misses.note(old);
+        for passes in 1..2000 {
+            misses.pass();
+            misses.note(late);
+            assert_eq!((misses.age(never), misses.age(late)), (u8::MAX, 0));
+            assert!((1..u8::MAX).contains(&misses.age(old)), "{passes}");
+        }
+        assert!(misses.begin_look(old) && !misses.begin_look(old) && misses.age(old) == u8::MAX);
+        misses.restart();
+        assert!(misses.begin_look(never));
+    }
 }

@@ -2,6 +2,7 @@
 //!
 //! Heaps are never unmapped, so that whoever counts may read them at any time.
 
+use crate::platform::atomic::{AtomicUsize, Ordering};
 use crate::platform::lock::ForkLock;
 use crate::platform::os::Os;
 use crate::platform::table::{Table, typed};
@@ -9,6 +10,7 @@ use crate::thread::heap::{Decoy, Heap};
 use crate::thread::registry::{HeapState, HeapStates, Members};
 use core::marker::PhantomData;
 use core::ptr::NonNull;
+use crossbeam_utils::CachePadded;
 
 /// Bytes of a heap's unit. Chosen: the least power of two that fits every lane's heap.
 const HEAP_UNIT_BYTES: usize = 8192;
@@ -22,6 +24,8 @@ pub struct Heaps<S, Q, O: Os> {
     table: Table<HEAP_UNIT_BYTES>,
     decoys: Table<DECOY_UNIT_BYTES>,
     states: HeapStates<O>,
+    /// Bytes of cached slots, as each heap's was last counted. A gauge.
+    cached: CachePadded<AtomicUsize>,
     heaps: PhantomData<fn() -> Heap<S, Q>>,
 }
 
@@ -45,7 +49,13 @@ impl<S, Q, O: Os> Heaps<S, Q, O> {
     /// No heaps.
     pub const fn new() -> Self {
         const { assert!(size_of::<Heap<S, Q>>() <= HEAP_UNIT_BYTES) }
-        Self { table: Table::new(), decoys: Table::new(), states: HeapStates::new(), heaps: PhantomData }
+        Self {
+            table: Table::new(),
+            decoys: Table::new(),
+            states: HeapStates::new(),
+            cached: CachePadded::new(AtomicUsize::new(0)),
+            heaps: PhantomData,
+        }
     }
 
     fn get(&self, id: u32) -> *mut Heap<S, Q> {
@@ -60,7 +70,7 @@ impl<S, Q, O: Os> Heaps<S, Q, O> {
         // SAFETY: this thread owns the heap.
         unsafe {
             (*heap).batches.iter().for_each(|batch| batch.set(0));
-            (*heap).active.iter().for_each(|active| active.set(true));
+            (*heap).misses.restart();
             (*heap).balances.forget_all();
         }
         Some(heap)
@@ -87,8 +97,11 @@ impl<S, Q, O: Os> Heaps<S, Q, O> {
     /// # Safety
     /// The calling thread owns it, and no longer does afterwards.
     pub unsafe fn give(&self, heap: *mut Heap<S, Q>) {
-        // SAFETY: `heap` is never unmapped, and its state's fields are atomic.
-        self.states.give(unsafe { &(*heap).state });
+        // SAFETY: `heap` is never unmapped, and what is used of it is atomic.
+        unsafe {
+            self.note_cached(&*heap, 0);
+            self.states.give(&(*heap).state);
+        }
     }
 
     /// The heaps' lock, for fork.
@@ -115,6 +128,24 @@ impl<S, Q, O: Os> Heaps<S, Q, O> {
     #[inline]
     pub fn take_back(&self, heap: &Heap<S, Q>) {
         self.states.take_back(&heap.state);
+    }
+
+    /// Counts `bytes` of cached slots for `heap`; returns the sum of all heaps, as each was last counted.
+    pub fn note_cached(&self, heap: &Heap<S, Q>, bytes: usize) -> usize {
+        // Relaxed, all: gauges. Each change of a heap's count is added once, so the sum may be off only in a child forked
+        // between the two.
+        let more = bytes.wrapping_sub(heap.counted.swap(bytes, Ordering::Relaxed));
+        if more != 0 {
+            self.cached.fetch_add(more, Ordering::Relaxed);
+        }
+        self.cached()
+    }
+
+    /// Bytes of cached slots in all heaps, as each was last counted.
+    pub fn cached(&self) -> usize {
+        let sum = self.cached.load(Ordering::Relaxed);
+        // Below zero: another thread is between its two steps.
+        if sum > isize::MAX as usize { 0 } else { sum }
     }
 
     /// Calls `visit` with every heap, used or not. Heaps are never unmapped.

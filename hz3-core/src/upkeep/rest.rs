@@ -79,6 +79,7 @@ fn step<P: Sharded, S: RemoteStash, Q: Quarantine>(
         if let Some(heap) = heaps.peek(id) {
             // SAFETY: heaps are never unmapped, and other threads read and write only what is atomic.
             let heap = unsafe { &*heap };
+            heaps.note_cached(heap, heap.cached_bytes());
             taking.add(heap, resting_bins(heap));
         }
         id += 1;

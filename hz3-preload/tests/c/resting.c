@@ -109,6 +109,16 @@ static void what_threads_keep_while_they_rest_goes_after_a_while(void) { rests(0
 
 static void a_trim_takes_what_threads_keep_while_they_rest(void) { rests(1, 150 * KIB); }
 
+/* Threads that worked, one after the other, and gave nothing back by time: what all keep is bounded. */
+static void many_threads_that_work_keep_little_in_sum(void) {
+    if (getenv("HZ3_PURGE_DELAY_MS") == NULL) {
+        CHECK(setenv("HZ3_PURGE_DELAY_MS", "-1", 1) == 0);
+        execl("/proc/self/exe", "resting", __func__, (char *)NULL);
+        _exit(99);
+    }
+    rests(0, 3400 * KIB);
+}
+
 /* ---- takers beside hits -------------------------------------------------------------------- */
 
 static int stopping;
@@ -259,6 +269,6 @@ static void threads_that_are_stopped_in_the_middle_of_a_call_lose_nothing_they_u
 }
 
 CHECK_MAIN(CASE(what_threads_keep_while_they_rest_goes_after_a_while),
-           CASE(a_trim_takes_what_threads_keep_while_they_rest),
+           CASE(a_trim_takes_what_threads_keep_while_they_rest), CASE(many_threads_that_work_keep_little_in_sum),
            CASE(trims_beside_threads_at_full_speed_disturb_nothing), CASE(forks_beside_trims_disturb_nothing),
            CASE(threads_that_are_stopped_in_the_middle_of_a_call_lose_nothing_they_use))
