@@ -4,7 +4,8 @@
 
 use crate::platform::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::platform::linux::Linux;
-use crate::platform::os::{Os, Waiter};
+use crate::platform::os::{NotMapped, Os, Waiter};
+use core::ops::Range;
 use core::ptr::{NonNull, null_mut};
 
 /// [`Linux`] with refusals.
@@ -92,20 +93,13 @@ unsafe impl Os for Fake {
     fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
         if Self::granted() { Linux::reserve(bytes, align) } else { None }
     }
-    unsafe fn make_readable(start: NonNull<u8>, bytes: usize) -> bool {
-        // SAFETY: the caller keeps this contract, which is `Linux`'s.
-        Self::granted() && unsafe { Linux::make_readable(start, bytes) }
-    }
-    unsafe fn renew(start: NonNull<u8>, bytes: usize) -> bool {
-        // SAFETY: the caller keeps this contract, which is `Linux`'s.
-        unsafe { Linux::renew(start, bytes) }
-    }
     unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
         // SAFETY: the caller keeps this contract, which is `Linux`'s.
         Self::granted() && unsafe { Linux::commit(start, bytes) }
     }
-    fn is_sealed(page: NonNull<u8>) -> bool {
-        Linux::is_sealed(page)
+    const OUT_OF_THE_WAY: Option<Range<usize>> = Linux::OUT_OF_THE_WAY;
+    fn map_at(start: usize, bytes: usize, follows: bool) -> Result<NonNull<u8>, NotMapped> {
+        if Self::granted() { Linux::map_at(start, bytes, follows) } else { Err(NotMapped::Refused) }
     }
     fn map(bytes: usize) -> Option<NonNull<u8>> {
         if Self::granted() { Linux::map(bytes) } else { None }
