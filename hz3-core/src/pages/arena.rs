@@ -25,6 +25,7 @@ use crate::platform::options::Options;
 use crate::platform::os::{NotMapped, Os};
 use crate::platform::rank::Rank;
 use crate::platform::units::{PAGE_BYTES, SEGMENT_BYTES, SEGMENT_PAGES};
+use core::ops::{Range, RangeInclusive};
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 use crossbeam_utils::CachePadded;
 
@@ -32,7 +33,7 @@ use crossbeam_utils::CachePadded;
 const WINDOWS: usize = 64;
 /// Least and most bytes mapped beyond a request, and their share of what there is. A step takes the mmap lock, which delays
 /// other threads' page faults. Chosen: what is mapped and unused stays small beside the rest.
-const STEP_BYTES: core::ops::RangeInclusive<usize> = 2 * SEGMENT_BYTES..=128 * SEGMENT_BYTES;
+const STEP_BYTES: RangeInclusive<usize> = 2 * SEGMENT_BYTES..=128 * SEGMENT_BYTES;
 const STEP_SHARE: usize = 8;
 /// How many times the first size the near and the far window reach. Chosen: heaps of hundreds of GiB lie in the two.
 const NEAR_SIZES: usize = 16;
@@ -222,34 +223,57 @@ impl<O: Os> Arenas<O> {
             let Some(claim) = window.claim() else { continue };
             let may_skip = self.windows.has_stretch();
             drop(growth);
-            let place =
-                Place { base: window.base(), tags: window.tags().expose_provenance(), capacity: claim.capacity };
-            let mapped = match place.map::<O>(&claim, step, need, may_skip) {
-                Ok(mapped) => mapped,
-                Err(refusal) => {
-                    let _growth = self.growth.lock();
-                    window.give_up(claim);
-                    if refusal == NotMapped::Refused {
-                        return Err(refusal);
-                    }
-                    continue;
-                }
-            };
-            let range = PageRange { start: place.base + mapped.first * PAGE_BYTES, pages: mapped.end - mapped.first };
-            let growth = self.growth.lock();
-            // Another window may lie there by now.
-            if mapped.end <= window.capacity() && self.windows.note(range.start, range.pages) {
-                window.publish(claim, mapped.end);
-                drop(growth);
-                self.advise(range);
-                return Ok(range);
+            match self.grow_window(window, claim, step, need, may_skip) {
+                Err(NotMapped::Taken) => {}
+                grown => return grown,
             }
-            drop(growth);
-            // SAFETY: just mapped, and nothing uses it.
-            unsafe { place.unmap::<O>(&claim, mapped) };
-            let _growth = self.growth.lock();
-            window.give_up(claim);
         }
+        Err(NotMapped::Taken)
+    }
+
+    /// Maps pages of a window behind its last ones, if those end at `end`: at least `pages`, for what lies there to grow in
+    /// place. The caller owns all that are returned, and holds no lock. Takes the growth lock.
+    pub fn grow_at(&self, end: usize, pages: usize) -> Option<PageRange> {
+        let need = pages.checked_next_multiple_of(SEGMENT_PAGES as usize)?;
+        let growth = self.growth.lock();
+        let window = self.windows.all().iter().find(|window| window.ends_at(end))?;
+        let claim = window.claim()?;
+        drop(growth);
+        self.grow_window(window, claim, self.step(need), need, false).ok()
+    }
+
+    /// Grows `window`, whose end is claimed, by `step` or `need` pages; ends the claim.
+    fn grow_window(
+        &self,
+        window: &ArenaTags<TagCell>,
+        claim: Claim,
+        step: usize,
+        need: usize,
+        may_skip: bool,
+    ) -> Result<PageRange, NotMapped> {
+        let place = Place { base: window.base(), tags: window.tags().expose_provenance(), capacity: claim.capacity };
+        let mapped = match place.map::<O>(&claim, step, need, may_skip) {
+            Ok(mapped) => mapped,
+            Err(refusal) => {
+                let _growth = self.growth.lock();
+                window.give_up(claim);
+                return Err(refusal);
+            }
+        };
+        let range = PageRange { start: place.base + mapped.first * PAGE_BYTES, pages: mapped.end - mapped.first };
+        let growth = self.growth.lock();
+        // Another window may lie there by now.
+        if mapped.end <= window.capacity() && self.windows.note(range.start, range.pages) {
+            window.publish(claim, mapped.end);
+            drop(growth);
+            self.advise(range);
+            return Ok(range);
+        }
+        drop(growth);
+        // SAFETY: just mapped, and nothing uses it.
+        unsafe { place.unmap::<O>(&claim, mapped) };
+        let _growth = self.growth.lock();
+        window.give_up(claim);
         Err(NotMapped::Taken)
     }
 
@@ -296,7 +320,9 @@ impl<O: Os> Arenas<O> {
             })
         };
         if O::MAPS_AT {
-            for number in 0..if count == 0 { TRIES } else { 0 } {
+            let is_used = |all: &Range<usize>| self.windows.all().iter().any(|window| all.contains(&window.base()));
+            let tries = if O::OUT_OF_THE_WAY.as_ref().is_none_or(is_used) { 0 } else { TRIES };
+            for number in 0..tries {
                 match Place::out_of_the_way::<O>(capacity, self.random(number)).map(map) {
                     Some(Ok(fresh)) => return Some(fresh),
                     Some(Err(NotMapped::Taken)) => {}

@@ -102,6 +102,13 @@ impl<T> ArenaTags<T> {
         }
     }
 
+    /// Whether the last mapped page ends at `address`, and no thread grows the window. The caller holds the growth lock.
+    pub fn ends_at(&self, address: usize) -> bool {
+        // Relaxed: under the lock.
+        let end = self.end.load(Ordering::Relaxed);
+        end & CLAIMED == 0 && address == self.base() + end * PAGE_BYTES
+    }
+
     /// Claims the end of the window to map more pages there, or to unmap some. `None` while another thread has it. The
     /// caller holds the growth lock.
     pub fn claim(&self) -> Option<Claim> {

@@ -172,14 +172,14 @@ impl Place {
     }
 }
 
-/// Unmaps memory. A refusal costs address space.
+/// Unmaps memory. A second refusal costs address space.
 ///
 /// # Safety
 /// It is the caller's, in whole pages, and nothing uses it.
 unsafe fn unmap<O: Os>(start: usize, bytes: usize) {
     if let Some(start) = NonNull::new(with_exposed_provenance_mut(start)) {
         // SAFETY: the caller's own promise.
-        let _ = unsafe { O::unmap(start, bytes) };
+        let _ = unsafe { O::unmap(start, bytes) || O::unmap(start, bytes) };
     }
 }
 
