@@ -19,7 +19,7 @@
 
 use crate::pages::page_map::{ArenaTags, Claim, PageMap};
 use crate::pages::page_tag::{PageTag, TagCell};
-use crate::pages::places::{MOST_POPULATED_BYTES, Mapped, Place};
+use crate::pages::places::{Edge, MOST_POPULATED_BYTES, Mapped, Place, TAG_BYTES};
 use crate::platform::lock::{ForkLock, Mutex, Ranked};
 use crate::platform::options::Options;
 use crate::platform::os::{NotMapped, Os};
@@ -44,7 +44,10 @@ const TRIES: u64 = 3;
 const YIELDS: u32 = 8;
 const NAPS: u32 = 32;
 
-const _: () = assert!(*STEP_BYTES.end() == MOST_POPULATED_BYTES);
+/// A window's that has no pages yet.
+const NO_EDGE: Edge = Edge { end: 0, bound: 0 };
+
+const _: () = assert!(*STEP_BYTES.end() == MOST_POPULATED_BYTES && size_of::<TagCell>() == TAG_BYTES);
 
 /// Pages that window number `count` may have, in whole segments, if the first one has `first` bytes.
 fn capacity_of(first: usize, count: usize) -> usize {
@@ -252,7 +255,8 @@ impl<O: Os> Arenas<O> {
         may_skip: bool,
     ) -> Result<PageRange, NotMapped> {
         let place = Place { base: window.base(), tags: window.tags().expose_provenance(), capacity: claim.capacity };
-        let mapped = match place.map::<O>(&claim, step, need, may_skip) {
+        let edge = Edge { end: claim.end, bound: claim.pages };
+        let mapped = match place.map::<O>(edge, step, need, may_skip) {
             Ok(mapped) => mapped,
             Err(refusal) => {
                 let _growth = self.growth.lock();
@@ -271,7 +275,7 @@ impl<O: Os> Arenas<O> {
         }
         drop(growth);
         // SAFETY: just mapped, and nothing uses it.
-        unsafe { place.unmap::<O>(&claim, mapped) };
+        unsafe { place.unmap::<O>(edge, mapped) };
         let _growth = self.growth.lock();
         window.give_up(claim);
         Err(NotMapped::Taken)
@@ -292,13 +296,7 @@ impl<O: Os> Arenas<O> {
         if is_late || !self.windows.add(place.base, tags, mapped.end, place.capacity) {
             drop(growth);
             // SAFETY: just mapped, and nothing uses it.
-            unsafe {
-                if is_whole {
-                    place.unmap_whole::<O>()
-                } else {
-                    place.unmap::<O>(&Claim::of_none(place.capacity), mapped)
-                }
-            };
+            unsafe { if is_whole { place.unmap_whole::<O>() } else { place.unmap::<O>(NO_EDGE, mapped) } };
             return Err(if is_late { NotMapped::Taken } else { NotMapped::Refused });
         }
         // Others stop where this one begins.
@@ -313,11 +311,7 @@ impl<O: Os> Arenas<O> {
         let step = self.step(need);
         let capacity = capacity_of(self.options.arena_bytes(), count).max(need);
         let map = |place: Place| {
-            place.map::<O>(&Claim::of_none(place.capacity), step, need, false).map(|mapped| Fresh {
-                place,
-                mapped,
-                is_whole: false,
-            })
+            place.map::<O>(NO_EDGE, step, need, false).map(|mapped| Fresh { place, mapped, is_whole: false })
         };
         if O::MAPS_AT {
             let is_used = |all: &Range<usize>| self.windows.all().iter().any(|window| all.contains(&window.base()));

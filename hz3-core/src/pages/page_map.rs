@@ -180,13 +180,6 @@ pub struct Claim {
     pub capacity: usize,
 }
 
-impl Claim {
-    /// The end of a window that has no pages yet, and room for `capacity`.
-    pub const fn of_none(capacity: usize) -> Self {
-        Self { end: 0, pages: 0, capacity }
-    }
-}
-
 /// Adjacent mapped pages of a window. A stretch stays where it is.
 struct Stretch {
     start: AtomicUsize,

@@ -9,8 +9,6 @@
 //! system has so much room: the upper half is taken, as the system itself goes on at one end. Where no such room is to be
 //! had, or nothing can be mapped at an address, a window is one mapping, and never grows.
 
-use crate::pages::page_map::Claim;
-use crate::pages::page_tag::TagCell;
 use crate::platform::os::{NotMapped, Os};
 use crate::platform::units::{PAGE_BYTES, SEGMENT_BYTES, SEGMENT_PAGES};
 use core::ptr::{NonNull, with_exposed_provenance_mut};
@@ -21,11 +19,21 @@ pub const MOST_POPULATED_BYTES: usize = 256 << 20;
 const MOST_SKIPPED_PAGES: usize = (1 << 30) / PAGE_BYTES;
 /// Places from which chance picks one out of the way, a segment apart. Chosen: 128 GiB, which leaves room for 200.
 const RANDOM_PLACES: u64 = 1 << 16;
-const TAG_BYTES: usize = size_of::<TagCell>();
+/// Bytes of a page tag.
+pub const TAG_BYTES: usize = 8;
 
 /// Bytes of the tags of `pages` pages, in whole segments.
 const fn tag_room(pages: usize) -> usize {
     (pages * TAG_BYTES).next_multiple_of(SEGMENT_BYTES)
+}
+
+/// How far a window reaches, in pages.
+#[derive(Clone, Copy)]
+pub struct Edge {
+    /// Behind the last mapped page.
+    pub end: usize,
+    /// Pages that have tags.
+    pub bound: usize,
 }
 
 /// The pages of a window that a growth has mapped, with their tags.
@@ -103,36 +111,36 @@ impl Place {
         unsafe { unmap::<O>(self.tags, self.capacity * PAGE_BYTES + tag_bytes + SEGMENT_BYTES) };
     }
 
-    /// Unmaps what [`Place::map`] has mapped for `claim`.
+    /// Unmaps what [`Place::map`] has mapped at `edge`.
     ///
     /// # Safety
     /// It is the caller's, and nothing uses it.
-    pub unsafe fn unmap<O: Os>(self, claim: &Claim, mapped: Mapped) {
+    pub unsafe fn unmap<O: Os>(self, edge: Edge, mapped: Mapped) {
         // SAFETY: the caller's own promise.
         unsafe {
             unmap::<O>(self.base + mapped.first * PAGE_BYTES, (mapped.end - mapped.first) * PAGE_BYTES);
-            if mapped.end > claim.pages {
-                unmap::<O>(self.tags + claim.pages * TAG_BYTES, (mapped.end - claim.pages) * TAG_BYTES);
+            if mapped.end > edge.bound {
+                unmap::<O>(self.tags + edge.bound * TAG_BYTES, (mapped.end - edge.bound) * TAG_BYTES);
             }
         }
     }
 
-    /// Maps `step` pages, or if that is refused `need`, whole segments, at the end of a window that `claim` is of, or, if it
+    /// Maps `step` pages, or if that is refused `need`, whole segments, at `edge`, the end of a window, or, if it
     /// `may_skip`, behind what is in the way there. Maps the tags up to their end.
     ///
     /// # Errors
     /// Why not; then nothing is mapped.
-    pub fn map<O: Os>(self, claim: &Claim, step: usize, need: usize, may_skip: bool) -> Result<Mapped, NotMapped> {
+    pub fn map<O: Os>(self, edge: Edge, step: usize, need: usize, may_skip: bool) -> Result<Mapped, NotMapped> {
         let (mut wanted, mut skipped) = (step.max(need), 0);
         loop {
-            let first = claim.end + skipped;
-            if first.checked_add(need).is_none_or(|end| end > claim.capacity) {
+            let first = edge.end + skipped;
+            if first.checked_add(need).is_none_or(|end| end > self.capacity) {
                 return Err(NotMapped::Taken);
             }
-            let pages = wanted.min(claim.capacity - first);
-            let follows = claim.end > 0 && skipped == 0;
+            let pages = wanted.min(self.capacity - first);
+            let follows = edge.end > 0 && skipped == 0;
             let refusal = match O::map_at(self.base + first * PAGE_BYTES, pages * PAGE_BYTES, follows) {
-                Ok(start) => match self.map_tags::<O>(claim, first, first + pages) {
+                Ok(start) => match self.map_tags::<O>(edge, first, first + pages) {
                     Ok(()) => return Ok(Mapped { first, end: first + pages }),
                     Err(refusal) => {
                         // SAFETY: just mapped, and nothing uses it.
@@ -157,14 +165,14 @@ impl Place {
 
     /// Maps the tags from the window's bound to `end`, and gets memory for those from `first` on, if they are few: tags are
     /// first written under the run lock, where a page fault would hold up all threads.
-    fn map_tags<O: Os>(self, claim: &Claim, first: usize, end: usize) -> Result<(), NotMapped> {
-        if end <= claim.pages {
+    fn map_tags<O: Os>(self, edge: Edge, first: usize, end: usize) -> Result<(), NotMapped> {
+        if end <= edge.bound {
             return Ok(());
         }
-        let (start, bytes) = (self.tags + claim.pages * TAG_BYTES, (end - claim.pages) * TAG_BYTES);
-        let start = O::map_at(start, bytes, claim.pages > 0)?;
+        let (start, bytes) = (self.tags + edge.bound * TAG_BYTES, (end - edge.bound) * TAG_BYTES);
+        let start = O::map_at(start, bytes, edge.bound > 0)?;
         if (end - first) * PAGE_BYTES <= MOST_POPULATED_BYTES {
-            let known = first.saturating_sub(claim.pages) * TAG_BYTES;
+            let known = first.saturating_sub(edge.bound) * TAG_BYTES;
             // SAFETY: just mapped, in whole pages, since all numbers are of whole segments.
             unsafe { O::populate(start.add(known), bytes - known) };
         }
@@ -205,8 +213,10 @@ mod tests {
 
     const PAGES: usize = SEGMENT_PAGES as usize;
 
-    fn claim(end: usize, pages: usize, capacity: usize) -> Claim {
-        Claim { end, pages, capacity }
+    const NONE: Edge = Edge { end: 0, bound: 0 };
+
+    fn edge(end: usize) -> Edge {
+        Edge { end, bound: end }
     }
 
     /// Maps something in the way, from page `first` of `place` on.
@@ -236,11 +246,11 @@ mod tests {
     fn what_is_in_the_way_stays_and_is_gone_round() {
         let place = somewhere();
         block(place, 3 * PAGES, PAGES);
-        let first = place.map::<Linux>(&claim(0, 0, place.capacity), 2 * PAGES, PAGES, true).expect("free");
+        let first = place.map::<Linux>(NONE, 2 * PAGES, PAGES, true).expect("free");
         assert_eq!((first.first, first.end), (0, 2 * PAGES));
-        let here = claim(2 * PAGES, 2 * PAGES, place.capacity);
-        assert!(place.map::<Linux>(&here, 2 * PAGES, PAGES, false).is_err_and(|error| error == NotMapped::Taken));
-        let next = place.map::<Linux>(&here, 2 * PAGES, PAGES, true).expect("free further on");
+        let here = edge(2 * PAGES);
+        assert!(place.map::<Linux>(here, 2 * PAGES, PAGES, false).is_err_and(|error| error == NotMapped::Taken));
+        let next = place.map::<Linux>(here, 2 * PAGES, PAGES, true).expect("free further on");
         assert_eq!((next.first, next.end), (4 * PAGES, 6 * PAGES));
         // The tags of what lies between are there.
         for page in 0..next.end {
@@ -254,19 +264,18 @@ mod tests {
     fn tags_that_have_no_room_leave_no_pages_behind() {
         let place = somewhere();
         let taken = Linux::map_at(place.tags, PAGE_BYTES, false).expect("free addresses");
-        let whole = claim(0, 0, place.capacity);
-        assert!(place.map::<Linux>(&whole, PAGES, PAGES, true).is_err_and(|error| error == NotMapped::Taken));
+        assert!(place.map::<Linux>(NONE, PAGES, PAGES, true).is_err_and(|error| error == NotMapped::Taken));
         // SAFETY: this test's own.
         assert!(unsafe { Linux::unmap(taken, PAGE_BYTES) });
-        assert_eq!(place.map::<Linux>(&whole, PAGES, PAGES, false).map(|mapped| mapped.first), Ok(0));
+        assert_eq!(place.map::<Linux>(NONE, PAGES, PAGES, false).map(|mapped| mapped.first), Ok(0));
     }
 
     #[test]
     fn a_window_that_is_full_is_as_one_that_is_taken() {
         let place = somewhere();
-        let nearly = claim(place.capacity - PAGES, place.capacity - PAGES, place.capacity);
-        assert!(place.map::<Linux>(&nearly, PAGES, 2 * PAGES, true).is_err_and(|error| error == NotMapped::Taken));
-        let last = place.map::<Linux>(&nearly, 9 * PAGES, PAGES, true).expect("a segment");
+        let nearly = edge(place.capacity - PAGES);
+        assert!(place.map::<Linux>(nearly, PAGES, 2 * PAGES, true).is_err_and(|error| error == NotMapped::Taken));
+        let last = place.map::<Linux>(nearly, 9 * PAGES, PAGES, true).expect("a segment");
         assert_eq!(last.end, place.capacity);
     }
 
