@@ -35,6 +35,8 @@ const WINDOWS: usize = 64;
 /// other threads' page faults. Chosen: what is mapped and unused stays small beside the rest.
 const STEP_BYTES: RangeInclusive<usize> = 2 * SEGMENT_BYTES..=128 * SEGMENT_BYTES;
 const STEP_SHARE: usize = 8;
+/// What is mapped first. Chosen: a small program may lock its memory within the usual limit of 8 MiB.
+const FIRST_BYTES: usize = SEGMENT_BYTES;
 /// How many times the first size the near and the far window reach. Chosen: heaps of hundreds of GiB lie in the two.
 const NEAR_SIZES: usize = 16;
 const FAR_SIZES: usize = 64;
@@ -211,7 +213,10 @@ impl<O: Os> Arenas<O> {
     /// Pages to map for a request of `need`.
     fn step(&self, need: usize) -> usize {
         let (_, mapped) = self.reserved_and_committed();
-        let bytes = (mapped / STEP_SHARE).clamp(*STEP_BYTES.start(), *STEP_BYTES.end());
+        let bytes = match mapped {
+            0 => FIRST_BYTES,
+            _ => (mapped / STEP_SHARE).clamp(*STEP_BYTES.start(), *STEP_BYTES.end()),
+        };
         need.max(bytes / SEGMENT_BYTES * SEGMENT_PAGES as usize)
     }
 

@@ -1,8 +1,8 @@
 //! Table: a growing array of metadata units, which never move.
 //!
 //! ```text
-//! id = chunk number | unit in chunk        chunks[0] → 256 KiB    chunks[1] → 256 KiB    …
-//! group  | chunk | chunk | … | reserved, not yet committed |    32 chunks
+//! id = chunk number | unit in chunk        chunks[0] → 512 KiB    chunks[1] → 512 KiB    …
+//! group  | chunk | chunk | … | reserved, not yet committed |    16 chunks
 //! ```
 //!
 //! A group of chunks is one reservation, committed from the front: a process may have only so many mappings. A commit
@@ -21,8 +21,8 @@ use core::ptr::{NonNull, null_mut};
 use crossbeam_utils::CachePadded;
 
 /// Bytes of one chunk. Chosen: of a small process, whose memory may be locked, each table has one.
-pub const CHUNK_BYTES: usize = if cfg!(loom) { 1 << 10 } else { 256 << 10 };
-/// Most chunks of a table. Chosen: 2 GiB of metadata, as of spans for a heap of a TiB.
+pub const CHUNK_BYTES: usize = if cfg!(loom) { 1 << 10 } else { 512 << 10 };
+/// Most chunks of a table. Chosen: 4 GiB of metadata.
 const CHUNKS: usize = match () {
     () if cfg!(loom) => 2,
     // Miri looks at all of them whenever an allocator is borrowed.
@@ -30,7 +30,7 @@ const CHUNKS: usize = match () {
     () => 8192,
 };
 /// Chosen: what is reserved counts against a limit on address space that is set later.
-const GROUP_CHUNKS: usize = if cfg!(loom) { 2 } else { 32 };
+const GROUP_CHUNKS: usize = if cfg!(loom) { 2 } else { 16 };
 const GROUP_BYTES: usize = GROUP_CHUNKS * CHUNK_BYTES;
 
 /// An array of units of `UNIT_BYTES`, a power of two. What every reader reads has cache lines of its own.
@@ -253,7 +253,7 @@ mod tests {
                 steps.push(TABLE.mapped_bytes());
             }
         }
-        let chunks = [1, 2, 4, 8, 16, 32, 33];
+        let chunks = [1, 2, 4, 8, 16, 17];
         assert_eq!(steps, chunks.map(|chunks| chunks * CHUNK_BYTES));
         // Committed chunks that are not in place yet can be written to.
         let id = TABLE.allocate::<Linux>(UNITS).expect("memory");
