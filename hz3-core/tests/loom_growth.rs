@@ -1,4 +1,4 @@
-//! Models of what grows while others read: arenas with their page tags, and metadata tables. Explored
+//! Models of what grows while others read: windows with their page tags, and metadata tables. Explored
 //! exhaustively by loom.
 #![cfg(loom)]
 
@@ -15,11 +15,12 @@ use loom::sync::Arc;
 use loom::thread;
 use loom_system::{System, Unit, Units};
 
-/// A page tag; loom reports a look at one that was not committed before.
+/// A page tag; loom reports a look at one that was not mapped before.
 type Tag = UnsafeCell<u32>;
 
 const BASE: usize = 0x7f00_0000_0000;
 const PAGES: usize = 2;
+const WINDOWS: usize = 3;
 
 /// Stands for the right to claim and publish.
 struct Growth;
@@ -29,11 +30,9 @@ impl Ranked for Growth {
 }
 
 struct Arenas {
-    extents: PageMap<Tag, 2>,
+    windows: PageMap<Tag, WINDOWS>,
     growth: Mutex<Growth, System<Seven>>,
-    tags: [Box<[Tag; PAGES]>; 2],
-    /// Which tags are committed. The kernel's own lock orders commits of the same pages.
-    committed: loom::sync::Mutex<[[bool; PAGES]; 2]>,
+    tags: [Box<[Tag; PAGES]>; WINDOWS],
     link: [AtomicU32; 2],
     depot: Stack,
 }
@@ -46,72 +45,58 @@ impl Links for Arenas {
 
 impl Arenas {
     fn new() -> Arc<Self> {
-        let tags = || Box::new(std::array::from_fn(|_| UnsafeCell::new(0)));
+        let tags = |_| Box::new(std::array::from_fn(|_| UnsafeCell::new(0)));
         Arc::new(Self {
-            extents: PageMap::new(),
+            windows: PageMap::new(),
             growth: Mutex::new(Growth),
-            tags: [tags(), tags()],
-            committed: loom::sync::Mutex::new([[false; PAGES]; 2]),
+            tags: std::array::from_fn(tags),
             link: std::array::from_fn(|_| AtomicU32::new(0)),
             depot: Stack::new(),
         })
     }
 
-    fn address(arena: usize, page: usize) -> usize {
-        BASE + (arena << 30) + page * PAGE_BYTES + 8
+    fn address(window: usize, page: usize) -> usize {
+        BASE + (window << 30) + page * PAGE_BYTES + 8
     }
 
-    /// Reserves arena number `arena`.
-    fn reserve(&self, arena: usize) {
+    fn map_tag(&self, window: usize, page: usize) {
+        // SAFETY: mapping makes the tag; nobody may look before.
+        self.tags[window][page].with_mut(|tag| unsafe { *tag = 7 });
+    }
+
+    /// Opens window number `window`, the next one, with a page.
+    fn open(&self, window: usize) {
+        self.map_tag(window, 0);
+        let tags = self.tags[window].as_ptr().cast_mut();
         let _growth = self.growth.lock();
-        self.extents.add(Self::address(arena, 0) - 8, self.tags[arena].as_ptr().cast_mut(), PAGES).unwrap();
+        assert!(self.windows.add(Self::address(window, 0) - 8, tags, 1, PAGES));
     }
 
-    /// Reserves arena number `arena` and grows it page by page.
-    fn grow(&self, arena: usize) {
-        self.reserve(arena);
-        for page in 0..PAGES {
-            assert_eq!(self.grow_by_one(arena, || true), Some(page));
-        }
-    }
-
-    /// Claims, commits and publishes a page, and returns it; `None` if the system refuses. `commit` stands for what a
-    /// library does in the place of the system call, and says whether the system commits.
-    fn grow_by_one(&self, arena: usize, commit: impl FnOnce() -> bool) -> Option<usize> {
+    /// Claims the end of `window`, maps and publishes a page, and returns it; `None` if another thread has claimed it, there
+    /// is no room, or the system refuses. `map` stands for what a library does in the place of the system call, and says
+    /// whether the system maps.
+    fn grow_by_one(&self, window: usize, map: impl FnOnce() -> bool) -> Option<usize> {
         let growth = self.growth.lock();
-        let extent = &self.extents.all()[arena];
-        if extent.room() == 0 {
-            return None;
-        }
-        let claim = extent.claim(1);
+        let place = &self.windows.all()[window];
+        let claim = place.claim()?;
         drop(growth);
-        let is_committed = commit();
-        if is_committed {
-            let mut committed = self.committed.lock().unwrap();
-            for page in claim.published..claim.end {
-                if !std::mem::replace(&mut committed[arena][page], true) {
-                    // SAFETY: committing makes the tag; nobody may look before.
-                    self.tags[arena][page].with_mut(|tag| unsafe { *tag = 7 });
-                }
-            }
+        let (page, is_mapped) = (claim.end, claim.end < claim.capacity && map());
+        if is_mapped {
+            self.map_tag(window, page);
         }
         let _growth = self.growth.lock();
-        let first = claim.first;
-        if is_committed {
-            extent.publish(claim);
+        if is_mapped {
+            place.publish(claim, page + 1);
         } else {
-            extent.give_up(claim);
+            place.give_up(claim);
         }
-        is_committed.then_some(first)
+        is_mapped.then_some(page)
     }
 
-    fn look(&self, arena: usize, page: usize) -> bool {
-        // The windows, which `PageMap::tag` looks at first, have a model of their own: to look there too would multiply the
-        // interleavings.
-        let address = Self::address(arena, page);
-        let found = self.extents.all().iter().find_map(|extent| extent.tag(address));
+    fn look(&self, window: usize, page: usize) -> bool {
+        let found = self.windows.all().iter().find_map(|place| place.tag(Self::address(window, page)));
         if let Some(tag) = found {
-            // SAFETY: loom reports it where the tag is not known to be committed.
+            // SAFETY: loom reports it where the tag is not known to be mapped.
             assert_eq!(tag.with(|tag| unsafe { *tag }), 7);
         }
         found.is_some()
@@ -119,123 +104,109 @@ impl Arenas {
 }
 
 #[test]
-fn a_look_at_any_address_meets_committed_tags_only() {
+fn a_look_at_any_address_meets_mapped_tags_only() {
     loom::model(|| {
         let arenas = Arenas::new();
         let grower = {
             let arenas = arenas.clone();
-            thread::spawn(move || arenas.grow(0))
+            thread::spawn(move || {
+                arenas.open(0);
+                assert_eq!(arenas.grow_by_one(0, || true), Some(1));
+            })
         };
         arenas.look(0, 1);
         arenas.look(0, 0);
         assert!(!arenas.look(0, PAGES));
-        assert!(arenas.extents.all().iter().all(|extent| extent.tag(64).is_none()));
+        assert!(arenas.windows.all().iter().all(|window| window.tag(64).is_none()));
         grower.join().unwrap();
         assert!(arenas.look(0, 0) && arenas.look(0, 1));
     });
 }
 
 #[test]
-fn a_second_arena_appears_whole() {
+fn a_further_window_appears_whole() {
     loom::model(|| {
         let arenas = Arenas::new();
-        arenas.grow(0);
+        arenas.open(0);
         let grower = {
             let arenas = arenas.clone();
-            thread::spawn(move || arenas.grow(1))
+            thread::spawn(move || arenas.open(1))
         };
-        arenas.look(1, 1);
-        assert!(arenas.look(0, 1));
+        arenas.look(1, 0);
+        assert!(arenas.look(0, 0));
         grower.join().unwrap();
-        assert!(arenas.look(1, 0) && arenas.look(1, 1));
+        assert!(arenas.look(1, 0));
     });
 }
 
-/// A library in the place of the system call allocates, and its allocation grows the arena too.
+/// A library in the place of the system call allocates, and its allocation grows too, in a window of its own.
 #[test]
-fn a_growth_inside_a_growth_gets_the_next_pages() {
+fn a_growth_inside_a_growth_gets_pages_of_its_own() {
     loom::model(|| {
         let arenas = Arenas::new();
-        arenas.reserve(0);
+        arenas.open(0);
         let grower = {
             let arenas = arenas.clone();
             thread::spawn(move || {
-                let mut inner = None;
                 let outer = arenas.grow_by_one(0, || {
-                    inner = arenas.grow_by_one(0, || true);
+                    assert_eq!(arenas.grow_by_one(0, || true), None);
+                    arenas.open(1);
                     // What the inner growth was for is there before the outer one is done.
-                    assert!(arenas.look(0, 1));
+                    assert!(arenas.look(1, 0));
                     true
                 });
-                assert_eq!((outer, inner), (Some(0), Some(1)));
+                assert_eq!(outer, Some(1));
             })
         };
-        arenas.look(0, 0);
         arenas.look(0, 1);
+        arenas.look(1, 0);
         grower.join().unwrap();
-        assert!(arenas.look(0, 0) && arenas.look(0, 1));
+        assert!(arenas.look(0, 1) && arenas.look(1, 0));
     });
 }
 
 #[test]
 fn threads_that_grow_at_once_get_pages_of_their_own_whatever_is_refused() {
     for is_refused in [false, true] {
-        let mut model = loom::model::Builder::new();
-        // Faults of two threads need few preemptions to show; without a bound this takes minutes.
-        model.preemption_bound = Some(3);
-        model.check(move || {
+        loom::model(move || {
             let arenas = Arenas::new();
-            arenas.reserve(0);
+            arenas.open(0);
             let other = {
                 let arenas = arenas.clone();
                 thread::spawn(move || arenas.grow_by_one(0, || !is_refused))
             };
-            let mine = arenas.grow_by_one(0, || true).unwrap();
-            assert!(arenas.look(0, mine));
+            let mine = arenas.grow_by_one(0, || true);
+            assert!(mine.is_none_or(|page| page == 1 && arenas.look(0, page)));
             let theirs = other.join().unwrap();
-            assert_eq!(theirs.is_none(), is_refused);
-            assert_ne!(theirs, Some(mine));
-            // The next ones never get a page that is in use.
-            for _ in 0..2 {
-                let next = arenas.grow_by_one(0, || true);
-                assert!(next.is_none() || next != Some(mine) && next != theirs);
-            }
+            assert!(!is_refused || theirs.is_none());
+            assert!(theirs.is_none() || mine.is_none());
+            // The next one gets the page if nobody has it, and never one that is in use.
+            let next = arenas.grow_by_one(0, || true);
+            assert_eq!(next.is_some(), mine.is_none() && theirs.is_none());
         });
     }
 }
 
-/// A window, opened with an arena whose first page gets a tag: what a thread does that adds the first arena.
-fn open_window(arenas: &Arenas, far: bool) {
-    let arena = usize::from(far);
-    // SAFETY: stands for mapping the tags; nobody looks before.
-    arenas.tags[arena].iter().for_each(|tag| tag.with_mut(|tag| unsafe { *tag = 7 }));
-    let (base, tags) = (Arenas::address(arena, 0) - 8, arenas.tags[arena].as_ptr().cast_mut());
-    let _growth = arenas.growth.lock();
-    let extent = arenas.extents.add(base, tags, PAGES).unwrap();
-    let window = if far { arenas.extents.far() } else { arenas.extents.near() };
-    window.open(base, tags, PAGES);
-    let claim = extent.claim(1);
-    extent.publish(claim);
-}
-
 #[test]
-fn a_look_at_any_address_while_a_window_opens_meets_readable_tags_only() {
-    for far in [false, true] {
+fn a_look_at_any_address_while_a_window_opens_meets_mapped_tags_only() {
+    for window in [0, 1] {
         loom::model(move || {
             let arenas = Arenas::new();
-            let arena = usize::from(far);
+            if window == 1 {
+                arenas.open(0);
+            }
             let opener = {
                 let arenas = arenas.clone();
-                thread::spawn(move || open_window(&arenas, far))
+                thread::spawn(move || arenas.open(window))
             };
-            let look = |page| {
-                let found = arenas.extents.tag(Arenas::address(arena, page));
-                // SAFETY: loom reports it where the tag is not known to be readable.
+            let look = || {
+                let found = arenas.windows.tag(Arenas::address(window, 0));
+                // SAFETY: loom reports it where the tag is not known to be mapped.
                 found.map(|tag| assert_eq!(tag.with(|tag| unsafe { *tag }), 7)).is_some()
             };
-            look(1);
+            look();
             opener.join().unwrap();
-            assert!(look(0) && look(1));
+            assert!(look());
         });
     }
 }
@@ -246,18 +217,21 @@ fn a_block_that_came_through_a_depot_has_its_tag() {
     for far in [false, true] {
         loom::model(move || {
             let arenas = Arenas::new();
+            if far {
+                arenas.open(0);
+            }
             let grower = {
                 let arenas = arenas.clone();
                 thread::spawn(move || {
-                    open_window(&arenas, far);
+                    arenas.open(usize::from(far));
                     assert!(arenas.depot.push(&*arenas, 1, 63));
                 })
             };
             if arenas.depot.pop(&*arenas).is_some() {
-                let window = if far { arenas.extents.far() } else { arenas.extents.near() };
+                let window = if far { arenas.windows.far() } else { arenas.windows.near() };
                 window.with_tag(
                     Arenas::address(usize::from(far), 0),
-                    // SAFETY: loom reports it where the tag is not known to be readable.
+                    // SAFETY: loom reports it where the tag is not known to be mapped.
                     |tag| assert_eq!(tag.with(|tag| unsafe { *tag }), 7),
                     || panic!("a live block without a tag"),
                 );

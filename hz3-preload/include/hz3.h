@@ -15,10 +15,10 @@ extern "C" {
  * neither move nor remove one.
  */
 struct hz3_stats {
-    size_t reserved_bytes;   /* address space reserved for arenas */
+    size_t reserved_bytes;   /* addresses of arenas and kept mappings */
     size_t mapped_bytes;     /* address space that the allocator can use: committed + direct + unreturned + metadata */
     size_t metadata_bytes;   /* of it, the allocator's own tables */
-    size_t committed_bytes;  /* of it, arenas made usable so far */
+    size_t committed_bytes;  /* of it, what is mapped */
     size_t live_bytes;       /* blocks that the program holds, each with all of its slot or pages */
     size_t small_live_bytes; /* of them, small blocks */
     size_t large_bytes;      /* of them, large blocks in arenas */

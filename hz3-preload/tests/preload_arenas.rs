@@ -53,5 +53,7 @@ arena_tests! {
     misuse_is_noticed_in_every_arena,
     what_lies_between_the_arenas_is_no_block,
     addresses_that_are_not_used_cost_no_memory,
+    a_heap_goes_round_what_is_in_the_way,
+    a_heap_goes_on_elsewhere_if_there_is_no_way_round,
     threads_that_grow_at_once_get_blocks_of_their_own,
 }

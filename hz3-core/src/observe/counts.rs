@@ -42,12 +42,12 @@ macro_rules! counts {
 }
 
 counts! {
-    /// Address space reserved for arenas.
+    /// Addresses of arenas, and of mappings kept for the next large block.
     count reserved_bytes as "reserved_bytes";
     sum mapped_bytes as "mapped_bytes";
     /// Usable address space of descriptors, magazines, heaps, page tags and the heap profile.
     count metadata_bytes as "metadata_bytes";
-    /// Usable part of `reserved_bytes`, and mappings kept for the next large block.
+    /// What of `reserved_bytes` is mapped.
     count committed_bytes as "committed_bytes";
     sum live_bytes as "live_bytes";
     /// Slots of live blocks.

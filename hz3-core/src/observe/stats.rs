@@ -135,6 +135,7 @@ fn collect_rest<L: Lane>(stats: &mut Stats) {
     (stats.reserved_bytes, stats.committed_bytes) = allocator.pages.runs.arenas.reserved_and_committed();
     (stats.dirty_bytes, stats.clean_bytes, stats.purging_bytes) = allocator.pages.runs.free_bytes();
     let kept_bytes = allocator.pages.direct.kept_bytes();
+    stats.reserved_bytes += kept_bytes;
     stats.committed_bytes += kept_bytes;
     stats.dirty_bytes += kept_bytes;
     for shard in allocator.exchange.shards() {

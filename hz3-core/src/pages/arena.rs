@@ -1,243 +1,65 @@
-//! Arena: a reserved address range with its page tags in front, committed in steps.
+//! Arenas: the pages that an allocator has, in windows of addresses, mapped in steps.
 //!
 //! ```text
-//! reservation   | page tags, 8 bytes a page | segment | segment | … | not yet committed        |
-//!                                           ^ base                  ^ base + committed
+//! window   | step | step | step |  not mapped, free for anybody …
+//! tags     |--------------------|  …                                 8 bytes a page
 //! ```
 //!
-//! A reservation has no access rights, so it costs no commit charge, no `mlockall` memory and no `RLIMIT_DATA`.
-//! Segments are committed from the front, with a page of tags each, so addresses below `committed` have a readable
-//! tag. A further arena follows one that is used up. An arena that lies in a window has its tags there: the window's
-//! tags are a reservation of their own, and the room in front of the arena is unused.
+//! Only what is used is mapped, so that limits, `mlockall` and core dumps see what is true. A step is an eighth of what
+//! there is, and lies at the window's end; where a stranger's mapping lies, the window goes on behind it. If no window has
+//! room, a further one is opened.
 //!
 //! ```text
-//! lock: claim | commit pages, and tags up to the claim's end | lock: publish, or give up the claim
-//! lock: none  | reserve, commit                              | lock: add, or give back if there is room now
+//! lock: claim a window's end | map pages and their tags | lock: publish, or give up the claim
+//! lock: none                 | map pages and their tags | lock: add a window, or unmap them if another was added
 //! ```
 //!
-//! No lock is held across a system call: a library in its place may allocate, and then grows by later segments. Other
+//! No lock is held across a system call: a library in its place may allocate, and then grows another window. Other
 //! threads wait a little for one that grows, so that not all grow at once.
 
 use crate::pages::page_map::{ArenaTags, Claim, PageMap};
 use crate::pages::page_tag::{PageTag, TagCell};
+use crate::pages::places::{Edge, MOST_POPULATED_BYTES, Mapped, Place, TAG_BYTES};
 use crate::platform::lock::{ForkLock, Mutex, Ranked};
 use crate::platform::options::Options;
-use crate::platform::os::Os;
+use crate::platform::os::{NotMapped, Os};
 use crate::platform::rank::Rank;
 use crate::platform::units::{PAGE_BYTES, SEGMENT_BYTES, SEGMENT_PAGES};
-use core::ptr::NonNull;
+use core::ops::{Range, RangeInclusive};
+use core::ptr::{NonNull, with_exposed_provenance_mut};
 use crossbeam_utils::CachePadded;
 
-/// Most arenas. From 16 GiB and doubling, they cover the address space.
-const ARENAS: usize = 64;
-/// Least and most bytes committed beyond a request. A commit takes the mmap lock, which delays other threads' page
-/// faults, so each step is twice what is committed.
-const STEP_BYTES: core::ops::RangeInclusive<usize> = 4 * SEGMENT_BYTES..=128 * SEGMENT_BYTES;
-/// Bytes of tags committed at a time, for the same reason. Derived: the tags of the two largest steps.
-const TAG_STEP_BYTES: usize = 2 * *STEP_BYTES.end() / PAGE_BYTES * size_of::<TagCell>();
-/// How often a thread yields, and then naps, for another one's growth. Chosen: some commits; about a millisecond at most.
+/// Most windows. Past the far one they double, and cover the address space.
+const WINDOWS: usize = 64;
+/// Least and most bytes mapped beyond a request, and their share of what there is. A step takes the mmap lock, which delays
+/// other threads' page faults. Chosen: what is mapped and unused stays small beside the rest.
+const STEP_BYTES: RangeInclusive<usize> = 2 * SEGMENT_BYTES..=128 * SEGMENT_BYTES;
+const STEP_SHARE: usize = 8;
+/// What is mapped first. Chosen: a small program may lock its memory within the usual limit of 8 MiB.
+const FIRST_BYTES: usize = SEGMENT_BYTES;
+/// How many times the first size the near and the far window reach. Chosen: heaps of hundreds of GiB lie in the two.
+const NEAR_SIZES: usize = 16;
+const FAR_SIZES: usize = 64;
+/// Random places that are tried for the near window. Chosen: more than one only where another allocator is in the way.
+const TRIES: u64 = 3;
+/// How often a thread yields, and then naps, for another one's growth. Chosen: some calls; some milliseconds at most.
 const YIELDS: u32 = 8;
-const NAPS: u32 = 8;
-const MIN_RESERVATION_BYTES: usize = 2 * SEGMENT_BYTES;
-/// How far a window reaches from its arena's end in the direction in which the kernel goes on, an eighth of it the other
-/// way: a multiple of the first arena's size, in bounds. Chosen: tags of 1.8 % of the first arena for the near one, which
-/// each process has, at most 144 MiB; in the far one room for the arenas of the largest processes.
-const NEAR: (usize, core::ops::RangeInclusive<usize>) = (8, 16 << 30..=64 << 30);
-const FAR: (usize, core::ops::RangeInclusive<usize>) = (64, 64 << 30..=1 << 40);
+const NAPS: u32 = 32;
 
-/// What lies unmapped between a process's mappings at most, by which they reach further than the limit on their sum. Chosen.
-const HOLES_BYTES: usize = 128 << 20;
+/// A window's that has no pages yet.
+const NO_EDGE: Edge = Edge { end: 0, bound: 0 };
 
-/// The addresses of a window around `arena`, for a first arena of `first` bytes. `is_upward`: the kernel maps upwards.
-fn window_around(
-    arena: PageRange,
-    (factor, bounds): (usize, core::ops::RangeInclusive<usize>),
-    first: usize,
-    is_upward: bool,
-    limit: usize,
-) -> Option<PageRange> {
-    let size =
-        first.saturating_mul(factor).clamp(*bounds.start(), *bounds.end()).min(limit.saturating_add(HOLES_BYTES));
-    let ahead = size.next_multiple_of(SEGMENT_BYTES).max(arena.pages * PAGE_BYTES);
-    let behind = (size / 8).next_multiple_of(SEGMENT_BYTES);
-    let (start, end) = if is_upward {
-        (arena.start.saturating_sub(behind), arena.start.checked_add(ahead)?)
-    } else {
-        (arena.end().saturating_sub(ahead), arena.end().checked_add(behind)?)
+const _: () = assert!(*STEP_BYTES.end() == MOST_POPULATED_BYTES && size_of::<TagCell>() == TAG_BYTES);
+
+/// Pages that window number `count` may have, in whole segments, if the first one has `first` bytes.
+fn capacity_of(first: usize, count: usize) -> usize {
+    let bytes = match count {
+        0 => first.saturating_mul(NEAR_SIZES),
+        1 => first.saturating_mul(FAR_SIZES),
+        _ => first.saturating_mul(1 << (count / 2).min(12)),
     };
-    let start = start.max(SEGMENT_BYTES);
-    Some(PageRange { start, pages: (end - start) / PAGE_BYTES })
-}
-
-/// Bytes to reserve for arena number `count`, in whole segments: `first`, doubled for every second arena. In a limited
-/// address space, at most a small share of it, which leaves room for the program's mappings.
-fn wanted_bytes(first: usize, count: usize, limit: usize) -> usize {
-    let wanted = match limit {
-        usize::MAX => first << (count / 2).min(12),
-        limit => first.min((limit / 16).max(4 * SEGMENT_BYTES)),
-    };
-    wanted.next_multiple_of(SEGMENT_BYTES)
-}
-
-/// Bytes of tags at the front of a reservation of `bytes`, in whole segments.
-const fn tag_bytes_of(bytes: usize) -> usize {
-    (bytes / PAGE_BYTES * size_of::<TagCell>()).next_multiple_of(SEGMENT_BYTES)
-}
-
-/// Bytes to reserve for `pages` pages, whole segments, and their tags; `None` on overflow.
-fn reservation_for(pages: usize) -> Option<usize> {
-    let bytes = pages.checked_mul(PAGE_BYTES)?;
-    let tags = tag_bytes_of(bytes);
-    // Also for the tags of the tags' pages, and for the tags of those, which need less than a segment.
-    bytes.checked_add(tags + tag_bytes_of(tags) + SEGMENT_BYTES)?.checked_next_multiple_of(SEGMENT_BYTES)
-}
-
-/// Whether a claim's pages are usable after [`Os::commit`]; those that the system can't make so any more are renewed.
-///
-/// # Safety
-/// The caller owns the range, in whole pages, which nothing has written.
-unsafe fn is_usable<O: Os>(start: NonNull<u8>, bytes: usize, is_committed: bool) -> bool {
-    // SAFETY: the last page lies in the caller's range, which holds nothing.
-    unsafe { if O::is_sealed(start.add(bytes - PAGE_BYTES)) { O::renew(start, bytes) } else { is_committed } }
-}
-
-#[derive(Clone, Copy)]
-struct Reservation {
-    base: usize,
-    tags: *mut TagCell,
-    capacity: usize,
-}
-
-impl Reservation {
-    fn of(extent: &ArenaTags<TagCell>) -> Self {
-        Self { base: extent.base(), tags: extent.tags(), capacity: extent.capacity() }
-    }
-
-    /// Commits the pages of `claim`, and all tags between those that were published and its end. False if the system
-    /// refuses. The caller holds no lock.
-    fn commit<O: Os>(self, claim: &Claim) -> bool {
-        let pages = claim.end - claim.first;
-        let start = core::ptr::with_exposed_provenance_mut::<u8>(self.base + claim.first * PAGE_BYTES);
-        let (Some(start), Some(tags)) = (NonNull::new(start), NonNull::new(self.tags)) else {
-            return false;
-        };
-        let (tags_from, tags_to) = (self.tags_committed(claim.published), self.tags_committed(claim.end));
-        // SAFETY: the caller owns the pages: it has claimed them, or owns the reservation. All ranges lie in the
-        // reservation, in whole pages, since claims are whole segments, each with a page of tags. Tags that others commit
-        // too keep their contents, as do pages whose tags were refused.
-        unsafe {
-            // Pages first: if they are refused, nothing is kept.
-            if !is_usable::<O>(start, pages * PAGE_BYTES, O::commit(start, pages * PAGE_BYTES)) {
-                return false;
-            }
-            let is_committed = tags_to == tags_from || O::commit(tags.byte_add(tags_from).cast(), tags_to - tags_from);
-            // Where they must be renewed, the claim's own alone: others' may be in use.
-            if !is_usable::<O>(tags.add(claim.first).cast(), pages * size_of::<TagCell>(), is_committed) {
-                return false;
-            }
-            // Tags are first written under the run lock, where a page fault would hold up all threads. More than a step is
-            // one block, which needs only its first and last page's.
-            if pages * PAGE_BYTES <= *STEP_BYTES.end() {
-                O::populate(tags.add(claim.first).cast(), pages * size_of::<TagCell>());
-            }
-        }
-        true
-    }
-
-    /// Pages to claim for a request of `need`, whole segments, if `room` pages, at least as many, are left.
-    fn step(self, room: usize, need: usize) -> usize {
-        let claimed = self.capacity - room;
-        let step = (2 * claimed * PAGE_BYTES).clamp(*STEP_BYTES.start(), *STEP_BYTES.end()) / PAGE_BYTES;
-        need.max(step.next_multiple_of(SEGMENT_PAGES as usize)).min(room)
-    }
-
-    fn all(self) -> PageRange {
-        PageRange { start: self.base, pages: self.capacity }
-    }
-
-    fn range(self, claim: &Claim) -> PageRange {
-        PageRange { start: self.base + claim.first * PAGE_BYTES, pages: claim.end - claim.first }
-    }
-
-    fn tags_committed(self, pages: usize) -> usize {
-        // Behind the last tag may be another arena's.
-        (pages * size_of::<TagCell>()).next_multiple_of(TAG_STEP_BYTES).min(self.capacity * size_of::<TagCell>())
-    }
-}
-
-/// Address space that this thread has reserved, whole segments.
-#[derive(Clone, Copy)]
-struct Reserved {
-    start: NonNull<u8>,
-    bytes: usize,
-}
-
-impl Reserved {
-    fn new<O: Os>(bytes: usize, align: usize) -> Option<Self> {
-        O::reserve(bytes, align).map(|start| Self { start, bytes })
-    }
-
-    fn range(self) -> PageRange {
-        PageRange { start: self.start.as_ptr().expose_provenance(), pages: self.bytes / PAGE_BYTES }
-    }
-
-    /// Makes it readable, which it was not; false if the system refuses.
-    fn make_readable<O: Os>(self) -> bool {
-        // SAFETY: the caller owns the reservation, and has committed none of it.
-        unsafe { O::make_readable(self.start, self.bytes) }
-    }
-
-    /// A refusal costs address space, but no memory: nothing was written there.
-    fn unmap<O: Os>(self) {
-        // SAFETY: the caller owns the reservation, and nothing uses it.
-        let _ = unsafe { O::unmap(self.start, self.bytes) };
-    }
-}
-
-/// A window's addresses, and the tags of their pages.
-#[derive(Clone, Copy)]
-struct Window {
-    range: PageRange,
-    tags: *mut TagCell,
-}
-
-impl Window {
-    /// The window `extent`, if it is open.
-    fn of(extent: &ArenaTags<TagCell>) -> Option<Self> {
-        extent.range().map(|(start, pages)| Self { range: PageRange { start, pages }, tags: extent.tags() })
-    }
-
-    /// The tags of `arena`, if it lies in the window.
-    fn tags_of(self, arena: PageRange) -> Option<*mut TagCell> {
-        // SAFETY: the window has a tag for each page of its range.
-        self.range.contains(arena).then(|| unsafe { self.tags.add((arena.start - self.range.start) / PAGE_BYTES) })
-    }
-}
-
-/// A window that opens with an arena.
-struct Opening {
-    window: Window,
-    /// The reservation of its tags; `None` if they are in the room in front of the arena.
-    reserved: Option<Reserved>,
-    is_far: bool,
-}
-
-/// An arena that this thread has reserved.
-struct FreshArena {
-    place: Reservation,
-    reserved: Reserved,
-    opening: Option<Opening>,
-    /// Pages of the near and far window when it was reserved.
-    open_pages: (usize, usize),
-}
-
-impl FreshArena {
-    fn unmap<O: Os>(self) {
-        self.reserved.unmap::<O>();
-        if let Some(tags) = self.opening.and_then(|opening| opening.reserved) {
-            tags.unmap::<O>();
-        }
-    }
+    // What no machine has, so that sums don't overflow.
+    bytes.clamp(2 * SEGMENT_BYTES, 1 << 56).next_multiple_of(SEGMENT_BYTES) / PAGE_BYTES
 }
 
 /// Adjacent pages.
@@ -247,20 +69,6 @@ pub struct PageRange {
     pub start: usize,
     /// Number of pages.
     pub pages: usize,
-}
-
-impl PageRange {
-    const fn end(self) -> usize {
-        self.start + self.pages * PAGE_BYTES
-    }
-
-    const fn contains(self, other: PageRange) -> bool {
-        self.start <= other.start && other.end() <= self.end()
-    }
-
-    const fn overlaps(self, other: PageRange) -> bool {
-        self.start < other.end() && other.start < self.end()
-    }
 }
 
 /// Why the arenas did not grow.
@@ -281,49 +89,57 @@ pub enum Growing {
     Present,
 }
 
-/// What the growth lock protects, besides arenas and claims.
+/// What the growth lock protects, besides windows.
 struct Growth {
-    /// Threads that are growing and worth waiting for.
-    growing: u32,
+    /// The [thread](crate::platform::os::Waiter::this_thread) that grows and is worth waiting for; 0 for none.
+    grower: usize,
 }
 
 impl Ranked for Growth {
     const RANK: Rank = Rank::Growth;
 }
 
-/// All arenas of an allocator.
+/// A window's place with what is mapped there, which is this thread's.
+struct Fresh {
+    place: Place,
+    mapped: Mapped,
+    /// Whether it is one mapping.
+    is_whole: bool,
+}
+
+/// All windows of an allocator.
 pub struct Arenas<O: Os> {
-    extents: PageMap<TagCell, ARENAS>,
+    windows: PageMap<TagCell, WINDOWS>,
     growth: CachePadded<Mutex<Growth, O>>,
-    /// The options of the environment, the first arena's size among them.
+    /// The options of the environment, the first window's size among them.
     pub options: Options,
 }
 
 impl<O: Os> Arenas<O> {
-    /// No arenas.
+    /// No windows.
     pub const fn new(options: Options) -> Self {
-        Self { extents: PageMap::new(), growth: CachePadded::new(Mutex::new(Growth { growing: 0 })), options }
+        Self { windows: PageMap::new(), growth: CachePadded::new(Mutex::new(Growth { grower: 0 })), options }
     }
 
     /// The near window, for the hit path.
     #[inline(always)]
     pub const fn near(&self) -> &ArenaTags<TagCell> {
-        self.extents.near()
+        self.windows.near()
     }
 
     /// The far window, for what lies outside the near one.
     #[inline(always)]
     pub const fn far(&self) -> &ArenaTags<TagCell> {
-        self.extents.far()
+        self.windows.far()
     }
 
-    /// The tag cell of the page that holds `address`; zero or `None` outside every arena.
+    /// The tag cell of the page that holds `address`; zero or `None` outside every window.
     #[inline]
     pub fn tag(&self, address: usize) -> Option<&TagCell> {
-        self.extents.tag(address)
+        self.windows.tag(address)
     }
 
-    /// The tag of the page that holds `address`; [`PageTag::NONE`] outside every arena.
+    /// The tag of the page that holds `address`; [`PageTag::NONE`] outside every window.
     #[inline]
     pub fn tag_value(&self, address: usize) -> PageTag {
         self.tag(address).map_or(PageTag::NONE, TagCell::get)
@@ -342,7 +158,7 @@ impl<O: Os> Arenas<O> {
         &*self.growth
     }
 
-    /// Commits at least `pages` adjacent pages in the arenas that `which` names. The caller owns all that are returned, and
+    /// Maps at least `pages` adjacent pages in the windows that `which` names. The caller owns all that are returned, and
     /// holds no lock but perhaps the run lock inside `give_up`. Takes the growth lock.
     ///
     /// # Errors
@@ -351,24 +167,24 @@ impl<O: Os> Arenas<O> {
         self.begin(give_up)?;
         let grown = self.grow_by(which, pages);
         let mut growth = self.growth.lock();
-        growth.growing = growth.growing.saturating_sub(1);
+        if growth.grower == O::this_thread() {
+            growth.grower = 0;
+        }
         grown.ok_or(NotGrown::Refused)
     }
 
-    /// Waits a little for threads that grow, then counts this one among them.
+    /// Waits a little for a thread that grows, then notes this one.
     fn begin(&self, give_up: impl Fn() -> bool) -> Result<(), NotGrown> {
+        let this = O::this_thread();
         for turn in 0.. {
             let mut growth = self.growth.lock();
             if give_up() {
                 return Err(NotGrown::NotNeeded);
             }
-            if turn == YIELDS + NAPS {
-                // They are stuck: this very thread, in a call that allocates, or a thread that a fork left behind.
-                // Nobody waits for them again.
-                growth.growing = 0;
-            }
-            if growth.growing == 0 {
-                growth.growing = 1;
+            // This very thread is in a call that allocates. Or the other one is stuck, or a fork left it behind: nobody
+            // waits for it again.
+            if growth.grower == 0 || growth.grower == this || turn == YIELDS + NAPS {
+                growth.grower = this;
                 break;
             }
             drop(growth);
@@ -380,198 +196,189 @@ impl<O: Os> Arenas<O> {
     /// [`Arenas::grow`] without the wait. `None` if the system refuses.
     fn grow_by(&self, which: Growing, pages: usize) -> Option<PageRange> {
         let need = pages.checked_next_multiple_of(SEGMENT_PAGES as usize)?;
-        loop {
-            if let Some(grown) = self.grow_in_place(need) {
-                return grown;
+        // Each turn but the last one, another thread has opened a window meanwhile.
+        for _ in 0..=WINDOWS {
+            match self.grow_in_place(need) {
+                Err(NotMapped::Taken) if which == Growing::Any => {}
+                grown => return grown.ok(),
             }
-            if which == Growing::Present {
-                return None;
+            match self.open_window(need) {
+                Err(NotMapped::Taken) => {}
+                opened => return opened.ok(),
             }
-            if let Some(range) = self.grow_by_an_arena(need)? {
-                return Some(range);
-            }
-            // Another thread has added an arena with room meanwhile. There are few arenas, so this ends.
         }
+        None
     }
 
-    /// Grows an arena that has room for `need` pages, whole segments. `None` without one; `Some(None)` if the system
-    /// refuses: it would refuse a further arena too.
-    fn grow_in_place(&self, need: usize) -> Option<Option<PageRange>> {
-        let mut is_generous = true;
-        loop {
+    /// Pages to map for a request of `need`.
+    fn step(&self, need: usize) -> usize {
+        let (_, mapped) = self.reserved_and_committed();
+        let bytes = match mapped {
+            0 => FIRST_BYTES,
+            _ => (mapped / STEP_SHARE).clamp(*STEP_BYTES.start(), *STEP_BYTES.end()),
+        };
+        need.max(bytes / SEGMENT_BYTES * SEGMENT_PAGES as usize)
+    }
+
+    /// Grows the first window that has room for `need` pages, whole segments.
+    ///
+    /// # Errors
+    /// None has, or the system refuses: it would refuse a further window too.
+    fn grow_in_place(&self, need: usize) -> Result<PageRange, NotMapped> {
+        let step = self.step(need);
+        for window in self.windows.all() {
             let growth = self.growth.lock();
-            let extent = self.extents.all().iter().find(|extent| extent.room() >= need)?;
-            let place = Reservation::of(extent);
-            let claim = extent.claim(if is_generous { place.step(extent.room(), need) } else { need });
+            let Some(claim) = window.claim() else { continue };
+            let may_skip = self.windows.has_stretch();
             drop(growth);
-            let is_committed = place.commit::<O>(&claim);
-            let _growth = self.growth.lock();
-            if is_committed {
-                let range = place.range(&claim);
-                extent.publish(claim);
-                return Some(Some(range));
+            match self.grow_window(window, claim, step, need, may_skip) {
+                Err(NotMapped::Taken) => {}
+                grown => return grown,
             }
-            extent.give_up(claim);
-            if !is_generous {
-                return Some(None);
-            }
-            is_generous = false;
         }
+        Err(NotMapped::Taken)
     }
 
-    /// Adds an arena with at least `need` pages, whole segments. `Some(None)` if another has room meanwhile, or has opened
-    /// the window; `None` if the system refuses.
-    fn grow_by_an_arena(&self, need: usize) -> Option<Option<PageRange>> {
-        let fresh = self.reserve(self.extents.all().len(), need)?;
-        let place = fresh.place;
-        // An arena only once it has pages: a refused request leaves nothing behind.
-        let whole = |pages| Claim { published: 0, first: 0, end: pages };
-        let size = [place.step(place.capacity, need), need]
-            .into_iter()
-            .find(|&size| size <= place.capacity && place.commit::<O>(&whole(size)));
-        let mut added = None;
-        let mut is_late = false;
-        if let Some(size) = size {
-            let _growth = self.growth.lock();
-            is_late = self.extents.all().iter().any(|extent| extent.room() >= need)
-                || self.open_pages() != fresh.open_pages
-                || fresh.opening.as_ref().is_some_and(|opening| opening.is_far && !self.are_all_near());
-            if !is_late && let Some(extent) = self.extents.add(place.base, place.tags, place.capacity) {
-                if let Some(Opening { window: Window { range, tags }, is_far, .. }) = fresh.opening {
-                    let extent = if is_far { self.far() } else { self.near() };
-                    extent.open(range.start, tags, range.pages);
-                }
-                let claim = extent.claim(size);
-                added = Some(place.range(&claim));
-                extent.publish(claim);
-            }
-        }
-        if added.is_none() {
-            fresh.unmap::<O>();
-        }
-        if is_late { Some(None) } else { added.map(Some) }
+    /// Maps pages of a window behind its last ones, if those end at `end`: at least `pages`, for what lies there to grow in
+    /// place. The caller owns all that are returned, and holds no lock. Takes the growth lock.
+    pub fn grow_at(&self, end: usize, pages: usize) -> Option<PageRange> {
+        let need = pages.checked_next_multiple_of(SEGMENT_PAGES as usize)?;
+        let growth = self.growth.lock();
+        let window = self.windows.all().iter().find(|window| window.ends_at(end))?;
+        let claim = window.claim()?;
+        drop(growth);
+        self.grow_window(window, claim, self.step(need), need, false).ok()
     }
 
-    /// Reserves arena number `count`, for at least `pages` pages, whole segments.
-    fn reserve(&self, count: usize, pages: usize) -> Option<FreshArena> {
-        if count == ARENAS {
-            return None;
-        }
-        let need = reservation_for(pages)?;
-        let limit = O::address_space_limit();
-        let mut bytes = wanted_bytes(self.options.arena_bytes(), count, limit).max(need);
-        let least = need.max(MIN_RESERVATION_BYTES);
-        let open_pages = self.open_pages();
-        let windows = [Window::of(self.near()), Window::of(self.far())];
-        let mut is_least_granted = false;
-        let reserved = loop {
-            let granted = Self::reserve_whole(bytes, windows, 2 * windows.len());
-            if granted.is_some() || bytes <= least {
-                break granted?;
+    /// Grows `window`, whose end is claimed, by `step` or `need` pages; ends the claim.
+    fn grow_window(
+        &self,
+        window: &ArenaTags<TagCell>,
+        claim: Claim,
+        step: usize,
+        need: usize,
+        may_skip: bool,
+    ) -> Result<PageRange, NotMapped> {
+        let place = Place { base: window.base(), tags: window.tags().expose_provenance(), capacity: claim.capacity };
+        let edge = Edge { end: claim.end, bound: claim.pages };
+        let mapped = match place.map::<O>(edge, step, need, may_skip) {
+            Ok(mapped) => mapped,
+            Err(refusal) => {
+                let _growth = self.growth.lock();
+                window.give_up(claim);
+                return Err(refusal);
             }
-            if !is_least_granted {
-                // Two calls where nothing is to be had, instead of one for each size between.
-                Reserved::new::<O>(least, SEGMENT_BYTES)?.unmap::<O>();
-                is_least_granted = true;
-            }
-            bytes = (bytes / 2).next_multiple_of(SEGMENT_BYTES).max(least);
         };
-        let tag_bytes = tag_bytes_of(bytes);
-        let arena = PageRange { start: reserved.range().start + tag_bytes, pages: (bytes - tag_bytes) / PAGE_BYTES };
-        // For the whole range at once: the kernel merges mappings only if their advice is the same.
-        // SAFETY: the range behind the tags is reserved, in whole segments, and owned by this call.
-        unsafe { self.options.advise::<O>(reserved.start.add(tag_bytes), bytes - tag_bytes) };
-        let own_tags = reserved.start.as_ptr().cast();
-        let known = windows.into_iter().flatten().find_map(|window| window.tags_of(arena));
-        let opening = match windows {
-            [None, _] => {
-                let front = Reserved { start: reserved.start, bytes: tag_bytes };
-                let near = self.reserve_window(arena, front, false, limit).or_else(|| {
-                    let window = Window { range: arena, tags: own_tags };
-                    front.make_readable::<O>().then_some(Opening { window, reserved: None, is_far: false })
-                });
-                if near.is_none() {
-                    reserved.unmap::<O>();
-                    return None;
-                }
-                near
-            }
-            [_, None] if known.is_none() && self.are_all_near() => {
-                let front = Reserved { start: reserved.start, bytes: tag_bytes };
-                self.reserve_window(arena, front, true, limit)
-            }
-            _ => None,
+        let range = PageRange { start: place.base + mapped.first * PAGE_BYTES, pages: mapped.end - mapped.first };
+        let growth = self.growth.lock();
+        // Another window may lie there by now.
+        if mapped.end <= window.capacity() && self.windows.note(range.start, range.pages) {
+            window.publish(claim, mapped.end);
+            drop(growth);
+            self.advise(range);
+            return Ok(range);
+        }
+        drop(growth);
+        // SAFETY: just mapped, and nothing uses it.
+        unsafe { place.unmap::<O>(edge, mapped) };
+        let _growth = self.growth.lock();
+        window.give_up(claim);
+        Err(NotMapped::Taken)
+    }
+
+    /// Opens a window with at least `need` pages, whole segments.
+    ///
+    /// # Errors
+    /// Another thread has opened one meanwhile, or the system refuses.
+    fn open_window(&self, need: usize) -> Result<PageRange, NotMapped> {
+        let count = self.windows.all().len();
+        let fresh = if count < WINDOWS { self.map_window(count, need) } else { None };
+        let Some(Fresh { place, mapped, is_whole }) = fresh else { return Err(NotMapped::Refused) };
+        let range = PageRange { start: place.base, pages: mapped.end };
+        let growth = self.growth.lock();
+        let is_late = self.windows.all().len() != count || !self.is_free(place.base, mapped.end * PAGE_BYTES);
+        let tags = with_exposed_provenance_mut(place.tags);
+        if is_late || !self.windows.add(place.base, tags, mapped.end, place.capacity) {
+            drop(growth);
+            // SAFETY: just mapped, and nothing uses it.
+            unsafe { if is_whole { place.unmap_whole::<O>() } else { place.unmap::<O>(NO_EDGE, mapped) } };
+            return Err(if is_late { NotMapped::Taken } else { NotMapped::Refused });
+        }
+        // Others stop where this one begins.
+        self.windows.all().iter().take(count).for_each(|window| window.leave(place.tags));
+        drop(growth);
+        self.advise(range);
+        Ok(range)
+    }
+
+    /// Maps the first pages of window number `count`, `need` at least. `None` if the system refuses.
+    fn map_window(&self, count: usize, need: usize) -> Option<Fresh> {
+        let step = self.step(need);
+        let capacity = capacity_of(self.options.arena_bytes(), count).max(need);
+        let map = |place: Place| {
+            place.map::<O>(NO_EDGE, step, need, false).map(|mapped| Fresh { place, mapped, is_whole: false })
         };
-        let opened = opening.as_ref().and_then(|opening| opening.window.tags_of(arena));
-        let place =
-            Reservation { base: arena.start, tags: known.or(opened).unwrap_or(own_tags), capacity: arena.pages };
-        Some(FreshArena { place, reserved, opening, open_pages })
-    }
-
-    fn open_pages(&self) -> (usize, usize) {
-        (self.near().pages(), self.far().pages())
-    }
-
-    /// Whether all arenas lie in the near window.
-    fn are_all_near(&self) -> bool {
-        let mut all = self.extents.all().iter().map(Reservation::of);
-        Window::of(self.near()).is_none_or(|near| all.all(|place| near.tags_of(place.all()).is_some()))
-    }
-
-    /// Reserves `bytes` that lie in one of the windows or outside both. Tries again up to `tries` times: a window has two
-    /// ends, and what lies across one is kept meanwhile.
-    fn reserve_whole(bytes: usize, windows: [Option<Window>; 2], tries: usize) -> Option<Reserved> {
-        let reserved = Reserved::new::<O>(bytes, SEGMENT_BYTES)?;
-        let range = reserved.range();
-        let is_across = |window: Window| window.range.overlaps(range) && !window.range.contains(range);
-        if !windows.into_iter().flatten().any(is_across) {
-            return Some(reserved);
-        }
-        let other = if tries > 0 { Self::reserve_whole(bytes, windows, tries - 1) } else { None };
-        reserved.unmap::<O>();
-        other
-    }
-
-    /// Reserves the tags of a window around `arena`, in the room in `front` of it if that is enough. `None` if the system
-    /// refuses.
-    fn reserve_window(&self, arena: PageRange, front: Reserved, is_far: bool, limit: usize) -> Option<Opening> {
-        let size = if is_far { FAR } else { NEAR };
-        let is_upward = Window::of(self.near()).is_some_and(|near| near.range.start < arena.start);
-        let range = window_around(arena, size, self.options.arena_bytes(), is_upward, limit)?;
-        let bytes = range.pages * size_of::<TagCell>();
-        let own = if bytes > front.bytes { Some(Reserved::new::<O>(bytes, PAGE_BYTES)?) } else { None };
-        let tags = own.unwrap_or(front);
-        if !tags.make_readable::<O>() {
-            if let Some(own) = own {
-                own.unmap::<O>();
+        if O::MAPS_AT {
+            let is_used = |all: &Range<usize>| self.windows.all().iter().any(|window| all.contains(&window.base()));
+            let tries = if O::OUT_OF_THE_WAY.as_ref().is_none_or(is_used) { 0 } else { TRIES };
+            for number in 0..tries {
+                match Place::out_of_the_way::<O>(capacity, self.random(number)).map(map) {
+                    Some(Ok(fresh)) => return Some(fresh),
+                    Some(Err(NotMapped::Taken)) => {}
+                    Some(Err(NotMapped::Refused)) | None => break,
+                }
             }
-            return None;
+            let is_free = |start, bytes| self.is_free(start, bytes);
+            if let Some(Ok(fresh)) = Place::of_the_system::<O>(capacity, need, &is_free).map(map) {
+                return Some(fresh);
+            }
         }
-        let window = Window { range, tags: tags.start.as_ptr().cast() };
-        Some(Opening { window, reserved: own, is_far })
+        let place = [step, need].into_iter().find_map(Place::whole::<O>)?;
+        let mapped = Mapped { first: 0, end: place.capacity };
+        Some(Fresh { place, mapped, is_whole: true })
     }
 
-    /// Calls `visit` with the committed pages of each arena.
+    /// Whether no window's tags are for any of the addresses.
+    fn is_free(&self, start: usize, bytes: usize) -> bool {
+        self.windows.all().iter().all(|window| {
+            let end = window.base() + window.pages() * PAGE_BYTES;
+            start + bytes <= window.base() || end <= start
+        })
+    }
+
+    /// A number that differs between processes, and between allocators of a process.
+    fn random(&self, number: u64) -> u64 {
+        // Multiplied, and only few bits are used: an address must not reveal the seed.
+        let mixed = O::random_seed() ^ (&raw const *self).addr().rotate_left(20) as u64 ^ number;
+        (mixed ^ mixed >> 31).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 40
+    }
+
+    /// Applies the option on huge pages to fresh pages: the kernel merges mappings only if their advice is the same.
+    fn advise(&self, range: PageRange) {
+        if let Some(start) = NonNull::new(with_exposed_provenance_mut(range.start)) {
+            // SAFETY: just mapped, in whole pages, and this thread's.
+            unsafe { self.options.advise::<O>(start, range.pages * PAGE_BYTES) };
+        }
+    }
+
+    /// Calls `visit` with the mapped pages of each stretch.
     ///
     /// # Errors
     /// The first error of `visit`.
     pub fn each_committed<E>(&self, mut visit: impl FnMut(PageRange) -> Result<(), E>) -> Result<(), E> {
-        self.extents
-            .all()
-            .iter()
-            .try_for_each(|extent| visit(PageRange { start: extent.base(), pages: extent.pages() }))
+        self.windows.mapped().try_for_each(|(start, pages)| visit(PageRange { start, pages }))
     }
 
-    /// Committed bytes of page tags.
+    /// Mapped bytes of page tags.
     pub fn tag_bytes(&self) -> usize {
-        self.extents.all().iter().map(|extent| Reservation::of(extent).tags_committed(extent.pages())).sum()
+        self.windows.all().iter().map(|window| window.pages() * size_of::<TagCell>()).sum()
     }
 
-    /// Bytes that all arenas have reserved and committed, without tags.
+    /// Bytes of addresses in windows, and of pages that are mapped there, without tags.
     pub fn reserved_and_committed(&self) -> (usize, usize) {
-        self.extents.all().iter().fold((0, 0), |(reserved, committed), extent| {
-            (reserved + extent.capacity() * PAGE_BYTES, committed + extent.pages() * PAGE_BYTES)
-        })
+        let reserved: usize = self.windows.all().iter().map(ArenaTags::pages).sum();
+        let committed: usize = self.windows.mapped().map(|(_, pages)| pages).sum();
+        (reserved * PAGE_BYTES, committed * PAGE_BYTES)
     }
 }
 
@@ -580,52 +387,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_arena_is_whole_segments_and_fits_under_the_limit() {
-        for first in [4 << 20, (4 << 20) + 1, 5 << 20, 256 << 20, 16 << 40] {
-            for limit in [64 << 20, 100_000_000, 4 << 30, usize::MAX] {
-                for count in [0, 1, 2, 63] {
-                    let bytes = wanted_bytes(first, count, limit);
-                    assert_eq!(bytes % SEGMENT_BYTES, 0, "{first} {count} {limit}");
-                    assert!(bytes >= first || bytes <= limit / 4, "{first} {count} {limit}: {bytes}");
-                    assert!(limit == usize::MAX || bytes <= first.next_multiple_of(SEGMENT_BYTES));
-                }
+    fn windows_are_whole_segments_and_grow_with_their_number() {
+        for first in [4 << 20, (4 << 20) + 1, 16 << 30, 16 << 40] {
+            for count in 0..WINDOWS {
+                assert_eq!(capacity_of(first, count) % SEGMENT_PAGES as usize, 0, "{first} {count}");
+                assert!(count < 2 || capacity_of(first, count) <= capacity_of(first, count + 1));
             }
         }
-        assert_eq!(wanted_bytes(16 << 30, 0, usize::MAX), 16 << 30);
-        assert_eq!(wanted_bytes(16 << 30, 3, usize::MAX), 32 << 30);
-    }
-
-    #[test]
-    fn a_window_holds_its_arena_and_goes_on_where_the_kernel_does() {
-        for gib in [1, 100, 20_000] {
-            for limit in [64 << 20, 100_000_000, 8_000_000_000, usize::MAX] {
-                for is_upward in [false, true] {
-                    let arena = PageRange { start: 0x7000_0020_0000, pages: gib << 18 };
-                    let window = window_around(arena, NEAR, 4 << 30, is_upward, limit).expect("a window");
-                    assert!(window.contains(arena), "{gib} {limit} {is_upward}");
-                    assert_eq!(window.start % SEGMENT_BYTES + window.end() % SEGMENT_BYTES, 0);
-                    let next = if is_upward { arena.end() } else { arena.start - PAGE_BYTES };
-                    let has_next = window.contains(PageRange { start: next, pages: 1 });
-                    assert!(has_next || (gib << 30) >= limit.min(32 << 30), "{gib} {limit} {is_upward}");
-                }
-            }
-        }
-        let low = PageRange { start: 4 * SEGMENT_BYTES, pages: 512 };
-        assert_eq!(
-            window_around(low, NEAR, 4 << 30, false, usize::MAX).map(|window| window.start),
-            Some(SEGMENT_BYTES)
-        );
-    }
-
-    #[test]
-    fn a_reservation_for_any_run_holds_it() {
-        for segments in (1..3000).chain([4095, 10_239, 262_143, 262_144, 524_288, 1 << 22, (1 << 23) - 1]) {
-            let pages = segments * SEGMENT_PAGES as usize;
-            let bytes = reservation_for(pages).expect("a size");
-            assert_eq!(bytes % SEGMENT_BYTES, 0);
-            let room = (bytes - tag_bytes_of(bytes)) / PAGE_BYTES;
-            assert!((pages..pages + 3 * SEGMENT_PAGES as usize).contains(&room), "{segments}: {room}");
-        }
-        assert_eq!(reservation_for(usize::MAX / PAGE_BYTES), None);
+        assert_eq!(capacity_of(16 << 30, 0) * PAGE_BYTES, 256 << 30);
+        assert_eq!(capacity_of(16 << 30, 1) * PAGE_BYTES, 1 << 40);
     }
 }

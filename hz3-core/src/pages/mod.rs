@@ -22,6 +22,8 @@ pub mod page_map;
 #[cfg(not(loom))]
 pub mod page_tag;
 #[cfg(not(loom))]
+pub mod places;
+#[cfg(not(loom))]
 pub mod policy;
 #[cfg(not(loom))]
 pub mod run_lists;

@@ -1,37 +1,38 @@
-//! ArenaTags: the published pages of an arena and their tags, as `free` looks them up.
+//! PageMap: windows of addresses and the tags of their pages, as `free` looks them up.
 //!
 //! ```text
-//! address + origin = offset      offset / page < pages → tags[offset / page]      else not of this arena
+//! address + origin = offset      offset / page < pages → tags[offset / page]      else not of this window
+//!
+//! window   | mapped | a stranger's | mapped    | …        tags   all readable below `pages`, zero where nothing is
+//!          base                              end ≤ pages ≤ capacity
 //! ```
 //!
-//! A thread that needs pages claims those after all others' claims, commits them and the tags of all claimed pages before
-//! them, and publishes them as `pages`. Extents, claims and `pages` change under the growth lock, which is not held during
-//! the commit. Any thread looks up any address meanwhile. Tags below `pages` stay readable; those of a claim that is not
-//! committed yet, or was refused, read as zero.
+//! A window begins with the few pages that its first growth maps, and its bound, `pages`, follows. It never shrinks, and
+//! tags below it stay readable, so any thread may look up any address at any time. A thread that grows a window claims it
+//! alone, maps pages and their tags without the lock, and publishes them. What changes, changes under the growth lock.
 //!
-//! A *window* is a wide range of addresses, published whole, with a readable tag for each page, zero where nothing is.
-//! There are two: the near one around the first arena, and the far one around the first arena that lies outside the near
-//! one. So `free` looks at two ranges at most, however many arenas there are. What lies in neither is searched for.
-//!
-//! ```text
-//! near window   |     …     third |  …  | second | first |    |      tags: all readable, writable for committed pages
-//! ```
+//! `free` looks at two windows at most: the *near* one, the first, and the *far* one, the second. What lies in neither is
+//! searched for.
 
 use crate::platform::atomic::{AtomicPtr, AtomicUsize, Ordering};
-use crate::platform::units::{PAGE_BYTES, PAGE_SHIFT};
+use crate::platform::units::{PAGE_BYTES, PAGE_SHIFT, SEGMENT_BYTES, SEGMENT_PAGES};
 use core::ptr::null_mut;
 
-/// The published pages of an arena, with a tag `T` each.
+/// A window of addresses, with a tag `T` for each page below its bound.
 #[repr(C, align(64))]
 pub struct ArenaTags<T> {
     /// Minus the first page's address, modulo 2^64.
     origin: AtomicUsize,
+    /// The bound.
     pages: AtomicUsize,
     tags: AtomicPtr<T>,
+    /// Most pages. Sync: the growth lock.
     capacity: AtomicUsize,
-    /// Pages that threads have committed or are about to: `pages` or more. Sync: the growth lock.
-    claimed: AtomicUsize,
+    /// Behind the last mapped page; [`CLAIMED`] while a thread grows the window. Sync: the growth lock.
+    end: AtomicUsize,
 }
+
+const CLAIMED: usize = 1 << (usize::BITS - 1);
 
 impl<T> ArenaTags<T> {
     #[cfg(not(loom))]
@@ -41,7 +42,7 @@ impl<T> ArenaTags<T> {
             pages: AtomicUsize::new(0),
             tags: AtomicPtr::new(null_mut()),
             capacity: AtomicUsize::new(0),
-            claimed: AtomicUsize::new(0),
+            end: AtomicUsize::new(0),
         }
     }
 
@@ -52,84 +53,86 @@ impl<T> ArenaTags<T> {
             pages: AtomicUsize::new(0),
             tags: AtomicPtr::new(null_mut()),
             capacity: AtomicUsize::new(0),
-            claimed: AtomicUsize::new(0),
+            end: AtomicUsize::new(0),
         }
     }
 
-    /// Sets the extent, which has no pages yet. The caller holds the growth lock.
-    fn fill(&self, base: usize, tags: *mut T, capacity: usize) {
-        // Relaxed, all three: published by `count` or, in a window, by `pages`.
+    /// Opens the window: `pages` mapped pages from `base` on, whose `tags` are readable, and room for `capacity`. Once. The
+    /// caller holds the growth lock.
+    fn open(&self, base: usize, tags: *mut T, pages: usize, capacity: usize) {
+        debug_assert!(self.pages() == 0 && base.is_multiple_of(PAGE_BYTES) && pages <= capacity);
+        // Relaxed, all: published by `pages`.
         self.tags.store(tags, Ordering::Relaxed);
         self.capacity.store(capacity, Ordering::Relaxed);
+        self.end.store(pages, Ordering::Relaxed);
         self.origin.store(base.wrapping_neg(), Ordering::Relaxed);
-    }
-
-    /// Opens a window: `pages` pages from `base` on, all of whose `tags` are readable. Once; no extent in neither window
-    /// overlaps it. The caller holds the growth lock.
-    pub fn open(&self, base: usize, tags: *mut T, pages: usize) {
-        debug_assert!(self.pages() == 0 && base.is_multiple_of(PAGE_BYTES));
-        self.fill(base, tags, pages);
         self.set_pages(pages);
-    }
-
-    /// Address of the first page, and number of published pages; `None` without any.
-    pub fn range(&self) -> Option<(usize, usize)> {
-        // Acquire, and loaded first: sees the origin. Pairs with the Release in `set_pages`.
-        let published = self.pages.load(Ordering::Acquire);
-        (published > 0).then(|| (self.base(), published))
     }
 
     /// Address of the first page.
     pub fn base(&self) -> usize {
-        // Relaxed: constant once the extent is known.
+        // Relaxed: constant once the window is open.
         self.origin.load(Ordering::Relaxed).wrapping_neg()
     }
 
     /// The tags, one per page.
     pub fn tags(&self) -> *mut T {
-        // Relaxed: constant once the extent is known.
+        // Relaxed: constant once the window is open.
         self.tags.load(Ordering::Relaxed)
     }
 
-    /// Published pages: all are committed, but for claims that others are still committing or were refused.
+    /// Pages below the bound.
     pub fn pages(&self) -> usize {
         // Relaxed: exact under the growth lock, elsewhere a count.
         self.pages.load(Ordering::Relaxed)
     }
 
-    /// Reserved pages.
+    /// Most pages. The caller holds the growth lock.
     pub fn capacity(&self) -> usize {
-        // Relaxed: constant once the extent is known.
+        // Relaxed: under the lock.
         self.capacity.load(Ordering::Relaxed)
     }
 
-    /// Pages that are not claimed. The caller holds the growth lock.
-    pub fn room(&self) -> usize {
-        // Relaxed: under the lock.
-        self.capacity() - self.claimed.load(Ordering::Relaxed)
-    }
-
-    /// Claims `pages` pages, at most [`ArenaTags::room`]. The caller holds the growth lock.
-    pub fn claim(&self, pages: usize) -> Claim {
-        // Relaxed, both: under the lock.
-        let first = self.claimed.load(Ordering::Relaxed);
-        self.claimed.store(first + pages, Ordering::Relaxed);
-        Claim { published: self.pages(), first, end: first + pages }
-    }
-
-    /// Gives up `claim`. If another claim follows, its pages are lost. The caller holds the growth lock.
-    pub fn give_up(&self, claim: Claim) {
-        // Relaxed, both: under the lock.
-        if self.claimed.load(Ordering::Relaxed) == claim.end {
-            self.claimed.store(claim.first, Ordering::Relaxed);
+    /// Leaves the addresses from `start` on to another window. The caller holds the growth lock.
+    pub fn leave(&self, start: usize) {
+        let pages = start.wrapping_sub(self.base()) / SEGMENT_BYTES * SEGMENT_PAGES as usize;
+        if start > self.base() && (self.pages()..self.capacity()).contains(&pages) {
+            // Relaxed: under the lock.
+            self.capacity.store(pages, Ordering::Relaxed);
         }
     }
 
-    /// Publishes `claim`, which is committed. The caller holds the growth lock.
-    pub fn publish(&self, claim: Claim) {
-        // A thread that claimed later pages may have been faster.
-        if claim.end > self.pages() {
-            self.set_pages(claim.end);
+    /// Whether the last mapped page ends at `address`, and no thread grows the window. The caller holds the growth lock.
+    pub fn ends_at(&self, address: usize) -> bool {
+        // Relaxed: under the lock.
+        let end = self.end.load(Ordering::Relaxed);
+        end & CLAIMED == 0 && address == self.base() + end * PAGE_BYTES
+    }
+
+    /// Claims the end of the window to map more pages there, or to unmap some. `None` while another thread has it. The
+    /// caller holds the growth lock.
+    pub fn claim(&self) -> Option<Claim> {
+        // Relaxed, both: under the lock.
+        let end = self.end.load(Ordering::Relaxed);
+        if end & CLAIMED != 0 {
+            return None;
+        }
+        self.end.store(end | CLAIMED, Ordering::Relaxed);
+        Some(Claim { end, pages: self.pages(), capacity: self.capacity() })
+    }
+
+    /// Gives up `claim`: nothing has changed. The caller holds the growth lock.
+    pub fn give_up(&self, claim: Claim) {
+        // Relaxed: under the lock.
+        self.end.store(claim.end, Ordering::Relaxed);
+    }
+
+    /// Ends `claim`: pages are mapped up to `end`, and their tags too. The caller holds the growth lock.
+    pub fn publish(&self, claim: Claim, end: usize) {
+        // Relaxed: under the lock.
+        self.end.store(end, Ordering::Relaxed);
+        if end > claim.pages {
+            self.set_pages(end);
         }
     }
 
@@ -139,7 +142,7 @@ impl<T> ArenaTags<T> {
         self.pages.store(pages, Ordering::Release);
     }
 
-    /// Calls `found` with the tag of the page that holds `address`, or `none` outside the committed pages. (An `Option`
+    /// Calls `found` with the tag of the page that holds `address`, or `none` outside the window. (An `Option`
     /// of a reference would cost `free` a second test.)
     #[inline(always)]
     pub fn with_tag<R>(&self, address: usize, found: impl FnOnce(&T) -> R, none: impl FnOnce() -> R) -> R {
@@ -147,7 +150,7 @@ impl<T> ArenaTags<T> {
         // this order, so that any other address, seen while the window opens, is refused or finds a readable tag.
         let page = address.wrapping_add(self.origin.load(Ordering::Relaxed)) >> PAGE_SHIFT;
         if page < self.pages.load(Ordering::Relaxed) {
-            // SAFETY: `page` is published, and tags of published pages stay readable.
+            // SAFETY: `page` is below the bound, where tags stay readable.
             found(unsafe { &*self.tags.load(Ordering::Relaxed).add(page) })
         } else {
             none()
@@ -161,94 +164,153 @@ impl<T> ArenaTags<T> {
         let pages = self.pages.load(Ordering::Acquire);
         // Relaxed, both: ordered by the Acquire.
         let page = address.wrapping_add(self.origin.load(Ordering::Relaxed)) >> PAGE_SHIFT;
-        // SAFETY: `page` is published, and tags of published pages stay readable.
+        // SAFETY: `page` is below the bound, where tags stay readable.
         (page < pages).then(|| unsafe { &*self.tags.load(Ordering::Relaxed).add(page) })
     }
 }
 
-/// Pages of an arena that one thread commits. Ends in [`ArenaTags::publish`] or [`ArenaTags::give_up`].
+/// The end of a window, which one thread changes. Ends in [`ArenaTags::publish`] or [`ArenaTags::give_up`].
 #[must_use]
 pub struct Claim {
-    /// Number of pages that were published before: the thread commits the tags from there to `end`, which other threads
-    /// may be committing too.
-    pub published: usize,
-    /// The first page claimed.
-    pub first: usize,
-    /// One past the last page claimed.
+    /// Behind the last mapped page.
     pub end: usize,
+    /// The bound: pages that have tags.
+    pub pages: usize,
+    /// Most pages.
+    pub capacity: usize,
 }
 
-/// Up to `N` extents.
+/// Adjacent mapped pages of a window. A stretch stays where it is.
+struct Stretch {
+    start: AtomicUsize,
+    pages: AtomicUsize,
+}
+
+/// Most stretches. Chosen: one more for each stranger's mapping in the way.
+const STRETCHES: usize = if cfg!(loom) { 4 } else { 256 };
+
+/// Up to `N` windows.
 pub struct PageMap<T, const N: usize> {
-    extents: [ArenaTags<T>; N],
+    /// In the order in which they were opened: the near one, the far one, and others.
+    windows: [ArenaTags<T>; N],
     count: AtomicUsize,
-    /// The windows, all of whose pages are published.
-    near: ArenaTags<T>,
-    far: ArenaTags<T>,
+    stretches: [Stretch; STRETCHES],
+    stretch_count: AtomicUsize,
 }
 
 impl<T, const N: usize> PageMap<T, N> {
-    /// No extents.
+    /// No windows.
     #[cfg(not(loom))]
     pub const fn new() -> Self {
+        const { assert!(N > 2) }
         Self {
-            extents: [const { ArenaTags::new() }; N],
+            windows: [const { ArenaTags::new() }; N],
             count: AtomicUsize::new(0),
-            near: ArenaTags::new(),
-            far: ArenaTags::new(),
+            stretches: [const { Stretch { start: AtomicUsize::new(0), pages: AtomicUsize::new(0) } }; STRETCHES],
+            stretch_count: AtomicUsize::new(0),
         }
     }
 
-    /// No extents.
+    /// No windows.
     #[cfg(loom)]
     pub fn new() -> Self {
         Self {
-            extents: core::array::from_fn(|_| ArenaTags::new()),
+            windows: core::array::from_fn(|_| ArenaTags::new()),
             count: AtomicUsize::new(0),
-            near: ArenaTags::new(),
-            far: ArenaTags::new(),
+            stretches: core::array::from_fn(|_| Stretch { start: AtomicUsize::new(0), pages: AtomicUsize::new(0) }),
+            stretch_count: AtomicUsize::new(0),
         }
     }
 
-    /// The near window, for the hit path; without pages until there is an arena.
+    /// The near window, for the hit path; without pages until it is open.
     #[inline(always)]
     pub const fn near(&self) -> &ArenaTags<T> {
-        &self.near
+        &self.windows[0]
     }
 
     /// The far window, for what lies outside the near one; mostly without pages.
     #[inline(always)]
     pub const fn far(&self) -> &ArenaTags<T> {
-        &self.far
+        &self.windows[1]
     }
 
-    /// All extents.
+    /// All windows.
     #[inline]
     pub fn all(&self) -> &[ArenaTags<T>] {
-        // Acquire: sees the extents' fields. Pairs with the Release in `add`.
-        self.extents.get(..self.count.load(Ordering::Acquire)).unwrap_or(&self.extents)
+        // Acquire: sees the windows' fields. Pairs with the Release in `add`.
+        self.windows.get(..self.count.load(Ordering::Acquire)).unwrap_or(&self.windows)
     }
 
-    /// The tag of the page that holds `address`, in any extent or elsewhere in a window.
+    /// The tag of the page that holds `address`, in any window.
     #[inline]
     pub fn tag(&self, address: usize) -> Option<&T> {
-        self.near.tag(address).or_else(|| self.far.tag(address)).or_else(|| self.search(address))
+        self.near().tag(address).or_else(|| self.far().tag(address)).or_else(|| self.search(address))
     }
 
     #[cold]
     fn search(&self, address: usize) -> Option<&T> {
-        self.all().iter().find_map(|extent| extent.tag(address))
+        self.all().get(2..).unwrap_or(&[]).iter().find_map(|window| window.tag(address))
     }
 
-    /// Adds an extent without pages; `None` if there are `N`. The caller holds the growth lock.
-    pub fn add(&self, base: usize, tags: *mut T, capacity: usize) -> Option<&ArenaTags<T>> {
-        debug_assert!(base.is_multiple_of(PAGE_BYTES));
+    /// Opens a window: `pages` mapped pages from `base` on, whose `tags` are readable, and room for `capacity`. False if
+    /// there are `N`. The caller holds the growth lock.
+    pub fn add(&self, base: usize, tags: *mut T, pages: usize, capacity: usize) -> bool {
         let count = self.all().len();
-        let extent = self.extents.get(count)?;
-        extent.fill(base, tags, capacity);
-        // Release: publishes the extent's fields. Pairs with the Acquire in `all`.
+        let Some(window) = self.windows.get(count).filter(|_| self.note(base, pages)) else { return false };
+        window.open(base, tags, pages, capacity);
+        // Release: publishes the window's fields. Pairs with the Acquire in `all`.
         self.count.store(count + 1, Ordering::Release);
-        Some(extent)
+        true
+    }
+
+    fn stretches(&self) -> &[Stretch] {
+        // Acquire: sees their fields. Pairs with the Release in `note`.
+        self.stretches.get(..self.stretch_count.load(Ordering::Acquire)).unwrap_or(&self.stretches)
+    }
+
+    /// Address and number of pages of each stretch of mapped pages.
+    pub fn mapped(&self) -> impl Iterator<Item = (usize, usize)> {
+        // Acquire: pages are mapped before they are counted. Pairs with the Release in `note`. Relaxed: constant.
+        self.stretches()
+            .iter()
+            .map(|stretch| (stretch.start.load(Ordering::Relaxed), stretch.pages.load(Ordering::Acquire)))
+    }
+
+    /// Whether [`PageMap::note`] can note pages that follow none. The caller holds the growth lock.
+    pub fn has_stretch(&self) -> bool {
+        self.stretches().len() < STRETCHES
+    }
+
+    /// Notes `pages` mapped pages at `start`. False if they follow none and there is no room for a further stretch. The
+    /// caller holds the growth lock.
+    pub fn note(&self, start: usize, pages: usize) -> bool {
+        let count = self.stretches().len();
+        for (stretch, (from, old)) in self.stretches().iter().zip(self.mapped()) {
+            if from + old * PAGE_BYTES == start {
+                // Release: as below.
+                stretch.pages.store(old + pages, Ordering::Release);
+                return true;
+            }
+        }
+        let Some(fresh) = self.stretches.get(count) else { return false };
+        // Relaxed: published by the count.
+        fresh.start.store(start, Ordering::Relaxed);
+        // Release: the pages are mapped. Pairs with the Acquire in `mapped`.
+        fresh.pages.store(pages, Ordering::Release);
+        // Release: publishes the fields. Pairs with the Acquire in `stretches`.
+        self.stretch_count.store(count + 1, Ordering::Release);
+        true
+    }
+
+    /// Takes the last `pages` pages off the stretch that ends at `end`, if it keeps some. The caller holds the growth lock.
+    pub fn cut(&self, end: usize, pages: usize) -> bool {
+        let mut all = self.stretches().iter().zip(self.mapped());
+        let found = all.find(|(_, (from, old))| from + old * PAGE_BYTES == end && pages < *old);
+        found.is_some_and(|(stretch, (_, old))| {
+            // Relaxed: publishes nothing.
+            stretch.pages.store(old - pages, Ordering::Relaxed);
+            true
+        })
     }
 }
 

@@ -49,7 +49,7 @@ pub trait Policy: Sized + Sync + 'static {
     const NAME: &'static str;
     /// Shards: a power of two, at most 32.
     const SHARD_COUNT: usize;
-    /// Default address space of the first arena, in bytes.
+    /// Default of [`Options::arena_bytes`](crate::platform::options::Options::arena_bytes).
     const FIRST_ARENA_BYTES: usize;
     /// Whether remote slots may be adopted, into the depot of the thread that freed them. Else spills send them home.
     const ADOPT: bool;

@@ -675,11 +675,45 @@ impl<O: Os> Runs<O> {
         free.insert_freed(rest);
     }
 
-    /// Grows the large span `id` in place to `pages`. False if the pages behind it are not free.
+    /// Grows the large span `id` in place to `pages`. False if the pages behind it are not free, nor to be had.
     ///
     /// # Safety
     /// The caller owns the span.
     pub unsafe fn extend(&self, id: SpanId, pages: usize) -> bool {
+        // SAFETY: the caller's own promise, three times.
+        unsafe { self.extend_into_free(id, pages) || self.grow_behind(id, pages) && self.extend_into_free(id, pages) }
+    }
+
+    /// Maps what the large span `id` lacks to `pages`, where it is the last one of a window. False if it isn't, or the
+    /// system refuses.
+    ///
+    /// # Safety
+    /// The caller owns the span.
+    unsafe fn grow_behind(&self, id: SpanId, pages: usize) -> bool {
+        let Some(fresh) = self.descriptor() else { return false };
+        let (end, missing) = {
+            let free = self.lock();
+            let (start, old_pages) = (free.span(id).start, free.span(id).pages as usize);
+            let end = start + old_pages * PAGE_BYTES;
+            let tag = self.arenas.tag_value(end);
+            // A dirty run would not merge with what is mapped.
+            let behind = if tag.kind() == Kind::Clean { free.span(tag.span()).pages as usize } else { 0 };
+            (end + behind * PAGE_BYTES, (pages - old_pages).saturating_sub(behind))
+        };
+        let grown = self.arenas.grow_at(end, missing);
+        match grown {
+            Some(range) => self.add(range, fresh),
+            // SAFETY: this thread owns the descriptor, which is unused.
+            None => unsafe { self.retire_descriptor(fresh) },
+        }
+        grown.is_some()
+    }
+
+    /// [`Runs::extend`] into pages that are there.
+    ///
+    /// # Safety
+    /// The caller owns the span.
+    unsafe fn extend_into_free(&self, id: SpanId, pages: usize) -> bool {
         let Some(mut free) = self.lock_with_spares() else { return false };
         let (start, old_pages) = {
             let span = free.span(id);

@@ -15,9 +15,10 @@
 
 use crate::platform::atomic::{AtomicU32, AtomicUsize, Ordering};
 use crate::platform::kernel;
+use crate::platform::os::NotMapped;
 use crate::platform::units::PAGE_BYTES;
 use core::ffi::c_int;
-use core::ptr::{NonNull, null_mut};
+use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
 
 /// What is known. Relaxed, all accesses: a thread that removes a guard got the pages after it was made, and sees its bit.
 static KNOWN: AtomicU32 = AtomicU32::new(0);
@@ -249,7 +250,7 @@ pub unsafe fn renew(start: NonNull<u8>, bytes: usize, protection: c_int) -> bool
     unsafe { libc::mmap(start.as_ptr().cast(), bytes, protection, flags, -1, 0) != libc::MAP_FAILED }
 }
 
-/// Makes reserved pages usable. False if the system refuses; see [`is_sealed`].
+/// Makes reserved pages usable. False if the system refuses.
 ///
 /// # Safety
 /// The caller owns the range, in whole pages of one reservation.
@@ -264,23 +265,45 @@ pub unsafe fn open(start: NonNull<u8>, bytes: usize) -> bool {
     }
 }
 
-/// Makes reserved pages readable. False if the system refuses.
-///
-/// # Safety
-/// The caller owns the range, in whole pages of one reservation, none of which was committed.
-pub unsafe fn make_readable(start: NonNull<u8>, bytes: usize) -> bool {
-    // Not by mmap(2), which makes pages present at once after `mlockall(MCL_FUTURE)`.
-    // SAFETY: the caller owns the range.
-    match unsafe { protect(start, bytes, libc::PROT_READ) } {
-        Ok(()) => true,
-        // SAFETY: the caller owns the range, which holds nothing.
-        Err(error) => is_rule(error) && unsafe { renew(start, bytes, libc::PROT_READ) },
+/// As [`Os::map_at`](crate::platform::os::Os::map_at). Not accounted for: fork(2) refuses to copy an accounted mapping that
+/// exceeds memory and swap.
+pub fn map_at(start: usize, bytes: usize, follows: bool) -> Result<NonNull<u8>, NotMapped> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+    let wanted = with_exposed_provenance_mut::<u8>(start);
+    // SAFETY: replaces nothing. Before Linux 4.17 the address is a hint.
+    let (mapped, error) =
+        unsafe { (libc::mmap(wanted.cast(), bytes, READ_WRITE, flags, -1, 0), *libc::__errno_location()) };
+    if mapped == libc::MAP_FAILED {
+        return match error {
+            libc::EEXIST => Err(NotMapped::Taken),
+            _ if follows => stretch(start, bytes).ok_or(NotMapped::Refused),
+            _ => Err(NotMapped::Refused),
+        };
     }
+    if mapped.addr() != start {
+        // SAFETY: the new mapping, which nothing uses. A refusal costs address space.
+        unsafe { libc::munmap(mapped, bytes) };
+        return Err(NotMapped::Taken);
+    }
+    NonNull::new(mapped.cast()).ok_or(NotMapped::Refused)
 }
 
-/// Whether the reserved page at `start` can never be used: it can't be written, and mprotect(2) is forbidden.
-pub fn is_sealed(start: NonNull<u8>) -> bool {
-    known() & NO_MPROTECT != 0 && is_writable(start) != Some(true)
+/// Makes the mapping that ends at `start`, the caller's, longer by `bytes`: allowed also to a process that has all mappings
+/// that it may have. `None` if refused, or if the last page was made inaccessible, as a guard is.
+fn stretch(start: usize, bytes: usize) -> Option<NonNull<u8>> {
+    let last = with_exposed_provenance_mut::<libc::c_void>(start - PAGE_BYTES);
+    // SAFETY: the last page is the caller's; it stays where it is, and replaces nothing behind it.
+    let mapped = unsafe { libc::mremap(last, PAGE_BYTES, PAGE_BYTES + bytes, 0) };
+    if mapped == libc::MAP_FAILED {
+        return None;
+    }
+    let added = NonNull::new(with_exposed_provenance_mut::<u8>(start))?;
+    if is_writable(added) == Some(true) {
+        return Some(added);
+    }
+    // SAFETY: what was added, which nothing uses. A refusal costs address space.
+    unsafe { libc::munmap(added.as_ptr().cast(), bytes) };
+    None
 }
 
 /// Whether the page at `start` can be read; `None` if the kernel does not say.

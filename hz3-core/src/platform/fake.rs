@@ -4,7 +4,8 @@
 
 use crate::platform::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::platform::linux::Linux;
-use crate::platform::os::{Os, Waiter};
+use crate::platform::os::{NotMapped, Os, Waiter};
+use core::ops::Range;
 use core::ptr::{NonNull, null_mut};
 
 /// [`Linux`] with refusals.
@@ -14,6 +15,8 @@ pub struct Fake;
 const NEVER: usize = usize::MAX;
 static REMAINING: AtomicUsize = AtomicUsize::new(NEVER);
 static REFUSED: AtomicUsize = AtomicUsize::new(0);
+/// Addresses at which something is always mapped, up to, but not including, the second.
+static TAKEN: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
 static ON_CALL: AtomicPtr<()> = AtomicPtr::new(null_mut());
 static ON_PURGE: AtomicPtr<()> = AtomicPtr::new(null_mut());
 
@@ -26,6 +29,12 @@ impl Fake {
     /// Grants every request from now on.
     pub fn grant_all() {
         REMAINING.store(NEVER, Ordering::Relaxed);
+    }
+
+    /// From now on something else is mapped wherever a request is for one of these addresses.
+    pub fn take(addresses: Range<usize>) {
+        TAKEN[0].store(addresses.start, Ordering::Relaxed);
+        TAKEN[1].store(addresses.end, Ordering::Relaxed);
     }
 
     /// Requests refused so far.
@@ -92,20 +101,17 @@ unsafe impl Os for Fake {
     fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
         if Self::granted() { Linux::reserve(bytes, align) } else { None }
     }
-    unsafe fn make_readable(start: NonNull<u8>, bytes: usize) -> bool {
-        // SAFETY: the caller keeps this contract, which is `Linux`'s.
-        Self::granted() && unsafe { Linux::make_readable(start, bytes) }
-    }
-    unsafe fn renew(start: NonNull<u8>, bytes: usize) -> bool {
-        // SAFETY: the caller keeps this contract, which is `Linux`'s.
-        unsafe { Linux::renew(start, bytes) }
-    }
     unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
         // SAFETY: the caller keeps this contract, which is `Linux`'s.
         Self::granted() && unsafe { Linux::commit(start, bytes) }
     }
-    fn is_sealed(page: NonNull<u8>) -> bool {
-        Linux::is_sealed(page)
+    const OUT_OF_THE_WAY: Option<Range<usize>> = Linux::OUT_OF_THE_WAY;
+    fn map_at(start: usize, bytes: usize, follows: bool) -> Result<NonNull<u8>, NotMapped> {
+        if !Self::granted() {
+            return Err(NotMapped::Refused);
+        }
+        let [first, end] = TAKEN.each_ref().map(|address| address.load(Ordering::Relaxed));
+        if (first..end).contains(&start) { Err(NotMapped::Taken) } else { Linux::map_at(start, bytes, follows) }
     }
     fn map(bytes: usize) -> Option<NonNull<u8>> {
         if Self::granted() { Linux::map(bytes) } else { None }

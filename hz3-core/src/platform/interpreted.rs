@@ -5,7 +5,7 @@
 //! there is no fork.
 
 use crate::platform::atomic::{AtomicU32, Ordering};
-use crate::platform::os::{Os, Waiter};
+use crate::platform::os::{NotMapped, Os, Waiter};
 use crate::platform::units::PAGE_BYTES;
 use core::ptr::NonNull;
 use std::alloc::Layout;
@@ -54,16 +54,14 @@ unsafe impl Os for Linux {
         allocate(bytes, align)
     }
 
-    unsafe fn make_readable(_: NonNull<u8>, _: usize) -> bool {
-        true
-    }
-
-    unsafe fn renew(_: NonNull<u8>, _: usize) -> bool {
-        false
-    }
-
     unsafe fn commit(_: NonNull<u8>, _: usize) -> bool {
         true
+    }
+
+    const MAPS_AT: bool = false;
+
+    fn map_at(_: usize, _: usize, _: bool) -> Result<NonNull<u8>, NotMapped> {
+        Err(NotMapped::Refused)
     }
 
     fn map(bytes: usize) -> Option<NonNull<u8>> {

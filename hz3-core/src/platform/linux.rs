@@ -8,10 +8,11 @@ use crate::platform::atomic::{AtomicU32, AtomicUsize, Ordering};
 use crate::platform::clock;
 use crate::platform::kernel;
 use crate::platform::libc_inside;
-use crate::platform::os::{Os, Waiter};
+use crate::platform::os::{NotMapped, Os, Waiter};
 use crate::platform::rank;
 use crate::platform::units::PAGE_BYTES;
 use core::ffi::{CStr, c_char};
+use core::ops::Range;
 use core::ptr::{NonNull, null_mut};
 
 unsafe extern "C" {
@@ -31,7 +32,7 @@ static MOVES_OUT: AtomicU32 = AtomicU32::new(0);
 const YES: u32 = 1;
 const NO: u32 = 2;
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
-/// Most bytes that [`Os::commit`] takes without a question. Chosen: an arena's largest step; what exceeds it is one block.
+/// Most bytes that [`Os::map_at`] takes without a question. Chosen: an arena's largest step; what exceeds it is one block.
 const UNASKED_BYTES: usize = 256 << 20;
 /// Bytes from which a question that the system does not answer counts as a refusal. Chosen: more than machines lack.
 const DOUBTFUL_BYTES: usize = 1 << 30;
@@ -193,8 +194,7 @@ unsafe impl Os for Linux {
     fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
         // The kernel aligns to pages. For more, a larger mapping is trimmed.
         let wanted = if align > PAGE_BYTES { bytes.checked_add(align)? } else { bytes };
-        // Not accounted for: fork(2) refuses to copy an accounted mapping that exceeds memory and swap, and an arena is
-        // made usable well ahead of need.
+        // Not accounted for: nothing is used yet.
         let map = |bytes| map_with(bytes, libc::PROT_NONE, libc::MAP_NORESERVE);
         let Some(raw) = map(wanted) else {
             // At a limit. Below an aligned mapping, the kernel puts an aligned one.
@@ -223,19 +223,6 @@ unsafe impl Os for Linux {
         }
     }
 
-    unsafe fn make_readable(start: NonNull<u8>, bytes: usize) -> bool {
-        // SAFETY: the caller owns the range.
-        calling_out(|| unsafe { advice::make_readable(start, bytes) })
-    }
-
-    unsafe fn renew(start: NonNull<u8>, bytes: usize) -> bool {
-        if bytes > UNASKED_BYTES && !is_plausible(bytes) {
-            return false;
-        }
-        // SAFETY: the caller owns the range, and nothing is lost with it.
-        calling_out(|| unsafe { advice::renew(start, bytes, READ_WRITE) })
-    }
-
     unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
         // A reservation is not accounted for, so mprotect(2) refuses no size.
         if bytes > UNASKED_BYTES && !is_plausible(bytes) {
@@ -245,8 +232,17 @@ unsafe impl Os for Linux {
         calling_out(|| unsafe { advice::open(start, bytes) })
     }
 
-    fn is_sealed(page: NonNull<u8>) -> bool {
-        advice::is_sealed(page)
+    /// Below where programs lie, and so never in the way of their `brk`; within what the sanitizers of threads and of memory
+    /// take for a program's. `mmap` comes here last, V8, Go, GHC, SBCL, the JVM and Wine don't.
+    const OUT_OF_THE_WAY: Option<Range<usize>> =
+        if cfg!(target_arch = "x86_64") { Some(0x5500_0000_0000..0x5555_0000_0000) } else { None };
+
+    fn map_at(start: usize, bytes: usize, follows: bool) -> Result<NonNull<u8>, NotMapped> {
+        // Not accounted for, so mmap(2) refuses no size.
+        if bytes > UNASKED_BYTES && !is_plausible(bytes) {
+            return Err(NotMapped::Refused);
+        }
+        calling_out(|| advice::map_at(start, bytes, follows))
     }
 
     fn map(bytes: usize) -> Option<NonNull<u8>> {

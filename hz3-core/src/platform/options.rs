@@ -339,7 +339,7 @@ impl Options {
         self.purge_delay_ms.load(Ordering::Relaxed)
     }
 
-    /// Bytes of address space that the first arena reserves.
+    /// A sixteenth of the addresses that the first window may reach over.
     pub fn arena_bytes(&self) -> usize {
         self.arena_bytes.load(Ordering::Relaxed)
     }

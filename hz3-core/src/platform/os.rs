@@ -5,6 +5,7 @@
 //! caller holds no lock and leaves nothing half done that another allocation of this thread would meet: libraries that
 //! put themselves in the place of libc's functions allocate there.
 
+use core::ops::Range;
 use core::ptr::NonNull;
 
 /// How a thread waits for a [lock](crate::platform::lock::Mutex).
@@ -30,6 +31,15 @@ pub unsafe trait Waiter {
     fn is_forking() -> bool;
 }
 
+/// Why [`Os::map_at`] has not mapped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotMapped {
+    /// Something is mapped there.
+    Taken,
+    /// The system refuses.
+    Refused,
+}
+
 /// The operating system under an allocator.
 ///
 /// # Safety
@@ -39,31 +49,25 @@ pub unsafe trait Os: Waiter + 'static {
     /// `None` if the system refuses.
     fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>>;
 
-    /// Makes `bytes` at `start` readable, as zeros, without memory or a commit charge; [`Os::commit`] may follow. False if
-    /// the system refuses.
-    ///
-    /// # Safety
-    /// The caller owns the range, whole pages of one reservation that were never committed.
-    unsafe fn make_readable(start: NonNull<u8>, bytes: usize) -> bool;
-
-    /// Puts fresh, usable pages in place of [sealed](Os::is_sealed) ones. False if the system refuses.
-    ///
-    /// # Safety
-    /// The caller owns the range, whole pages that hold nothing.
-    unsafe fn renew(start: NonNull<u8>, bytes: usize) -> bool;
-
     /// Makes `bytes` at `start` usable: zero if fresh, unchanged if committed before. False if the system refuses.
     ///
     /// # Safety
     /// The caller owns the range, whole pages of one reservation.
     unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool;
 
-    /// Whether [`Os::commit`] will never make `page`, the start of a reserved page, usable: the system forbids such changes
-    /// by now.
-    fn is_sealed(page: NonNull<u8>) -> bool {
-        let _ = page;
-        false
-    }
+    /// Addresses far from those that the kernel and other libraries choose, for a first window; `None` if there are none, or
+    /// the system does not map [at an address](Os::map_at).
+    const OUT_OF_THE_WAY: Option<Range<usize>> = None;
+
+    /// Whether [`Os::map_at`] may succeed.
+    const MAPS_AT: bool = true;
+
+    /// Maps `bytes` of zeroed, writable memory at `start`, both whole pages, if nothing is mapped there. `follows`: the page
+    /// before `start` is the caller's, of an earlier such mapping; the two may become one.
+    ///
+    /// # Errors
+    /// Why not.
+    fn map_at(start: usize, bytes: usize, follows: bool) -> Result<NonNull<u8>, NotMapped>;
 
     /// Maps `bytes`, in whole pages, of zeroed, writable memory. `None` if the system refuses.
     fn map(bytes: usize) -> Option<NonNull<u8>>;

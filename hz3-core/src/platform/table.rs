@@ -1,8 +1,8 @@
 //! Table: a growing array of metadata units, which never move.
 //!
 //! ```text
-//! id = chunk number | unit in chunk        chunks[0] → 1 MiB    chunks[1] → 1 MiB    …
-//! group  | chunk | chunk | … | reserved, not yet committed |    64 chunks
+//! id = chunk number | unit in chunk        chunks[0] → 512 KiB    chunks[1] → 512 KiB    …
+//! group  | chunk | chunk | … | reserved, not yet committed |    16 chunks
 //! ```
 //!
 //! A group of chunks is one reservation, committed from the front: a process may have only so many mappings. A commit
@@ -20,16 +20,17 @@ use crate::platform::units::PAGE_BYTES;
 use core::ptr::{NonNull, null_mut};
 use crossbeam_utils::CachePadded;
 
-/// Bytes of one chunk. Chosen: untouched parts cost address space only.
-pub const CHUNK_BYTES: usize = if cfg!(loom) { 1 << 10 } else { 1 << 20 };
+/// Bytes of one chunk. Chosen: of a small process, whose memory may be locked, each table has one.
+pub const CHUNK_BYTES: usize = if cfg!(loom) { 1 << 10 } else { 512 << 10 };
 /// Most chunks of a table. Chosen: 4 GiB of metadata.
 const CHUNKS: usize = match () {
     () if cfg!(loom) => 2,
     // Miri looks at all of them whenever an allocator is borrowed.
     () if cfg!(miri) => 128,
-    () => 4096,
+    () => 8192,
 };
-const GROUP_CHUNKS: usize = if cfg!(loom) { 2 } else { 64 };
+/// Chosen: what is reserved counts against a limit on address space that is set later.
+const GROUP_CHUNKS: usize = if cfg!(loom) { 2 } else { 16 };
 const GROUP_BYTES: usize = GROUP_CHUNKS * CHUNK_BYTES;
 
 /// An array of units of `UNIT_BYTES`, a power of two. What every reader reads has cache lines of its own.
@@ -221,17 +222,18 @@ mod tests {
     use crate::platform::linux::Linux;
 
     const TABLE_UNITS: usize = GROUP_BYTES / 1024;
+    const UNITS: u32 = (CHUNK_BYTES / 1024) as u32;
 
     #[test]
     fn the_chunks_of_a_group_adjoin() {
         static TABLE: Table<1024> = Table::new();
         // All but the first one, a mapping of its own.
         let mut starts = (1..GROUP_CHUNKS as u32).map(|chunk| {
-            let id = std::iter::repeat_with(|| TABLE.allocate::<Linux>(1023).expect("memory"))
-                .find(|id| id / 1024 == chunk)
+            let id = std::iter::repeat_with(|| TABLE.allocate::<Linux>(UNITS - 1).expect("memory"))
+                .find(|id| id / UNITS == chunk)
                 .expect("endless");
             // SAFETY: just handed out.
-            unsafe { TABLE.unit(id) }.addr() - (id % 1024) as usize * 1024
+            unsafe { TABLE.unit(id) }.addr() - (id % UNITS) as usize * 1024
         });
         let first = starts.next().expect("several");
         for (number, start) in starts.enumerate() {
@@ -251,11 +253,11 @@ mod tests {
                 steps.push(TABLE.mapped_bytes());
             }
         }
-        let chunks = [1, 2, 4, 8, 16, 32, 64, 65];
+        let chunks = [1, 2, 4, 8, 16, 17];
         assert_eq!(steps, chunks.map(|chunks| chunks * CHUNK_BYTES));
         // Committed chunks that are not in place yet can be written to.
-        let id = TABLE.allocate::<Linux>(1024).expect("memory");
-        // SAFETY: just handed out, 1,024 units of 1,024 bytes.
+        let id = TABLE.allocate::<Linux>(UNITS).expect("memory");
+        // SAFETY: just handed out, a chunk's units of 1,024 bytes.
         unsafe { core::slice::from_raw_parts_mut(TABLE.unit(id), CHUNK_BYTES) }.fill(1);
     }
 
@@ -266,7 +268,7 @@ mod tests {
         let id = TABLE.allocate::<Linux>(1).expect("memory");
         // SAFETY: just handed out.
         assert_eq!(TABLE.peek(id), unsafe { TABLE.unit(id) });
-        assert!(TABLE.peek(id + 1024).is_null());
+        assert!(TABLE.peek(id + UNITS).is_null());
     }
 
     #[test]
@@ -276,7 +278,7 @@ mod tests {
         for round in 0..2000_u32 {
             let units = round % 5 + 1;
             let first = TABLE.allocate::<Linux>(units).expect("memory");
-            assert_eq!(first / 1024, (first + units - 1) / 1024);
+            assert_eq!(first / UNITS, (first + units - 1) / UNITS);
             for id in first..first + units {
                 assert!(id != 0 && seen.insert(id));
                 // SAFETY: just handed out, 1,024 bytes.

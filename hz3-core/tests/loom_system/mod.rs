@@ -1,8 +1,8 @@
 //! A system for models: it hands out processors in turn, and maps chunks of tables whose units are a model's own.
 #![allow(dead_code, reason = "each model uses its part")]
 
-use hz3_core::platform::os::Os;
 use hz3_core::platform::os::Waiter;
+use hz3_core::platform::os::{NotMapped, Os};
 use hz3_core::platform::table::{CHUNK_BYTES, Table};
 use loom::thread;
 use std::marker::PhantomData;
@@ -70,11 +70,8 @@ unsafe impl<U: Unit> Os for System<U> {
     fn reserve(_: usize, _: usize) -> Option<NonNull<u8>> {
         unimplemented!()
     }
-    unsafe fn make_readable(_: NonNull<u8>, _: usize) -> bool {
-        unreachable!("nothing is opened")
-    }
-    unsafe fn renew(_: NonNull<u8>, _: usize) -> bool {
-        false
+    fn map_at(_: usize, _: usize, _: bool) -> Result<NonNull<u8>, NotMapped> {
+        unimplemented!()
     }
     unsafe fn commit(_: NonNull<u8>, _: usize) -> bool {
         unimplemented!()

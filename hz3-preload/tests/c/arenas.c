@@ -4,6 +4,7 @@
  */
 #include "check.h"
 
+#include <inttypes.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -145,6 +146,65 @@ static void addresses_that_are_not_used_cost_no_memory(void) {
     CHECK_THAT(size < first_size + 64 * MIB, "mlockall made %zu MiB resident", (size - first_size) / MIB);
 }
 
+/* ---- strangers in the way ---------------------------------------------------------------- */
+
+/* Where the mapping that holds `block` ends. */
+static uintptr_t end_of_mapping(const void *block) {
+    FILE *maps = fopen("/proc/self/maps", "r");
+    CHECK(maps != NULL);
+    char line[512];
+    uintptr_t from = 0, to = 0;
+    while (fgets(line, sizeof line, maps) != NULL)
+        if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR, &from, &to) == 2 && from <= (uintptr_t)block && (uintptr_t)block < to) break;
+    fclose(maps);
+    CHECK((uintptr_t)block < to);
+    return to;
+}
+
+/* Maps `size` bytes where the heap would go on; NULL if something is there already, or it is refused. */
+static unsigned char *stand_in_the_way(size_t size, int rights) {
+    static char *last;
+    for (int i = 0; i < 100; i++) CHECK((last = malloc(40 * KIB)) != NULL);
+    void *wanted = (void *)end_of_mapping(last);
+    void *mapped = mmap(wanted, size, rights, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    if (mapped == MAP_FAILED) return NULL;
+    if (mapped != wanted) munmap(mapped, size);
+    return mapped == wanted ? (unsigned char *)mapped : NULL;
+}
+
+static void a_heap_goes_round_what_is_in_the_way(void) {
+    enum { MOST = 30 };
+    unsigned char *pages[MOST];
+    size_t count = 0;
+    for (int round = 0; round < MOST; round++) {
+        unsigned char *page = stand_in_the_way(4 * KIB, PROT_READ | PROT_WRITE);
+        if (page == NULL) continue;
+        check_fill(page, 4 * KIB, count);
+        pages[count++] = page;
+    }
+    CHECK_THAT(count > MOST / 2, "only %zu pages were in the way", count);
+    fill_arenas();
+    for (size_t i = 0; i < count; i++) check_filled(pages[i], 4 * KIB, i);
+    for (size_t i = 0; i < count; i += 7) expect_abort(free_it, (char *)pages[i] + 16);
+    for (uintptr_t i = 0; i < THREADS; i++) free_rows((void *)i);
+    empty_arenas();
+    for (size_t i = 0; i < count; i++) check_filled(pages[i], 4 * KIB, i);
+}
+
+static void a_heap_goes_on_elsewhere_if_there_is_no_way_round(void) {
+    for (int round = 0; round < 3; round++) {
+        unsigned char *wall = stand_in_the_way(2 * GIB, PROT_NONE);
+        if (wall == NULL && round == 0) check_skip("no wall of 2 GiB: %s", strerror(errno));
+        fill_arenas();
+        if (wall != NULL) expect_abort(free_it, (char *)wall + GIB);
+        pthread_t threads[THREADS];
+        for (uintptr_t i = 0; i < THREADS; i++) threads[i] = check_thread(free_rows, (void *)i);
+        for (int i = 0; i < THREADS; i++) check_join(threads[i]);
+        empty_arenas();
+        malloc_trim(0);
+    }
+}
+
 /* Many threads, each with a heap that needs new arenas at once. */
 static void *grow(void *seed) {
     static __thread char *blocks[2000];
@@ -173,4 +233,6 @@ CHECK_MAIN(CASE(blocks_of_every_arena_are_freed_by_other_threads),
            CASE(misuse_is_noticed_in_every_arena),
            CASE(what_lies_between_the_arenas_is_no_block),
            CASE(addresses_that_are_not_used_cost_no_memory),
+           CASE(a_heap_goes_round_what_is_in_the_way),
+           CASE(a_heap_goes_on_elsewhere_if_there_is_no_way_round),
            CASE(threads_that_grow_at_once_get_blocks_of_their_own))

@@ -1,7 +1,7 @@
 /*
- * late_limit.c: limits that a program sets while it runs, when the allocator has already reserved
- * what it likes: RLIMIT_AS at several values above and below the present size, RLIMIT_DATA, and
- * mlockall. Blocks are not written here, because what was reserved before the limit may be large.
+ * late_limit.c: limits that a program sets while it runs, when the allocator has already mapped what
+ * it likes: RLIMIT_AS at several values above and below the present size, RLIMIT_DATA, and mlockall.
+ * Blocks are mostly not written here. What is mapped is little more than what is used.
  */
 #include "check.h"
 
@@ -158,6 +158,82 @@ static void threads_run_out_together_under_a_late_limit(void) {
     for (int i = 0; i < THREADS; i++) check_join(threads[i]);
 }
 
+/* ---- what the rest of the process gets --------------------------------------------------- */
+
+static void *pass(void *it) { return it; }
+
+static void use_everything_else(void) {
+    set_limit(RLIMIT_AS, GIB);
+    check_join(check_thread(pass, NULL));
+    void *mapped = mmap(NULL, 40 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK_THAT(mapped != MAP_FAILED, "mmap: %s", strerror(errno));
+    CHECK_THAT(dlopen("libm.so.6", RTLD_NOW) != NULL, "%s", dlerror());
+    void *block = malloc(40 * MIB);
+    CHECK(block != NULL);
+    free(block);
+}
+
+/* In a child: runs `body` after the allocator's first calls. */
+static void in_a_child(void (*body)(void)) {
+    free(malloc(100));
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        body();
+        _exit(0);
+    }
+    check_child_passed(child);
+}
+
+static void the_program_s_own_calls_work_under_a_late_limit(void) { in_a_child(use_everything_else); }
+
+static size_t small_blocks_until_null(void) {
+    size_t count = 0;
+    while (malloc(10000) != NULL) count++;
+    CHECK(errno == ENOMEM);
+    return count * 10000;
+}
+
+static void fill_a_limit(void) {
+    const size_t room = 600 * MIB;
+    set_limit(RLIMIT_AS, check_status("VmSize:") + room);
+    size_t taken = small_blocks_until_null();
+    CHECK_THAT(taken >= room / 10 * 9, "%zu of %zu MiB", taken / MIB, room / MIB);
+}
+
+static void nearly_all_that_a_late_limit_leaves_is_to_be_had(void) { in_a_child(fill_a_limit); }
+
+static void raise_a_limit_bit_by_bit(void) {
+    struct rlimit limit;
+    CHECK(getrlimit(RLIMIT_AS, &limit) == 0);
+    for (int round = 0; round < 80; round++) {
+        limit.rlim_cur = check_status("VmSize:") + 10 * MIB;
+        CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
+        size_t taken = small_blocks_until_null();
+        CHECK_THAT(taken >= 6 * MIB, "round %d: %zu KiB of 10 MiB", round, taken / KIB);
+    }
+    limit.rlim_cur = limit.rlim_max;
+    CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
+    for (int i = 0; i < 30000; i++) CHECK_THAT(malloc(10000) != NULL, "null after %d blocks without a limit", i);
+}
+
+static void a_limit_that_is_raised_bit_by_bit_wears_nothing_out(void) { in_a_child(raise_a_limit_bit_by_bit); }
+
+static void compare_sizes(void) {
+    size_t used = 0, before = check_status("VmSize:");
+    CHECK_THAT(before < 64 * MIB, "%zu MiB are mapped after the first block", before / MIB);
+    for (size_t i = 0; used < GIB; i++) {
+        size_t size = i % 50 == 0 ? 3 * MIB : 100 + i % 900 * 30;
+        CHECK(malloc(size) != NULL);
+        used += size;
+        if (i % 100 != 0) continue;
+        size_t mapped = check_status("VmSize:");
+        CHECK_THAT(mapped < used + used / 4 + 64 * MIB, "%zu MiB are mapped for %zu", mapped / MIB, used / MIB);
+    }
+}
+
+static void what_is_mapped_is_little_more_than_what_is_used(void) { in_a_child(compare_sizes); }
+
 /* ---- locked memory ----------------------------------------------------------------------- */
 
 #define RESIDENT_LIMIT (512 * MIB)
@@ -237,6 +313,23 @@ static void allocate_then_lock(void) {
     use_64_mib();
 }
 
+static void lock_and_hold(void) {
+    const size_t piece = 60 * KIB, use = 60 * MIB;
+    free(malloc(100));
+    size_t before = check_status("VmRSS:");
+    lock_everything();
+    for (size_t used = 0; used < use; used += piece) {
+        void *block = malloc(piece);
+        CHECK(block != NULL);
+        check_fill(block, piece, used);
+    }
+    size_t resident = check_status("VmRSS:");
+    CHECK_THAT(resident < before + use + use / 8 + 10 * MIB, "%zu MiB are resident for %zu, %zu before",
+               resident / MIB, use / MIB, before / MIB);
+}
+
+static void locked_memory_is_little_more_than_what_is_used(void) { run_watched(lock_and_hold); }
+
 static void mlockall_before_allocation_locks_what_is_used(void) { run_watched(lock_then_allocate); }
 
 static void mlockall_after_allocation_locks_what_is_used(void) { run_watched(allocate_then_lock); }
@@ -246,5 +339,10 @@ CHECK_MAIN(CASE(malloc_fails_and_recovers_under_a_late_address_space_limit),
            CASE(malloc_fails_and_recovers_under_a_late_data_limit),
            CASE(requests_beyond_a_data_limit_leave_nothing_behind),
            CASE(threads_run_out_together_under_a_late_limit),
+           CASE(the_program_s_own_calls_work_under_a_late_limit),
+           CASE(nearly_all_that_a_late_limit_leaves_is_to_be_had),
+           CASE(a_limit_that_is_raised_bit_by_bit_wears_nothing_out),
+           CASE(what_is_mapped_is_little_more_than_what_is_used),
+           CASE(locked_memory_is_little_more_than_what_is_used),
            CASE(mlockall_before_allocation_locks_what_is_used),
            CASE(mlockall_after_allocation_locks_what_is_used))

@@ -127,7 +127,7 @@ fn check_lanes(root: &Path) -> Result<()> {
     let header = text.lines().find(|line| line.starts_with("| | `")).context("no table of lanes")?;
     let listed: Vec<&str> =
         header.trim_matches('|').split('|').skip(1).map(|name| name.trim().trim_matches('`')).collect();
-    let (shards, arenas) = (row(&text, "shards")?, row(&text, "first arena")?);
+    let (shards, arenas) = (row(&text, "shards")?, row(&text, "arena size")?);
     let mut faults = Vec::new();
     for name in lanes.keys().filter(|name| !listed.contains(&name.as_str())) {
         faults.push(format!("{LANES_PAGE} lacks the lane {name}"));
@@ -142,10 +142,8 @@ fn check_lanes(root: &Path) -> Result<()> {
             faults.push(format!("{LANES_PAGE}: {name} has {} shards, not {said:?}", lane.shards));
         }
         if size(arena) != Some(lane.first_arena_bytes) {
-            faults.push(format!(
-                "{LANES_PAGE}: {name}'s first arena has {} bytes, not {arena:?}",
-                lane.first_arena_bytes
-            ));
+            faults
+                .push(format!("{LANES_PAGE}: {name}'s arena size is {} bytes, not {arena:?}", lane.first_arena_bytes));
         }
     }
     all_agree(&faults)

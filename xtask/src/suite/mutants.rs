@@ -34,8 +34,8 @@ const FORK: (&str, &str) = ("loom_lock", "a_lock_freed_after_a_fork_wakes_a_thre
 const TRANSIT: (&str, &str) = ("loom_lock", "a_fork_leaves_nothing_of_other_threads_in_transit");
 const KEY: (&str, &str) = ("loom_hooks", "one_key_is_left_and_every_thread_has_it");
 const NO_KEY: (&str, &str) = ("loom_hooks", "without_a_key_every_thread_goes_on");
-const TAGS: (&str, &str) = ("loom_growth", "a_look_at_any_address_meets_committed_tags_only");
-const INSIDE: (&str, &str) = ("loom_growth", "a_growth_inside_a_growth_gets_the_next_pages");
+const TAGS: (&str, &str) = ("loom_growth", "a_look_at_any_address_meets_mapped_tags_only");
+const INSIDE: (&str, &str) = ("loom_growth", "a_growth_inside_a_growth_gets_pages_of_its_own");
 const AT_ONCE: (&str, &str) = ("loom_growth", "threads_that_grow_at_once_get_pages_of_their_own_whatever_is_refused");
 const ONE_WRITING: (&str, &str) = ("loom_sequence", "what_is_read_is_of_one_writing");
 const UNITS: (&str, &str) = ("loom_growth", "units_below_the_end_are_mapped_and_no_id_is_handed_out_twice");
@@ -159,29 +159,22 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "claim-not-noted",
         file: "pages/page_map.rs",
-        original: "self.claimed.store(first + pages, Ordering::Relaxed);",
+        original: "self.end.store(end | CLAIMED, Ordering::Relaxed);",
         fault: "",
         model: INSIDE,
     },
     Mutant {
-        name: "tags-before-a-claim-left-out",
+        name: "published-end-not-moved",
         file: "pages/page_map.rs",
-        original: "Claim { published: self.pages(), first",
-        fault: "Claim { published: first, first",
-        model: INSIDE,
+        original: "self.end.store(end, Ordering::Relaxed);",
+        fault: "self.end.store(claim.end, Ordering::Relaxed);",
+        model: AT_ONCE,
     },
     Mutant {
-        name: "published-pages-withdrawn",
+        name: "claim-never-given-up",
         file: "pages/page_map.rs",
-        original: "if claim.end > self.pages() {",
-        fault: "if claim.end > 0 {",
-        model: INSIDE,
-    },
-    Mutant {
-        name: "claim-given-up-below-another",
-        file: "pages/page_map.rs",
-        original: "if self.claimed.load(Ordering::Relaxed) == claim.end {",
-        fault: "if claim.end > 0 {",
+        original: "self.end.store(claim.end, Ordering::Relaxed);",
+        fault: "let _ = claim;",
         model: AT_ONCE,
     },
     Mutant {
