@@ -19,6 +19,10 @@
 //! `HZ3_ARENA_SIZE`, `HZ3_BACKGROUND_THREAD` (1 takes effect in [`Hz3::start_background_thread`]), `HZ3_PURGE_DELAY_MS`,
 //! `HZ3_SHOW_ERRORS` and `HZ3_THP`.
 //!
+//! # Regions
+//!
+//! [`Region`] is memory of its own, within a limit, that goes all at once; with the feature `allocator-api2` an `Allocator`.
+//!
 //! # Inside
 //!
 //! Folders are layers; each imports only those below it:

@@ -21,7 +21,7 @@ struct hz3_stats {
     size_t committed_bytes;  /* of it, arenas made usable so far */
     size_t live_bytes;       /* blocks that the program holds, each with all of its slot or pages */
     size_t small_live_bytes; /* of them, small blocks */
-    size_t large_bytes;      /* of them, large blocks in arenas */
+    size_t large_bytes;      /* of them, large blocks in arenas, and regions' spans */
     size_t direct_bytes;     /* of them, blocks that are mappings of their own */
     size_t direct_blocks;    /* number of these mappings */
     size_t magazine_bytes;   /* free slots in threads' magazines */

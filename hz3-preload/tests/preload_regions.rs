@@ -7,6 +7,7 @@ use harness::compiler::Program;
 use harness::run::Run;
 use harness::{Lane, any_malloc, lists_every_case};
 use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
 
 lane_tests! {
     Program::new("c/regions.c") => [
@@ -60,5 +61,41 @@ fn misuse_of_regions_stops_the_process() {
             let line = format!("hz3: {fault} {pointer}");
             assert!(outcome.stderr.starts_with(&line), "not {line:?}: {outcome}");
         }
+    }
+}
+
+/// The program that docs/c.md shows, linked with each lane.
+#[test]
+fn the_example_of_the_book_is_built_and_run() {
+    if any_malloc() {
+        return;
+    }
+    let book = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/c.md");
+    let text = std::fs::read_to_string(book).expect("docs/c.md");
+    let source = text.split("```c\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a program in docs/c.md");
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("example");
+    std::fs::create_dir_all(&folder).expect("cargo's folder for tests is writable");
+    std::fs::write(folder.join("example.c"), source).expect("written");
+    for lane in [Lane::Fast, Lane::Scale, Lane::Hardened] {
+        let library = lane.library();
+        let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
+        let compiled = Command::new(compiler)
+            .args(["-Wall", "-Wextra", "-Werror", "-o", "example", "example.c", "-I"])
+            .arg(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("include"))
+            .arg(&library)
+            .current_dir(&folder)
+            .output()
+            .expect("a compiler");
+        assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+        let output = Command::new(folder.join("example"))
+            .env_remove("HZ3_PRELOAD_DIR")
+            .env("LD_LIBRARY_PATH", library.parent().expect("a folder"))
+            .output()
+            .expect("the program that was just built can be run");
+        let (said, warned) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{said}{warned}");
+        // The large block has 25 pages; the region keeps a page for each size of the small ones.
+        assert_eq!(said, "in the region: 1 block of 102400 bytes, 110592 held of 1048576\n");
+        assert!(warned.starts_with("beyond the limit: "), "{warned}");
     }
 }

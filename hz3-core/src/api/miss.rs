@@ -450,6 +450,9 @@ fn gather_all<L: Lane>(want: Want) -> bool {
             set_aside::<L, _>(heap, || flush_stash(pages, exchange, heap));
             is_any = true;
         }
+        if is_due {
+            is_any |= Blocks::of(pages, &allocator.regions).release_empties();
+        }
         is_any |= gather(pages, exchange, if is_due { usize::MAX } else { UNMAPS });
         if let Some(heap) = heap {
             if is_due {
@@ -487,6 +490,7 @@ pub fn trim<L: Lane>() -> bool {
         }
     }
     rest::take_all(&allocator.pages, &allocator.exchange, &allocator.heaps);
+    Blocks::of(&allocator.pages, &allocator.regions).release_empties();
     let is_any = purge_all(&allocator.pages, &allocator.exchange);
     if !rest::exchange_last(&allocator.pages, &allocator.exchange, &allocator.heaps) {
         return is_any;

@@ -158,3 +158,7 @@ mod allocator_api2 {
         }
     }
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/rust.md")]
+struct ExamplesOfTheBook;

@@ -128,6 +128,17 @@ impl<'a, P: Policy> Blocks<'a, P> {
         true
     }
 
+    /// Releases every region's empty spans; whether there were any.
+    pub fn release_empties(&self) -> bool {
+        let mut is_any = false;
+        for number in self.regions.numbers() {
+            while self.release_empty(number) {
+                is_any = true;
+            }
+        }
+        is_any
+    }
+
     /// Claims `count` pages, for what `take` then takes: releases empty spans for them. False beyond the limit.
     fn claim(&self, number: u32, count: usize, entry: &str) -> bool {
         loop {
@@ -137,11 +148,13 @@ impl<'a, P: Policy> Blocks<'a, P> {
                     held.begin_claim();
                     return true;
                 }
+                if !held.region().could_claim(count) {
+                    held.region().note_refused();
+                    return false;
+                }
             }
-            if !self.release_empty(number) {
-                self.regions.lock(number).region().note_refused();
-                return false;
-            }
+            // What is empty may be taken by another thread meanwhile.
+            self.release_empty(number);
         }
     }
 

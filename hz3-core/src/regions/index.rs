@@ -199,8 +199,13 @@ impl<O: Os> Regions<O> {
         stats
     }
 
+    /// The numbers of all regions, in use or not.
+    pub fn numbers(&self) -> core::ops::Range<u32> {
+        1..self.table.end()
+    }
+
     fn each(&self, mut look: impl FnMut(&Region) -> Result<(), &'static str>) -> Result<(), &'static str> {
-        for number in 1..self.table.end() {
+        for number in self.numbers() {
             let mut held = self.lock(number);
             if held.region().is_live {
                 look(held.region())?;

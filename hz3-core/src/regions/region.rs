@@ -17,7 +17,7 @@ use crate::platform::units::{Bin, PAGE_BYTES, SpanId, pages_for};
 
 /// Most pages of a region's empty spans that it keeps; more where it is large. Chosen: a request's blocks.
 const KEPT_PAGES: usize = 8;
-/// Part of a region's pages that empty spans may take, and part that a new span has. Chosen.
+/// Part of a region's pages that empty spans may take, and part of its spans' that a new one has. Chosen.
 const KEPT_SHARE: usize = 8;
 const GROWTH_SHARE: usize = 4;
 /// Most pages of a region's first span of a bin, of those that waste an eighth at most.
@@ -26,7 +26,6 @@ const FIRST_PAGES: usize = 5;
 /// Counts of a region, or of all of them. Bytes are of whole slots and pages, without guards.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-#[repr(C)]
 pub struct RegionStats {
     /// Regions counted.
     pub regions: usize,
@@ -198,7 +197,8 @@ impl Region {
 
     /// Claims pages for a span of `bin`, as many as suit the region and fit its limit; `None` if not even one slot's do.
     pub fn claim_span(&mut self, bin: Bin) -> Option<usize> {
-        let wanted = first_pages(bin).max(self.pages / GROWTH_SHARE).min(usize::from(bins::info(bin).span_pages));
+        let grown = (self.pages - self.large_pages) / GROWTH_SHARE;
+        let wanted = first_pages(bin).max(grown).min(usize::from(bins::info(bin).span_pages));
         // None behind the last slot: others may need them.
         let slots = slots_in(bin, wanted.min(self.most_pages - self.pages));
         let pages = pages_for(slots * bins::info(bin).slot_bytes as usize);
@@ -213,6 +213,11 @@ impl Region {
         self.pages += pages;
         self.peak_pages = self.peak_pages.max(self.pages);
         true
+    }
+
+    /// Whether `pages` could be claimed without the empty spans.
+    pub const fn could_claim(&self, pages: usize) -> bool {
+        pages <= self.most_pages - (self.pages - self.empty_pages)
     }
 
     /// Gives up pages that were claimed.

@@ -254,6 +254,10 @@ static void ten_thousand_empty_regions_take_little(void) {
 
 static void memory_of_a_region_goes_back(void) {
     struct hz3_region *region = new_region(0);
+    for (size_t size = 16; size < 30000; size += size / 2) free(region_malloc(region, size));
+    CHECK(stats_of(region).held_bytes > 0 && stats_of(region).held_bytes <= 32 * KIB);
+    malloc_trim(0);
+    CHECK(stats_of(region).held_bytes == 0);
     void *blocks[200];
     for (int i = 0; i < 20000; i++) memset(region_malloc(region, 4000), 1, 4000);
     for (int i = 0; i < 200; i++) CHECK((blocks[i] = region_malloc(region, 200000)) != NULL);
