@@ -159,12 +159,12 @@ pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
     if bytes > MAX_BYTES {
         return null_mut();
     }
-    if let Some(owned) = size::region_of::<L>(block.addr()) {
+    if let Some(member) = size::region_of::<L>(block.addr()) {
         let allocate =
-            |bytes| miss::in_region::<L>(owned.region, bytes, MIN_ALIGN).map_or(null_mut(), |block| block.start);
+            |bytes| miss::in_region::<L>(member.region, bytes, MIN_ALIGN).map_or(null_mut(), |block| block.start);
         // SAFETY: a live block of the region; it is given up when it has moved.
         return unsafe {
-            size::realloc_in_region::<L>("realloc()", owned, block, bytes, allocate, |block| miss::free::<L>(block))
+            size::realloc_in_region::<L>("realloc()", member, block, bytes, allocate, |block| miss::free::<L>(block))
         };
     }
     // SAFETY: `block` is null or a live block of this lane; the three functions are the lane's.

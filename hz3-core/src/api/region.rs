@@ -17,7 +17,7 @@ use crate::observe::sampling;
 use crate::pages::guards::Wait;
 use crate::platform::abort;
 use crate::platform::units::PAGE_BYTES;
-use crate::regions::blocks::{Blocks, Owned};
+use crate::regions::blocks::{Blocks, Member};
 use crate::regions::index::Regions;
 use crate::regions::region::RegionStats;
 use core::ptr::{NonNull, null_mut};
@@ -65,9 +65,9 @@ pub fn allocate_zeroed<L: Lane>(region: u32, bytes: usize, align: usize) -> *mut
 }
 
 /// The region's live block at `block`. Any other pointer stops the process in the name of `entry`.
-fn require_owned<L: Lane>(entry: &str, region: u32, block: *mut u8) -> Owned {
+fn require_member<L: Lane>(entry: &str, region: u32, block: *mut u8) -> Member {
     match size::region_of::<L>(block.addr()) {
-        Some(owned) if owned.region == region => owned,
+        Some(member) if member.region == region => member,
         _ => abort::misuse::<L::Os>(entry, "not a block of the region:", block.addr()),
     }
 }
@@ -80,10 +80,10 @@ pub unsafe fn free<L: Lane>(region: u32, block: *mut u8) {
     if block.is_null() {
         return;
     }
-    let owned = require_owned::<L>("hz3_region_free()", region, block);
+    let member = require_member::<L>("hz3_region_free()", region, block);
     // SAFETY: the caller gives up the block, a large one or one of a region's span.
     unsafe {
-        if owned.is_large {
+        if member.is_large {
             miss::free::<L>(block);
         } else {
             miss::free_in_region::<L>("hz3_region_free()", block);
@@ -104,10 +104,10 @@ pub unsafe fn realloc<L: Lane>(region: u32, block: *mut u8, bytes: usize, align:
         return null_mut();
     }
     let entry = "hz3_region_realloc()";
-    let owned = require_owned::<L>(entry, region, block);
+    let member = require_member::<L>(entry, region, block);
     let allocate = |bytes| allocate::<L>(region, bytes, align);
     // SAFETY: a live block of the region; it is given up when it has moved.
-    unsafe { size::realloc_in_region::<L>(entry, owned, block, bytes, allocate, |block| miss::free::<L>(block)) }
+    unsafe { size::realloc_in_region::<L>(entry, member, block, bytes, allocate, |block| miss::free::<L>(block)) }
 }
 
 /// Counts of a region, or of all.

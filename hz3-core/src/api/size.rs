@@ -13,7 +13,7 @@ use crate::pages::bins::{self, FOREIGN, MAX_SMALL_BYTES};
 use crate::pages::page_tag::Kind;
 use crate::platform::abort;
 use crate::platform::units::pages_for;
-use crate::regions::blocks::{Blocks, Owned};
+use crate::regions::blocks::{Blocks, Member};
 use core::ptr::null_mut;
 
 /// Usable bytes of the block at `block`; 0 for null, `None` if none begins there. A damaged canary aborts the process.
@@ -155,7 +155,7 @@ pub unsafe fn realloc<L: Lane>(
 
 /// Who owns the live block at `address`; `None` if no region does.
 #[inline]
-pub fn region_of<L: Lane>(address: usize) -> Option<Owned> {
+pub fn region_of<L: Lane>(address: usize) -> Option<Member> {
     Blocks::of(&L::allocator().pages, &L::allocator().regions).owner_of(address)
 }
 
@@ -165,7 +165,7 @@ pub fn region_of<L: Lane>(address: usize) -> Option<Owned> {
 /// `block` is a live block, which `owned` tells of. After success the caller no longer uses it.
 pub unsafe fn realloc_in_region<L: Lane>(
     entry: &str,
-    owned: Owned,
+    member: Member,
     block: *mut u8,
     bytes: usize,
     allocate: impl Fn(usize) -> *mut u8,
@@ -175,24 +175,24 @@ pub unsafe fn realloc_in_region<L: Lane>(
     let blocks = Blocks::of(pages, &L::allocator().regions);
     // SAFETY: the caller owns the live block, and gives it up once it has moved.
     unsafe {
-        let old = if owned.is_large {
+        let old = if member.is_large {
             match large_usable::<L>(entry, address) {
                 Some(old) => old,
                 None => refuse(pages, entry, address),
             }
         } else {
             let old = blocks.usable_bytes(entry, pages.tag(address), block);
-            if !blocks.is_out(owned, address) {
+            if !blocks.is_out(member, address) {
                 abort::misuse::<L::Os>(entry, "use after free of", address);
             }
             old
         };
-        let slot_bytes = if owned.is_large { 0 } else { blocks.slot_bytes(owned.span) };
+        let slot_bytes = if member.is_large { 0 } else { blocks.slot_bytes(member.span) };
         let wanted = bytes.saturating_add(L::TRAILER_BYTES);
-        if owned.is_large && bytes > MAX_SMALL_BYTES - L::TRAILER_BYTES {
+        if member.is_large && bytes > MAX_SMALL_BYTES - L::TRAILER_BYTES {
             // Before the block may move: another thread's block may take its address at once.
             let sample = sampling::take::<L>(address);
-            let here = blocks.resize_large(owned, pages_for(bytes), || large::resize(pages, address, bytes));
+            let here = blocks.resize_large(member, pages_for(bytes), || large::resize(pages, address, bytes));
             if !here.is_null() {
                 sampling::large::<L>(here.addr(), bytes);
                 return here;
@@ -212,7 +212,7 @@ pub unsafe fn realloc_in_region<L: Lane>(
         } else if bytes <= old {
             // A block that shrinks still fits in its place.
             new = block;
-            if owned.is_large {
+            if member.is_large {
                 large::reseal(pages, address, bytes);
             } else {
                 blocks.reseal(block, slot_bytes, bytes);

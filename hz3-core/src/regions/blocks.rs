@@ -22,7 +22,7 @@ use core::ptr::null_mut;
 
 /// A block in a region.
 #[derive(Clone, Copy)]
-pub struct Owned {
+pub struct Member {
     /// The region's number.
     pub region: u32,
     /// Its span.
@@ -189,7 +189,7 @@ impl<'a, P: Policy> Blocks<'a, P> {
     }
 
     /// Who owns the live block at `address`; `None` if no region does.
-    pub fn owner_of(&self, address: usize) -> Option<Owned> {
+    pub fn owner_of(&self, address: usize) -> Option<Member> {
         if !self.regions.is_any() {
             return None;
         }
@@ -202,17 +202,21 @@ impl<'a, P: Policy> Blocks<'a, P> {
         };
         // SAFETY: descriptors are never unmapped, and constant while a block of theirs lives.
         let span = unsafe { &*at(self.pages.spans(), id) };
-        span.in_region.then(|| Owned { region: span.region(), span: id, is_large })
+        span.in_region.then(|| Member { region: span.region(), span: id, is_large })
     }
 
     /// Takes the large block at `address` out of its region, before it is freed. Does nothing if no region has it.
     #[inline]
     pub fn forget_large(&self, address: usize) {
         if self.regions.has_large()
-            && let Some(owned) = self.owner_of(address)
-            && owned.is_large
+            && let Some(member) = self.owner_of(address)
+            && member.is_large
         {
-            let is_out = self.regions.lock(owned.region).region().remove_large(self.pages.spans(), owned.span);
+            // Another thread may be freeing the same block.
+            let is_out = self
+                .regions
+                .lock_if_any(member.region)
+                .is_some_and(|mut held| held.region().remove_large(self.pages.spans(), member.span));
             if is_out {
                 self.regions.note_large(false);
             }
@@ -221,20 +225,20 @@ impl<'a, P: Policy> Blocks<'a, P> {
 
     /// Resizes a large block of a region by `resize`, to `count` pages without the guard; null beyond the limit, or as
     /// `resize` says.
-    pub fn resize_large(&self, owned: Owned, count: usize, resize: impl FnOnce() -> *mut u8) -> *mut u8 {
+    pub fn resize_large(&self, member: Member, count: usize, resize: impl FnOnce() -> *mut u8) -> *mut u8 {
         // SAFETY: the caller owns the block, and so its descriptor.
-        let more = count.saturating_sub(unsafe { (*at(self.pages.spans(), owned.span)).counted_pages() });
+        let more = count.saturating_sub(unsafe { (*at(self.pages.spans(), member.span)).counted_pages() });
         let _transit = self.pages.runs.forks.begin_transit::<P::Os>();
-        if !self.claim(owned.region, more, "hz3_region_realloc()") {
+        if !self.claim(member.region, more, "hz3_region_realloc()") {
             return null_mut();
         }
         let block = resize();
-        let mut held = self.regions.lock(owned.region);
+        let mut held = self.regions.lock(member.region);
         held.end_claim();
         if block.is_null() {
             held.region().give_up(more);
         } else {
-            held.region().note_resized(self.pages.spans(), owned.span, count);
+            held.region().note_resized(self.pages.spans(), member.span, count);
         }
         block
     }
@@ -275,9 +279,9 @@ impl<'a, P: Policy> Blocks<'a, P> {
     }
 
     /// Whether the small block at `address`, of span `id` in region `region`, is out.
-    pub fn is_out(&self, owned: Owned, address: usize) -> bool {
-        let _held = self.regions.lock(owned.region);
-        Region::is_out(self.pages.spans(), owned.span, address)
+    pub fn is_out(&self, member: Member, address: usize) -> bool {
+        let _held = self.regions.lock(member.region);
+        Region::is_out(self.pages.spans(), member.span, address)
     }
 
     /// In a hardened lane: writes the canary behind the first `bytes` bytes of a small block.
@@ -311,13 +315,9 @@ impl<'a, P: Policy> Blocks<'a, P> {
             }
             (Slot::new(block), (*at(spans, id)).region())
         };
-        let result = {
-            let mut held = self.regions.lock(number);
-            if held.region().is_live {
-                held.region().restore(spans, id, &slot, P::GUARD_PAGES)
-            } else {
-                Err(NotReturned::NotASlot)
-            }
+        let result = match self.regions.lock_if_any(number) {
+            Some(mut held) => held.region().restore(spans, id, &slot, P::GUARD_PAGES),
+            None => Err(NotReturned::NotASlot),
         };
         match result {
             Ok(None) => false,

@@ -122,6 +122,11 @@ impl<O: Os> Regions<O> {
         Held { stripe, region: unsafe { typed::<Region, REGION_BYTES>(&self.table, number) } }
     }
 
+    /// The region of which a descriptor tells, perhaps a stale one; `None` for what is no number.
+    pub fn lock_if_any(&self, number: u32) -> Option<Held<'_, O>> {
+        self.numbers().contains(&number).then(|| self.lock(number))
+    }
+
     /// The region, in use. One that was destroyed stops the process in the name of `entry`.
     pub fn lock_live(&self, number: u32, entry: &str) -> Held<'_, O> {
         let mut held = self.lock(number);

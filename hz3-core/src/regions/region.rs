@@ -11,6 +11,7 @@
 //! limit bounds the region's memory. A few pages of empty spans stay for what comes next, until the limit needs them.
 
 use crate::pages::bins::{self, BINS};
+use crate::pages::page_tag::Kind;
 use crate::pages::slot::{Slot, no_slots};
 use crate::pages::span::{NotReturned, Span, Spans, at};
 use crate::platform::units::{Bin, PAGE_BYTES, SpanId, pages_for};
@@ -241,6 +242,11 @@ impl Region {
         self.carve(spans, id, guard_pages)
     }
 
+    /// Whether the span is this region's.
+    const fn has(&self, span: &Span) -> bool {
+        span.in_region && span.region() == self.number
+    }
+
     /// Puts `slot` back into its span `id`, of this region. Returns the span if it is empty and to be released: then it has
     /// left the region.
     ///
@@ -254,6 +260,10 @@ impl Region {
         guard_pages: usize,
     ) -> Result<Option<SpanId>, NotReturned> {
         let one = span(spans, id);
+        // Another thread may have freed the same block, and with it the span.
+        if !self.is_live || !self.has(one) || one.kind != Kind::Region {
+            return Err(NotReturned::NotASlot);
+        }
         let bin = one.bin;
         let (pages, info) = (one.pages as usize - guard_pages, bins::info(bin));
         let was_full = one.home == 0 && usize::from(one.carved) >= slots_in(bin, pages);
@@ -315,7 +325,7 @@ impl Region {
 
     /// Takes out the large block of span `id`; false if it is out already.
     pub fn remove_large(&mut self, spans: &Spans, id: SpanId) -> bool {
-        if !span(spans, id).in_region {
+        if !self.has(span(spans, id)) {
             return false;
         }
         span(spans, id).in_region = false;
@@ -384,7 +394,7 @@ impl Region {
                 let one = &*span(spans, id);
                 let is_large = list == BINS + 1;
                 let own = if is_large { one.counted_pages() } else { one.pages as usize - guard_pages };
-                if !one.in_region || one.region() != self.number {
+                if !self.has(one) {
                     return Err("a region's span that is another's");
                 }
                 pages += own;
