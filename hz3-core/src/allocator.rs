@@ -14,6 +14,7 @@ use crate::platform::options::Options;
 use crate::platform::os::Os;
 use crate::record::observer::Observer;
 use crate::record::profile::Profile;
+use crate::regions::index::Regions;
 use crate::thread::heap::{Entries, Heap, LEFT_HEAP, heap_at, is_static};
 use crate::thread::heaps::Heaps;
 use crate::thread::hooks::Hooks;
@@ -89,6 +90,8 @@ pub unsafe fn set_aside<L: Lane, T>(heap: &HeapOf<L>, body: impl FnOnce() -> T) 
 pub struct Allocator<L: Lane> {
     /// Where memory comes from.
     pub pages: PageHeap<L>,
+    /// Regions, in spans of their own.
+    pub regions: Regions<L::Os>,
     /// The shards, and the magazines that move between them.
     pub exchange: Exchange<L>,
     /// Threads' heaps.
@@ -115,6 +118,7 @@ impl<L: Lane> Allocator<L> {
     pub const fn new() -> Self {
         Self {
             pages: PageHeap::new(),
+            regions: Regions::new(),
             exchange: Exchange::new(),
             heaps: Heaps::new(),
             schedule: Schedule::new(),

@@ -19,6 +19,10 @@
 //! `HZ3_ARENA_SIZE`, `HZ3_BACKGROUND_THREAD` (1 takes effect in [`Hz3::start_background_thread`]), `HZ3_PURGE_DELAY_MS`,
 //! `HZ3_SHOW_ERRORS` and `HZ3_THP`.
 //!
+//! # Regions
+//!
+//! [`Region`] is memory of its own, within a limit, that goes all at once; with the feature `allocator-api2` an `Allocator`.
+//!
 //! # Inside
 //!
 //! Folders are layers; each imports only those below it:
@@ -32,6 +36,7 @@
 //! upkeep      decay: sends surplus magazines home, purges free memory
 //! thread      a thread's heap
 //! transfer    how free slots change hands
+//! regions     blocks that go all at once, within a limit
 //! record      what an allocator records about its program
 //! hardening   the hardened lane's checks
 //! pages       spans, runs and direct mappings
@@ -84,6 +89,10 @@ mod process;
 pub mod record;
 #[cfg(all(not(feature = "internals"), not(loom)))]
 mod record;
+#[cfg(all(feature = "internals", not(loom)))]
+pub mod regions;
+#[cfg(all(not(feature = "internals"), not(loom)))]
+mod regions;
 #[cfg(feature = "internals")]
 pub mod thread;
 #[cfg(not(feature = "internals"))]
@@ -102,8 +111,12 @@ pub use allocator::Lane;
 #[cfg(not(loom))]
 pub use api::global_alloc::Hz3;
 #[cfg(not(loom))]
+pub use api::region_handle::Region;
+#[cfg(not(loom))]
 pub use lane::{Fast, Hardened, Scale};
 #[cfg(all(not(loom), feature = "internals"))]
 pub use lane::{Tiny, TinyHardened, TinyHome};
 #[cfg(not(loom))]
 pub use observe::counts::Stats;
+#[cfg(not(loom))]
+pub use regions::region::RegionStats;

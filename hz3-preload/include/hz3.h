@@ -21,7 +21,7 @@ struct hz3_stats {
     size_t committed_bytes;  /* of it, what is mapped */
     size_t live_bytes;       /* blocks that the program holds, each with all of its slot or pages */
     size_t small_live_bytes; /* of them, small blocks */
-    size_t large_bytes;      /* of them, large blocks in arenas */
+    size_t large_bytes;      /* of them, large blocks in arenas, and regions' spans */
     size_t direct_bytes;     /* of them, blocks that are mappings of their own */
     size_t direct_blocks;    /* number of these mappings */
     size_t magazine_bytes;   /* free slots in threads' magazines */
@@ -69,6 +69,44 @@ int hz3_dump(int fd);
  * errno: EINVAL where there is no profile, else what the system says.
  */
 int hz3_profile_dump(const char *path);
+
+/*
+ * Regions: blocks in memory of their own, within a limit, that go all at once. Any thread may use one at any time, but for
+ * hz3_region_destroy. free, realloc and malloc_usable_size take a region's blocks too; realloc leaves them there.
+ */
+struct hz3_region;
+
+/* Counts of a region, or of all. Bytes, but for those that say otherwise. Later versions add fields at the end. */
+struct hz3_region_stats {
+    size_t limit_bytes; /* the limit, in whole pages; 0 for none. Of all regions: the sum */
+    size_t held_bytes;  /* what counts against it: pages of blocks, and of what is free between them */
+    size_t peak_bytes;  /* the most of that so far */
+    size_t live_bytes;  /* blocks that the program holds, each with all of its slot or pages */
+    size_t live_blocks; /* their number */
+    size_t refused;     /* number of requests that the limit refused */
+    size_t regions;     /* number of regions counted */
+};
+
+/*
+ * A region that never holds more than `limit` bytes, in whole pages; 0 for no limit. Null and errno: EINVAL where that is no
+ * page, else ENOMEM.
+ */
+struct hz3_region *hz3_region_new(size_t limit);
+
+/* Ends a region and frees all its blocks, which nobody uses any more. Null does nothing. */
+void hz3_region_destroy(struct hz3_region *region);
+
+/* As the functions without `_region`. Null and ENOMEM beyond the limit, too; null and EINVAL for a null region. */
+void *hz3_region_malloc(struct hz3_region *region, size_t size);
+void *hz3_region_calloc(struct hz3_region *region, size_t count, size_t size);
+void *hz3_region_aligned_alloc(struct hz3_region *region, size_t alignment, size_t size);
+
+/* As realloc and free, of the region's own blocks; any other pointer than null stops the process. */
+void *hz3_region_realloc(struct hz3_region *region, void *block, size_t size);
+void hz3_region_free(struct hz3_region *region, void *block);
+
+/* As hz3_stats, of a region or, for null, of all of them. */
+size_t hz3_region_stats(const struct hz3_region *region, struct hz3_region_stats *out, size_t size);
 
 #ifdef __cplusplus
 }

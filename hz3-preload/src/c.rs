@@ -19,7 +19,8 @@ pub fn out_of_memory() -> *mut u8 {
     null_mut()
 }
 
-fn set_errno(value: i32) {
+/// Sets `errno`.
+pub fn set_errno(value: i32) {
     // SAFETY: this thread's `errno`.
     unsafe { *libc::__errno_location() = value };
 }

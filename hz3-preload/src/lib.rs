@@ -11,6 +11,7 @@ pub mod loader;
 pub mod output;
 pub mod page;
 pub mod profile;
+pub mod region;
 pub mod report;
 pub mod statistics;
 
@@ -38,6 +39,7 @@ core::arch::global_asm!(
 macro_rules! export_lane {
     ($lane:ty, $version:literal) => {
         $crate::export_c!($lane, $version);
+        $crate::export_regions!($lane);
         $crate::export_cxx!($lane);
         $crate::export_loader!($lane);
 

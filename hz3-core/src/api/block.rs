@@ -149,7 +149,8 @@ pub fn check_layout<L: Lane>(block: *const u8, bytes: usize, align: usize) {
     }
 }
 
-/// Resizes `block`, in place or by moving it, and keeps its contents. A null block is allocated. On failure, as for
+/// Resizes `block`, in place or by moving it, and keeps its contents. A null block is allocated. A region's block stays in
+/// its region. On failure, as for
 /// [`malloc`], returns null and changes nothing.
 ///
 /// # Safety
@@ -157,6 +158,14 @@ pub fn check_layout<L: Lane>(block: *const u8, bytes: usize, align: usize) {
 pub unsafe fn realloc<L: Lane>(block: *mut u8, bytes: usize) -> *mut u8 {
     if bytes > MAX_BYTES {
         return null_mut();
+    }
+    if let Some(member) = size::region_of::<L>(block.addr()) {
+        let allocate =
+            |bytes| miss::in_region::<L>(member.region, bytes, MIN_ALIGN).map_or(null_mut(), |block| block.start);
+        // SAFETY: a live block of the region; it is given up when it has moved.
+        return unsafe {
+            size::realloc_in_region::<L>("realloc()", member, block, bytes, allocate, |block| miss::free::<L>(block))
+        };
     }
     // SAFETY: `block` is null or a live block of this lane; the three functions are the lane's.
     unsafe { size::realloc::<L>(block, bytes, malloc::<L>, |block| free::<L>(block), miss::tick_and_pay::<L>) }

@@ -18,13 +18,14 @@ use crate::hardening::free_mark;
 use crate::hardening::quarantine::Quarantine;
 use crate::hardening::validation::{hand_out, refuse, require_live, usable};
 use crate::observe::sampling;
-use crate::pages::bins::{self, FOREIGN, bin_for};
+use crate::pages::bins::{self, FOREIGN, bin_for, bin_for_aligned};
 use crate::pages::guards::Wait;
 use crate::pages::page_tag::Kind;
 use crate::pages::policy::shape;
 use crate::pages::slot::{Slot, no_slots};
 use crate::platform::os::Os;
-use crate::platform::units::{Bin, MIN_ALIGN, PAGE_BYTES, ShardId};
+use crate::platform::units::{Bin, MIN_ALIGN, PAGE_BYTES, ShardId, SpanId, pages_for};
+use crate::regions::blocks::Blocks;
 use crate::thread::cold_bins::{keep_to_share, send_cold_bins_home};
 use crate::thread::heap::{Entry, TICKS, heap_at, is_static};
 use crate::transfer::carve::{carve, carve_anywhere};
@@ -186,8 +187,14 @@ pub unsafe fn free<L: Lane>(block: *mut u8) {
 /// `block` is a block of this lane that is no longer used.
 unsafe fn free_large<L: Lane>(block: *mut u8) {
     let pages = &L::allocator().pages;
+    let tag = pages.tag(block.addr());
+    if tag.kind() == Kind::Region {
+        // SAFETY: the caller gives up the block.
+        return unsafe { free_in_region::<L>("free()", block) };
+    }
+    Blocks::of(pages, &L::allocator().regions).forget_large(block.addr());
     sampling::take::<L>(block.addr());
-    let is_direct = pages.tag(block.addr()).kind() != Kind::Large;
+    let is_direct = tag.kind() != Kind::Large;
     let wait = |page_count| match thread_heap::<L>() {
         // SAFETY: this thread's heap, without another reference.
         Some(heap) => unsafe { (*heap).quarantine.claim_wait(L::Os::now_ms(), page_count) },
@@ -199,6 +206,55 @@ unsafe fn free_large<L: Lane>(block: *mut u8) {
     }
     start_helper_if_wanted::<L>();
     tick_after::<L>(is_direct);
+}
+
+/// Frees a small block of a region, in the name of `entry`.
+///
+/// # Safety
+/// `block` lies in a span of a region, and is no longer used.
+#[cold]
+pub unsafe fn free_in_region<L: Lane>(entry: &str, block: *mut u8) {
+    let allocator = L::allocator();
+    // SAFETY: the caller gives up the block.
+    if unsafe {
+        Blocks::of(&allocator.pages, &allocator.regions).free_small(entry, allocator.pages.tag(block.addr()), block)
+    } {
+        tick_and_pay::<L>();
+    }
+}
+
+/// A block of `bytes` bytes in `region`, aligned to `align`, a power of two, and at least to 16. `None` beyond the limit, or
+/// when memory has run out.
+#[inline]
+pub fn in_region<L: Lane>(region: u32, bytes: usize, align: usize) -> Option<Block> {
+    let allocator = L::allocator();
+    let blocks = Blocks::of(&allocator.pages, &allocator.regions);
+    let Some(bin) = bin_for_aligned(bytes.saturating_add(L::TRAILER_BYTES), align) else {
+        return in_region_large::<L>(&blocks, region, bytes, align);
+    };
+    let slot = blocks.take_slot(region, bin, |page_count| region_span::<L>(bin, page_count))?;
+    // SAFETY: a slot of `bin`, which has room for `bytes` and the trailer. A hardened lane's slots read as zero.
+    Some(unsafe { Block { start: hand_out::<L>(slot, bin, bytes), zeroed: L::HARDENED } })
+}
+
+fn in_region_large<L: Lane>(blocks: &Blocks<'_, L>, region: u32, bytes: usize, align: usize) -> Option<Block> {
+    if bytes > MAX_BYTES {
+        return None;
+    }
+    blocks.take_large(region, pages_for(bytes.max(1)), || {
+        let block = large::<L>(bytes, align)?;
+        let address = block.start.addr();
+        Some((block, address))
+    })
+}
+
+/// A span of `page_count` pages for slots of `bin` in a region; `None` when memory has run out.
+#[cold]
+fn region_span<L: Lane>(bin: Bin, page_count: usize) -> Option<SpanId> {
+    start_helper_if_wanted::<L>();
+    tick_and_pay::<L>();
+    let want = || Want { pages: page_count + L::GUARD_PAGES, align_pages: 1, bin: FOREIGN };
+    retry_gathered::<L, _>(want, || L::allocator().pages.take_for_region(bin, page_count))
 }
 
 /// Puts `slot` into a magazine, or sends it home.
@@ -395,6 +451,9 @@ fn gather_all<L: Lane>(want: Want) -> bool {
             set_aside::<L, _>(heap, || flush_stash(pages, exchange, heap));
             is_any = true;
         }
+        if is_due {
+            is_any |= Blocks::of(pages, &allocator.regions).release_empties();
+        }
         is_any |= gather(pages, exchange, if is_due { usize::MAX } else { UNMAPS });
         if let Some(heap) = heap {
             if is_due {
@@ -432,6 +491,7 @@ pub fn trim<L: Lane>() -> bool {
         }
     }
     rest::take_all(&allocator.pages, &allocator.exchange, &allocator.heaps);
+    Blocks::of(&allocator.pages, &allocator.regions).release_empties();
     let is_any = purge_all(&allocator.pages, &allocator.exchange);
     if !rest::exchange_last(&allocator.pages, &allocator.exchange, &allocator.heaps) {
         return is_any;

@@ -8,6 +8,8 @@ pub mod hot;
 pub mod large;
 pub mod miss;
 pub mod refill;
+pub mod region;
+pub mod region_handle;
 pub mod size;
 pub mod slack;
 pub mod spill;

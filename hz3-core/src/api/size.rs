@@ -10,6 +10,10 @@ use crate::hardening::free_mark;
 use crate::hardening::validation::{refuse, require_live, usable};
 use crate::observe::sampling;
 use crate::pages::bins::{self, FOREIGN, MAX_SMALL_BYTES};
+use crate::pages::page_tag::Kind;
+use crate::platform::abort;
+use crate::platform::units::pages_for;
+use crate::regions::blocks::{Blocks, Member};
 use core::ptr::null_mut;
 
 /// Usable bytes of the block at `block`; 0 for null, `None` if none begins there. A damaged canary aborts the process.
@@ -28,6 +32,10 @@ pub fn usable_bytes_for<L: Lane>(entry: &str, block: *const u8) -> Option<usize>
     let pages = &L::allocator().pages;
     let tag = pages.tag(block.addr());
     match tag.bin() {
+        // SAFETY: `tag` is the page's.
+        FOREIGN if tag.kind() == Kind::Region => unsafe {
+            Some(Blocks::of(pages, &L::allocator().regions).usable_bytes(entry, tag, block))
+        },
         FOREIGN => large_usable::<L>(entry, block.addr()),
         bin => {
             // SAFETY: `is_slot` is true, so a slot of 16 bytes or more begins at `block`.
@@ -143,4 +151,73 @@ pub unsafe fn realloc<L: Lane>(
         free(block);
     }
     new
+}
+
+/// Who owns the live block at `address`; `None` if no region does.
+#[inline]
+pub fn region_of<L: Lane>(address: usize) -> Option<Member> {
+    Blocks::of(&L::allocator().pages, &L::allocator().regions).owner_of(address)
+}
+
+/// [`realloc`] of a block of a region, in the name of `entry`, where it stays, or by `allocate`, from the region, and `free`.
+///
+/// # Safety
+/// `block` is a live block, which `owned` tells of. After success the caller no longer uses it.
+pub unsafe fn realloc_in_region<L: Lane>(
+    entry: &str,
+    member: Member,
+    block: *mut u8,
+    bytes: usize,
+    allocate: impl Fn(usize) -> *mut u8,
+    free: impl FnOnce(*mut u8),
+) -> *mut u8 {
+    let (pages, address) = (&L::allocator().pages, block.addr());
+    let blocks = Blocks::of(pages, &L::allocator().regions);
+    // SAFETY: the caller owns the live block, and gives it up once it has moved.
+    unsafe {
+        let old = if member.is_large {
+            match large_usable::<L>(entry, address) {
+                Some(old) => old,
+                None => refuse(pages, entry, address),
+            }
+        } else {
+            let old = blocks.usable_bytes(entry, pages.tag(address), block);
+            if !blocks.is_out(member, address) {
+                abort::misuse::<L::Os>(entry, "use after free of", address);
+            }
+            old
+        };
+        let slot_bytes = if member.is_large { 0 } else { blocks.slot_bytes(member.span) };
+        let wanted = bytes.saturating_add(L::TRAILER_BYTES);
+        if member.is_large && bytes > MAX_SMALL_BYTES - L::TRAILER_BYTES {
+            // Before the block may move: another thread's block may take its address at once.
+            let sample = sampling::take::<L>(address);
+            let here = blocks.resize_large(member, pages_for(bytes), || large::resize(pages, address, bytes));
+            if !here.is_null() {
+                sampling::large::<L>(here.addr(), bytes);
+                return here;
+            }
+            sampling::put_back::<L>(sample);
+        } else if wanted <= slot_bytes && stays_in_place(wanted, slot_bytes) {
+            blocks.reseal(block, slot_bytes, bytes);
+            return block;
+        }
+        let mut new = allocate(if L::HARDENED { bytes } else { with_slack(bytes, old) });
+        if new.is_null() {
+            new = allocate(bytes);
+        }
+        if !new.is_null() {
+            new.copy_from_nonoverlapping(block, old.min(bytes));
+            free(block);
+        } else if bytes <= old {
+            // A block that shrinks still fits in its place.
+            new = block;
+            if member.is_large {
+                large::reseal(pages, address, bytes);
+            } else {
+                blocks.reseal(block, slot_bytes, bytes);
+            }
+        }
+        new
+    }
 }

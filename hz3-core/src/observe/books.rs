@@ -29,6 +29,7 @@ pub fn check_accounts<L: Lane>() -> Result<(), &'static str> {
     let allocator = L::allocator();
     check_runs(&allocator.pages.runs)?;
     allocator.pages.direct.check(&allocator.pages.runs.spans)?;
+    allocator.regions.check(allocator.pages.spans(), L::GUARD_PAGES)?;
     let large_bytes = check_spans::<L>()?;
     check_caches::<L>()?;
     let stats = collect::<L>();
@@ -56,7 +57,7 @@ fn check_spans<L: Lane>() -> Result<usize, &'static str> {
     let (mut large_bytes, mut waiting_bytes) = (0, 0);
     walk_runs(&allocator.pages.runs, |span| {
         match span.kind {
-            Kind::Large => large_bytes += span.bytes(),
+            Kind::Large | Kind::Region => large_bytes += span.bytes(),
             Kind::Waiting => waiting_bytes += span.bytes(),
             Kind::Small => {
                 let info = bins::info(span.bin);
@@ -162,6 +163,7 @@ pub fn walk_runs<O: Os>(
             for page in 0..=last {
                 let expected = match span.kind {
                     Kind::Small => PageTag::small(span.bin, span.owner, tag.span()),
+                    Kind::Region => PageTag::edge(span.kind, tag.span()),
                     Kind::Large | Kind::Dirty | Kind::Clean | Kind::Waiting if page == 0 || page == last => {
                         PageTag::edge(span.kind, tag.span())
                     }

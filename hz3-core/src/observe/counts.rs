@@ -52,7 +52,7 @@ counts! {
     sum live_bytes as "live_bytes";
     /// Slots of live blocks.
     count small_live_bytes as "small_live_bytes";
-    /// Large blocks in arenas.
+    /// Large blocks in arenas, and regions' spans.
     count large_bytes as "large_bytes";
     /// Direct mappings.
     count direct_bytes as "direct_bytes";

@@ -151,7 +151,8 @@ fn collect_rest<L: Lane>(stats: &mut Stats) {
     let tables = allocator.pages.runs.spans.mapped_bytes()
         + allocator.pages.direct.bucket_bytes()
         + allocator.exchange.magazines.bytes().0
-        + allocator.heaps.mapped_bytes();
+        + allocator.heaps.mapped_bytes()
+        + allocator.regions.mapped_bytes();
     stats.metadata_bytes = tables + allocator.pages.runs.arenas.tag_bytes() + allocator.profile.mapped_bytes();
     // Relaxed, all loads below: counts.
     stats.purged_bytes = allocator.pages.purged_bytes() as usize;
@@ -254,6 +255,10 @@ pub fn block_bytes<L: Lane>(block: *const u8) -> Option<usize> {
 /// [`block_bytes`] of a large block.
 fn large_span_bytes<L: Lane>(pages: &PageHeap<L>, address: usize) -> Option<usize> {
     let tag = pages.tag(address);
+    if tag.kind() == Kind::Region {
+        // SAFETY: a region's tag has a span's id; descriptors are never unmapped.
+        return Some(slot_bytes(unsafe { (*at(pages.spans(), tag.span())).bin }));
+    }
     if tag.kind() != Kind::Large {
         return pages.direct.with(pages.spans(), address, Span::bytes);
     }

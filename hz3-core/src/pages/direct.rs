@@ -225,6 +225,15 @@ impl<O: Os> DirectMappings<O> {
 
     /// The result of `read` for the block at `address`, called under the lock; `None` if there is none.
     pub fn with<T>(&self, spans: &Spans, address: usize, read: impl FnOnce(&Span) -> T) -> Option<T> {
+        self.find(spans, address, |_, span| read(span))
+    }
+
+    /// The descriptor of the block at `address`; `None` if there is none.
+    pub fn id_of(&self, spans: &Spans, address: usize) -> Option<SpanId> {
+        self.find(spans, address, |id, _| id)
+    }
+
+    fn find<T>(&self, spans: &Spans, address: usize, read: impl FnOnce(SpanId, &Span) -> T) -> Option<T> {
         let mut index = self.index.lock();
         let number = index.bucket_of(address);
         // SAFETY: the lock is held, and protects the bucket.
@@ -233,7 +242,7 @@ impl<O: Os> DirectMappings<O> {
             // SAFETY: the lock is held, and protects the chain's descriptors.
             let span = unsafe { &*at(spans, id) };
             if span.start == address {
-                return Some(read(span));
+                return Some(read(id, span));
             }
             id = span.next;
         }

@@ -137,7 +137,24 @@ impl<P: Policy> PageHeap<P> {
         Some(id)
     }
 
-    /// Frees the small span `id`. With `keeps_age` its pages are as old as the last use of its slots, else new.
+    /// A new span of `pages` for slots of `bin` in a region, tagged and guarded. `None` if memory runs out.
+    pub fn take_for_region(&self, bin: Bin, pages: usize) -> Option<SpanId> {
+        let id = self.runs.allocate(pages + P::GUARD_PAGES, 1)?;
+        // SAFETY: this thread owns the span, just taken; nothing uses its pages.
+        unsafe {
+            self.note_taken(id);
+            self.tag_all(id, PageTag::edge(Kind::Region, id), |span| {
+                span.become_small(bin, ShardId(0));
+                span.kind = Kind::Region;
+            });
+            if P::HARDENED {
+                self.guard_end(id);
+            }
+        }
+        Some(id)
+    }
+
+    /// Frees the span `id` of small slots, a shard's or a region's. With `keeps_age` its pages are as old as the last use of its slots, else new.
     ///
     /// # Safety
     /// The caller owns the span, which is in no list, and hands it over. All its slots are home.

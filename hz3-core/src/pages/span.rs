@@ -47,7 +47,8 @@ pub struct Span {
     pub next: SpanId,
     /// As `next`.
     pub previous: SpanId,
-    /// Neighbours by age, among dirty runs. Sync: run lock.
+    /// Neighbours by age, among dirty runs. Sync: run lock. Of a region's span: `younger` is the region's number, `older` and
+    /// `previous` its neighbours in the region's list. Sync: the region's lock.
     pub younger: SpanId,
     /// As `younger`.
     pub older: SpanId,
@@ -73,10 +74,12 @@ pub struct Span {
     pub zeroed: bool,
     /// Guarded pages (hardened lane). Sync: as `start`.
     pub guarded: Guarded,
+    /// Whether the span in use is a [region's](crate::regions). Sync: its region's lock.
+    pub in_region: bool,
     /// Number of the failure after which a run was taken. Sync: run lock; constant while the span is in use.
     pub taken_after: u32,
     /// A bit for each slot at home. Sync: shard lock. Large span: the first word is the requested size, the second the bytes
-    /// copied for it, both its owner's. Free run: the first word is the number of its insertion (run lock). Just taken: its
+    /// copied for it, both its owner's, the third the pages that count in a region (the region's lock). Free run: the first word is the number of its insertion (run lock). Just taken: its
     /// fresh pages, its owner's.
     bitmap: [u64; BITMAP_WORDS],
     /// Small spans: a bit for each page without memory. No slot that is out lies in one. Sync: shard lock.
@@ -130,6 +133,28 @@ impl Span {
     pub fn set_copied_bytes(&mut self, bytes: usize) {
         let [_, copied, ..] = &mut self.bitmap;
         *copied = bytes as u64;
+    }
+
+    /// Pages that count for a large block in a region.
+    pub fn counted_pages(&self) -> usize {
+        let [_, _, counted, ..] = self.bitmap;
+        counted as usize
+    }
+
+    /// Stores what [`Span::counted_pages`] returns.
+    pub fn set_counted_pages(&mut self, pages: usize) {
+        let [_, _, counted, ..] = &mut self.bitmap;
+        *counted = pages as u64;
+    }
+
+    /// Number of the region that a span [in a region](Span::in_region) belongs to.
+    pub const fn region(&self) -> u32 {
+        self.younger.0
+    }
+
+    /// Makes this span in use the one of region `number`.
+    pub const fn enter_region(&mut self, number: u32) {
+        (self.in_region, self.younger) = (true, SpanId(number));
     }
 
     /// Of a run that was just taken: pages that held no memory.
@@ -469,6 +494,7 @@ mod tests {
             aside: false,
             zeroed: false,
             guarded: Guarded::None,
+            in_region: false,
             taken_after: 0,
             bitmap: [0; BITMAP_WORDS],
             purged: 0,

@@ -1,18 +1,20 @@
 //! Rank: the order in which locks nest, checked in debug builds.
 //!
 //! ```text
-//! byte 0: locks of rank 0 | byte 1: of rank 1 | … | byte 7: of rank 7        one thread-local word
+//! 6 bits: locks of rank 0 | 6 bits: of rank 1 | … | 6 bits: of rank 8        one thread-local word
 //! ```
 //!
 //! Debug builds count the locks that each thread holds and stop at one taken out of order. Release builds don't.
 
 /// Every lock of an allocator, in nesting order. A thread may take locks of a higher rank than those it holds, and
-/// further shards' locks by rising number. A fork takes all locks, in this order.
+/// further shards' and regions' locks by rising number. A fork takes all locks, in this order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 pub enum Rank {
     /// The list of unused heaps.
     Heaps,
+    /// Regions: one lock for each thirty-second of them.
+    Regions,
     /// A shard's spans; one lock each.
     Shard,
     /// The table of direct mappings.
@@ -31,8 +33,9 @@ pub enum Rank {
 
 impl Rank {
     /// All ranks, in order.
-    pub const ALL: [Rank; 8] = [
+    pub const ALL: [Rank; 9] = [
         Rank::Heaps,
+        Rank::Regions,
         Rank::Shard,
         Rank::Direct,
         Rank::Waiting,
@@ -43,25 +46,34 @@ impl Rank {
     ];
 }
 
+/// Bits of a rank's count: up to 63 locks, more than a fork takes of one.
+const BITS: u32 = 6;
+
+const _: () = assert!(BITS * Rank::ALL.len() as u32 <= u64::BITS);
+
 /// Stops the calling thread if it may not wait for a lock of `rank`, because it holds one of a higher rank.
 #[inline]
 pub fn check(rank: Rank, is_forking: impl FnOnce() -> bool) {
     // A forking thread holds every lock of its lane. It passes through those, or takes another lane's.
     if IS_COUNTED && !is_forking() {
-        assert!(word::get() >> (8 * rank as u32) < 1 << 8, "a lock of rank {rank:?} is taken below {:#x}", word::get());
+        assert!(
+            word::get() >> (BITS * rank as u32) < 1 << BITS,
+            "a lock of rank {rank:?} is taken below {:#x}",
+            word::get()
+        );
     }
 }
 
 /// Counts a lock of `rank` that the calling thread took.
 #[inline]
 pub fn note_lock(rank: Rank) {
-    word::set(word::get().wrapping_add(1 << (8 * rank as u32)));
+    word::set(word::get().wrapping_add(1 << (BITS * rank as u32)));
 }
 
 /// Counts a lock of `rank` as released by the calling thread.
 #[inline]
 pub fn note_unlock(rank: Rank) {
-    word::set(word::get().wrapping_sub(1 << (8 * rank as u32)));
+    word::set(word::get().wrapping_sub(1 << (BITS * rank as u32)));
 }
 
 /// Whether this build counts.

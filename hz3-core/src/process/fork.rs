@@ -26,6 +26,7 @@ fn each_lock<L: Lane>(allocator: &Allocator<L>, rank: Rank, mut visit: impl FnMu
     let pages = &allocator.pages;
     match rank {
         Rank::Heaps => visit(allocator.heaps.lock_for_fork()),
+        Rank::Regions => allocator.regions.each_lock(visit),
         Rank::Shard => allocator.exchange.shards().iter().for_each(|shard| visit(shard.owned())),
         Rank::Direct => visit(pages.direct.lock_for_fork()),
         Rank::Waiting => visit(pages.guards.lock_for_fork()),

@@ -71,6 +71,15 @@ int main(void) {
     CHECK(after.purged_bytes > held.purged_bytes);
     CHECK(after.live_bytes < before.live_bytes + (size_t)BLOCKS * BLOCK_BYTES / 2);
 
+    struct hz3_region *region = hz3_region_new(1 << 20);
+    struct hz3_region_stats counts;
+    CHECK(region != NULL);
+    CHECK(hz3_region_stats(region, &counts, sizeof counts) == sizeof counts && counts.limit_bytes == 1 << 20);
+    CHECK(hz3_region_calloc(region, 10, 100) != NULL && hz3_region_aligned_alloc(region, 64, 100) != NULL);
+    hz3_region_free(region, hz3_region_realloc(region, hz3_region_malloc(region, 10), 1000));
+    CHECK(hz3_region_stats(NULL, &counts, sizeof counts) == sizeof counts && counts.live_blocks == 2);
+    hz3_region_destroy(region);
+
     errno = 0;
     CHECK(hz3_dump(-1) == -1 && errno == EBADF);
     errno = 0;

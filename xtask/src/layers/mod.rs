@@ -44,6 +44,7 @@ const HZ3_CORE: Rules<'static> = Rules {
         "platform",
         "pages",
         "hardening",
+        "regions",
         "record",
         "transfer",
         "thread",
