@@ -436,7 +436,8 @@ impl<O: Os> Arenas<O> {
             is_late = self.extents.all().iter().any(|extent| extent.room() >= need)
                 || self.open_pages() != fresh.open_pages
                 || fresh.opening.as_ref().is_some_and(|opening| opening.is_far && !self.are_all_near());
-            if !is_late && let Some(extent) = self.extents.add(place.base, place.tags, place.capacity) {
+            let new = if is_late { None } else { self.extents.add(place.base, place.tags, place.capacity) };
+            if let Some(extent) = new {
                 if let Some(Opening { window: Window { range, tags }, is_far, .. }) = fresh.opening {
                     let extent = if is_far { self.far() } else { self.near() };
                     extent.open(range.start, tags, range.pages);

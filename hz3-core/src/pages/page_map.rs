@@ -67,7 +67,7 @@ impl<T> ArenaTags<T> {
     /// Opens a window: `pages` pages from `base` on, all of whose `tags` are readable. Once; no extent in neither window
     /// overlaps it. The caller holds the growth lock.
     pub fn open(&self, base: usize, tags: *mut T, pages: usize) {
-        debug_assert!(self.pages() == 0 && base.is_multiple_of(PAGE_BYTES));
+        debug_assert!(self.pages() == 0 && base % PAGE_BYTES == 0);
         self.fill(base, tags, pages);
         self.set_pages(pages);
     }
@@ -242,7 +242,7 @@ impl<T, const N: usize> PageMap<T, N> {
 
     /// Adds an extent without pages; `None` if there are `N`. The caller holds the growth lock.
     pub fn add(&self, base: usize, tags: *mut T, capacity: usize) -> Option<&ArenaTags<T>> {
-        debug_assert!(base.is_multiple_of(PAGE_BYTES));
+        debug_assert!(base % PAGE_BYTES == 0);
         let count = self.all().len();
         let extent = self.extents.get(count)?;
         extent.fill(base, tags, capacity);

@@ -199,7 +199,7 @@ unsafe impl Os for Linux {
         let Some(raw) = map(wanted) else {
             // At a limit. Below an aligned mapping, the kernel puts an aligned one.
             let raw = map(bytes)?;
-            if raw.as_ptr().addr().is_multiple_of(align) {
+            if raw.as_ptr().addr() % align == 0 {
                 return Some(raw);
             }
             // SAFETY: the new mapping, which nothing uses.

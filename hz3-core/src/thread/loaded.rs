@@ -177,7 +177,7 @@ impl Loaded {
             if top <= base {
                 return None;
             }
-            let count = top.offset_from_unsigned(base);
+            let count = top.offset_from(base) as usize;
             let place = base.add(count - 1 - random_below(count.min(DRAW_WINDOW)));
             let slot = read(place);
             let last = top.sub(1);
@@ -245,7 +245,7 @@ impl Loaded {
         // slot to `top` are slots, and move down.
         unsafe {
             let first = self.first(capacity);
-            let count = top.offset_from_unsigned(first.add(gone));
+            let count = top.offset_from(first.add(gone)) as usize;
             if gone > 0 {
                 for index in 0..count {
                     write(first.add(index), read(first.add(gone + index)));
@@ -302,7 +302,7 @@ impl Loaded {
         // SAFETY: the first place, the first slot and `base` lie within the magazine, in this order.
         unsafe {
             let first = self.first(capacity).add(gone);
-            let count = base.offset_from_unsigned(first).min(most);
+            let count = (base.offset_from(first) as usize).min(most);
             (0..count).for_each(|index| take(read(first.add(index))));
             count
         }

@@ -3,6 +3,7 @@
 mod benchmark;
 mod claims;
 mod debian;
+mod debian_rust;
 mod debugger;
 mod documents;
 mod embedding;
@@ -81,6 +82,7 @@ fn all_steps() -> Vec<Step> {
     steps.extend(documents::steps());
     steps.extend(claims::steps());
     steps.extend(rust_checks::test_steps());
+    steps.push(debian_rust::step());
     steps.push(miri::step());
     steps.extend(publish::steps());
     steps.extend(mutants::steps());
