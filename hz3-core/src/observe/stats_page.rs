@@ -224,6 +224,6 @@ mod tests {
 
     #[test]
     fn the_page_has_room_for_a_snapshot_in_whole_pages() {
-        assert!(BYTES % PAGE_BYTES == 0 && BYTES >= (HEAD_WORDS + SNAPSHOT_WORDS) * 8);
+        const { assert!(BYTES % PAGE_BYTES == 0 && BYTES >= (HEAD_WORDS + SNAPSHOT_WORDS) * 8) }
     }
 }
