@@ -47,8 +47,15 @@ impl Loaded {
         Self { top: null(), base: null(), limit: null() }
     }
 
-    // Relaxed, all accesses below: as `Loaded` says. Hits step `top` by a load and a store of their own, which become one
-    // instruction on memory.
+    // Relaxed, all accesses below: as `Loaded` says.
+
+    /// Moves `top`, which this thread has read and alone writes. On x86-64, a load and a store of their own become one
+    /// instruction on memory; elsewhere a second load is one too many.
+    #[inline(always)]
+    fn step_top(&self, top: *mut Place, by_one: impl FnOnce(*mut Place) -> *mut Place) {
+        let now = if cfg!(target_arch = "x86_64") { self.top.load(Ordering::Relaxed) } else { top };
+        self.top.store(by_one(now), Ordering::Relaxed);
+    }
 
     /// Whether a pop would miss. True without a magazine.
     #[inline(always)]
@@ -111,8 +118,7 @@ impl Loaded {
                 return None;
             }
             step();
-            let word = &(*this).top;
-            word.store(word.load(Ordering::Relaxed).sub(1), Ordering::Relaxed);
+            (*this).step_top(top, |top| top.sub(1));
             step();
             // In this order: `is_exchanged` relies on it.
             light_fence();
@@ -159,8 +165,7 @@ impl Loaded {
             write(top, slot);
             // The slot is written before it counts: a fork copies this thread between any two instructions.
             light_fence();
-            let word = &(*this).top;
-            word.store(word.load(Ordering::Relaxed).add(1), Ordering::Relaxed);
+            (*this).step_top(top, |top| top.add(1));
         }
     }
 
