@@ -45,14 +45,6 @@
 #![no_std]
 #![cfg_attr(not(feature = "internals"), allow(dead_code, reason = "hz3-preload uses the rest"))]
 
-#[cfg(not(all(
-    target_os = "linux",
-    target_pointer_width = "64",
-    target_endian = "little",
-    any(target_arch = "x86_64", target_arch = "aarch64")
-)))]
-compile_error!("hz3 needs Linux on x86-64 or AArch64, 64-bit and little-endian");
-
 #[cfg(any(test, miri))]
 extern crate std;
 

@@ -145,8 +145,15 @@ impl<T> ArenaTags<T> {
     pub fn with_tag<R>(&self, address: usize, found: impl FnOnce(&T) -> R, none: impl FnOnce() -> R) -> R {
         // Relaxed, all three: a thread with a block of this window got it after they were stored. x86-64 loads them in
         // this order, so that any other address, seen while the window opens, is refused or finds a readable tag.
-        let page = address.wrapping_add(self.origin.load(Ordering::Relaxed)) >> PAGE_SHIFT;
-        if page < self.pages.load(Ordering::Relaxed) {
+        // Elsewhere that takes an Acquire, and loaded first, as in `tag`.
+        let (origin, pages) = if cfg!(target_arch = "x86_64") {
+            (self.origin.load(Ordering::Relaxed), self.pages.load(Ordering::Relaxed))
+        } else {
+            let pages = self.pages.load(Ordering::Acquire);
+            (self.origin.load(Ordering::Relaxed), pages)
+        };
+        let page = address.wrapping_add(origin) >> PAGE_SHIFT;
+        if page < pages {
             // SAFETY: `page` is published, and tags of published pages stay readable.
             found(unsafe { &*self.tags.load(Ordering::Relaxed).add(page) })
         } else {

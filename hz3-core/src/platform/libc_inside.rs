@@ -4,9 +4,9 @@
 //! sys/single_threaded.h (since glibc 2.32), nptl/register-atfork.c (handlers registered without an object stay for ever),
 //! csu/init-first.c (the C library learns its environment, then the program's name), the psABIs (a process's first stack).
 
-#[cfg(feature = "internals")]
-use crate::platform::atomic::{AtomicPtr, Ordering};
 use core::ffi::{c_char, c_int, c_void};
+#[cfg(feature = "internals")]
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 /// Defines a function that returns the address of a symbol; null if the process has none.
 macro_rules! weak {

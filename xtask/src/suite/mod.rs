@@ -1,5 +1,6 @@
 //! Suite: every check that CI makes, as named steps that go on after a failure.
 
+mod aarch64;
 mod benchmark;
 mod claims;
 mod debian;
@@ -123,6 +124,7 @@ fn all_steps() -> Vec<Step> {
     steps.extend(neighbours::steps());
     steps.extend(valgrind::steps());
     steps.extend(emulated::steps());
+    steps.extend(aarch64::steps());
     steps.extend(debugger::steps());
     for lane in Lane::FOR_SPEED {
         steps.push(Step::new(format!("soak/{lane}"), move |session| {
