@@ -39,7 +39,7 @@ fn memory_of_smaller_sizes_serves_larger_ones<L: Lane>() {
         random ^= random << 17;
         let (range, draw) = (LARGEST - SMALLEST, random as usize >> 8);
         let drifted = total / (LIMIT * TURNS / 1000) * range / 2000 + draw % (range / 2);
-        let bytes = SMALLEST + if random.is_multiple_of(3) { draw % range } else { drifted };
+        let bytes = SMALLEST + if random % 3 == 0 { draw % range } else { drifted };
         let block = block::malloc::<L>(bytes);
         assert!(!block.is_null());
         blocks.push_back((block, bytes));

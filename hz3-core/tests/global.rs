@@ -46,7 +46,7 @@ fn every_layout<L: Lane>(most_bytes: usize) {
     let lane = Hz3::<L>::new();
     let sizes = || SIZES.into_iter().filter(|&bytes| bytes <= most_bytes);
     let assert_in_its_bin = |block: *mut u8, now: Layout| {
-        assert!(!block.is_null() && block.addr().is_multiple_of(now.align()), "{now:?}");
+        assert!(!block.is_null() && block.addr() % now.align() == 0, "{now:?}");
         let usable = usable_bytes::<L>(block).expect("a block of the lane");
         assert!(usable >= now.size());
         // SAFETY: a layout of more than 0 bytes; the block is freed as it was made.

@@ -269,7 +269,7 @@ fn books_add_up_while_blocks_live<L: Lane>(rounds: usize) {
     expect_books::<L>(&all);
     while let Some(block) = all.pop() {
         block.free::<L>();
-        if all.len().is_multiple_of(64) {
+        if all.len() % 64 == 0 {
             expect_books::<L>(&all);
         }
     }

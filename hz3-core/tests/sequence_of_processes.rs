@@ -52,10 +52,10 @@ impl Shared {
         let mut bytes = [0; WORDS * 8];
         self.file.read_exact_at(&mut bytes, 8).expect("the words");
         fence(Ordering::Acquire);
-        for (value, word) in values.iter_mut().zip(bytes.as_chunks().0) {
-            *value = u64::from_ne_bytes(*word);
+        for (value, word) in values.iter_mut().zip(bytes.chunks_exact(8)) {
+            *value = u64::from_ne_bytes(word.try_into().expect("a word"));
         }
-        before.is_multiple_of(2) && self.count() == before
+        before % 2 == 0 && self.count() == before
     }
 }
 

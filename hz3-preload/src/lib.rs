@@ -14,6 +14,7 @@ pub mod profile;
 pub mod region;
 pub mod report;
 pub mod statistics;
+pub mod symbol_versions;
 
 #[doc(hidden)]
 pub use hz3_core;
@@ -42,12 +43,13 @@ macro_rules! export_lane {
         $crate::export_regions!($lane);
         $crate::export_cxx!($lane);
         $crate::export_loader!($lane);
+        $crate::oldest_versions!();
 
         // Tells hz3-core that the constructor keeps the object loaded, and so the first `malloc`, which may be the
         // loader's, need not call the loader.
         ::core::arch::global_asm!(
             ".pushsection .rodata.hz3_constructor_keeps_loaded,\"a\",%progbits",
-            ".globl hz3_constructor_keeps_loaded",
+            ".weak hz3_constructor_keeps_loaded",
             ".hidden hz3_constructor_keeps_loaded",
             ".type hz3_constructor_keeps_loaded,%object",
             ".size hz3_constructor_keeps_loaded,1",

@@ -13,6 +13,7 @@ use core::ffi::{c_char, c_int, c_void};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 use hz3_core::Lane;
+use hz3_core::platform::libc_inside;
 
 /// The next `dlopen`; null until it is looked for.
 static NEXT: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
@@ -37,6 +38,19 @@ pub extern "C" fn next_dlopen<L: Lane>() -> *mut c_void {
     // Release: publishes PASSES. Pairs with the acquiring load in `dlopen`.
     NEXT.store(next, Ordering::Release);
     next
+}
+
+/// Tells hz3-core of a variable that glibc has since 2.32.
+pub fn find_single_threaded() {
+    // SAFETY: a C string. What has this name is the C library's, or stands in its place, and stays loaded.
+    unsafe {
+        let flag = libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr());
+        if flag.is_null() {
+            // Clears the error, which is not the program's.
+            libc::dlerror();
+        }
+        libc_inside::set_single_threaded(flag);
+    }
 }
 
 /// `dlmopen(LM_ID_BASE, path, flags)`, by a jump. Generic, so that the library for static programs has none.
@@ -157,10 +171,13 @@ macro_rules! export_loader {
                 core::arch::naked_asm!("b {dlopen}", dlopen = sym $crate::loader::dlopen::<$lane>);
             }
 
-            /// Looks for the next `dlopen` before the program's threads need it.
+            /// Looks for the next `dlopen` before the program's threads need it, and for what no name is bound to.
             pub fn prepare() {
                 #[cfg(not(feature = "linked"))]
-                $crate::loader::next_dlopen::<$lane>();
+                {
+                    $crate::loader::next_dlopen::<$lane>();
+                    $crate::loader::find_single_threaded();
+                }
             }
         }
     };

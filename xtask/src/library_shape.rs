@@ -2,13 +2,14 @@
 //!
 //! Checked: the exported names are the C allocation functions, the C++ operators and `hz3_*` names,
 //! all of the first two and nothing else, each function at an address of its own; thread-local storage is small, because glibc takes it out
-//! of every thread's stack; the library has its SONAME and needs the C library only; and neither is
-//! its stack executable nor its code relocated.
+//! of every thread's stack; the library has its SONAME and needs the C library only, of a version that every distribution
+//! in use has; and neither is its stack executable nor its code relocated.
 
 use anyhow::{Context, Result, ensure};
 use goblin::elf::Elf;
 use goblin::elf::dynamic::{DF_TEXTREL, DT_FLAGS, DT_TEXTREL};
 use goblin::elf::program_header::{PF_X, PT_GNU_STACK, PT_TLS};
+use goblin::elf::symver::VER_FLG_WEAK;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -76,6 +77,9 @@ const CPP_OPERATORS: [&str; 20] = [
 /// The libraries that a library may need: the C library and its loader.
 const ALLOWED_NEEDS: [&str; 3] = ["libc.so.6", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"];
 
+/// The newest version of glibc that may be needed, whatever the library was linked with.
+const NEWEST_GLIBC: (u32, u32) = (2, 17);
+
 /// What the loader sees of a shared library.
 #[derive(Debug, Default)]
 pub struct Library {
@@ -85,6 +89,8 @@ pub struct Library {
     imports: BTreeSet<String>,
     soname: Option<String>,
     needs: Vec<String>,
+    /// Symbol versions without which it does not load.
+    versions: BTreeSet<String>,
     tls_bytes: u64,
     executable_stack: bool,
     text_relocations: bool,
@@ -117,6 +123,7 @@ impl Library {
             imports: names(imports),
             soname: elf.soname.map(str::to_owned),
             needs: elf.libraries.iter().map(|&name| name.to_owned()).collect(),
+            versions: needed_versions(&elf),
             tls_bytes: segments(PT_TLS).map(|header| header.p_memsz).sum(),
             executable_stack: segments(PT_GNU_STACK).any(|header| header.p_flags & PF_X != 0),
             text_relocations,
@@ -160,6 +167,9 @@ impl Library {
         for name in self.needs.iter().filter(|name| !ALLOWED_NEEDS.contains(&name.as_str())) {
             faults.push(format!("{name} is needed"));
         }
+        for version in self.versions.iter().filter(|version| !is_old(version)) {
+            faults.push(format!("{version} is needed, newer than GLIBC_{}.{}", NEWEST_GLIBC.0, NEWEST_GLIBC.1));
+        }
         if self.tls_bytes > TLS_LIMIT_BYTES {
             faults.push(format!(
                 "{} bytes of thread-local storage, at most {TLS_LIMIT_BYTES} are allowed",
@@ -174,6 +184,25 @@ impl Library {
         }
         faults
     }
+}
+
+/// All but those that are marked as weak.
+fn needed_versions(elf: &Elf) -> BTreeSet<String> {
+    let mut needed = BTreeSet::new();
+    for file in elf.verneed.iter().flat_map(|section| section.iter()) {
+        let strong = file.iter().filter(|version| version.vna_flags & VER_FLG_WEAK == 0);
+        needed.extend(strong.filter_map(|version| elf.dynstrtab.get_at(version.vna_name)).map(str::to_owned));
+    }
+    needed
+}
+
+/// Whether `version` is `GLIBC_` with a number that is not too new.
+fn is_old(version: &str) -> bool {
+    let number = version.strip_prefix("GLIBC_").and_then(|number| {
+        let mut parts = number.split('.').map(str::parse::<u32>);
+        Some((parts.next()?.ok()?, parts.next()?.ok()?))
+    });
+    number.is_some_and(|number| number <= NEWEST_GLIBC)
 }
 
 #[cfg(test)]
@@ -207,7 +236,8 @@ mod tests {
         library.executable_stack = true;
         library.text_relocations = true;
         library.shared.push("free and cfree".to_owned());
-        assert_eq!(library.faults("liby.so").len(), 8);
+        library.versions = ["GLIBC_2.2.5", "GLIBC_2.17", "GLIBC_2.18", "GLIBC_ABI_DT_RELR"].map(str::to_owned).into();
+        assert_eq!(library.faults("liby.so").len(), 10);
     }
 
     #[test]
@@ -216,5 +246,6 @@ mod tests {
         let library = Library::read(&own).unwrap();
         assert!(library.needs.iter().any(|name| name == "libc.so.6"), "{library:?}");
         assert!(library.imports.contains("memcpy") && !library.exports.contains("memcpy"), "{library:?}");
+        assert!(library.versions.iter().any(|version| version.starts_with("GLIBC_")), "{library:?}");
     }
 }

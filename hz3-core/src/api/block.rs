@@ -140,11 +140,11 @@ pub unsafe fn free_with_layout<L: Lane>(block: *mut u8, bytes: usize, align: usi
 /// to `align`. What is no block passes.
 #[inline(always)]
 pub fn check_layout<L: Lane>(block: *const u8, bytes: usize, align: usize) {
-    if L::HARDENED
-        && !block.is_null()
-        && let Some(requested) = usable_bytes_for::<L>("free()", block)
-        && (requested != bytes || !block.addr().is_multiple_of(align.max(1)))
-    {
+    if !L::HARDENED || block.is_null() {
+        return;
+    }
+    let Some(requested) = usable_bytes_for::<L>("free()", block) else { return };
+    if requested != bytes || block.addr() % align.max(1) != 0 {
         abort::misuse::<L::Os>("free()", "wrong size for", block.addr());
     }
 }

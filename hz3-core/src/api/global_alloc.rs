@@ -68,7 +68,10 @@ impl<L: Lane> Hz3<L> {
     /// Starts the thread that purges while the program is idle now, if `HZ3_BACKGROUND_THREAD=1`. Call it once, at the
     /// start of `main`. By default it starts by itself, once there are two threads and 32 MiB of memory.
     pub fn start_background_thread(&self) {
-        background::start_if_wanted::<L>();
+        // Miri has no threads of C.
+        if !cfg!(miri) {
+            background::start_if_wanted::<L>();
+        }
     }
 }
 
@@ -98,6 +101,7 @@ fn share_a_bin(first: Layout, second: Layout) -> bool {
 
 // SAFETY: blocks don't overlap, last until freed, and fit their layout: small ones by their bin (module comment), large
 // ones by `malloc_aligned`. Nothing unwinds.
+#[cfg(not(all(miri, not(feature = "internals"))))]
 unsafe impl<L: Lane> GlobalAlloc for Hz3<L> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -166,6 +170,30 @@ unsafe fn move_block<L: Lane>(lane: &Hz3<L>, block: *mut u8, old: Layout, new: L
             lane.dealloc(block, old);
         }
         to
+    }
+}
+
+// SAFETY: the system's allocator keeps the contract.
+#[cfg(all(miri, not(feature = "internals")))]
+unsafe impl<L: Lane> GlobalAlloc for Hz3<L> {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as for this function.
+        unsafe { std::alloc::System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: as for this function.
+        unsafe { std::alloc::System.dealloc(block, layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as for this function.
+        unsafe { std::alloc::System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        // SAFETY: as for this function.
+        unsafe { std::alloc::System.realloc(block, layout, bytes) }
     }
 }
 

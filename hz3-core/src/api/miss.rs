@@ -370,9 +370,10 @@ fn tick_thread<L: Lane>() {
 
 #[inline]
 fn pay_if_due<L: Lane>() {
-    if repay::is_due(&L::allocator().pages)
-        && let Some(heap) = thread_heap::<L>()
-    {
+    if !repay::is_due(&L::allocator().pages) {
+        return;
+    }
+    if let Some(heap) = thread_heap::<L>() {
         // SAFETY: this thread's heap, without another reference.
         pay::<L>(unsafe { &*heap });
     }
@@ -389,7 +390,7 @@ const DIRECT_TICKS: u8 = 16;
 
 /// [`tick_and_pay`] after a free.
 fn tick_after<L: Lane>(is_direct: bool) {
-    if is_direct && let Some(heap) = thread_heap::<L>() {
+    if let Some(heap) = is_direct.then(thread_heap::<L>).flatten() {
         // SAFETY: this thread's heap, without another reference.
         let ticks = unsafe { &(*heap).ticks };
         ticks.set(ticks.get().saturating_sub(DIRECT_TICKS));
@@ -445,9 +446,7 @@ fn gather_all<L: Lane>(want: Want) -> bool {
     let mut is_any = false;
     // SAFETY: the heap is this thread's, with no reference into it.
     unsafe {
-        if let Some(heap) = heap
-            && heap.stash.slot_count() > 0
-        {
+        if let Some(heap) = heap.filter(|heap| heap.stash.slot_count() > 0) {
             set_aside::<L, _>(heap, || flush_stash(pages, exchange, heap));
             is_any = true;
         }

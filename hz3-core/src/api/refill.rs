@@ -157,10 +157,9 @@ pub unsafe fn refill_from_spans<L: Lane>(heap: &HeapOf<L>, bin: Bin, flush: unsa
         let batch = next_batch::<L>(heap, bin);
         // Now and then, for a bin that it needs much of: most forked children need little.
         // Relaxed: this thread's own count.
-        if batch == shape::<L>(bin).capacity
-            && heap.counters.carves.load(Ordering::Relaxed).is_multiple_of(CARVES_PER_ORPHAN)
-            && let Some(orphan) = allocator.heaps.adopt()
-        {
+        let is_due =
+            batch == shape::<L>(bin).capacity && heap.counters.carves.load(Ordering::Relaxed) % CARVES_PER_ORPHAN == 0;
+        if let Some(orphan) = is_due.then(|| allocator.heaps.adopt()).flatten() {
             flush(&*orphan);
             allocator.heaps.give(orphan);
         }

@@ -109,9 +109,8 @@ pub unsafe fn realloc<L: Lane>(
         }
         // SAFETY: the caller owns the live block, and gives it up once it has moved.
         unsafe {
-            if bytes > old
-                && let Some(moved) = large::move_apart(pages, block.addr(), old, bytes)
-            {
+            let moved = if bytes > old { large::move_apart(pages, block.addr(), old, bytes) } else { None };
+            if let Some(moved) = moved {
                 if !large::free_moved(pages, block.addr(), &moved) {
                     refuse(pages, "realloc()", block.addr());
                 }

@@ -82,9 +82,10 @@ unsafe fn swap_with_spare<L: Lane>(heap: &HeapOf<L>, bin: Bin) -> Option<*mut Ma
 pub unsafe fn check_slots<L: Lane>(heap: &HeapOf<L>, bin: Bin, magazine: *mut Magazine) {
     // SAFETY: the caller owns the magazine, and nothing else refers to its slots; 0 places need no slots.
     unsafe {
-        if L::MARKS
-            && let Some(address) = first_invalid(&L::allocator().pages, bin, Magazine::contents(magazine))
-        {
+        if !L::MARKS {
+            return;
+        }
+        if let Some(address) = first_invalid(&L::allocator().pages, bin, Magazine::contents(magazine)) {
             // The program's SIGABRT handler may allocate.
             heap.entry(bin).unload_all();
             heap.end_change();

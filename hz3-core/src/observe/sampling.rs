@@ -30,9 +30,7 @@ pub fn begin<L: Lane>(unwinder: Unwinder, interval_bytes: usize) {
     allocator.profile.begin(unwinder, interval_bytes);
     // SAFETY: the pointer and the heap are this thread's.
     unsafe {
-        if let Some(heap) = thread_heap::<L>()
-            && heap::decoy(L::heap()).is_none()
-        {
+        if let Some(heap) = thread_heap::<L>().filter(|_| heap::decoy(L::heap()).is_none()) {
             install_decoy::<L>(heap);
         }
     }

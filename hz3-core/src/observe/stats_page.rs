@@ -169,12 +169,9 @@ pub fn read(words: &[u64]) -> Option<Snapshot> {
     let (&[number, taken_ms, took_us, pause_ms], rest) = words.split_first_chunk()?;
     let (rows, rest) = rest.split_first_chunk::<ROWS>()?;
     let mut bins = [[0; BIN_NAMES.len()]; BINS];
-    let (chunks, _) = rest.as_chunks::<{ BIN_NAMES.len() }>();
-    if chunks.len() < BINS {
-        return None;
-    }
-    for (place, chunk) in bins.iter_mut().zip(chunks) {
-        *place = *chunk;
+    let mut chunks = rest.chunks_exact(BIN_NAMES.len());
+    for place in &mut bins {
+        *place = chunks.next()?.try_into().ok()?;
     }
     Some(Snapshot { timing: Timing { number, taken_ms, took_us, pause_ms }, stats: Stats::from_rows(rows), bins })
 }
@@ -227,6 +224,6 @@ mod tests {
 
     #[test]
     fn the_page_has_room_for_a_snapshot_in_whole_pages() {
-        assert!(BYTES.is_multiple_of(PAGE_BYTES) && BYTES >= (HEAD_WORDS + SNAPSHOT_WORDS) * 8);
+        const { assert!(BYTES % PAGE_BYTES == 0 && BYTES >= (HEAD_WORDS + SNAPSHOT_WORDS) * 8) }
     }
 }

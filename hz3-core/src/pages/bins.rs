@@ -230,7 +230,7 @@ mod tests {
             for bytes in 0..=MAX_SMALL_BYTES {
                 if let Some(bin) = bin_for_aligned(bytes, align) {
                     let slot = info(bin).slot_bytes as usize;
-                    assert!(slot.is_multiple_of(align) && slot >= bytes);
+                    assert!(slot % align == 0 && slot >= bytes);
                 } else {
                     assert!(bytes + align > MAX_SMALL_BYTES);
                 }

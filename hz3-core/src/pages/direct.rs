@@ -345,7 +345,7 @@ impl<O: Os> DirectMappings<O> {
     pub fn reuse(&self, spans: &Spans, pages: usize, at_any_waste: bool, align: usize) -> Option<SpanId> {
         let most_pages = if at_any_waste { usize::MAX } else { pages + pages / WASTE };
         self.index.lock().unreturned.take(spans, PROBES, |start, bytes| {
-            (pages..=most_pages).contains(&(bytes / PAGE_BYTES)) && start.is_multiple_of(align)
+            (pages..=most_pages).contains(&(bytes / PAGE_BYTES)) && start % align == 0
         })
     }
 

@@ -105,7 +105,7 @@ impl<O: Os> Guards<O> {
     /// Takes a ready run of `bytes` at a multiple of `align`; the caller then owns it, and calls [`Guards::end_transit`].
     pub fn take_ready(&self, spans: &Spans, bytes: usize, align: usize) -> Option<SpanId> {
         let mut waiting = self.waiting.lock();
-        let id = waiting.ready.take(spans, READY_RUNS, |start, of| of == bytes && start.is_multiple_of(align))?;
+        let id = waiting.ready.take(spans, READY_RUNS, |start, of| of == bytes && start % align == 0)?;
         waiting.transit.begin(O::this_thread());
         Some(id)
     }

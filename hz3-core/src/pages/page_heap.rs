@@ -219,10 +219,10 @@ impl<P: Policy> PageHeap<P> {
     }
 
     fn take_run(&self, which: Growing, pages: usize, align_pages: usize) -> Option<SpanId> {
-        if P::HARDENED
-            && let Some(id) = self.take_ready(pages, align_pages)
-        {
-            return Some(id);
+        if P::HARDENED {
+            if let Some(id) = self.take_ready(pages, align_pages) {
+                return Some(id);
+            }
         }
         let id = self.runs.allocate_in(which, pages, align_pages)?;
         // SAFETY: this thread owns the span, just taken; no block of it is live.

@@ -128,11 +128,10 @@ impl<O: Os> FreeRuns<'_, O> {
         if let Some((id, start)) = self.find(Kind::Dirty, pages, align_pages) {
             return self.cut(id, start, pages);
         }
-        if pages >= TOGETHER_PAGES
-            && align_pages == 1
-            && let Some(id) = self.take_together(pages)
-        {
-            return Some(id);
+        if pages >= TOGETHER_PAGES && align_pages == 1 {
+            if let Some(id) = self.take_together(pages) {
+                return Some(id);
+            }
         }
         let (id, start) = self.find(Kind::Clean, pages, align_pages)?;
         self.cut(id, start, pages)
@@ -263,11 +262,10 @@ impl<O: Os> FreeRuns<'_, O> {
         let (mut best, mut best_number) = (None, 0);
         while class < classes.end {
             let id = self.index.lists(kind).head(class);
-            if !id.is_none()
-                && self.span(id).insertion() > best_number
-                && let Some(start) = self.fit(id, pages, align_pages)
-            {
-                (best, best_number) = (Some((id, start)), self.span(id).insertion());
+            if !id.is_none() && self.span(id).insertion() > best_number {
+                if let Some(start) = self.fit(id, pages, align_pages) {
+                    (best, best_number) = (Some((id, start)), self.span(id).insertion());
+                }
             }
             class += 1;
         }

@@ -273,10 +273,11 @@ impl Span {
         let mut places = out.iter_mut().rev();
         let mut taken = 0;
         for index in 0..BITMAP_WORDS {
-            while self.home > 0
-                && let Some(&word) = self.bitmap.get(index)
-                && word != 0
-            {
+            while self.home > 0 {
+                let word = self.bitmap.get(index).copied().unwrap_or(0);
+                if word == 0 {
+                    break;
+                }
                 let Some(place) = places.next() else { return taken };
                 let slot = index * 64 + word.trailing_zeros() as usize;
                 place.write(self.slot(info, slot));

@@ -73,10 +73,10 @@ unsafe fn find_in(image: usize) -> Option<usize> {
             .map(|number| &*with_exposed_provenance::<libc::Elf64_Phdr>(at(header.e_phoff)).add(number));
         let mut entry = with_exposed_provenance::<[u64; 2]>(at(segments.find(|one| one.p_type == PT_DYNAMIC)?.p_vaddr));
         let (mut names, mut symbols) = (0, 0);
-        while let [tag, value] = *entry
-            && tag != DT_NULL
-        {
+        loop {
+            let [tag, value] = *entry;
             match tag {
+                DT_NULL => break,
                 DT_STRTAB => names = at(value),
                 DT_SYMTAB => symbols = at(value),
                 _ => {}

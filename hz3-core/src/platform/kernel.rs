@@ -8,6 +8,14 @@
 use core::arch::asm;
 use core::ffi::{CStr, c_int, c_long};
 
+#[cfg(not(all(
+    target_os = "linux",
+    target_pointer_width = "64",
+    target_endian = "little",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+compile_error!("hz3 needs Linux on x86-64 or AArch64, 64-bit and little-endian");
+
 /// The largest `errno`. Outside rule: linux/err.h.
 const MAX_ERROR: usize = 4095;
 

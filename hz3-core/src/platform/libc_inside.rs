@@ -5,6 +5,8 @@
 //! csu/init-first.c (the C library learns its environment, then the program's name), the psABIs (a process's first stack).
 
 use core::ffi::{c_char, c_int, c_void};
+#[cfg(feature = "internals")]
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 /// Defines a function that returns the address of a symbol; null if the process has none.
 macro_rules! weak {
@@ -44,7 +46,6 @@ macro_rules! weak {
     };
 }
 
-weak!(single_threaded, "__libc_single_threaded");
 weak!(io_list_lock, "_IO_list_lock");
 weak!(io_list_unlock, "_IO_list_unlock");
 weak!(io_list_reset, "_IO_list_resetlock");
@@ -57,6 +58,30 @@ pub fn is_single_threaded() -> bool {
     let flag = single_threaded().cast::<u8>();
     // SAFETY: not null, so the C library's variable, a byte. Volatile: pthread_create(3) changes it.
     !flag.is_null() && unsafe { flag.read_volatile() } != 0
+}
+
+// A reference has the version that the linker found, and an older C library then loads no object with it.
+#[cfg(not(feature = "internals"))]
+weak!(single_threaded, "__libc_single_threaded");
+
+/// The C library's variable, if the object that hz3 is part of has said where it is.
+#[cfg(feature = "internals")]
+static SINGLE_THREADED: AtomicPtr<c_void> = AtomicPtr::new(core::ptr::null_mut());
+
+#[cfg(feature = "internals")]
+fn single_threaded() -> *const c_void {
+    // Relaxed: the variable was there before.
+    SINGLE_THREADED.load(Ordering::Relaxed)
+}
+
+/// Says where the C library's `__libc_single_threaded` is; null: it has none.
+///
+/// # Safety
+/// It is that, and stays.
+#[cfg(feature = "internals")]
+pub unsafe fn set_single_threaded(flag: *mut c_void) {
+    // Relaxed: the variable was there before.
+    SINGLE_THREADED.store(flag, Ordering::Relaxed);
 }
 
 /// Bytes below the first stack's end in which it counts as itself. Chosen: other stacks lie further below.

@@ -199,7 +199,7 @@ unsafe impl Os for Linux {
         let Some(raw) = map(wanted) else {
             // At a limit. Below an aligned mapping, the kernel puts an aligned one.
             let raw = map(bytes)?;
-            if raw.as_ptr().addr().is_multiple_of(align) {
+            if raw.as_ptr().addr() % align == 0 {
                 return Some(raw);
             }
             // SAFETY: the new mapping, which nothing uses.
@@ -397,8 +397,10 @@ unsafe impl Os for Linux {
     fn thread_count() -> usize {
         // SAFETY: all zeros are a valid `stat`.
         let mut list = unsafe { core::mem::zeroed::<libc::stat>() };
-        // SAFETY: the path is a C string; writes `list`.
-        let is_known = calling_out(|| unsafe { libc::stat(c"/proc/self/task".as_ptr(), &mut list) == 0 });
+        let path = c"/proc/self/task".as_ptr().expose_provenance();
+        let arguments = [libc::AT_FDCWD as usize, path, (&raw mut list).expose_provenance(), 0];
+        // SAFETY: the path is a C string; writes `list`, which is the kernel's on both architectures.
+        let is_known = unsafe { kernel::call(libc::SYS_newfstatat, arguments) }.is_ok();
         // A directory has two links and one per subdirectory.
         if is_known { (list.st_nlink as usize).saturating_sub(2) } else { 0 }
     }

@@ -186,58 +186,74 @@ fn set_cancel_state(state: c_int) -> c_int {
     before
 }
 
-/// Calls `entry` with `task` on the stack that ends at `end`.
-///
-/// # Safety
-/// `entry` takes `task`, and the writable memory below `end`, a multiple of 16, is the caller's and enough.
-#[cfg(target_arch = "x86_64")]
-#[unsafe(naked)]
-unsafe extern "C" fn switch(task: *mut c_void, entry: Entry, end: *mut u8) {
-    // The frame is found by rbp (DWARF register 6), so that an unwinder gets from one stack to the other.
-    core::arch::naked_asm!(
-        ".cfi_startproc",
-        "push rbp",
-        ".cfi_def_cfa_offset 16",
-        ".cfi_offset 6, -16",
-        "mov rbp, rsp",
-        ".cfi_def_cfa_register 6",
-        "mov rsp, rdx",
-        "call rsi",
-        "mov rsp, rbp",
-        "pop rbp",
-        ".cfi_def_cfa 7, 8",
-        "ret",
-        ".cfi_endproc",
-    )
+#[cfg(not(miri))]
+unsafe extern "C" {
+    /// Calls `entry` with `task` on the stack that ends at `end`.
+    ///
+    /// # Safety
+    /// `entry` takes `task`, and the writable memory below `end`, a multiple of 16, is the caller's and enough.
+    #[link_name = "hz3_switch_stack"]
+    fn switch(task: *mut c_void, entry: Entry, end: *mut u8);
 }
 
-/// Calls `entry` with `task` on the stack that ends at `end`.
-///
-/// # Safety
-/// `entry` takes `task`, and the writable memory below `end`, a multiple of 16, is the caller's and enough.
-#[cfg(target_arch = "aarch64")]
-#[unsafe(naked)]
-unsafe extern "C" fn switch(task: *mut c_void, entry: Entry, end: *mut u8) {
-    // The frame is found by x29, so that an unwinder gets from one stack to the other.
-    core::arch::naked_asm!(
-        ".cfi_startproc",
-        "stp x29, x30, [sp, #-16]!",
-        ".cfi_def_cfa_offset 16",
-        ".cfi_offset 29, -16",
-        ".cfi_offset 30, -8",
-        "mov x29, sp",
-        ".cfi_def_cfa 29, 16",
-        "mov sp, x2",
-        "blr x1",
-        "mov sp, x29",
-        "ldp x29, x30, [sp], #16",
-        ".cfi_def_cfa 31, 0",
-        ".cfi_restore 29",
-        ".cfi_restore 30",
-        "ret",
-        ".cfi_endproc",
-    )
+/// Miri never gets here.
+#[cfg(miri)]
+unsafe fn switch(_: *mut c_void, _: Entry, _: *mut u8) {}
+
+/// Defines `hz3_switch_stack`. Rust 1.85 has no naked functions.
+#[cfg(not(miri))]
+macro_rules! define_switch {
+    ($($instruction:literal,)*) => {
+        core::arch::global_asm!(
+            ".pushsection .text.hz3_switch_stack,\"ax\",%progbits",
+            ".p2align 4",
+            ".globl hz3_switch_stack",
+            ".hidden hz3_switch_stack",
+            ".type hz3_switch_stack,%function",
+            "hz3_switch_stack:",
+            ".cfi_startproc",
+            $($instruction,)*
+            ".cfi_endproc",
+            ".size hz3_switch_stack,.-hz3_switch_stack",
+            ".popsection",
+        );
+    };
 }
+
+// The frame is found by rbp (DWARF register 6), so that an unwinder gets from one stack to the other.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+define_switch!(
+    "push rbp",
+    ".cfi_def_cfa_offset 16",
+    ".cfi_offset 6, -16",
+    "mov rbp, rsp",
+    ".cfi_def_cfa_register 6",
+    "mov rsp, rdx",
+    "call rsi",
+    "mov rsp, rbp",
+    "pop rbp",
+    ".cfi_def_cfa 7, 8",
+    "ret",
+);
+
+// The frame is found by x29, so that an unwinder gets from one stack to the other.
+#[cfg(all(target_arch = "aarch64", not(miri)))]
+define_switch!(
+    "stp x29, x30, [sp, #-16]!",
+    ".cfi_def_cfa_offset 16",
+    ".cfi_offset 29, -16",
+    ".cfi_offset 30, -8",
+    "mov x29, sp",
+    ".cfi_def_cfa 29, 16",
+    "mov sp, x2",
+    "blr x1",
+    "mov sp, x29",
+    "ldp x29, x30, [sp], #16",
+    ".cfi_def_cfa 31, 0",
+    ".cfi_restore 29",
+    ".cfi_restore 30",
+    "ret",
+);
 
 #[cfg(test)]
 mod tests {

@@ -85,7 +85,7 @@ pub fn is_none_held() -> bool {
     word::get() == 0
 }
 
-#[cfg(all(debug_assertions, target_arch = "x86_64", not(loom), not(miri)))]
+#[cfg(all(debug_assertions, not(loom), not(miri)))]
 mod word {
     pub const IS_COUNTED: bool = true;
 
@@ -105,10 +105,24 @@ mod word {
     pub fn get() -> u64 {
         let word;
         // SAFETY: reads this thread's copy of the word defined above; changes no memory and no flags.
+        #[cfg(target_arch = "x86_64")]
         unsafe {
             core::arch::asm!(
                 "mov {word}, qword ptr [rip + hz3_held_ranks@GOTTPOFF]",
                 "mov {word}, qword ptr fs:[{word}]",
+                word = out(reg) word,
+                options(readonly, nostack, preserves_flags),
+            );
+        }
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        unsafe {
+            core::arch::asm!(
+                "adrp {offset}, :gottprel:hz3_held_ranks",
+                "ldr {offset}, [{offset}, :gottprel_lo12:hz3_held_ranks]",
+                "mrs {word}, tpidr_el0",
+                "ldr {word}, [{word}, {offset}]",
+                offset = out(reg) _,
                 word = out(reg) word,
                 options(readonly, nostack, preserves_flags),
             );
@@ -119,6 +133,7 @@ mod word {
     #[inline]
     pub fn set(word: u64) {
         // SAFETY: writes this thread's copy of the word defined above, which only this module uses; changes no flags.
+        #[cfg(target_arch = "x86_64")]
         unsafe {
             core::arch::asm!(
                 "mov {offset}, qword ptr [rip + hz3_held_ranks@GOTTPOFF]",
@@ -128,10 +143,24 @@ mod word {
                 options(nostack, preserves_flags),
             );
         }
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        unsafe {
+            core::arch::asm!(
+                "adrp {offset}, :gottprel:hz3_held_ranks",
+                "ldr {offset}, [{offset}, :gottprel_lo12:hz3_held_ranks]",
+                "mrs {thread}, tpidr_el0",
+                "str {word}, [{thread}, {offset}]",
+                offset = out(reg) _,
+                thread = out(reg) _,
+                word = in(reg) word,
+                options(nostack, preserves_flags),
+            );
+        }
     }
 }
 
-#[cfg(not(all(debug_assertions, target_arch = "x86_64", not(loom), not(miri))))]
+#[cfg(not(all(debug_assertions, not(loom), not(miri))))]
 mod word {
     pub const IS_COUNTED: bool = false;
 

@@ -47,8 +47,15 @@ impl Loaded {
         Self { top: null(), base: null(), limit: null() }
     }
 
-    // Relaxed, all accesses below: as `Loaded` says. Hits step `top` by a load and a store of their own, which become one
-    // instruction on memory.
+    // Relaxed, all accesses below: as `Loaded` says.
+
+    /// Moves `top`, which this thread has read and alone writes. On x86-64, a load and a store of their own become one
+    /// instruction on memory; elsewhere a second load is one too many.
+    #[inline(always)]
+    fn step_top(&self, top: *mut Place, by_one: impl FnOnce(*mut Place) -> *mut Place) {
+        let now = if cfg!(target_arch = "x86_64") { self.top.load(Ordering::Relaxed) } else { top };
+        self.top.store(by_one(now), Ordering::Relaxed);
+    }
 
     /// Whether a pop would miss. True without a magazine.
     #[inline(always)]
@@ -111,8 +118,7 @@ impl Loaded {
                 return None;
             }
             step();
-            let word = &(*this).top;
-            word.store(word.load(Ordering::Relaxed).sub(1), Ordering::Relaxed);
+            (*this).step_top(top, |top| top.sub(1));
             step();
             // In this order: `is_exchanged` relies on it.
             light_fence();
@@ -159,8 +165,7 @@ impl Loaded {
             write(top, slot);
             // The slot is written before it counts: a fork copies this thread between any two instructions.
             light_fence();
-            let word = &(*this).top;
-            word.store(word.load(Ordering::Relaxed).add(1), Ordering::Relaxed);
+            (*this).step_top(top, |top| top.add(1));
         }
     }
 
@@ -177,7 +182,7 @@ impl Loaded {
             if top <= base {
                 return None;
             }
-            let count = top.offset_from_unsigned(base);
+            let count = top.offset_from(base) as usize;
             let place = base.add(count - 1 - random_below(count.min(DRAW_WINDOW)));
             let slot = read(place);
             let last = top.sub(1);
@@ -245,7 +250,7 @@ impl Loaded {
         // slot to `top` are slots, and move down.
         unsafe {
             let first = self.first(capacity);
-            let count = top.offset_from_unsigned(first.add(gone));
+            let count = top.offset_from(first.add(gone)) as usize;
             if gone > 0 {
                 for index in 0..count {
                     write(first.add(index), read(first.add(gone + index)));
@@ -302,7 +307,7 @@ impl Loaded {
         // SAFETY: the first place, the first slot and `base` lie within the magazine, in this order.
         unsafe {
             let first = self.first(capacity).add(gone);
-            let count = base.offset_from_unsigned(first).min(most);
+            let count = (base.offset_from(first) as usize).min(most);
             (0..count).for_each(|index| take(read(first.add(index))));
             count
         }

@@ -50,10 +50,8 @@ pub fn carve_own<P: Sharded>(
 ) -> usize {
     let owned = exchange.shard(shard).owned();
     let mut taken = owned.lock().carve(pages.spans(), bin, out);
-    if taken == 0
-        && !out.is_empty()
-        && let Some(id) = pages.take_small(bin, shard)
-    {
+    let fresh = if taken == 0 && !out.is_empty() { pages.take_small(bin, shard) } else { None };
+    if let Some(id) = fresh {
         // Before the lock: a library may have put itself in the clock's place.
         let now = P::Os::now_ms();
         // SAFETY: `take_small` made the span for this thread alone; `add` takes it over.
@@ -81,9 +79,8 @@ fn carve_home<P: Sharded>(
             break;
         }
         // Never wait for another shard's lock.
-        if let Some(mut owned) = exchange.shard(other).owned().try_lock()
-            && let Some(places) = out.get_mut(taken..)
-        {
+        let Some(places) = out.get_mut(taken..) else { break };
+        if let Some(mut owned) = exchange.shard(other).owned().try_lock() {
             taken += owned.carve_home(pages.spans(), bin, places);
             if !owned.has_home(pages.spans(), bin) {
                 exchange.set_home_hint(bin, other, false);

@@ -221,10 +221,10 @@ impl<P: Sharded> Exchange<P> {
         if mask == 0 {
             return None;
         }
-        if mask & own != 0
-            && let Some(magazine) = self.take_full_of(shard, bin)
-        {
-            return Some((magazine, false));
+        if mask & own != 0 {
+            if let Some(magazine) = self.take_full_of(shard, bin) {
+                return Some((magazine, false));
+            }
         }
         Self::in_turn(mask & !own, shard).find_map(|other| Some((self.take_full_of(other, bin)?, true)))
     }

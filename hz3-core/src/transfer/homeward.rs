@@ -152,8 +152,10 @@ fn restore_batch<P: Sharded>(
                 refused = Some((NotReturned::NotASlot, address));
                 break;
             }
-            if is_doubtful && let Some(place) = others.iter_mut().find(|other| other.is_none()) {
-                *place = exchange.doubts.resolve(address);
+            if is_doubtful {
+                if let Some(place) = others.iter_mut().find(|other| other.is_none()) {
+                    *place = exchange.doubts.resolve(address);
+                }
             }
             // SAFETY: a small span of `owner`, whose lock is held.
             match unsafe { owned.restore(pages.spans(), tag.span(), slot, idle) } {

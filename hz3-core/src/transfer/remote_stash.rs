@@ -209,8 +209,8 @@ fn sort(entries: &[AtomicU64]) {
         for (end, entry) in entries.iter().enumerate().skip(gap) {
             let value = entry.load(Ordering::Relaxed);
             let mut at = end;
-            while let Some((lower, other)) = at.checked_sub(gap).and_then(|lower| Some((lower, entries.get(lower)?)))
-                && let Some(place) = entries.get(at)
+            while let Some((lower, other, place)) =
+                at.checked_sub(gap).and_then(|lower| Some((lower, entries.get(lower)?, entries.get(at)?)))
             {
                 let larger = other.load(Ordering::Relaxed);
                 if larger <= value {

@@ -244,9 +244,8 @@ impl<S, Q> Swap<'_, S, Q> {
         if !self.heap.claim().enter(held) {
             return;
         }
-        if let Some(former) = self.heap.last_of(bin)
-            && let Some(other) = self.other.take()
-        {
+        let former = self.heap.last_of(bin);
+        if let Some((former, other)) = former.and_then(|former| Some((former, self.other.take()?))) {
             let address = other.as_ptr();
             // First, as the one that circulates may come home at once.
             let place = exchange.doubts.enter(former.expose_provenance(), address.expose_provenance());
@@ -389,9 +388,10 @@ impl<'a, S: RemoteStash, Q: Quarantine> Taking<'a, S, Q> {
             return;
         }
         let ticket = heap.claim().request();
-        if ticket.is_some()
-            && let Some(place) = self.heaps.get_mut(self.count)
-        {
+        if ticket.is_none() {
+            return;
+        }
+        if let Some(place) = self.heaps.get_mut(self.count) {
             *place = Some(Taken { heap, bins, ticket });
             self.count += 1;
         }

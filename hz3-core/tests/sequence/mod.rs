@@ -248,8 +248,8 @@ pub fn run<L: Lane>(string: &[u8]) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let mut model = Model { live: BTreeMap::new(), workers: [const { None }; THREADS - 1], fill: 0 };
-    for (index, step) in string.as_chunks().0.iter().enumerate() {
-        model.step::<L>(*step);
+    for (index, step) in string.chunks_exact(size_of::<Step>()).enumerate() {
+        model.step::<L>(step.try_into().expect("a step's length"));
         if index % LOOK == 0 {
             model.look::<L>();
         }

@@ -9,6 +9,7 @@
 //!   builds them and sets it.
 //! - Variables of the tests' own that reach the programs begin with `PRELOAD_TEST_`: what begins with `HZ3_` is an
 //!   option of the library, which reports one that it does not know.
+//! - `PRELOAD_TEST_EMULATOR=qemu-…` runs programs and libraries for another processor, for which `CC` and `CXX` compile.
 //! - `PRELOAD_TEST_ANY_MALLOC=1` lets the programs accept any allocator (see `c/check.h`), so that the
 //!   tests can be tried against others, linked into such a folder under hz3's file names.
 
@@ -23,7 +24,6 @@ use std::collections::BTreeSet;
 use std::env;
 use std::io::{Write, stderr};
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 /// How long one run may take before it counts as hung.
@@ -79,7 +79,7 @@ pub fn passes(lane: Lane, program: &Program, case: &str) {
 /// Panics unless `listed` are exactly the cases that the program has.
 pub fn lists_every_case(program: &Program, listed: &[&str]) {
     let output =
-        Command::new(program.build()).arg("--list").output().expect("the program that was just built can be run");
+        run::emulated(&program.build()).arg("--list").output().expect("the program that was just built can be run");
     let text = String::from_utf8(output.stdout).expect("case names are ASCII");
     let present: BTreeSet<&str> = text.lines().collect();
     let listed: BTreeSet<&str> = listed.iter().copied().collect();

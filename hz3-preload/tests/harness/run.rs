@@ -2,6 +2,7 @@
 
 use super::TIME_LIMIT;
 use super::compiler::Program;
+use std::env;
 use std::fmt;
 use std::io::{self, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -9,6 +10,24 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+/// An emulator and its arguments, for programs that `CC` and `CXX` compile for another processor.
+const EMULATOR: &str = "PRELOAD_TEST_EMULATOR";
+
+/// Whether programs run under an emulator.
+pub fn is_emulated() -> bool {
+    env::var_os(EMULATOR).is_some()
+}
+
+/// A command for `program`, under the emulator if there is one.
+pub fn emulated(program: &Path) -> Command {
+    let words = env::var(EMULATOR).unwrap_or_default();
+    let mut words = words.split_whitespace();
+    let Some(emulator) = words.next() else { return Command::new(program) };
+    let mut command = Command::new(emulator);
+    command.args(words).arg(program);
+    command
+}
 
 /// A limit on a process's resources, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +61,7 @@ pub struct Outcome {
 impl Run {
     /// A run of `program`, which is compiled first. Nothing is preloaded yet.
     pub fn new(program: &Program) -> Run {
-        let mut command = Command::new(program.build());
+        let mut command = emulated(&program.build());
         command
             .env_remove("LD_PRELOAD")
             // The tests' own; to the library under test it would be an unknown option, which it reports.
@@ -76,7 +95,10 @@ impl Run {
     /// With a preloaded library.
     pub fn preload(mut self, library: &Path) -> Run {
         self.name = format!("LD_PRELOAD={} {}", library.display(), self.name);
-        self.command.env("LD_PRELOAD", library);
+        // The emulator is a program of this system: it takes the guest's for its own otherwise.
+        let name = if is_emulated() { "QEMU_SET_ENV" } else { "LD_PRELOAD" };
+        let value = if is_emulated() { format!("LD_PRELOAD={}", library.display()).into() } else { library.to_owned() };
+        self.command.env(name, value);
         self
     }
 

@@ -51,7 +51,7 @@ pub fn step() -> Step {
     Step::new("miri", |session| {
         require()?;
         expect_tests(miri(session).args(["--lib", "--"]).args(QUICK))?;
-        expect_tests(miri(session).args(["--test", "interpreted"]))
+        expect_tests(miri(session).args(["--test", "interpreted"])).map(drop)
     })
 }
 
@@ -64,7 +64,7 @@ fn miri(session: &Session) -> Command {
 }
 
 /// A command of rustup's that knows nothing of the toolchain that runs us.
-fn rustup(words: &[&str]) -> Command {
+pub fn rustup(words: &[&str]) -> Command {
     let mut command = Command::new("rustup");
     command.args(words).env_remove("LD_PRELOAD").env_remove("RUSTUP_TOOLCHAIN").env_remove("RUSTFLAGS");
     for variable in variables_of_cargo_run() {
@@ -73,7 +73,8 @@ fn rustup(words: &[&str]) -> Command {
     command
 }
 
-fn require() -> Result<(), Stop> {
+/// Makes sure that there is Miri.
+pub fn require() -> Result<(), Stop> {
     let is_there = || {
         let found = process::capture(&mut rustup(&["run", "nightly", "cargo", "miri", "--version"]), BUILD_TIME_LIMIT);
         found.is_ok_and(|captured| captured.status.success())

@@ -1,8 +1,10 @@
 //! Suite: every check that CI makes, as named steps that go on after a failure.
 
+mod aarch64;
 mod benchmark;
 mod claims;
 mod debian;
+mod debian_rust;
 mod debugger;
 mod documents;
 mod embedding;
@@ -81,6 +83,7 @@ fn all_steps() -> Vec<Step> {
     steps.extend(documents::steps());
     steps.extend(claims::steps());
     steps.extend(rust_checks::test_steps());
+    steps.push(debian_rust::step());
     steps.push(miri::step());
     steps.extend(publish::steps());
     steps.extend(mutants::steps());
@@ -121,6 +124,7 @@ fn all_steps() -> Vec<Step> {
     steps.extend(neighbours::steps());
     steps.extend(valgrind::steps());
     steps.extend(emulated::steps());
+    steps.extend(aarch64::steps());
     steps.extend(debugger::steps());
     for lane in Lane::FOR_SPEED {
         steps.push(Step::new(format!("soak/{lane}"), move |session| {

@@ -1,23 +1,53 @@
-//! Publish: hz3-core as crates.io would take it: what the package holds and says of itself, and its documentation.
+//! Publish: hz3-core as crates.io would take it: what the package holds and says of itself, its documentation, and programs
+//! that depend on the packed crate, as a registry's user has it.
 
+use super::miri;
 use super::session::Session;
-use super::step::Step;
+use super::step::{Step, Stop};
 use anyhow::{Context, Result, ensure};
 use hz3::process;
 use hz3::workspace::BUILD_TIME_LIMIT;
+use std::path::{Path, PathBuf};
 
 /// What every package must have.
 const NEEDED: [&str; 6] =
     ["Cargo.toml", "LICENSE", "README.md", "src/lib.rs", "examples/no_std.rs", "examples/threads.rs"];
 
 /// The manifest's fields without which the registry refuses the package, or nobody finds it.
-const FIELDS: [&str; 8] =
-    ["name", "description", "license", "readme", "keywords", "categories", "rust-version", "edition"];
+const FIELDS: [&str; 9] =
+    ["name", "description", "license", "readme", "keywords", "categories", "rust-version", "edition", "links"];
 
-/// Two steps.
+/// A program on the crate: its allocator serves threads that free each other's blocks.
+const PROGRAM: &str = r#"
+use hz3_core::Hz3;
+
+#[global_allocator]
+static GLOBAL: Hz3 = Hz3::new();
+
+fn main() {
+    GLOBAL.start_background_thread();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || (0..100_usize).for_each(|one| sender.send(vec![one; 50]).unwrap()));
+    let sum: usize = receiver.into_iter().map(|all| all.iter().sum::<usize>()).sum();
+    thread.join().unwrap();
+    assert_eq!(sum, 50 * 99 * 100 / 2);
+    assert_eq!(GLOBAL.stats().live_bytes() > 0, !cfg!(miri));
+}
+"#;
+
+/// The steps.
 pub fn steps() -> Vec<Step> {
     vec![
         Step::new("publish/package", |session| Ok(package(session)?)),
+        Step::new("publish/program", |session| Ok(program(session)?)),
+        Step::new("publish/miri", |session| {
+            miri::require()?;
+            let folder = lay_program(session, "miri", "")?;
+            let mut command = miri::rustup(&["run", "nightly", "cargo", "miri", "run", "--offline", "--target-dir"]);
+            command.arg(session.workspace.target.join("publish-miri")).current_dir(folder);
+            process::expect_success(command.env("CARGO_TERM_COLOR", "never"), BUILD_TIME_LIMIT)?;
+            Ok::<(), Stop>(())
+        }),
         Step::new("publish/documentation", |session| Ok(documentation(session)?)),
     ]
 }
@@ -42,6 +72,52 @@ fn package(session: &Session) -> Result<()> {
         }
     }
     check_manifest(&manifest)
+}
+
+/// The program is built and runs; with a second version of the crate, cargo says why it is not.
+fn program(session: &Session) -> Result<()> {
+    let cargo = |folder: &Path| {
+        let mut command = session.workspace.cargo();
+        command.args(["run", "--quiet", "--offline", "--target-dir"]).arg(session.workspace.target.join("publish"));
+        command.current_dir(folder);
+        process::capture(&mut command, BUILD_TIME_LIMIT)
+    };
+    let run = cargo(&lay_program(session, "program", "")?)?;
+    ensure!(run.status.success(), "{}", run.text());
+    let second = unpack(session, "second")?;
+    let manifest = second.join("Cargo.toml");
+    let text = std::fs::read_to_string(&manifest)?;
+    std::fs::write(&manifest, text.replacen(env!("CARGO_PKG_VERSION"), "99.0.0", 1))?;
+    let line = format!("second = {{ package = \"hz3-core\", path = \"{}\" }}\n", second.display());
+    let refused = cargo(&lay_program(session, "twice", &line)?)?.text();
+    ensure!(refused.contains("links to the native library `hz3`"), "two versions are not refused by name:\n{refused}");
+    Ok(())
+}
+
+/// A clean folder with a program on the unpacked crate, and `more` dependencies.
+fn lay_program(session: &Session, name: &str, more: &str) -> Result<PathBuf> {
+    let (folder, unpacked) = (session.empty_folder(name)?, unpack(session, "packed")?);
+    std::fs::create_dir(folder.join("src"))?;
+    std::fs::write(folder.join("src/main.rs"), PROGRAM)?;
+    let manifest = format!(
+        "[package]\nname = \"{name}\"\nedition = \"2024\"\n\n[dependencies]\nhz3-core = {{ path = \"{}\" }}\n{more}\n\
+         [workspace]\n",
+        unpacked.display()
+    );
+    std::fs::write(folder.join("Cargo.toml"), manifest)?;
+    Ok(folder)
+}
+
+/// Packs the crate and unpacks it in an empty folder of that name; its own folder there.
+fn unpack(session: &Session, name: &str) -> Result<PathBuf> {
+    let folder = session.empty_folder(name)?;
+    let mut command = session.workspace.cargo();
+    command.args(["package", "--package", "hz3-core", "--allow-dirty", "--offline", "--no-verify"]);
+    process::expect_success(&mut command, BUILD_TIME_LIMIT)?;
+    let file = concat!("package/hz3-core-", env!("CARGO_PKG_VERSION"), ".crate");
+    let packed = std::fs::File::open(session.workspace.target.join(file)).context(file)?;
+    tar::Archive::new(flate2::read::GzDecoder::new(packed)).unpack(&folder)?;
+    Ok(folder.join(concat!("hz3-core-", env!("CARGO_PKG_VERSION"))))
 }
 
 /// The package has what it needs, and nothing that only the workspace has a use for.

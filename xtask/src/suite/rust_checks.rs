@@ -55,7 +55,7 @@ pub fn interface_step() -> Step {
         let mut command = session.workspace.cargo();
         command.args(["test", "--no-fail-fast", "--package", "hz3-preload"]);
         command.env("HZ3_PRELOAD_DIR", folder);
-        expect_tests(&mut command)
+        expect_tests(&mut command).map(drop)
     })
 }
 
@@ -63,7 +63,7 @@ fn loom(session: &mut Session) -> Result<(), Stop> {
     let mut command = loom_command(session);
     command.arg("--target-dir").arg(session.workspace.target.join("loom"));
     command.args(["--no-fail-fast", "--test", "loom_*"]);
-    expect_tests(&mut command)
+    expect_tests(&mut command).map(drop)
 }
 
 /// `cargo test` of hz3-core under the model checker; which test, the caller adds.
@@ -82,18 +82,18 @@ fn cargo(session: &Session, arguments: &[&str]) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Runs `cargo test`; no test at all is a failure too. A failure shows all but the tests that passed.
-pub fn expect_tests(command: &mut Command) -> Result<(), Stop> {
+/// Runs `cargo test`, and returns how many tests passed; none at all is a failure too. A failure shows all but those.
+pub fn expect_tests(command: &mut Command) -> Result<usize, Stop> {
     let captured = process::capture(command, TIME_LIMIT)?;
     let text = captured.text();
     if !captured.status.success() {
         let lines: Vec<&str> = text.lines().filter(|line| !is_passed_test(line)).collect();
         return Err(Stop::failed(lines.join("\n")));
     }
-    if passed_tests(&text) == 0 {
-        return Err(Stop::failed(format!("no test has run\n{text}")));
+    match passed_tests(&text) {
+        0 => Err(Stop::failed(format!("no test has run\n{text}"))),
+        passed => Ok(passed),
     }
-    Ok(())
 }
 
 fn is_passed_test(line: &str) -> bool {

@@ -1,0 +1,108 @@
+//! Symbol versions: the C library's functions by their oldest versions, so that a library that was linked on a new system
+//! also loads on an old one.
+//!
+//! ```text
+//! pthread_create(…)  →  our hidden pthread_create  →  pthread_create@GLIBC_2.2.5, or a refusal where there is none
+//! ```
+//!
+//! glibc 2.32 to 2.34 gave these functions new versions when they moved into `libc.so.6`, and kept the old ones with the
+//! same code. Before, they were in `libpthread.so.0` and `libdl.so.2`. A program without the former has one thread, and
+//! one without the latter opens no library; there these weak references stay empty. What such a program loads late is not
+//! found: its threads' heaps are then not reused.
+//!
+//! Each function is a jump, so that the C library sees its caller's return address. The library for static programs has
+//! none of them.
+//!
+//! Outside rules: the `.symver` directive of the assembler; glibc's `Versions` files and its NEWS of 2.32 and 2.34.
+
+/// The result of a function that there is not: `ENOSYS`.
+#[doc(hidden)]
+pub const REFUSED: i32 = 38;
+/// As [`REFUSED`], where 0 or null says so.
+#[doc(hidden)]
+pub const NOTHING: i32 = 0;
+
+/// Defines the functions, hidden, in the invoking library.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! oldest_versions {
+    () => {
+        #[cfg(not(feature = "linked"))]
+        mod symbol_versions {
+            #[cfg(target_arch = "x86_64")]
+            $crate::oldest_versions!(
+                dlsym "GLIBC_2.2.5" NOTHING, dlerror "GLIBC_2.2.5" NOTHING, dlclose "GLIBC_2.2.5" NOTHING,
+                dladdr "GLIBC_2.2.5" NOTHING, dlmopen "GLIBC_2.3.4" NOTHING,
+                pthread_key_create "GLIBC_2.2.5" REFUSED, pthread_key_delete "GLIBC_2.2.5" REFUSED,
+                pthread_setspecific "GLIBC_2.2.5" REFUSED, pthread_create "GLIBC_2.2.5" REFUSED,
+                pthread_detach "GLIBC_2.2.5" REFUSED, pthread_attr_setstacksize "GLIBC_2.2.5" REFUSED,
+                pthread_sigmask "GLIBC_2.2.5" REFUSED,
+            );
+            #[cfg(target_arch = "aarch64")]
+            $crate::oldest_versions!(
+                dlsym "GLIBC_2.17" NOTHING, dlerror "GLIBC_2.17" NOTHING, dlclose "GLIBC_2.17" NOTHING,
+                dladdr "GLIBC_2.17" NOTHING, dlmopen "GLIBC_2.17" NOTHING,
+                pthread_key_create "GLIBC_2.17" REFUSED, pthread_key_delete "GLIBC_2.17" REFUSED,
+                pthread_setspecific "GLIBC_2.17" REFUSED, pthread_create "GLIBC_2.17" REFUSED,
+                pthread_detach "GLIBC_2.17" REFUSED, pthread_attr_setstacksize "GLIBC_2.17" REFUSED,
+                pthread_sigmask "GLIBC_2.17" REFUSED,
+            );
+        }
+    };
+    ($($name:ident $version:literal $missing:ident,)*) => {$(
+        ::core::arch::global_asm!(
+            concat!(".pushsection .text.hz3_", stringify!($name), ",\"ax\",%progbits"),
+            ".p2align 4",
+            concat!(".weak hz3_oldest_", stringify!($name)),
+            concat!(".symver hz3_oldest_", stringify!($name), ", ", stringify!($name), "@", $version),
+            concat!(".globl ", stringify!($name)),
+            concat!(".hidden ", stringify!($name)),
+            concat!(".type ", stringify!($name), ",%function"),
+            concat!(stringify!($name), ":"),
+            $crate::jump_if_there!(stringify!($name)),
+            concat!(".size ", stringify!($name), ", . - ", stringify!($name)),
+            ".popsection",
+            missing = const $crate::symbol_versions::$missing,
+        );
+    )*};
+}
+
+/// Instructions: a jump to the function, if there is one, else its result.
+#[cfg(target_arch = "x86_64")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! jump_if_there {
+    ($name:expr) => {
+        concat!(
+            "mov r11, qword ptr [rip + hz3_oldest_",
+            $name,
+            "@GOTPCREL]\n",
+            "test r11, r11\n",
+            "jz 2f\n",
+            "jmp r11\n",
+            "2: mov eax, {missing}\n",
+            "ret",
+        )
+    };
+}
+
+/// Instructions: a jump to the function, if there is one, else its result.
+#[cfg(target_arch = "aarch64")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! jump_if_there {
+    ($name:expr) => {
+        concat!(
+            "adrp x16, :got:hz3_oldest_",
+            $name,
+            "\n",
+            "ldr x16, [x16, :got_lo12:hz3_oldest_",
+            $name,
+            "]\n",
+            "cbz x16, 2f\n",
+            "br x16\n",
+            "2: mov x0, {missing}\n",
+            "ret",
+        )
+    };
+}

@@ -1,0 +1,183 @@
+//! AArch64: hz3 built for it on another processor, and run under qemu-user.
+//!
+//! ```text
+//! unit         hz3-core's own tests: system calls, stacks, unwinding, thread-local words
+//! LANE         the library's shape, and programs of the C and C++ interface
+//! benchmark    the benchmark, a second of it
+//! ```
+//!
+//! An emulator's memory and time are not the program's, so tests that measure either are left out, as are those that
+//! qemu 7.2 fails with glibc's malloc too: threads in a child of a threaded process, and a signal handler that forks. It
+//! shows no weak ordering: docs/ordering.md has the models for that.
+
+use super::debian_rust;
+use super::package::{self, Package};
+use super::rust_checks::expect_tests;
+use super::session::Session;
+use super::step::{Step, Stop};
+use crate::library_shape::Library;
+use hz3::record::tuning_variables;
+use hz3::workspace::BUILD_TIME_LIMIT;
+use hz3::{Lane, process};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+const TARGET: &str = "aarch64-unknown-linux-gnu";
+const COMPILER: Package = Package { command: "aarch64-linux-gnu-gcc", name: "gcc-aarch64-linux-gnu" };
+const CXX_COMPILER: Package = Package { command: "aarch64-linux-gnu-g++", name: "g++-aarch64-linux-gnu" };
+const EMULATOR: Package = Package { command: "qemu-aarch64", name: "qemu-user" };
+/// The C library's headers and, for the emulator, its loader.
+const C_LIBRARY: (&str, &str) = ("/usr/aarch64-linux-gnu/include/stdio.h", "libc6-dev-arm64-cross");
+const EMULATED: &str = "qemu-aarch64 -L /usr/aarch64-linux-gnu";
+const TIME_LIMIT: Duration = Duration::from_secs(120);
+
+/// Test crates of hz3-preload, what stands before the lane in the names of their tests, and cases: what has code of its own
+/// for a processor, threads and forks.
+const CASES: [(&str, &str, &[&str]); 4] = [
+    (
+        "preload_abi",
+        "",
+        &[
+            "blocks_from_libc_functions_can_be_freed",
+            "blocks_pass_between_private_and_usual_names",
+            "calloc_fails_with_enomem_when_the_product_overflows",
+            "every_name_comes_from_the_preloaded_library",
+            "every_name_has_an_address_of_its_own",
+            "free_keeps_errno",
+            "live_blocks_of_every_size_do_not_overlap",
+            "null_is_accepted_by_every_form",
+            "operator_new_works_without_a_cxx_runtime",
+            "posix_memalign_honours_every_power_of_two",
+            "realloc_of_null_is_malloc",
+            "usable_size_covers_every_entry_point",
+        ],
+    ),
+    (
+        "preload_cxx",
+        "cxx17::",
+        &[
+            "a_handler_that_throws_makes_the_nothrow_forms_return_null",
+            "aligned_forms_pair_with_every_delete",
+            "bad_alloc_unwinds_through_frames_that_own_memory",
+            "every_operator_comes_from_the_preloaded_library",
+            "nothrow_forms_return_null",
+            "the_handlers_exception_reaches_the_caller",
+            "threads_throw_at_once",
+            "throwing_forms_throw_bad_alloc",
+        ],
+    ),
+    (
+        "preload_process",
+        "",
+        &[
+            "allocation_is_no_cancellation_point",
+            "blocks_outlive_the_thread_that_took_them",
+            "constructors_and_destructors_allocate",
+            "destructors_allocate_and_free_in_every_round",
+            "exit_handlers_allocate",
+            "libraries_that_allocate_come_and_go",
+            "many_children_live_at_once",
+        ],
+    ),
+    ("preload_stack", "", &["coroutines_of_four_kibibytes_allocate", "reports_take_little_stack"]),
+];
+
+/// Threads, iterations, slots, smallest and largest size, percentage of remote frees, ring slots.
+const BENCHMARK: [&str; 7] = ["4", "5000", "400", "16", "2048", "50", "65536"];
+
+/// All steps.
+pub fn steps() -> Vec<Step> {
+    let mut steps = vec![Step::new("emulated/aarch64/unit", unit)];
+    for lane in Lane::ALL {
+        steps.push(Step::new(format!("emulated/aarch64/{lane}"), move |session| interface(session, lane)));
+    }
+    steps.push(Step::new("emulated/aarch64/benchmark", benchmark));
+    steps
+}
+
+/// The parts, and a cargo that builds with them, quickly. On AArch64 itself there is nothing to emulate.
+fn cargo(session: &Session) -> Result<Command, Stop> {
+    if cfg!(target_arch = "aarch64") {
+        return Err(Stop::Skipped("the other steps run on AArch64 here".to_owned()));
+    }
+    package::require(&[COMPILER, CXX_COMPILER, EMULATOR])?;
+    package::require_file(Path::new(C_LIBRARY.0), C_LIBRARY.1)?;
+    let mut command = session.workspace.cargo();
+    if !has_standard_library() {
+        command.env("RUSTC", debian_rust::compiler(session, None, Some("arm64"))?);
+    }
+    command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", COMPILER.command);
+    command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", EMULATED);
+    for (option, value) in [("LTO", "off"), ("CODEGEN_UNITS", "16"), ("DEBUG", "false")] {
+        command.env(format!("CARGO_PROFILE_RELEASE_{option}"), value);
+    }
+    Ok(command)
+}
+
+/// Where the results lie, apart from those of other compilers and profiles.
+fn folder(session: &Session) -> PathBuf {
+    session.workspace.target.join("aarch64")
+}
+
+fn has_standard_library() -> bool {
+    let mut command = Command::new("rustc");
+    command.args(["--print", "target-libdir", "--target", TARGET]).env_remove("LD_PRELOAD");
+    process::capture(&mut command, TIME_LIMIT).is_ok_and(|found| Path::new(found.stdout_text().trim()).is_dir())
+}
+
+/// Adds what says what to build, and where.
+fn build(command: &mut Command, session: &Session, words: &[&str]) -> Result<PathBuf, Stop> {
+    command.args(words).args(["--release", "--target", TARGET, "--target-dir"]).arg(folder(session));
+    process::expect_success(command, BUILD_TIME_LIMIT)?;
+    Ok(folder(session).join(TARGET).join("release"))
+}
+
+fn unit(session: &mut Session) -> Result<(), Stop> {
+    let mut command = cargo(session)?;
+    command.args(["test", "--package", "hz3-core", "--lib", "--release", "--target", TARGET, "--target-dir"]);
+    expect_tests(command.arg(folder(session))).map(drop)
+}
+
+fn library(session: &Session, lane: Lane) -> Result<PathBuf, Stop> {
+    // As it is shipped.
+    let mut command = cargo(session)?;
+    for option in ["LTO", "CODEGEN_UNITS"] {
+        command.env_remove(format!("CARGO_PROFILE_RELEASE_{option}"));
+    }
+    let results = build(&mut command, session, &["build", "--package", &lane.package()])?;
+    Ok(results.join(lane.library()))
+}
+
+fn interface(session: &mut Session, lane: Lane) -> Result<(), Stop> {
+    let library = library(session, lane)?;
+    Library::read(&library)?.check(&lane.library())?;
+    for (test, before, cases) in CASES {
+        let mut command = session.workspace.cargo();
+        command.args(["test", "--no-fail-fast", "--package", "hz3-preload", "--test", test, "--", "--exact"]);
+        command.args(cases.iter().map(|case| format!("{before}{lane}::{case}")));
+        command.env("HZ3_PRELOAD_DIR", library.parent().unwrap_or(&library));
+        command.env("PRELOAD_TEST_EMULATOR", EMULATED);
+        command.env("CC", COMPILER.command).env("CXX", CXX_COMPILER.command);
+        let ran = expect_tests(&mut command)?;
+        if ran != cases.len() {
+            return Err(Stop::failed(format!("{test} has {ran} of the {} named tests", cases.len())));
+        }
+    }
+    Ok(())
+}
+
+fn benchmark(session: &mut Session) -> Result<(), Stop> {
+    let library = library(session, Lane::Scale)?;
+    let words = ["build", "--package", "hz3-bench-mt-remote", "--bin", "hz3-bench-mt-remote"];
+    let results = build(&mut cargo(session)?, session, &words)?;
+    let mut words = EMULATED.split(' ');
+    let mut command = Command::new(words.next().unwrap_or_default());
+    for variable in tuning_variables() {
+        command.env_remove(variable);
+    }
+    command.args(words).args(["-E", &format!("LD_PRELOAD={}", library.display())]);
+    command.env_remove("LD_PRELOAD").arg(results.join("hz3-bench-mt-remote")).args(BENCHMARK);
+    let text = process::expect_success(&mut command, TIME_LIMIT)?.text();
+    if text.contains(&Lane::Scale.library()) { Ok(()) } else { Err(Stop::failed(text)) }
+}
