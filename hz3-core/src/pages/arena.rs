@@ -19,7 +19,7 @@
 
 use crate::pages::page_map::{ArenaTags, Claim, PageMap};
 use crate::pages::page_tag::{PageTag, TagCell};
-use crate::pages::places::{Edge, MOST_POPULATED_BYTES, Mapped, Place, TAG_BYTES};
+use crate::pages::places::{Edge, MOST_POPULATED_BYTES, Mapped, Place, TAG_BYTES, mapped_tags};
 use crate::platform::lock::{ForkLock, Mutex, Ranked};
 use crate::platform::options::Options;
 use crate::platform::os::{NotMapped, Os};
@@ -35,6 +35,10 @@ const WINDOWS: usize = 64;
 /// other threads' page faults. Chosen: what is mapped and unused stays small beside the rest.
 const STEP_BYTES: RangeInclusive<usize> = 2 * SEGMENT_BYTES..=128 * SEGMENT_BYTES;
 const STEP_SHARE: usize = 8;
+/// The same while threads wait for one that grows: twice what there is, up to the larger of these. Chosen:
+/// `docs/decisions/windows.md`.
+const RUSH_BYTES: usize = 48 << 20;
+const RUSH_SHARE: usize = 5;
 /// What is mapped first. Chosen: a small program may lock its memory within the usual limit of 8 MiB.
 const FIRST_BYTES: usize = SEGMENT_BYTES;
 /// How many times the first size the near and the far window reach. Chosen: heaps of hundreds of GiB lie in the two.
@@ -93,6 +97,8 @@ pub enum Growing {
 struct Growth {
     /// The [thread](crate::platform::os::Waiter::this_thread) that grows and is worth waiting for; 0 for none.
     grower: usize,
+    /// Whether another one has waited for it.
+    has_waiter: bool,
 }
 
 impl Ranked for Growth {
@@ -118,7 +124,11 @@ pub struct Arenas<O: Os> {
 impl<O: Os> Arenas<O> {
     /// No windows.
     pub const fn new(options: Options) -> Self {
-        Self { windows: PageMap::new(), growth: CachePadded::new(Mutex::new(Growth { grower: 0 })), options }
+        Self {
+            windows: PageMap::new(),
+            growth: CachePadded::new(Mutex::new(Growth { grower: 0, has_waiter: false })),
+            options,
+        }
     }
 
     /// The near window, for the hit path.
@@ -164,8 +174,8 @@ impl<O: Os> Arenas<O> {
     /// # Errors
     /// The system refuses, or `give_up`, called under the lock, says that pages came free.
     pub fn grow(&self, which: Growing, pages: usize, give_up: impl Fn() -> bool) -> Result<PageRange, NotGrown> {
-        self.begin(give_up)?;
-        let grown = self.grow_by(which, pages);
+        let is_rush = self.begin(give_up)?;
+        let grown = self.grow_by(which, pages, is_rush);
         let mut growth = self.growth.lock();
         if growth.grower == O::this_thread() {
             growth.grower = 0;
@@ -173,8 +183,8 @@ impl<O: Os> Arenas<O> {
         grown.ok_or(NotGrown::Refused)
     }
 
-    /// Waits a little for a thread that grows, then notes this one.
-    fn begin(&self, give_up: impl Fn() -> bool) -> Result<(), NotGrown> {
+    /// Waits a little for a thread that grows, then notes this one. Whether threads waited since the last growth.
+    fn begin(&self, give_up: impl Fn() -> bool) -> Result<bool, NotGrown> {
         let this = O::this_thread();
         for turn in 0.. {
             let mut growth = self.growth.lock();
@@ -185,24 +195,26 @@ impl<O: Os> Arenas<O> {
             // waits for it again.
             if growth.grower == 0 || growth.grower == this || turn == YIELDS + NAPS {
                 growth.grower = this;
-                break;
+                return Ok(core::mem::take(&mut growth.has_waiter));
             }
+            growth.has_waiter = true;
             drop(growth);
             if turn < YIELDS { O::yield_now() } else { O::nap() }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// [`Arenas::grow`] without the wait. `None` if the system refuses.
-    fn grow_by(&self, which: Growing, pages: usize) -> Option<PageRange> {
+    fn grow_by(&self, which: Growing, pages: usize, is_rush: bool) -> Option<PageRange> {
         let need = pages.checked_next_multiple_of(SEGMENT_PAGES as usize)?;
+        let step = self.step(need, is_rush);
         // Each turn but the last one, another thread has opened a window meanwhile.
         for _ in 0..=WINDOWS {
-            match self.grow_in_place(need) {
+            match self.grow_in_place(step, need) {
                 Err(NotMapped::Taken) if which == Growing::Any => {}
                 grown => return grown.ok(),
             }
-            match self.open_window(need) {
+            match self.open_window(step, need) {
                 Err(NotMapped::Taken) => {}
                 opened => return opened.ok(),
             }
@@ -210,11 +222,14 @@ impl<O: Os> Arenas<O> {
         None
     }
 
-    /// Pages to map for a request of `need`.
-    fn step(&self, need: usize) -> usize {
+    /// Pages to map for a request of `need`; in a rush, others want more.
+    fn step(&self, need: usize, is_rush: bool) -> usize {
         let (_, mapped) = self.reserved_and_committed();
         let bytes = match mapped {
             0 => FIRST_BYTES,
+            _ if is_rush => {
+                (2 * mapped).min(RUSH_BYTES.max(mapped / RUSH_SHARE)).clamp(*STEP_BYTES.start(), *STEP_BYTES.end())
+            }
             _ => (mapped / STEP_SHARE).clamp(*STEP_BYTES.start(), *STEP_BYTES.end()),
         };
         need.max(bytes / SEGMENT_BYTES * SEGMENT_PAGES as usize)
@@ -224,8 +239,7 @@ impl<O: Os> Arenas<O> {
     ///
     /// # Errors
     /// None has, or the system refuses: it would refuse a further window too.
-    fn grow_in_place(&self, need: usize) -> Result<PageRange, NotMapped> {
-        let step = self.step(need);
+    fn grow_in_place(&self, step: usize, need: usize) -> Result<PageRange, NotMapped> {
         for window in self.windows.all() {
             let growth = self.growth.lock();
             let Some(claim) = window.claim() else { continue };
@@ -247,7 +261,7 @@ impl<O: Os> Arenas<O> {
         let window = self.windows.all().iter().find(|window| window.ends_at(end))?;
         let claim = window.claim()?;
         drop(growth);
-        self.grow_window(window, claim, self.step(need), need, false).ok()
+        self.grow_window(window, claim, self.step(need, false), need, false).ok()
     }
 
     /// Grows `window`, whose end is claimed, by `step` or `need` pages; ends the claim.
@@ -290,9 +304,9 @@ impl<O: Os> Arenas<O> {
     ///
     /// # Errors
     /// Another thread has opened one meanwhile, or the system refuses.
-    fn open_window(&self, need: usize) -> Result<PageRange, NotMapped> {
+    fn open_window(&self, step: usize, need: usize) -> Result<PageRange, NotMapped> {
         let count = self.windows.all().len();
-        let fresh = if count < WINDOWS { self.map_window(count, need) } else { None };
+        let fresh = if count < WINDOWS { self.map_window(count, step, need) } else { None };
         let Some(Fresh { place, mapped, is_whole }) = fresh else { return Err(NotMapped::Refused) };
         let range = PageRange { start: place.base, pages: mapped.end };
         let growth = self.growth.lock();
@@ -312,8 +326,7 @@ impl<O: Os> Arenas<O> {
     }
 
     /// Maps the first pages of window number `count`, `need` at least. `None` if the system refuses.
-    fn map_window(&self, count: usize, need: usize) -> Option<Fresh> {
-        let step = self.step(need);
+    fn map_window(&self, count: usize, step: usize, need: usize) -> Option<Fresh> {
         let capacity = capacity_of(self.options.arena_bytes(), count).max(need);
         let map = |place: Place| {
             place.map::<O>(NO_EDGE, step, need, false).map(|mapped| Fresh { place, mapped, is_whole: false })
@@ -371,7 +384,7 @@ impl<O: Os> Arenas<O> {
 
     /// Mapped bytes of page tags.
     pub fn tag_bytes(&self) -> usize {
-        self.windows.all().iter().map(|window| window.pages() * size_of::<TagCell>()).sum()
+        self.windows.all().iter().map(|window| mapped_tags(window.pages())).sum()
     }
 
     /// Bytes of addresses in windows, and of pages that are mapped there, without tags.

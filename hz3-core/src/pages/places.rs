@@ -21,10 +21,17 @@ const MOST_SKIPPED_PAGES: usize = (1 << 30) / PAGE_BYTES;
 const RANDOM_PLACES: u64 = 1 << 16;
 /// Bytes of a page tag.
 pub const TAG_BYTES: usize = 8;
+/// Bytes of tags mapped at a time. Chosen: those of 128 MiB; each call takes the mmap lock.
+const TAG_STEP_BYTES: usize = 256 << 10;
 
 /// Bytes of the tags of `pages` pages, in whole segments.
 const fn tag_room(pages: usize) -> usize {
     (pages * TAG_BYTES).next_multiple_of(SEGMENT_BYTES)
+}
+
+/// Bytes of tags that are mapped if those of `pages` pages are.
+pub const fn mapped_tags(pages: usize) -> usize {
+    (pages * TAG_BYTES).next_multiple_of(TAG_STEP_BYTES)
 }
 
 /// How far a window reaches, in pages.
@@ -119,8 +126,9 @@ impl Place {
         // SAFETY: the caller's own promise.
         unsafe {
             unmap::<O>(self.base + mapped.first * PAGE_BYTES, (mapped.end - mapped.first) * PAGE_BYTES);
-            if mapped.end > edge.bound {
-                unmap::<O>(self.tags + edge.bound * TAG_BYTES, (mapped.end - edge.bound) * TAG_BYTES);
+            let (from, to) = (mapped_tags(edge.bound), mapped_tags(mapped.end));
+            if to > from {
+                unmap::<O>(self.tags + from, to - from);
             }
         }
     }
@@ -169,12 +177,16 @@ impl Place {
         if end <= edge.bound {
             return Ok(());
         }
-        let (start, bytes) = (self.tags + edge.bound * TAG_BYTES, (end - edge.bound) * TAG_BYTES);
-        let start = O::map_at(start, bytes, edge.bound > 0)?;
-        if (end - first) * PAGE_BYTES <= MOST_POPULATED_BYTES {
-            let known = first.saturating_sub(edge.bound) * TAG_BYTES;
-            // SAFETY: just mapped, in whole pages, since all numbers are of whole segments.
-            unsafe { O::populate(start.add(known), bytes - known) };
+        let (from, to) = (mapped_tags(edge.bound), mapped_tags(end));
+        if to > from {
+            O::map_at(self.tags + from, to - from, edge.bound > 0)?;
+        }
+        let fresh = first.max(edge.bound);
+        if (end - first) * PAGE_BYTES <= MOST_POPULATED_BYTES
+            && let Some(start) = NonNull::new(with_exposed_provenance_mut(self.tags + fresh * TAG_BYTES))
+        {
+            // SAFETY: mapped, here or before, in whole pages, since all numbers are of whole segments.
+            unsafe { O::populate(start, (end - fresh) * TAG_BYTES) };
         }
         Ok(())
     }
