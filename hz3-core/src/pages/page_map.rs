@@ -149,8 +149,8 @@ impl<T> ArenaTags<T> {
         let (origin, pages) = if cfg!(target_arch = "x86_64") {
             (self.origin.load(Ordering::Relaxed), self.pages.load(Ordering::Relaxed))
         } else {
-            let pages = self.pages.load(Ordering::Acquire);
-            (self.origin.load(Ordering::Relaxed), pages)
+            let count = self.pages.load(Ordering::Acquire);
+            (self.origin.load(Ordering::Relaxed), count)
         };
         let page = address.wrapping_add(origin) >> PAGE_SHIFT;
         if page < pages {
