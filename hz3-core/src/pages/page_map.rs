@@ -60,7 +60,7 @@ impl<T> ArenaTags<T> {
     /// Opens the window: `pages` mapped pages from `base` on, whose `tags` are readable, and room for `capacity`. Once. The
     /// caller holds the growth lock.
     fn open(&self, base: usize, tags: *mut T, pages: usize, capacity: usize) {
-        debug_assert!(self.pages() == 0 && base.is_multiple_of(PAGE_BYTES) && pages <= capacity);
+        debug_assert!(self.pages() == 0 && base % PAGE_BYTES == 0 && pages <= capacity);
         // Relaxed, all: published by `pages`.
         self.tags.store(tags, Ordering::Relaxed);
         self.capacity.store(capacity, Ordering::Relaxed);

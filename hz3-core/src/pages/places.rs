@@ -182,9 +182,9 @@ impl Place {
             O::map_at(self.tags + from, to - from, edge.bound > 0)?;
         }
         let fresh = first.max(edge.bound);
-        if (end - first) * PAGE_BYTES <= MOST_POPULATED_BYTES
-            && let Some(start) = NonNull::new(with_exposed_provenance_mut(self.tags + fresh * TAG_BYTES))
-        {
+        let is_much = (end - first) * PAGE_BYTES > MOST_POPULATED_BYTES;
+        let start = NonNull::new(with_exposed_provenance_mut(self.tags + fresh * TAG_BYTES));
+        if let Some(start) = start.filter(|_| !is_much) {
             // SAFETY: mapped, here or before, in whole pages, since all numbers are of whole segments.
             unsafe { O::populate(start, (end - fresh) * TAG_BYTES) };
         }

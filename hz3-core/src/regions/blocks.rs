@@ -208,10 +208,10 @@ impl<'a, P: Policy> Blocks<'a, P> {
     /// Takes the large block at `address` out of its region, before it is freed. Does nothing if no region has it.
     #[inline]
     pub fn forget_large(&self, address: usize) {
-        if self.regions.has_large()
-            && let Some(member) = self.owner_of(address)
-            && member.is_large
-        {
+        if !self.regions.has_large() {
+            return;
+        }
+        if let Some(member) = self.owner_of(address).filter(|member| member.is_large) {
             // Another thread may be freeing the same block.
             let is_out = self
                 .regions

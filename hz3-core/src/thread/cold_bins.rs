@@ -77,7 +77,7 @@ pub unsafe fn keep_to_share<P: Sharded, S: RemoteStash, Q>(
     if made <= FEW_HEAPS {
         return;
     }
-    if !heap.misses.pass().is_multiple_of(PASSES) && heaps.cached() < ALL_BYTES / 2 {
+    if heap.misses.pass() % PASSES != 0 && heaps.cached() < ALL_BYTES / 2 {
         return;
     }
     let mut cached = heap.cached_bytes();
