@@ -146,7 +146,7 @@ mod allocator_api2 {
             // SAFETY: the caller gives up the block, of the layout `old`, unless this fails. The new one has room for both
             // layouts' lesser size.
             unsafe {
-                if old.size() > 0 && new.size() > 0 && block.addr().get().is_multiple_of(new.align()) {
+                if old.size() > 0 && new.size() > 0 && block.addr().get() % new.align() == 0 {
                     let asked = Layout::from_size_align_unchecked(old.size(), old.align().max(new.align()));
                     return made(new, || self.realloc(block.as_ptr(), asked, new.size()));
                 }
