@@ -70,7 +70,7 @@ fn mixed_calls_in_several_regions<L: Lane>(seed: u64, limit: usize) {
                     assert!(limit > 0, "memory ran out");
                     continue;
                 }
-                assert!(start.addr().is_multiple_of(align.max(16)));
+                assert!(start.addr() % align.max(16) == 0);
                 if fill % 2 == 1 {
                     Block { start, bytes, fill: 0 }.check(usize::MAX);
                 }
@@ -153,7 +153,7 @@ fn limits_are_exact<L: Lane>() {
         let slots = blocks.len();
         assert_eq!(stats().limit_bytes, PAGES * PAGE);
         assert!(stats().held_bytes <= PAGES * PAGE && stats().peak_bytes <= PAGES * PAGE);
-        if PAGE.is_multiple_of(bytes) || bytes.is_multiple_of(PAGE) {
+        if PAGE % bytes == 0 || bytes % PAGE == 0 {
             assert_eq!(slots, PAGES * PAGE / bytes, "blocks of {bytes} bytes in {}", L::NAME);
         }
         // One that is freed makes room for one.
