@@ -16,8 +16,8 @@
 //!
 //! [`Hz3`] is the scale lane; `Hz3<Fast>` and `Hz3<Hardened>` are the others. The C library's `malloc` is not replaced.
 //! The crate needs Linux, stable Rust and `libc`, but not `std`. It reads these environment variables:
-//! `HZ3_ARENA_SIZE`, `HZ3_BACKGROUND_THREAD` (1 takes effect in [`Hz3::start_background_thread`]), `HZ3_PURGE_DELAY_MS`,
-//! `HZ3_SHOW_ERRORS` and `HZ3_THP`.
+//! `HZ3_ARENA_SIZE`, `HZ3_BACKGROUND_THREAD` (1 takes effect in [`Hz3::start_background_thread`]), `HZ3_HARD_LIMIT`,
+//! `HZ3_PURGE_DELAY_MS`, `HZ3_SHOW_ERRORS`, `HZ3_SOFT_LIMIT` and `HZ3_THP`.
 //!
 //! # Regions
 //!
@@ -110,6 +110,8 @@ mod upkeep;
 pub use allocator::Lane;
 #[cfg(not(loom))]
 pub use api::global_alloc::Hz3;
+#[cfg(not(loom))]
+pub use api::limits::Limit;
 #[cfg(not(loom))]
 pub use api::region_handle::Region;
 #[cfg(not(loom))]

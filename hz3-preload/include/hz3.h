@@ -46,6 +46,11 @@ struct hz3_stats {
     size_t quarantine_bytes; /* free slots that the hardened lane keeps out of reuse for a while */
     size_t held_bytes;       /* free runs that it keeps out of reuse */
     size_t refused_guards;   /* number of guard pages that the system refused to make or to remove */
+    size_t counted_bytes;    /* what counts for the limits: blocks, and free memory that has not gone back */
+    size_t soft_limit_bytes; /* 0 where there is none */
+    size_t hard_limit_bytes; /* 0 where there is none */
+    size_t soft_limit_met;   /* how often growth met the soft limit */
+    size_t hard_limit_met;   /* how often the hard limit refused growth */
 };
 
 /* "hz3 VERSION LANE", a static string. */
@@ -60,6 +65,19 @@ size_t hz3_stats(struct hz3_stats *out, size_t size);
 
 /* malloc_trim(3): gives free memory back to the system; 1 where some went back, else 0. */
 int hz3_trim(void);
+
+/* The limits of hz3_set_limit. */
+enum hz3_limit {
+    hz3_limit_soft = 0, /* growth beyond it first gives all free memory back, in steps of about a millisecond */
+    hz3_limit_hard = 1  /* growth beyond it fails with ENOMEM, after all free memory within reach has gone back */
+};
+
+/*
+ * Sets a limit on the process's memory of hz3 in bytes from now on, in the place of HZ3_SOFT_LIMIT or HZ3_HARD_LIMIT; 0:
+ * none. What exceeds it already stays. Blocks count, each with all of its slot or pages, and free memory that has not
+ * gone back; the allocator's own tables do not. 0, or -1 and errno: EINVAL where there is no such limit.
+ */
+int hz3_set_limit(int which, size_t bytes);
 
 /* Writes the table of malloc_stats(3) to a descriptor. 0, or -1 and errno, as write(2) sets it. */
 int hz3_dump(int fd);

@@ -6,6 +6,7 @@
 
 use core::ptr::null_mut;
 use hz3_core::Lane;
+use hz3_core::api::limits::{self, Limit};
 use hz3_core::api::{block, size};
 use hz3_core::platform::abort;
 use hz3_core::platform::linux::Linux;
@@ -144,6 +145,21 @@ pub const fn mallopt(parameter: i32, _value: i32) -> i32 {
     (parameter >= -8 && parameter <= 1 && parameter != 0) as i32
 }
 
+/// `hz3_set_limit`: 0, or -1 and `EINVAL`.
+pub fn set_limit<L: Lane>(which: i32, bytes: usize) -> i32 {
+    let limit = match which {
+        // hz3.h: hz3_limit_soft, hz3_limit_hard.
+        0 => Limit::Soft,
+        1 => Limit::Hard,
+        _ => {
+            set_errno(libc::EINVAL);
+            return -1;
+        }
+    };
+    limits::set::<L>(limit, bytes);
+    0
+}
+
 /// Defines the exported C functions of a lane.
 #[doc(hidden)]
 #[macro_export]
@@ -186,6 +202,12 @@ macro_rules! export_c {
         #[unsafe(no_mangle)]
         pub extern "C" fn hz3_trim() -> c_int {
             interface::malloc_trim::<$lane>(0)
+        }
+
+        /// Sets the soft (0) or the hard (1) limit on memory in bytes; 0: none. 0, or -1 and `EINVAL`.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn hz3_set_limit(which: c_int, bytes: usize) -> c_int {
+            interface::set_limit::<$lane>(which, bytes)
         }
 
         /// Writes the table of malloc_stats(3) to a descriptor: 0, or -1 and `errno`.

@@ -10,7 +10,7 @@ use hz3_core::observe::counts::{ROWS, Stats};
 use hz3_core::observe::stats::{BinStats, collect, collect_with_bins};
 use hz3_core::pages::bins::BINS;
 use hz3_core::platform::linux::Linux;
-use hz3_core::platform::options::{Background, HugePages, NEVER, Options};
+use hz3_core::platform::options::{Background, HugePages, NEVER, Options, SoftLimit};
 use hz3_core::platform::os::Os;
 use hz3_core::platform::own_stack::{self, Signals};
 
@@ -90,6 +90,8 @@ pub fn mallinfo<L: Lane>() -> libc::mallinfo {
 }
 
 /// Writes a line for the library and one per count. Errors are dropped; `out` may keep them.
+// Not inlined: all counts at once take stack.
+#[inline(never)]
 pub fn write_counts<L: Lane>(out: &mut impl Write, stats: &Stats) {
     let _ = writeln!(out, "hz3 {} lane {}", env!("CARGO_PKG_VERSION"), L::NAME);
     for (name, value) in stats.rows() {
@@ -213,6 +215,13 @@ fn show<L: Lane>(options: &Options) {
     let delay = options.purge_delay_ms();
     let _ = writeln!(text, "hz3: HZ3_PURGE_DELAY_MS={}", if delay == NEVER { -1 } else { i64::from(delay) });
     let _ = writeln!(text, "hz3: HZ3_ARENA_SIZE={}", options.arena_bytes());
+    let _ = match options.soft_limit() {
+        SoftLimit::None => writeln!(text, "hz3: HZ3_SOFT_LIMIT=0"),
+        SoftLimit::Auto => writeln!(text, "hz3: HZ3_SOFT_LIMIT=auto"),
+        SoftLimit::Bytes(bytes) => writeln!(text, "hz3: HZ3_SOFT_LIMIT={bytes}"),
+        SoftLimit::Percent(percent) => writeln!(text, "hz3: HZ3_SOFT_LIMIT={percent}%"),
+    };
+    let _ = writeln!(text, "hz3: HZ3_HARD_LIMIT={}", options.hard_limit_bytes());
     let huge_pages = match options.huge_pages() {
         HugePages::System => "as the system has them",
         HugePages::Never => "0",

@@ -184,6 +184,14 @@ fn write_list<T>(file: &mut File, items: impl Iterator<Item = T>, mut write: imp
     }
 }
 
+// Not inlined: all counts at once take stack.
+#[inline(never)]
+fn write_rows(file: &mut File, stats: &Stats) {
+    write_list(file, stats.rows().into_iter(), |file, (name, value)| {
+        let _ = write!(file, "\"{name}\":{value}");
+    });
+}
+
 /// docs/statistics.md names the members.
 fn write_json<L: Lane>(file: &mut File, counts: &Counts) {
     let heat = &L::allocator().exchange.heat;
@@ -192,9 +200,7 @@ fn write_json<L: Lane>(file: &mut File, counts: &Counts) {
     let version = env!("CARGO_PKG_VERSION");
     let _ = write!(file, "{{\"schema\":1,\"version\":\"{version}\",\"lane\":\"{}\",\"pid\":{process},", L::NAME);
     let _ = write!(file, "\"counts\":{{");
-    write_list(file, counts.stats.rows().into_iter(), |file, (name, value)| {
-        let _ = write!(file, "\"{name}\":{value}");
-    });
+    write_rows(file, &counts.stats);
     let _ = write!(file, "}},\"uses\":{{");
     write_list(file, counts.stats.uses().into_iter(), |file, Use { name, bytes, .. }| {
         let _ = write!(file, "\"{name}\":{bytes}");

@@ -124,6 +124,9 @@ fn a_malformed_value_costs_one_line_that_says_what_is_expected() {
         is_told(lane, &[("HZ3_ARENA_SIZE", "1M")], &[&["HZ3_ARENA_SIZE=1M", "expected a size"]]);
         is_told(lane, &[("HZ3_THP", "yes")], &[&["HZ3_THP=yes", "expected 0 or 1"]]);
         is_told(lane, &[("HZ3_BACKGROUND_THREAD", "2")], &[&["HZ3_BACKGROUND_THREAD=2", "expected 0, 1 or auto"]]);
+        is_told(lane, &[("HZ3_SOFT_LIMIT", "most")], &[&["HZ3_SOFT_LIMIT=most", "expected a size", "auto"]]);
+        is_told(lane, &[("HZ3_SOFT_LIMIT", "101%")], &[&["HZ3_SOFT_LIMIT=101%", "1% to 100%"]]);
+        is_told(lane, &[("HZ3_HARD_LIMIT", "1000")], &[&["HZ3_HARD_LIMIT=1000", "expected a size from 1M"]]);
         is_told(
             lane,
             &[("HZ3_THP", "on"), ("HZ3_SPEED", "11"), ("HZ3_PURGE_DELAY_MS", "0")],
@@ -307,6 +310,8 @@ fn a_verbose_library_says_its_lane_and_every_option() {
                 &["HZ3_STATS_PAGE="],
                 &["HZ3_PROFILE="],
                 &["HZ3_PROFILE_INTERVAL=524288"],
+                &["HZ3_SOFT_LIMIT=auto"],
+                &["HZ3_HARD_LIMIT=0"],
                 &["HZ3_DEEPBIND=clear"],
             ],
         );

@@ -13,6 +13,7 @@
 
 use crate::allocator::Lane;
 use crate::api::block;
+use crate::api::limits::{self, Limit};
 use crate::lane::Scale;
 use crate::observe::counts::Stats;
 use crate::observe::stats;
@@ -63,6 +64,23 @@ impl<L: Lane> Hz3<L> {
     /// Counts the allocator's memory now; exact while no thread allocates or frees. Takes locks.
     pub fn stats(&self) -> Stats {
         stats::collect::<L>()
+    }
+
+    /// Sets a limit on the allocator's memory in bytes; 0: none. What exceeds it already stays.
+    ///
+    /// ```
+    /// use hz3_core::{Hz3, Limit};
+    ///
+    /// #[global_allocator]
+    /// static GLOBAL: Hz3 = Hz3::new();
+    ///
+    /// GLOBAL.set_limit(Limit::Hard, 64 << 20);
+    /// assert!(Vec::<u8>::new().try_reserve_exact(100 << 20).is_err());
+    /// GLOBAL.set_limit(Limit::Hard, 0);
+    /// assert!(Vec::<u8>::new().try_reserve_exact(100 << 20).is_ok());
+    /// ```
+    pub fn set_limit(&self, limit: Limit, bytes: usize) {
+        limits::set::<L>(limit, bytes);
     }
 
     /// Starts the thread that purges while the program is idle now, if `HZ3_BACKGROUND_THREAD=1`. Call it once, at the

@@ -8,7 +8,7 @@
 //! Now and then a miss checks the clock and runs due upkeep. While a miss changes the heap, the thread's pointer is
 //! elsewhere.
 
-use crate::allocator::{HeapOf, Lane, set_aside, thread_heap};
+use crate::allocator::{Allocator, HeapOf, Lane, set_aside, thread_heap};
 use crate::api::apart;
 use crate::api::checked;
 use crate::api::large::{self, Block};
@@ -32,7 +32,7 @@ use crate::transfer::carve::{carve, carve_anywhere};
 use crate::transfer::homeward::{empty_stocked_depots, restore_one};
 use crate::transfer::remote_stash::RemoteStash;
 use crate::upkeep::trim::{could_serve, flush, flush_stash, gather, purge_all, would_free_a_span};
-use crate::upkeep::{repay, rest, round};
+use crate::upkeep::{pressure, repay, rest, round};
 use core::ptr::{NonNull, null_mut};
 
 /// Largest request in bytes. Outside rule: C23 7.24.3 with POSIX: no object exceeds `PTRDIFF_MAX`.
@@ -106,6 +106,9 @@ fn pop_or_refill<L: Lane>(heap: &HeapOf<L>, bin: Bin, bytes: usize) -> *mut u8 {
     if heap.entry(bin).is_empty() {
         start_helper_if_wanted::<L>();
         tick::<L>(heap);
+        if pressure::is_met(&L::allocator().pages) {
+            relieve::<L>(heap);
+        }
     }
     heap.begin_change::<L>();
     // SAFETY: the heap is this thread's, in a change. The entry is empty when it is refilled: `tick` can only empty entries,
@@ -331,12 +334,37 @@ fn tick<L: Lane>(heap: &HeapOf<L>) {
     }
 }
 
+/// The heap is set aside.
+// Inlined: no frame of its own below what it calls.
+#[inline(always)]
+fn pay_now<L: Lane>(allocator: &Allocator<L>) {
+    if repay::is_due(&allocator.pages) {
+        pressure::look(&allocator.pages, &allocator.exchange, L::Os::now_ms());
+        repay::repay(&allocator.pages, &allocator.exchange, &allocator.schedule);
+        pressure::look_soon(&allocator.pages);
+    }
+}
+
 #[cold]
 fn pay<L: Lane>(heap: &HeapOf<L>) {
     let allocator = L::allocator();
-    let pay = || repay::repay(&allocator.pages, &allocator.exchange, &allocator.schedule);
     // SAFETY: the heap is this thread's, and no magazine of it is in use.
-    unsafe { set_aside::<L, _>(heap, pay) };
+    unsafe { set_aside::<L, _>(heap, || pay_now::<L>(allocator)) };
+    if pressure::is_met(&allocator.pages) {
+        relieve::<L>(heap);
+    }
+}
+
+/// Gives free memory back where the soft limit is met.
+#[cold]
+#[inline(never)]
+fn relieve<L: Lane>(heap: &HeapOf<L>) {
+    let allocator = L::allocator();
+    let relieve = || pressure::relieve(&allocator.pages, &allocator.exchange, &allocator.schedule);
+    // SAFETY: the heap is this thread's, and no magazine of it is in use.
+    if unsafe { set_aside::<L, _>(heap, relieve) } {
+        allocator.request_trim_if_due();
+    }
 }
 
 #[cold]
@@ -355,7 +383,7 @@ fn check_clock<L: Lane>(heap: &HeapOf<L>) {
             }
             rest::tick(&allocator.pages, &allocator.exchange, &allocator.heaps, &allocator.rests);
             round::tick(&allocator.pages, &allocator.exchange, &allocator.schedule, &allocator.observer);
-            repay::repay(&allocator.pages, &allocator.exchange, &allocator.schedule);
+            pay_now::<L>(allocator);
         });
     }
 }

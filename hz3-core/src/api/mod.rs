@@ -6,6 +6,7 @@ pub mod checked;
 pub mod global_alloc;
 pub mod hot;
 pub mod large;
+pub mod limits;
 pub mod miss;
 pub mod refill;
 pub mod region;

@@ -40,6 +40,11 @@ pub fn check_accounts<L: Lane>() -> Result<(), &'static str> {
     if stats.large_bytes != large_bytes {
         return Err("pages of large blocks");
     }
+    let counted = stats.committed_bytes + stats.direct_bytes - stats.clean_bytes;
+    // Of what the system does not take back, the part that it purged does not count.
+    if !(counted..=counted + stats.unreturned_bytes).contains(&stats.counted_bytes) {
+        return Err("the bytes that count for the limits");
+    }
     let sum = stats.arena_live_bytes() + stats.cached_bytes() + stats.uncached_bytes();
     if sum == stats.committed_bytes { Ok(()) } else { Err("the parts do not add up to what is committed") }
 }

@@ -102,6 +102,16 @@ counts! {
     count held_bytes as "held_bytes";
     /// Guards that the system refused to install or remove.
     count refused_guards as "refused_guards";
+    /// Bytes that count for the limits: spans, large blocks, free runs that hold memory, direct and kept mappings.
+    count counted_bytes as "counted_bytes";
+    /// The soft limit; 0 if there is none.
+    count soft_limit_bytes as "soft_limit_bytes";
+    /// The hard limit; 0 if there is none.
+    count hard_limit_bytes as "hard_limit_bytes";
+    /// Times that growth met the soft limit.
+    count soft_limit_met as "soft_limit_met";
+    /// Times that the hard limit refused growth.
+    count hard_limit_met as "hard_limit_met";
 }
 
 impl Stats {

@@ -154,6 +154,11 @@ fn collect_rest<L: Lane>(stats: &mut Stats) {
         + allocator.heaps.mapped_bytes()
         + allocator.regions.mapped_bytes();
     stats.metadata_bytes = tables + allocator.pages.runs.arenas.tag_bytes() + allocator.profile.mapped_bytes();
+    let limit = &allocator.pages.runs.limit;
+    stats.counted_bytes = limit.pages() * PAGE_BYTES;
+    (stats.soft_limit_bytes, stats.hard_limit_bytes) =
+        (limit.soft_limit_bytes(), allocator.options().hard_limit_bytes());
+    (stats.soft_limit_met, stats.hard_limit_met) = limit.met_and_refused();
     // Relaxed, all loads below: counts.
     stats.purged_bytes = allocator.pages.purged_bytes() as usize;
     stats.heaps = allocator.heaps.made() as usize;

@@ -43,6 +43,13 @@ impl Fresh {
             self.due.store(pages, Ordering::Relaxed);
         }
     }
+
+    /// Makes the next look due after `pages` at most, or [`LEAST_PAGES`].
+    pub fn hasten_due(&self, pages: usize) {
+        if self.due.load(Ordering::Relaxed) > pages {
+            self.set_due(pages);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -62,6 +69,11 @@ mod tests {
         assert!(!fresh.is_due());
         fresh.note(LEAST_PAGES);
         assert!(fresh.is_due());
+        fresh.set_due(4 * LEAST_PAGES);
+        fresh.hasten_due(5 * LEAST_PAGES);
+        assert_eq!(fresh.due.load(Ordering::Relaxed), 4 * LEAST_PAGES);
+        fresh.hasten_due(2 * LEAST_PAGES);
+        assert_eq!(fresh.due.load(Ordering::Relaxed), 2 * LEAST_PAGES);
         fresh.set_due(0);
         fresh.claim();
         fresh.note(LEAST_PAGES - 1);

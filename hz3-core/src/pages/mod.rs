@@ -17,6 +17,8 @@ pub mod guards;
 #[cfg(not(loom))]
 pub mod kept;
 #[cfg(not(loom))]
+pub mod limit;
+#[cfg(not(loom))]
 pub mod page_heap;
 pub mod page_map;
 #[cfg(not(loom))]

@@ -234,6 +234,27 @@ impl<P: Policy> PageHeap<P> {
         Some(id)
     }
 
+    /// Whether the hard limit, if there is one, has room for `pages`, now that other free memory has gone back for them.
+    #[cold]
+    fn make_room(&self, pages: usize) -> bool {
+        if self.options().hard_limit_bytes() == 0 {
+            return false;
+        }
+        let missing = self.runs.limit.excess(self.options(), pages);
+        if self.direct.kept_bytes() > 0 && missing > 0 {
+            let (now, most_bytes) = (P::Os::now_ms(), missing * PAGE_BYTES);
+            let take = |bytes| if bytes < most_bytes { self.direct.take_idle(now, 0, UNMAPPED_PAGES) } else { None };
+            self.note_purged(self.unmap_each(take));
+        }
+        self.runs.make_room(pages)
+    }
+
+    /// Counts `pages` of a mapping; at the hard limit, after free memory has gone back for them. False if it stays so.
+    fn charge(&self, pages: usize) -> bool {
+        let charge = || self.runs.limit.charge(self.options(), pages);
+        charge() || self.make_room(pages) && charge()
+    }
+
     /// A ready run, with its guard.
     fn take_ready(&self, pages: usize, align_pages: usize) -> Option<SpanId> {
         let id = self.guards.take_ready(self.spans(), pages * PAGE_BYTES, align_pages * PAGE_BYTES)?;
@@ -275,14 +296,26 @@ impl<P: Policy> PageHeap<P> {
     /// # Safety
     /// The caller owns the span; the range holds no guard and fits into the mapping.
     pub unsafe fn move_out(&self, id: SpanId, bytes: usize, pages: usize) -> Option<SpanId> {
-        let fresh = self.runs.descriptor()?;
+        // What moves counts twice until the run is free.
+        let more = pages.saturating_sub(bytes / PAGE_BYTES);
+        if !self.charge(more) {
+            return None;
+        }
+        let Some(fresh) = self.runs.descriptor() else {
+            self.runs.limit.uncharge(more);
+            return None;
+        };
         // SAFETY: the caller owns the run's span, this thread the fresh descriptor and then the new mapping.
         unsafe {
             let start = NonNull::new(core::ptr::with_exposed_provenance_mut((*at(self.spans(), id)).start));
             let moved = start.and_then(|start| P::Os::move_out(start, bytes));
+            if moved.is_some() {
+                self.runs.limit.force(bytes / PAGE_BYTES);
+            }
             let grown = moved.and_then(|moved| P::Os::remap(moved, bytes, pages * PAGE_BYTES));
             let Some(grown) = grown else {
                 self.runs.retire_descriptor(fresh);
+                self.runs.limit.uncharge(more);
                 if let (Some(start), Some(moved)) = (start, moved) {
                     start.copy_from_nonoverlapping(moved, bytes);
                     self.unmap_unused(moved, bytes, false);
@@ -311,6 +344,11 @@ impl<P: Policy> PageHeap<P> {
         // SAFETY: this thread owns the descriptor, just taken, and its mapping, and hands the descriptor over.
         unsafe {
             let span = &mut *at(self.spans(), id);
+            if span.zeroed && !self.charge(span.pages as usize) {
+                self.direct.push_unreturned(self.spans(), id);
+                return None;
+            }
+            let span = &mut *at(self.spans(), id);
             span.kind = Kind::Large;
             let start = NonNull::new(core::ptr::with_exposed_provenance_mut(span.start))?;
             self.options().advise::<P::Os>(start, span.bytes());
@@ -322,8 +360,15 @@ impl<P: Policy> PageHeap<P> {
     fn map_fresh(&self, pages: usize, align: usize) -> Option<SpanId> {
         let bytes = pages * PAGE_BYTES;
         let mapped = if align > PAGE_BYTES { bytes.checked_add(align)? } else { bytes };
-        let id = self.runs.descriptor()?;
+        if !self.charge(pages) {
+            return None;
+        }
+        let Some(id) = self.runs.descriptor() else {
+            self.runs.limit.uncharge(pages);
+            return None;
+        };
         let Some(raw) = P::Os::map(mapped) else {
+            self.runs.limit.uncharge(pages);
             // SAFETY: this thread owns the descriptor, which is unused.
             unsafe { self.runs.retire_descriptor(id) };
             return None;
@@ -425,11 +470,14 @@ impl<P: Policy> PageHeap<P> {
                 return true;
             }
             if P::Os::unmap(start, mapping.bytes()) {
+                self.runs.limit.uncharge(mapping.pages);
                 return true;
             }
         }
-        // It left a place, unless others took that meanwhile: then address space is lost.
-        let _ = self.direct.keep(mapping);
+        // It left a place, unless others took that meanwhile: then memory is lost.
+        if let Some(lost) = self.direct.keep(mapping) {
+            self.runs.limit.uncharge(lost.pages);
+        }
         false
     }
 
@@ -573,13 +621,18 @@ impl<P: Policy> PageHeap<P> {
         // SAFETY: the caller owns the descriptor and the whole mapping; nothing uses the last page.
         unsafe {
             let span = &mut *at(self.spans(), id);
-            let old_bytes = span.bytes();
+            let (old_pages, old_bytes) = (span.pages as usize, span.bytes());
             let here = NonNull::new(core::ptr::with_exposed_provenance_mut(span.start));
+            let (more, fewer) = (pages.saturating_sub(old_pages), old_pages.saturating_sub(pages));
+            if !self.charge(more) {
+                return None;
+            }
             let moved = match here {
                 here if old_bytes == pages * PAGE_BYTES => here,
                 Some(_) if P::HARDENED && !self.unguard(id) => None,
                 here => here.and_then(|start| P::Os::remap(start, old_bytes, pages * PAGE_BYTES)),
             };
+            self.runs.limit.uncharge(if moved.is_some() { fewer } else { more });
             if let Some(moved) = moved {
                 let span = &mut *at(self.spans(), id);
                 (span.start, span.pages) = (moved.as_ptr().expose_provenance(), pages as u32);
@@ -605,30 +658,41 @@ impl<P: Policy> PageHeap<P> {
                 self.unguard(id);
             }
             let span = &mut *at(self.spans(), id);
+            let counted = if span.zeroed { 0 } else { span.pages as usize };
             if P::Os::unmap(start, span.bytes()) {
+                self.runs.limit.uncharge(counted);
                 self.runs.retire_descriptor(id);
                 return true;
             }
-            span.zeroed = span.zeroed || P::Os::purge(start, span.bytes());
+            if counted > 0 && P::Os::purge(start, span.bytes()) {
+                self.runs.limit.uncharge(counted);
+                span.zeroed = true;
+            }
             span.kind = Kind::Transit;
             self.direct.push_unreturned(self.spans(), id);
             false
         }
     }
 
-    /// Unmaps a part of a new mapping, or keeps it as unreturned; `zeroed` tells whether it reads as zero. Without a
-    /// descriptor for that, address space is lost.
+    /// Unmaps a part of a new mapping, or keeps it as unreturned; `zeroed` tells whether it reads as zero, and so does not
+    /// count. Without a descriptor for that, address space is lost.
     ///
     /// # Safety
     /// Nothing will use the range.
     unsafe fn unmap_unused(&self, start: NonNull<u8>, bytes: usize, zeroed: bool) {
         // SAFETY: nothing uses the range; this thread owns the descriptor that it was handed, and hands it over.
         unsafe {
+            let counted = if zeroed { 0 } else { bytes / PAGE_BYTES };
             if bytes == 0 || P::Os::unmap(start, bytes) {
+                self.runs.limit.uncharge(counted);
                 return;
             }
             let zeroed = zeroed || P::Os::purge(start, bytes);
-            if let Some(id) = self.runs.descriptor() {
+            let descriptor = self.runs.descriptor();
+            if zeroed || descriptor.is_none() {
+                self.runs.limit.uncharge(counted);
+            }
+            if let Some(id) = descriptor {
                 let span = &mut *at(self.spans(), id);
                 (span.start, span.pages) = (start.as_ptr().expose_provenance(), (bytes / PAGE_BYTES) as u32);
                 (span.kind, span.zeroed, span.guarded) = (Kind::Transit, zeroed, Guarded::None);
@@ -837,6 +901,12 @@ impl<P: Policy> PageHeap<P> {
         result
     }
 
+    /// Purges the oldest dirty runs and unmaps kept mappings at `now`, `most_bytes` while `budget` lasts; the bytes given back,
+    /// and whether the budget was spent.
+    pub fn purge_now(&self, now: u32, most_bytes: usize, budget: &Budget) -> (usize, bool) {
+        Self::in_steps(most_bytes, budget, |bytes| self.purge(now, 0, bytes))
+    }
+
     /// Calls `purge` with the bytes of a step until it returns 0, `most_bytes` are reached or the `budget` is spent. Returns
     /// the sum, and whether it was spent.
     fn in_steps(most_bytes: usize, budget: &Budget, purge: impl Fn(usize) -> usize) -> (usize, bool) {
@@ -924,8 +994,15 @@ impl<P: Policy> PageHeap<P> {
 
     fn purge_if_at_once(&self) {
         if self.options().purge_delay_ms() == 0 {
-            self.purge(P::Os::now_ms(), 0, usize::MAX);
+            self.purge_at_once();
         }
+    }
+
+    // Not inlined: it would add to the stack that callers take.
+    #[cold]
+    #[inline(never)]
+    fn purge_at_once(&self) {
+        self.purge(P::Os::now_ms(), 0, usize::MAX);
     }
 
     /// Counts `bytes` as purged.
@@ -937,6 +1014,6 @@ impl<P: Policy> PageHeap<P> {
     /// Bytes purged so far.
     pub fn purged_bytes(&self) -> u64 {
         // Relaxed: a count.
-        self.purged_bytes.load(Ordering::Relaxed)
+        self.purged_bytes.load(Ordering::Relaxed) + self.runs.limit.purged_bytes()
     }
 }

@@ -13,6 +13,7 @@
 
 use crate::pages::arena::{Arenas, Growing, NotGrown, PageRange};
 use crate::pages::fresh::Fresh;
+use crate::pages::limit::Limit;
 use crate::pages::page_tag::{Kind, PageTag};
 use crate::pages::run_lists::{Lists, class_of, rest_of_band};
 use crate::pages::span::{Span, Spans, at};
@@ -33,8 +34,12 @@ const PURGE_PAGES: usize = 512; // chosen: 2 MiB take 0.2 ms, and smaller steps 
 const PROBES: usize = 8;
 /// Fewest pages of a request that several adjacent runs may serve. Chosen: below, page faults cost little.
 const TOGETHER_PAGES: usize = 256;
+/// The same where the soft limit is near: each fresh page then means that another one goes back.
+const TOGETHER_PAGES_NEAR_LIMIT: usize = 16;
 /// Most adjacent runs that are looked at around one.
 const NEIGHBOURS: usize = 8;
+/// How often free memory goes back for one request at the hard limit. Chosen: others rarely take it twice.
+const ROOM_TURNS: usize = 4;
 /// How often a refused request waits for runs that are being purged.
 const MAX_WAITS: u32 = 500; // chosen: a tenth of a second
 /// Most spare descriptors that one operation uses: one per cut.
@@ -98,12 +103,16 @@ impl Index {
     }
 }
 
+/// The hard limit leaves no room for clean pages.
+struct OverLimit;
+
 /// The locked index, with the descriptors and tags it refers to.
 pub(crate) struct FreeRuns<'a, O: Os> {
     pub(crate) index: Guard<'a, Index, O>,
     spans: &'a Spans,
     arenas: &'a Arenas<O>,
     fresh: &'a Fresh,
+    limit: &'a Limit,
 }
 
 impl<O: Os> FreeRuns<'_, O> {
@@ -124,17 +133,26 @@ impl<O: Os> FreeRuns<'_, O> {
     }
 
     /// Takes a run: dirty before clean, because its pages are present. `None` if none fits.
-    fn take(&mut self, pages: usize, align_pages: usize) -> Option<SpanId> {
+    fn take(&mut self, pages: usize, align_pages: usize) -> Result<Option<SpanId>, OverLimit> {
         if let Some((id, start)) = self.find(Kind::Dirty, pages, align_pages) {
-            return self.cut(id, start, pages);
+            return Ok(self.cut(id, start, pages));
         }
-        if pages >= TOGETHER_PAGES && align_pages == 1 {
+        let together_pages = if self.limit.is_near() { TOGETHER_PAGES_NEAR_LIMIT } else { TOGETHER_PAGES };
+        if pages >= together_pages && align_pages == 1 {
             if let Some(id) = self.take_together(pages) {
-                return Some(id);
+                return Ok(Some(id));
             }
         }
-        let (id, start) = self.find(Kind::Clean, pages, align_pages)?;
-        self.cut(id, start, pages)
+        match self.find(Kind::Clean, pages, align_pages) {
+            Some((id, start)) if self.charge(pages) => Ok(self.cut(id, start, pages)),
+            None if self.limit.excess(&self.arenas.options, pages) == 0 => Ok(None),
+            _ => Err(OverLimit),
+        }
+    }
+
+    /// Counts clean pages that are about to be taken; false if the hard limit forbids it.
+    fn charge(&self, pages: usize) -> bool {
+        self.limit.charge(&self.arenas.options, pages)
     }
 
     /// Takes a range of adjacent free runs, an eighth of it dirty at least, after a look at the longest dirty ones.
@@ -144,8 +162,8 @@ impl<O: Os> FreeRuns<'_, O> {
             let mut id = self.index.dirty.head(class);
             while !id.is_none() {
                 looks = looks.checked_sub(1)?;
-                if let Some((first, start)) = self.range_around(id, pages) {
-                    return self.take_range(first, start, pages);
+                if let Some((first, start, clean)) = self.range_around(id, pages) {
+                    return if self.charge(clean) { self.take_range(first, start, pages) } else { None };
                 }
                 id = self.span(id).next;
             }
@@ -160,16 +178,16 @@ impl<O: Os> FreeRuns<'_, O> {
         (matches!(tag.kind(), Kind::Dirty | Kind::Clean) && !tag.span().is_none()).then(|| tag.span())
     }
 
-    /// Adjacent free runs around `id` that have `pages`, an eighth of them dirty at least: the first run, and where in it the
-    /// pages begin.
-    fn range_around(&self, id: SpanId, pages: usize) -> Option<(SpanId, usize)> {
+    /// Adjacent free runs around `id` that have `pages`, an eighth of them dirty at least: the first run, where in it the
+    /// pages begin, and how many of them are clean.
+    fn range_around(&self, id: SpanId, pages: usize) -> Option<(SpanId, usize, usize)> {
         let mut first = id;
         let (mut start, mut end) = (self.span(id).start, self.span(id).start + self.span(id).bytes());
         let mut dirty = self.span(id).pages as usize;
         for step in 0..=NEIGHBOURS {
             let missing = pages.saturating_sub((end - start) / PAGE_BYTES);
             if missing == 0 {
-                return (dirty >= pages / 8).then_some((first, start));
+                return (dirty >= pages / 8).then_some((first, start, pages.saturating_sub(dirty)));
             }
             let (before, behind) = (self.free_at(start, true), self.free_at(end, false));
             let is_before = if step % 2 == 0 { behind.is_none() } else { before.is_some() };
@@ -497,7 +515,8 @@ impl<O: Os> FreeRuns<'_, O> {
             let mut id = self.index.lists(kind).head(class);
             while !id.is_none() {
                 if let Some(start) = self.fit(id, pages, align_pages) {
-                    return self.cut(id, start, pages);
+                    let is_granted = kind == Kind::Dirty || self.charge(pages);
+                    return if is_granted { self.cut(id, start, pages) } else { None };
                 }
                 id = self.span(id).next;
             }
@@ -515,6 +534,8 @@ pub struct Runs<O: Os> {
     index: CachePadded<Mutex<Index, O>>,
     /// Fresh pages taken.
     pub fresh: CachePadded<Fresh>,
+    /// Pages that hold memory, those of direct mappings too.
+    pub limit: CachePadded<Limit>,
     /// Forks that wait for what is in transit.
     pub forks: Forks,
 }
@@ -527,12 +548,14 @@ impl<O: Os> Runs<O> {
             spans: Spans::new(),
             index: CachePadded::new(Mutex::new(Index::new())),
             fresh: CachePadded::new(Fresh::new()),
+            limit: CachePadded::new(Limit::new()),
             forks: Forks::new(),
         }
     }
 
     pub(crate) fn lock(&self) -> FreeRuns<'_, O> {
-        FreeRuns { index: self.index.lock(), spans: &self.spans, arenas: &self.arenas, fresh: &self.fresh }
+        let (spans, arenas, fresh, limit) = (&self.spans, &self.arenas, &self.fresh, &self.limit);
+        FreeRuns { index: self.index.lock(), spans, arenas, fresh, limit }
     }
 
     /// The run lock, for fork.
@@ -571,13 +594,22 @@ impl<O: Os> Runs<O> {
         self.allocate_in(Growing::Any, pages, align_pages)
     }
 
-    /// [`Runs::allocate`], where only the arenas that `which` names grow.
+    /// [`Runs::allocate`], where only the arenas that `which` names grow. `None` at the hard limit too.
     pub fn allocate_in(&self, which: Growing, pages: usize, align_pages: usize) -> Option<SpanId> {
         let span_pages = pages.checked_add(align_pages - 1)?;
         let mut waits = MAX_WAITS;
+        let mut turns = ROOM_TURNS;
         loop {
-            if let Some(id) = self.lock_with_spares()?.take(pages, align_pages) {
-                return Some(id);
+            // The lock's guard ends here, before what purges takes it again.
+            let taken = self.lock_with_spares()?.take(pages, align_pages);
+            match taken {
+                Ok(Some(id)) => return Some(id),
+                Ok(None) => {}
+                Err(OverLimit) if turns > 0 && self.make_room(pages) => {
+                    turns -= 1;
+                    continue;
+                }
+                Err(OverLimit) => return None,
             }
             // The descriptor first: for want of one, committed pages would be lost.
             let id = self.descriptor()?;
@@ -593,6 +625,25 @@ impl<O: Os> Runs<O> {
                 }
             }
         }
+    }
+
+    /// Whether the hard limit has room for `pages`, now that as many dirty ones have gone back for them as are missing.
+    #[cold]
+    #[inline(never)]
+    pub fn make_room(&self, pages: usize) -> bool {
+        let excess = || self.limit.excess(&self.arenas.options, pages);
+        // Others may take what goes back: few turns.
+        for _ in 0..ROOM_TURNS {
+            let purged = match excess() {
+                0 => return true,
+                missing => self.purge(O::now_ms(), 0, missing * PAGE_BYTES),
+            };
+            if purged == 0 {
+                return false;
+            }
+            self.limit.note_purged(purged);
+        }
+        excess() == 0
     }
 
     /// Whether to try again after a refusal: a run that fits came free, or another thread is purging one. `waits` is
@@ -651,6 +702,7 @@ impl<O: Os> Runs<O> {
     pub unsafe fn release_clean(&self, id: SpanId) {
         let mut free = self.lock();
         free.span(id).kind = Kind::Clean;
+        self.limit.uncharge(free.span(id).pages as usize);
         free.insert_freed(id);
     }
 
@@ -724,6 +776,9 @@ impl<O: Os> Runs<O> {
         {
             return false;
         }
+        if tag.kind() == Kind::Clean && !free.charge(pages - old_pages) {
+            return false;
+        }
         let Some(more) = free.cut(tag.span(), end, pages - old_pages) else { return false };
         self.arenas.set_tag(end - PAGE_BYTES, PageTag::NONE);
         self.arenas.set_tag(end, PageTag::NONE);
@@ -766,6 +821,9 @@ impl<O: Os> Runs<O> {
             // SAFETY: the run is this thread's, committed, and nothing uses its contents.
             let gone = NonNull::new(core::ptr::with_exposed_provenance_mut(start))
                 .is_some_and(|start| unsafe { O::purge(start, bytes) });
+            if gone {
+                self.limit.uncharge(bytes / PAGE_BYTES);
+            }
             self.put_back(id, if gone { Kind::Clean } else { Kind::Dirty }, now);
             tried += bytes;
             purged += if gone { bytes } else { 0 };
@@ -811,8 +869,10 @@ impl<O: Os> Runs<O> {
     /// reach had come together.
     pub fn note_failure(&self, pages: usize, align_pages: usize) {
         let mut free = self.lock();
-        // A run that fits may have come free meanwhile.
-        if [Kind::Dirty, Kind::Clean].into_iter().all(|kind| free.find(kind, pages, align_pages).is_none()) {
+        // A run that fits may have come free meanwhile. A clean one may be beyond the hard limit.
+        let is_limited = self.limit.excess(&self.arenas.options, pages) > 0;
+        let fits = |free: &mut FreeRuns<'_, O>, kind| free.find(kind, pages, align_pages).is_some();
+        if !fits(&mut free, Kind::Dirty) && (is_limited || !fits(&mut free, Kind::Clean)) {
             let number = free.index.failure.number.wrapping_add(1);
             free.index.failure = Failure { pages, align_pages, number, is_past: false };
         }

@@ -1,6 +1,7 @@
 //! Fake operating system for tests: Linux that refuses memory on demand.
 //!
-//! Requests fail from [`Fake::refuse_after`] to [`Fake::grant_all`]. Global: such tests must not run side by side.
+//! Requests fail from [`Fake::refuse_after`] to [`Fake::grant_all`], or one or some of them as [`Fake::refuse_one`] and
+//! [`Fake::refuse_some`] say. Global: such tests must not run side by side.
 
 use crate::platform::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::platform::linux::Linux;
@@ -14,10 +15,17 @@ pub struct Fake;
 // Relaxed, all accesses: tests order their own calls, and nothing is published.
 const NEVER: usize = usize::MAX;
 static REMAINING: AtomicUsize = AtomicUsize::new(NEVER);
+/// Requests from now to the one that is refused, that one too; 0: none.
+static UNTIL_ONE: AtomicUsize = AtomicUsize::new(0);
+/// One request in so many is refused; 0: none. And the state of the dice.
+static ONE_IN: AtomicUsize = AtomicUsize::new(0);
+static DICE: AtomicUsize = AtomicUsize::new(0);
 static REFUSED: AtomicUsize = AtomicUsize::new(0);
 /// Addresses at which something is always mapped, up to, but not including, the second.
 static TAKEN: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
 static ON_CALL: AtomicPtr<()> = AtomicPtr::new(null_mut());
+/// Bytes of the machine's memory, and of the limit on it.
+static MEMORY: [AtomicUsize; 2] = [const { AtomicUsize::new(usize::MAX) }; 2];
 static ON_PURGE: AtomicPtr<()> = AtomicPtr::new(null_mut());
 
 impl Fake {
@@ -26,9 +34,29 @@ impl Fake {
         REMAINING.store(requests, Ordering::Relaxed);
     }
 
+    /// Refuses one request for memory, after the next `requests`.
+    pub fn refuse_one(requests: usize) {
+        UNTIL_ONE.store(requests + 1, Ordering::Relaxed);
+    }
+
+    /// Refuses about one request for memory in `one_in`, by chance as of `seed`.
+    pub fn refuse_some(one_in: usize, seed: usize) {
+        DICE.store(seed, Ordering::Relaxed);
+        ONE_IN.store(one_in, Ordering::Relaxed);
+    }
+
     /// Grants every request from now on.
     pub fn grant_all() {
         REMAINING.store(NEVER, Ordering::Relaxed);
+        UNTIL_ONE.store(0, Ordering::Relaxed);
+        ONE_IN.store(0, Ordering::Relaxed);
+    }
+
+    /// Sets the machine's memory and the limit on it, in bytes.
+    pub fn set_memory(machine: usize, limit: usize) {
+        for (place, bytes) in MEMORY.iter().zip([machine, limit]) {
+            place.store(bytes, Ordering::Relaxed);
+        }
     }
 
     /// From now on something else is mapped wherever a request is for one of these addresses.
@@ -52,6 +80,18 @@ impl Fake {
         ON_CALL.store((act as *const ()).cast_mut(), Ordering::Relaxed);
     }
 
+    /// splitmix64's step and mix.
+    fn is_unlucky() -> bool {
+        let one_in = ONE_IN.load(Ordering::Relaxed);
+        if one_in == 0 {
+            return false;
+        }
+        let mut dice = DICE.fetch_add(0x9e37_79b9_7f4a_7c15_u64 as usize, Ordering::Relaxed) as u64;
+        dice = (dice ^ (dice >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        dice = (dice ^ (dice >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((dice ^ (dice >> 31)) as usize) % one_in == 0
+    }
+
     fn note_call() {
         if let Some(act) = NonNull::new(ON_CALL.load(Ordering::Relaxed)) {
             // SAFETY: not null, so `call_at_calls` stored it, from a `fn()`.
@@ -66,7 +106,8 @@ impl Fake {
             0 => None,
             left => Some(left - 1),
         });
-        let granted = spent != Err(0);
+        let one = UNTIL_ONE.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        let granted = spent != Err(0) && one != Ok(1) && !Self::is_unlucky();
         if !granted {
             REFUSED.fetch_add(1, Ordering::Relaxed);
         }
@@ -170,6 +211,13 @@ unsafe impl Os for Fake {
     fn address_space_limit() -> usize {
         Self::note_call();
         Linux::address_space_limit()
+    }
+    fn memory_limit() -> usize {
+        Self::note_call();
+        MEMORY[1].load(Ordering::Relaxed)
+    }
+    fn memory_bytes() -> usize {
+        MEMORY[0].load(Ordering::Relaxed)
     }
     fn fence_all() -> bool {
         Linux::fence_all()

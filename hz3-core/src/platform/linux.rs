@@ -5,6 +5,7 @@
 
 use crate::platform::advice;
 use crate::platform::atomic::{AtomicU32, AtomicUsize, Ordering};
+use crate::platform::cgroup;
 use crate::platform::clock;
 use crate::platform::kernel;
 use crate::platform::libc_inside;
@@ -334,6 +335,19 @@ unsafe impl Os for Linux {
         // SAFETY: writes `limit`.
         calling_out(|| unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) });
         if limit.rlim_cur == libc::RLIM_INFINITY { usize::MAX } else { limit.rlim_cur as usize }
+    }
+
+    fn memory_limit() -> usize {
+        cgroup::memory_limit()
+    }
+
+    fn memory_bytes() -> usize {
+        // SAFETY: all zeros are a valid `sysinfo`.
+        let mut machine = unsafe { core::mem::zeroed::<libc::sysinfo>() };
+        // SAFETY: writes `machine`.
+        let asked = unsafe { kernel::call(libc::SYS_sysinfo, [(&raw mut machine).expose_provenance()]) };
+        let bytes = (machine.totalram as usize).checked_mul(machine.mem_unit as usize);
+        asked.ok().and(bytes).filter(|&bytes| bytes > 0).unwrap_or(usize::MAX)
     }
 
     fn page_bytes() -> usize {

@@ -6,6 +6,8 @@ pub mod abort;
 mod advice;
 pub mod atomic;
 pub mod budget;
+#[cfg(not(any(loom, miri)))]
+mod cgroup;
 #[cfg(not(loom))]
 pub mod clock;
 #[cfg(all(not(loom), feature = "internals"))]

@@ -7,6 +7,7 @@
 
 use crate::platform::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use crate::platform::os::Os;
+use crate::platform::units::PAGE_BYTES;
 use core::ptr::NonNull;
 
 /// The purge delay that means "never".
@@ -21,6 +22,11 @@ pub const PAGE_PLACE: &[u8] = b"/dev/shm/hz3-%p.page";
 const PROFILE_INTERVAL_BYTES: core::ops::RangeInclusive<usize> = 1..=1 << 40;
 /// Default mean distance between samples. Chosen: jemalloc's; a sample then costs next to nothing per byte.
 const DEFAULT_PROFILE_INTERVAL_BYTES: usize = 512 << 10;
+/// Limits on memory in bytes. Chosen: less could not start a program.
+const LIMIT_BYTES: core::ops::RangeInclusive<usize> = 1 << 20..=1 << 46;
+/// [`SoftLimit`] in a word: bytes; or hundredths, up to 100; or these.
+const NO_LIMIT: usize = 0;
+const AUTO_LIMIT: usize = usize::MAX;
 const PREFIX: &[u8] = b"HZ3_";
 /// Most bytes of a malformed value that its line shows, so that the line says what is expected. Chosen: they fit.
 const SHOWN_BYTES: usize = 40;
@@ -45,6 +51,30 @@ pub enum Background {
     Always,
     /// Once the program has had two threads and enough memory.
     Auto,
+}
+
+/// How much memory may be in use before free memory goes back at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SoftLimit {
+    /// Any.
+    None,
+    /// What the system allows the process, less an eighth.
+    Auto,
+    /// So many bytes.
+    Bytes(usize),
+    /// This part of what the system allows the process, or of the machine's memory, in hundredths.
+    Percent(u32),
+}
+
+impl SoftLimit {
+    fn word(self) -> usize {
+        match self {
+            SoftLimit::None => NO_LIMIT,
+            SoftLimit::Auto => AUTO_LIMIT,
+            SoftLimit::Percent(percent) => (percent as usize).clamp(1, 100),
+            SoftLimit::Bytes(bytes) => bytes.clamp(PAGE_BYTES, AUTO_LIMIT - 1),
+        }
+    }
 }
 
 /// What becomes of `RTLD_DEEPBIND` in the C libraries' `dlopen`.
@@ -108,6 +138,8 @@ pub struct Options {
     is_read: AtomicU32,
     purge_delay_ms: AtomicU32,
     arena_bytes: AtomicUsize,
+    soft_limit: AtomicUsize,
+    hard_limit_bytes: AtomicUsize,
     huge_pages: AtomicU32,
     background_thread: AtomicU32,
     verbose: AtomicU32,
@@ -130,7 +162,7 @@ struct Known {
     apply: fn(&Options, &[u8]) -> Option<()>,
 }
 
-const KNOWN: [Known; 13] = [
+const KNOWN: [Known; 15] = [
     Known {
         name: b"PURGE_DELAY_MS",
         expected: b"milliseconds from 0 (at once) to 3600000, or -1 (never)",
@@ -150,6 +182,32 @@ const KNOWN: [Known; 13] = [
         apply: |options, value| {
             let bytes = size(value).filter(|bytes| ARENA_BYTES.contains(bytes))?;
             options.arena_bytes.store(bytes, Ordering::Relaxed);
+            Some(())
+        },
+    },
+    Known {
+        name: b"SOFT_LIMIT",
+        expected: b"a size from 1M to 64T, such as 512M, 1% to 100%, auto, or 0 (none)",
+        apply: |options, value| {
+            let limit = match (value, value.strip_suffix(b"%")) {
+                (b"auto", _) => SoftLimit::Auto,
+                (_, Some(percent)) => {
+                    SoftLimit::Percent(number(percent).filter(|percent| (1..=100).contains(percent))? as u32)
+                }
+                _ => match limit(value)? {
+                    NO_LIMIT => SoftLimit::None,
+                    bytes => SoftLimit::Bytes(bytes),
+                },
+            };
+            options.soft_limit.store(limit.word(), Ordering::Relaxed);
+            Some(())
+        },
+    },
+    Known {
+        name: b"HARD_LIMIT",
+        expected: b"a size from 1M to 64T, such as 512M, or 0 (none)",
+        apply: |options, value| {
+            options.hard_limit_bytes.store(limit(value)?, Ordering::Relaxed);
             Some(())
         },
     },
@@ -253,6 +311,11 @@ fn size(text: &[u8]) -> Option<usize> {
     usize::try_from(number(digits)?).ok()?.checked_mul(unit)
 }
 
+/// A limit in bytes, or 0.
+fn limit(text: &[u8]) -> Option<usize> {
+    size(text).filter(|bytes| *bytes == NO_LIMIT || LIMIT_BYTES.contains(bytes))
+}
+
 fn switch(text: &[u8]) -> Option<bool> {
     match text {
         b"0" => Some(false),
@@ -268,6 +331,8 @@ impl Options {
             is_read: AtomicU32::new(0),
             purge_delay_ms: AtomicU32::new(purge_delay_ms),
             arena_bytes: AtomicUsize::new(arena_bytes),
+            soft_limit: AtomicUsize::new(AUTO_LIMIT),
+            hard_limit_bytes: AtomicUsize::new(0),
             huge_pages: AtomicU32::new(HugePages::System as u32),
             background_thread: AtomicU32::new(Background::Auto as u32),
             verbose: AtomicU32::new(0),
@@ -342,6 +407,32 @@ impl Options {
     /// A sixteenth of the addresses that the first window may reach over.
     pub fn arena_bytes(&self) -> usize {
         self.arena_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The soft limit.
+    pub fn soft_limit(&self) -> SoftLimit {
+        match self.soft_limit.load(Ordering::Relaxed) {
+            NO_LIMIT => SoftLimit::None,
+            AUTO_LIMIT => SoftLimit::Auto,
+            percent @ ..=100 => SoftLimit::Percent(percent as u32),
+            bytes => SoftLimit::Bytes(bytes),
+        }
+    }
+
+    /// Sets the soft limit; bytes and hundredths as [`Options::soft_limit`] can tell them apart.
+    pub fn set_soft_limit(&self, limit: SoftLimit) {
+        self.soft_limit.store(limit.word(), Ordering::Relaxed);
+    }
+
+    /// The hard limit in bytes; 0 if there is none.
+    #[inline]
+    pub fn hard_limit_bytes(&self) -> usize {
+        self.hard_limit_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Sets the hard limit in bytes; 0: none.
+    pub fn set_hard_limit_bytes(&self, bytes: usize) {
+        self.hard_limit_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// The choice of huge pages.
@@ -478,6 +569,33 @@ mod tests {
             assert!(matches!(options.set(b"ARENA_SIZE", text.as_bytes()), Err(Rejected::Malformed { .. })), "{text}");
         }
         assert_eq!(options.arena_bytes(), 1 << 30);
+    }
+
+    #[test]
+    fn limits_are_sizes_and_the_soft_one_a_part_of_what_there_is_too() {
+        let options = options();
+        assert_eq!((options.soft_limit(), options.hard_limit_bytes()), (SoftLimit::Auto, 0));
+        for (text, limit) in [
+            ("1M", SoftLimit::Bytes(1 << 20)),
+            ("64T", SoftLimit::Bytes(64 << 40)),
+            ("1%", SoftLimit::Percent(1)),
+            ("100%", SoftLimit::Percent(100)),
+            ("0", SoftLimit::None),
+            ("auto", SoftLimit::Auto),
+            ("512m", SoftLimit::Bytes(512 << 20)),
+        ] {
+            assert_eq!((options.set(b"SOFT_LIMIT", text.as_bytes()), options.soft_limit()), (Ok(()), limit));
+        }
+        for text in ["", "%", "0%", "101%", "1000", "65T", "-1", "half", "50 %", "AUTO"] {
+            assert!(matches!(options.set(b"SOFT_LIMIT", text.as_bytes()), Err(Rejected::Malformed { .. })), "{text}");
+        }
+        assert_eq!(options.soft_limit(), SoftLimit::Bytes(512 << 20));
+        for (text, bytes) in [("0", 0), ("300M", 300 << 20)] {
+            assert_eq!((options.set(b"HARD_LIMIT", text.as_bytes()), options.hard_limit_bytes()), (Ok(()), bytes));
+        }
+        for text in ["", "4095", "auto", "50%", "65T"] {
+            assert!(matches!(options.set(b"HARD_LIMIT", text.as_bytes()), Err(Rejected::Malformed { .. })), "{text}");
+        }
     }
 
     #[test]

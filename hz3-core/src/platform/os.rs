@@ -148,6 +148,17 @@ pub unsafe trait Os: Waiter + 'static {
     /// Limit on the process's address space in bytes (`RLIMIT_AS`); `usize::MAX` if there is none.
     fn address_space_limit() -> usize;
 
+    /// Most bytes of memory that the system lets the process and those in its group have together; `usize::MAX` if there is
+    /// no limit, or none is known. Opens files.
+    fn memory_limit() -> usize {
+        usize::MAX
+    }
+
+    /// Bytes of the machine's memory; `usize::MAX` if unknown.
+    fn memory_bytes() -> usize {
+        usize::MAX
+    }
+
     /// Bytes of the system's pages; 0 if unknown.
     fn page_bytes() -> usize {
         0

@@ -98,6 +98,19 @@ pub fn is_due<P: Policy>(pages: &PageHeap<P>) -> bool {
     pages.runs.fresh.is_due()
 }
 
+/// The balance, and whether bins are spread.
+// Not inlined: what its caller does next would lie below its window.
+#[inline(never)]
+fn weigh<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, now: u32) -> (Balance, bool) {
+    let mut window = exchange.spread.window();
+    let balance = Balance::of(pages, exchange, &mut window);
+    let is_much = balance.spans + balance.depots >= SPREAD_BYTES.max(balance.used / SPREAD_PER);
+    if is_much {
+        exchange.spread.note(&window, SPREAD_BIN_BYTES, now);
+    }
+    (balance, is_much && exchange.spread.is_any())
+}
+
 /// Gives free memory back for fresh pages taken, if that is due. The caller holds no lock. Takes shards' locks.
 #[cold]
 pub fn repay<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &Schedule) {
@@ -108,15 +121,11 @@ pub fn repay<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: 
     if taken == 0 || pages.options().purge_delay_ms() == NEVER {
         return;
     }
-    let (now, mut window) = (P::Os::now_ms(), exchange.spread.window());
-    let balance = Balance::of(pages, exchange, &mut window);
-    let least = SPREAD_BYTES.max(balance.used / SPREAD_PER);
-    if balance.spans + balance.depots >= least {
-        exchange.spread.note(&window, SPREAD_BIN_BYTES, now);
-        if exchange.spread.is_any() {
-            let all = |bin, depot: &Depot, most| if exchange.spread.has(bin) { depot.count().min(most) } else { 0 };
-            send_depots(pages, exchange, MAGAZINES, all);
-        }
+    let now = P::Os::now_ms();
+    let (balance, is_spread) = weigh(pages, exchange, now);
+    if is_spread {
+        let all = |bin, depot: &Depot, most| if exchange.spread.has(bin) { depot.count().min(most) } else { 0 };
+        send_depots(pages, exchange, MAGAZINES, all);
     }
     pages.runs.fresh.set_due(balance.slack() / LOOKS_PER_SLACK / PAGE_BYTES);
     let owed = balance.excess().min(taken).min(MAX_STEP_BYTES);

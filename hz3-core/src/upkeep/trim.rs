@@ -66,11 +66,13 @@ pub fn purge_all<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) -> boo
 }
 
 /// Whether [`gather`] and emptied caches could make room for `bytes`: an upper bound. It counts address space, as the
-/// system's limits do; a purge makes no room for a mapping. Takes shards' locks.
+/// system's limits do; a purge makes no room for a mapping, but for clean pages at the hard limit. Takes shards' locks.
 #[cold]
 pub fn could_serve<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, bytes: usize) -> bool {
     let (dirty, clean, purging) = pages.runs.free_bytes();
     let direct = pages.direct.unreturned().1 + pages.direct.kept_bytes();
+    let over = pages.runs.limit.excess(pages.options(), bytes / PAGE_BYTES) * PAGE_BYTES;
+    let clean = if over > 0 { bytes.saturating_sub(over) } else { clean };
     let mut most = dirty + clean + purging + direct + pages.guards.waiting_bytes();
     for shard in exchange.shard_ids() {
         if most >= bytes {

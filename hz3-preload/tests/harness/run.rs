@@ -44,6 +44,7 @@ pub struct Run {
     command: Command,
     limit: Option<Limit>,
     plugin: Option<std::path::PathBuf>,
+    group: Option<std::ffi::CString>,
 }
 
 /// What became of a run.
@@ -75,6 +76,7 @@ impl Run {
             command,
             limit: program.resource_limit(),
             plugin: program.build_plugin(),
+            group: None,
         }
     }
 
@@ -89,6 +91,14 @@ impl Run {
     pub fn variable(mut self, name: &str, value: &str) -> Run {
         self.name = format!("{name}={value} {}", self.name);
         self.command.env(name, value);
+        self
+    }
+
+    /// In the control group of that folder.
+    pub fn group(mut self, folder: &Path) -> Run {
+        self.name = format!("in {}: {}", folder.display(), self.name);
+        let path = folder.join("cgroup.procs").display().to_string();
+        self.group = Some(std::ffi::CString::new(path).expect("no zero"));
         self
     }
 
@@ -113,13 +123,16 @@ impl Run {
         if let Some(plugin) = self.plugin.take() {
             self.command.arg(plugin);
         }
-        let limit = self.limit;
-        // SAFETY: between fork and exec the closure makes two system calls and touches no memory
+        let (limit, group) = (self.limit, self.group.take());
+        // SAFETY: between fork and exec the closure makes a few system calls and touches no memory
         // but its own.
         unsafe {
             self.command.pre_exec(move || {
                 // A program that is expected to abort leaves no core file behind.
                 set_limit(libc::RLIMIT_CORE, 0)?;
+                if let Some(group) = &group {
+                    enter(group)?;
+                }
                 match limit {
                     Some(Limit::AddressSpace(bytes)) => set_limit(libc::RLIMIT_AS, bytes),
                     Some(Limit::Data(bytes)) => set_limit(libc::RLIMIT_DATA, bytes),
@@ -138,6 +151,16 @@ impl Run {
             stderr: stderr.join().expect("the reader does not panic"),
         }
     }
+}
+
+/// Puts the calling process into the control group with that list of processes.
+fn enter(processes: &std::ffi::CStr) -> io::Result<()> {
+    // SAFETY: a C string, and a text of one byte; the descriptor is this function's.
+    let is_done = unsafe {
+        let file = libc::open(processes.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        file >= 0 && libc::write(file, c"0".as_ptr().cast(), 1) == 1 && libc::close(file) == 0
+    };
+    if is_done { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn set_limit(resource: libc::__rlimit_resource_t, bytes: u64) -> io::Result<()> {

@@ -211,6 +211,7 @@ fn default(root: &Path, text: &str, value: &str, is_inverted: bool) -> Result<De
         }
         "HugePages::System as u32" => Default::Words("the system's setting".to_owned()),
         "Background::Auto as u32" => Default::Words("`auto`".to_owned()),
+        "AUTO_LIMIT" => Default::Words("`auto`".to_owned()),
         "Deepbind::Clear as u32" => Default::Words("`clear`".to_owned()),
         "0" | "1" => Default::Words(u8::from((value == "1") != is_inverted).to_string()),
         "none" => Default::Words(value.to_owned()),

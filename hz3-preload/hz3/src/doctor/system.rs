@@ -5,6 +5,7 @@
 use super::finding::Finding;
 use crate::record::machine::{chosen, text_of};
 use rustix::process::{Resource, getrlimit};
+use std::path::Path;
 
 /// The page size that the library's page tags count in.
 const PAGE_BYTES: usize = 4096;
@@ -33,6 +34,10 @@ pub struct System {
     address_space: Option<u64>,
     data: Option<u64>,
     stack: Option<u64>,
+    /// The control group's limit on memory.
+    memory: Option<u64>,
+    /// The options of the shell that limit memory, as `NAME=value`.
+    limits: Vec<String>,
     preloaded: Option<String>,
     preloaded_everywhere: String,
 }
@@ -50,6 +55,11 @@ impl System {
             address_space: getrlimit(Resource::As).current,
             data: getrlimit(Resource::Data).current,
             stack: getrlimit(Resource::Stack).current,
+            memory: memory_limit(&text_of("/proc/self/cgroup"), Path::new("/sys/fs/cgroup")),
+            limits: ["HZ3_SOFT_LIMIT", "HZ3_HARD_LIMIT"]
+                .into_iter()
+                .filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)))
+                .collect(),
             preloaded: std::env::var("LD_PRELOAD").ok().filter(|value| !value.is_empty()),
             preloaded_everywhere: text_of("/etc/ld.so.preload"),
         }
@@ -94,6 +104,20 @@ impl System {
                 format!("writable memory is limited to {} MiB (ulimit -d)", limit / MIB),
                 format!("What the library makes usable, {least} to {most} MiB at a time, counts against it; its reservation does not."),
                 "nothing, as long as the program's own memory leaves that room.",
+            ));
+        }
+        if let Some(limit) = self.memory {
+            findings.push(Finding::note(
+                format!("the control group's memory is limited to {} MiB", limit / MIB),
+                "Once 32 MiB are in use, the library gives all free memory back before it grows past seven eighths of that.",
+                "nothing; HZ3_SOFT_LIMIT sets another limit, or none.",
+            ));
+        }
+        if !self.limits.is_empty() {
+            findings.push(Finding::note(
+                format!("{} in this shell", self.limits.join(" and ")),
+                "Past the soft limit the library gives free memory back, past the hard one malloc fails.",
+                "nothing, if it is meant.",
             ));
         }
         if self.map_count < USUAL_MAP_COUNT {
@@ -148,6 +172,30 @@ fn limited_address_space(limit_mib: u64) -> Finding {
     }
 }
 
+/// The least limit on memory, in bytes, of the control groups that `groups` names and of their ancestors, in the tree
+/// mounted at `root`. As the library reads it.
+fn memory_limit(groups: &str, root: &Path) -> Option<u64> {
+    let fields = |line: &str| {
+        let (number, rest) = line.split_once(':')?;
+        let (controllers, path) = rest.split_once(':')?;
+        Some((number == "0", controllers.split(',').any(|name| name == "memory"), path.to_owned()))
+    };
+    let all: Vec<_> = groups.lines().filter_map(fields).collect();
+    let (root, names, group) = if let Some((.., group)) = all.iter().find(|(_, is_memory, _)| *is_memory) {
+        (root.join("memory"), &["memory.limit_in_bytes"][..], group)
+    } else {
+        let (.., group) = all.iter().find(|(is_unified, ..)| *is_unified)?;
+        (root.to_owned(), &["memory.max", "memory.high"][..], group)
+    };
+    let group = if group.contains("/..") { "" } else { group.trim_start_matches('/') };
+    let numbers = Path::new(group).ancestors().flat_map(|group| {
+        let read = |name| text_of(root.join(group).join(name).to_str()?).parse().ok();
+        names.iter().filter_map(read).collect::<Vec<u64>>()
+    });
+    // "No limit" in version 1: the largest number of whole pages.
+    numbers.min().filter(|&bytes| bytes < i64::MAX as u64 / 2)
+}
+
 /// What may still be committed: `CommitLimit` less `Committed_AS`.
 fn commit_left(memory_information: &str) -> Option<u64> {
     let field = |name: &str| {
@@ -172,6 +220,8 @@ mod tests {
             address_space: None,
             data: None,
             stack: Some(8 << 20),
+            memory: None,
+            limits: Vec::new(),
             preloaded: None,
             preloaded_everywhere: String::new(),
         }
@@ -195,6 +245,8 @@ mod tests {
             (System { data: Some(64 * MIB), ..usual() }, Note, "ulimit -d"),
             (System { map_count: 1000, ..usual() }, Bends, "max_map_count"),
             (System { stack: Some(64 << 10), ..usual() }, Note, "64 KiB"),
+            (System { memory: Some(300 * MIB), ..usual() }, Note, "300 MiB"),
+            (System { limits: vec!["HZ3_HARD_LIMIT=1G".to_owned()], ..usual() }, Note, "HZ3_HARD_LIMIT=1G"),
             (System { preloaded: Some("/x.so".to_owned()), ..usual() }, Note, "/x.so"),
             (System { preloaded_everywhere: "/y.so".to_owned(), ..usual() }, Note, "/y.so"),
         ];
@@ -203,6 +255,28 @@ mod tests {
             assert_eq!(findings.len(), 1, "{findings:?}");
             assert!(findings[0].severity == severity && findings[0].what.contains(part), "{findings:?}");
         }
+    }
+
+    #[test]
+    fn the_least_limit_of_all_ancestors_counts() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = folder.path();
+        for group in ["a/b", "memory/x"] {
+            std::fs::create_dir_all(root.join(group)).expect("a fresh folder");
+        }
+        let write = |file: &str, text: &str| std::fs::write(root.join(file), text).expect("writable");
+        assert_eq!(memory_limit("0::/a/b\n", root), None);
+        write("a/memory.max", "700000000\n");
+        write("a/b/memory.max", "max\n");
+        assert_eq!(memory_limit("0::/a/b\n", root), Some(700_000_000));
+        write("a/b/memory.high", "5000\n");
+        assert_eq!(memory_limit("0::/a/b\n", root), Some(5000));
+        write("memory/memory.limit_in_bytes", "9223372036854771712\n");
+        assert_eq!(memory_limit("4:cpu,memory:/x\n0::/a/b\n", root), None);
+        write("memory/x/memory.limit_in_bytes", "8192\n");
+        assert_eq!(memory_limit("4:cpu,memory:/x\n0::/a/b\n", root), Some(8192));
+        assert_eq!(memory_limit("0::/../a\n", root), None);
+        assert_eq!(memory_limit("", root), None);
     }
 
     #[test]

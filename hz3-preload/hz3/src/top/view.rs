@@ -1,6 +1,7 @@
 //! View: what a snapshot says, as text for people and as JSON for programs.
 
 use super::page_file::Reading;
+use hz3_core::observe::counts::Stats;
 use hz3_core::observe::stats_page::{BIN_NAMES, Snapshot};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout};
@@ -111,6 +112,17 @@ fn with_bar(before: String, bar: Vec<Span<'static>>, after: String) -> Line<'sta
     std::iter::once(Span::raw(before)).chain(bar).chain([Span::raw(after)]).collect()
 }
 
+/// What counts for the limits, and the limits.
+fn limits(stats: &Stats) -> String {
+    let limit = |name, bytes: usize, met: usize| match bytes {
+        0 => format!("no {name} limit"),
+        _ => format!("{name} limit {:.1} MiB, met {met} times", mib(bytes as u64)),
+    };
+    let soft = limit("soft", stats.soft_limit_bytes, stats.soft_limit_met);
+    let hard = limit("hard", stats.hard_limit_bytes, stats.hard_limit_met);
+    format!("counted {:.1} MiB; {soft}; {hard}", mib(stats.counted_bytes as u64))
+}
+
 /// The view as text, with at most `bins` size classes: those with most memory.
 pub fn text(subject: &Subject, reading: &Reading, rates: Option<&Rates>, bins: usize) -> Text<'static> {
     let stats = &reading.snapshot.stats;
@@ -131,6 +143,7 @@ pub fn text(subject: &Subject, reading: &Reading, rates: Option<&Rates>, bins: u
         lines.push(with_bar(before + "  ", bar, String::new()));
     }
     lines.push(of_use("mapped", stats.mapped_bytes() as u64, held).into());
+    lines.push(limits(stats).into());
     lines.push(Line::default());
     lines.push(Line::from(match rates {
         Some(rates) => {
@@ -212,7 +225,6 @@ pub fn json(subject: &Subject, reading: &Reading, rates: Option<&Rates>) -> Valu
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hz3_core::observe::counts::Stats;
     use hz3_core::observe::stats_page::Timing;
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
