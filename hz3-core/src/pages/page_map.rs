@@ -109,7 +109,7 @@ impl<T> ArenaTags<T> {
         end & CLAIMED == 0 && address == self.base() + end * PAGE_BYTES
     }
 
-    /// Claims the end of the window to map more pages there, or to unmap some. `None` while another thread has it. The
+    /// Claims the end of the window to map more pages there. `None` while another thread has it. The
     /// caller holds the growth lock.
     pub fn claim(&self) -> Option<Claim> {
         // Relaxed, both: under the lock.
@@ -300,17 +300,6 @@ impl<T, const N: usize> PageMap<T, N> {
         // Release: publishes the fields. Pairs with the Acquire in `stretches`.
         self.stretch_count.store(count + 1, Ordering::Release);
         true
-    }
-
-    /// Takes the last `pages` pages off the stretch that ends at `end`, if it keeps some. The caller holds the growth lock.
-    pub fn cut(&self, end: usize, pages: usize) -> bool {
-        let mut all = self.stretches().iter().zip(self.mapped());
-        let found = all.find(|(_, (from, old))| from + old * PAGE_BYTES == end && pages < *old);
-        found.is_some_and(|(stretch, (_, old))| {
-            // Relaxed: publishes nothing.
-            stretch.pages.store(old - pages, Ordering::Relaxed);
-            true
-        })
     }
 }
 

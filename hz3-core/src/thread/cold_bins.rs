@@ -25,7 +25,7 @@ pub const LOOK_MS: u32 = 250;
 /// Bytes that all threads may cache. Chosen: more helps no program measured.
 const ALL_BYTES: usize = 64 << 20;
 /// Bytes that a thread may cache when all have more than that.
-const SHARE_BYTES: core::ops::RangeInclusive<usize> = 128 << 10..=1 << 20;
+const SHARE_BYTES: core::ops::RangeInclusive<usize> = 128 << 10..=2 << 20;
 /// Heaps that together can't hold so much. Derived: 72 bins of two magazines of 32 KiB each.
 const FEW_HEAPS: u32 = 14;
 /// While all threads cache little, one pass of so many counts.
@@ -77,7 +77,7 @@ pub unsafe fn keep_to_share<P: Sharded, S: RemoteStash, Q>(
     if made <= FEW_HEAPS {
         return;
     }
-    if heap.misses.pass() % PASSES != 0 && heaps.cached() < ALL_BYTES / 2 {
+    if heap.misses.pass() % PASSES != 0 && heaps.cached() <= ALL_BYTES {
         return;
     }
     let mut cached = heap.cached_bytes();
