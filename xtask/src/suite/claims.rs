@@ -340,7 +340,7 @@ mod tests {
             LANES_PAGE,
             &[
                 ("| shards | 32 | 8 |", "| shards | 32 | 16 |", "fast has 8 shards, not \"16\""),
-                ("| 16 GiB | 4 GiB |", "| 16 GiB | 4 MiB |", "fast's first arena has 4294967296 bytes, not \"4 MiB\""),
+                ("| 16 GiB | 4 GiB |", "| 16 GiB | 4 MiB |", "fast's arena size is 4294967296 bytes, not \"4 MiB\""),
                 ("| | `scale` | `fast` | `hardened` |", "| | `scale` | `fast` | `slow` |", "slow is no lane"),
                 ("| | `scale` | `fast` | `hardened` |", "| | `scale` | `fast` |", "lacks the lane hardened"),
             ],
