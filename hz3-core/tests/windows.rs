@@ -2,6 +2,7 @@
 //! test, because the fake system's addresses are the process's.
 
 use hz3_core::observe::books::check_runs;
+use hz3_core::pages::ends::unmap_end;
 use hz3_core::pages::runs::Runs;
 use hz3_core::pages::span::at;
 use hz3_core::platform::fake::Fake;
@@ -63,4 +64,35 @@ fn runs_are_to_be_had_wherever_windows_lie() {
     // What was begun in one way goes on in another.
     take_runs(&OUT_OF_THE_WAY, 0..usize::MAX);
     take_runs(&WHOLE, 0..0);
+    for runs in [&OF_THE_SYSTEM, &SHORT] {
+        gives_ends_back(runs);
+    }
+}
+
+/// What is free at windows' ends is unmapped, but for a rest, and mapped again when it is needed.
+fn gives_ends_back(runs: &Runs<Fake>) {
+    let kept = runs.allocate(1, 1).expect("memory");
+    // SAFETY: the test's own run.
+    let start = std::ptr::with_exposed_provenance_mut::<usize>(unsafe { (*at(&runs.spans, kept)).start });
+    // SAFETY: as above.
+    unsafe { start.write(7) };
+    let before = runs.arenas.reserved_and_committed().1;
+    assert_eq!(unmap_end(runs), 0, "nothing is clean yet");
+    runs.purge(0, 0, usize::MAX);
+    Fake::refuse_after(0);
+    let refused = unmap_end(runs);
+    Fake::grant_all();
+    assert_eq!((refused, runs.arenas.reserved_and_committed().1), (0, before));
+    assert_eq!(check_runs(runs), Ok(()));
+    while unmap_end(runs) > 0 {
+        assert_eq!(check_runs(runs), Ok(()));
+    }
+    let after = runs.arenas.reserved_and_committed().1;
+    assert!(after < before / 2 && after <= 80 << 20, "{after} of {before}");
+    // SAFETY: the test's own run, which it gives up.
+    unsafe {
+        assert_eq!(start.read(), 7);
+        runs.release(kept, 0);
+    }
+    take_runs(runs, 0..0);
 }

@@ -83,6 +83,7 @@ mod limited_at_run_time {
             nearly_all_that_a_late_limit_leaves_is_to_be_had,
             a_limit_that_is_raised_bit_by_bit_wears_nothing_out,
             what_is_mapped_is_little_more_than_what_is_used,
+            what_is_mapped_shrinks_with_what_is_used,
             locked_memory_is_little_more_than_what_is_used,
             mlockall_before_allocation_locks_what_is_used,
             mlockall_after_allocation_locks_what_is_used,

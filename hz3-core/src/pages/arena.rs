@@ -113,6 +113,17 @@ struct Fresh {
     is_whole: bool,
 }
 
+/// A window's end, claimed. Ends in [`Arenas::give_up_end`] or [`Arenas::publish_end`].
+#[must_use]
+pub struct End {
+    number: usize,
+    claim: Claim,
+    /// Behind the last mapped page.
+    pub address: usize,
+    /// Most pages that may go.
+    pub most_pages: usize,
+}
+
 /// All windows of an allocator.
 pub struct Arenas<O: Os> {
     windows: PageMap<TagCell, WINDOWS>,
@@ -122,6 +133,9 @@ pub struct Arenas<O: Os> {
 }
 
 impl<O: Os> Arenas<O> {
+    /// Most windows that there may be.
+    pub const MOST_WINDOWS: usize = WINDOWS;
+
     /// No windows.
     pub const fn new(options: Options) -> Self {
         Self {
@@ -262,6 +276,40 @@ impl<O: Os> Arenas<O> {
         let claim = window.claim()?;
         drop(growth);
         self.grow_window(window, claim, self.step(need, false), need, false).ok()
+    }
+
+    /// Claims the end of window `number`, for pages there to be unmapped. `None` without such a window, `Some(None)` if its
+    /// end is not to be had, or must stay. Takes the growth lock.
+    pub fn claim_end(&self, number: usize) -> Option<Option<End>> {
+        let _growth = self.growth.lock();
+        let window = self.windows.all().get(number)?;
+        // One mapping stays whole.
+        if !O::MAPS_AT || window.pages() >= window.capacity() {
+            return Some(None);
+        }
+        let Some(claim) = window.claim() else { return Some(None) };
+        let address = window.base() + claim.end * PAGE_BYTES;
+        // A stretch keeps a segment.
+        let most_pages = self.windows.pages_before(address).saturating_sub(SEGMENT_PAGES as usize);
+        Some(Some(End { number, claim, address, most_pages }))
+    }
+
+    /// Ends the claim: nothing has changed. Takes the growth lock.
+    pub fn give_up_end(&self, end: End) {
+        let _growth = self.growth.lock();
+        if let Some(window) = self.windows.all().get(end.number) {
+            window.give_up(end.claim);
+        }
+    }
+
+    /// Ends the claim: the last `pages` pages, of those that may go, are unmapped, and have no tags. Takes the growth lock.
+    pub fn publish_end(&self, end: End, pages: usize) {
+        let _growth = self.growth.lock();
+        if let Some(window) = self.windows.all().get(end.number) {
+            self.windows.cut(end.address, pages);
+            let left = end.claim.end - pages;
+            window.publish(end.claim, left);
+        }
     }
 
     /// Grows `window`, whose end is claimed, by `step` or `need` pages; ends the claim.

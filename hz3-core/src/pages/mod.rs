@@ -11,6 +11,8 @@ pub mod direct;
 #[cfg(not(loom))]
 pub mod early;
 #[cfg(not(loom))]
+pub mod ends;
+#[cfg(not(loom))]
 pub mod fresh;
 #[cfg(not(loom))]
 pub mod guards;

@@ -109,7 +109,7 @@ impl<T> ArenaTags<T> {
         end & CLAIMED == 0 && address == self.base() + end * PAGE_BYTES
     }
 
-    /// Claims the end of the window to map more pages there. `None` while another thread has it. The
+    /// Claims the end of the window to map more pages there, or to unmap some. `None` while another thread has it. The
     /// caller holds the growth lock.
     pub fn claim(&self) -> Option<Claim> {
         // Relaxed, both: under the lock.
@@ -300,6 +300,22 @@ impl<T, const N: usize> PageMap<T, N> {
         // Release: publishes the fields. Pairs with the Acquire in `stretches`.
         self.stretch_count.store(count + 1, Ordering::Release);
         true
+    }
+
+    /// Mapped pages that adjoin, up to `end`. The caller holds the growth lock.
+    pub fn pages_before(&self, end: usize) -> usize {
+        self.mapped().find(|(start, pages)| start + pages * PAGE_BYTES == end).map_or(0, |(_, pages)| pages)
+    }
+
+    /// Takes the last `pages` pages off the stretch that ends at `end`, which has more. The caller holds the growth lock.
+    pub fn cut(&self, end: usize, pages: usize) {
+        for (stretch, (start, old)) in self.stretches().iter().zip(self.mapped()) {
+            if start + old * PAGE_BYTES == end && pages < old {
+                // Relaxed: publishes nothing.
+                stretch.pages.store(old - pages, Ordering::Relaxed);
+                return;
+            }
+        }
     }
 }
 

@@ -525,6 +525,14 @@ impl<O: Os> FreeRuns<'_, O> {
     }
 }
 
+/// Clean pages at a window's end, which this thread is about to unmap.
+pub struct Unmapping {
+    /// Their run.
+    pub id: SpanId,
+    /// How many.
+    pub pages: usize,
+}
+
 /// The free runs of all arenas.
 pub struct Runs<O: Os> {
     /// The arenas.
@@ -843,6 +851,35 @@ impl<O: Os> Runs<O> {
         free.index.in_purge.begin(O::this_thread());
         free.index.in_purge_pages += free.span(id).pages as usize;
         Some(id)
+    }
+
+    /// Takes the last pages of the clean run that ends at `address`, `fewest` to `most`, multiples of `step`, out of the
+    /// index, to be unmapped. `None` without such a run.
+    pub fn take_end(&self, address: usize, fewest: usize, most: usize, step: usize) -> Option<Unmapping> {
+        let mut free = self.lock_with_spares()?;
+        let last = free.free_at(address, true).filter(|&id| free.span(id).kind == Kind::Clean)?;
+        let pages = (free.span(last).pages as usize).min(most) / step * step;
+        if pages < fewest.max(1) {
+            return None;
+        }
+        let id = free.cut(last, address - pages * PAGE_BYTES, pages)?;
+        free.index.in_purge.begin(O::this_thread());
+        free.index.in_purge_pages += pages;
+        Some(Unmapping { id, pages })
+    }
+
+    /// Puts back the run of [`Runs::take_end`].
+    pub fn put_end_back(&self, id: SpanId) {
+        self.put_back(id, Kind::Clean, O::now_ms());
+    }
+
+    /// Forgets the run of [`Runs::take_end`], which is unmapped and has no tags any more.
+    pub fn drop_end(&self, id: SpanId) {
+        let mut free = self.lock();
+        let pages = free.span(id).pages as usize;
+        free.retire(id);
+        free.index.in_purge.end(O::this_thread());
+        free.index.in_purge_pages -= pages;
     }
 
     /// Puts back the run of [`Runs::take_out_oldest`], of `kind` as of `now`.

@@ -8,6 +8,7 @@
 //! A turn is due eight times per purge delay, at the next miss that reads the clock or in the background thread. It
 //! does a bounded amount. If work is left, the next turn is due eight times sooner.
 
+use crate::pages::ends::unmap_end;
 use crate::pages::page_heap::{PageHeap, TURN_US};
 use crate::pages::policy::Policy;
 use crate::platform::budget::Budget;
@@ -75,7 +76,8 @@ pub fn tick_in_background<P: Sharded>(
 
 /// One turn at `now`; whether work is left.
 fn turn<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &Schedule, now: u32) -> bool {
-    if schedule.begin_round_if_due(now, tick_ms::<P>(pages.options())) {
+    let is_new = schedule.begin_round_if_due(now, tick_ms::<P>(pages.options()));
+    if is_new {
         exchange.make_surplus_due();
         exchange.spread.end_if_quiet(now);
         schedule.pace.begin_round(pages.runs.free_bytes().0 + pages.direct.kept_bytes());
@@ -90,6 +92,9 @@ fn turn<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &Sche
         let (purged, is_stopped) = pages.purge_aged(now, delay_ms, schedule.pace.left(), &budget);
         schedule.pace.note_given(purged);
         is_behind |= is_stopped;
+    }
+    if is_new && !is_behind {
+        unmap_end(&pages.runs);
     }
     pages.retry_unmaps(MAX_UNMAPS);
     schedule.set_behind(is_behind);

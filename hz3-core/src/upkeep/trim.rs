@@ -13,6 +13,7 @@
 
 use crate::hardening::quarantine::Quarantine;
 use crate::pages::bins::BINS;
+use crate::pages::ends::unmap_end;
 use crate::pages::page_heap::PageHeap;
 use crate::pages::span::at;
 use crate::platform::os::Os;
@@ -62,7 +63,9 @@ pub fn purge_all<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) -> boo
     }
     let now = P::Os::now_ms();
     let returned = pages.retry_unmaps(usize::MAX);
-    purge_all_holes(pages, exchange, now) + pages.purge(now, 0, usize::MAX) + returned > 0
+    let purged = purge_all_holes(pages, exchange, now) + pages.purge(now, 0, usize::MAX);
+    while unmap_end(&pages.runs) > 0 {}
+    purged + returned > 0
 }
 
 /// Whether [`gather`] and emptied caches could make room for `bytes`: an upper bound. It counts address space, as the

@@ -232,6 +232,32 @@ static void compare_sizes(void) {
     }
 }
 
+static void free_again(void) {
+    static char *blocks[20000];
+    const size_t count = sizeof blocks / sizeof blocks[0];
+    free(check_opaque(malloc(100)));
+    size_t before = check_status("VmSize:");
+    for (int round = 0; round < 3; round++) {
+        for (size_t i = 0; i < count; i++) {
+            blocks[i] = (char *)malloc(20000);
+            CHECK(blocks[i] != NULL);
+            blocks[i][0] = 1;
+        }
+        CHECK(check_status("VmSize:") > before + 300 * MIB);
+        for (size_t i = 0; i < count; i++) free(blocks[i]);
+        /* The trim first, then by time: the background thread may hold some of it. */
+        malloc_trim(0);
+        size_t after = 0;
+        for (int naps = 0; naps < 600 && (after = check_status("VmSize:")) > before + 64 * MIB; naps++) {
+            usleep(100000);
+            free(check_opaque(malloc(50000)));
+        }
+        CHECK_THAT(after <= before + 64 * MIB, "%zu MiB more are mapped", (after - before) / MIB);
+    }
+}
+
+static void what_is_mapped_shrinks_with_what_is_used(void) { in_a_child(free_again); }
+
 static void what_is_mapped_is_little_more_than_what_is_used(void) { in_a_child(compare_sizes); }
 
 /* ---- locked memory ----------------------------------------------------------------------- */
@@ -343,6 +369,7 @@ CHECK_MAIN(CASE(malloc_fails_and_recovers_under_a_late_address_space_limit),
            CASE(nearly_all_that_a_late_limit_leaves_is_to_be_had),
            CASE(a_limit_that_is_raised_bit_by_bit_wears_nothing_out),
            CASE(what_is_mapped_is_little_more_than_what_is_used),
+           CASE(what_is_mapped_shrinks_with_what_is_used),
            CASE(locked_memory_is_little_more_than_what_is_used),
            CASE(mlockall_before_allocation_locks_what_is_used),
            CASE(mlockall_after_allocation_locks_what_is_used))

@@ -1,0 +1,68 @@
+//! Ends: unmaps what is free at windows' ends, so that what is mapped follows what is used.
+//!
+//! ```text
+//! window   | in use | clean | in use | clean …        |
+//!                                    | kept | unmapped |     all of them keep an eighth of what is used, and 32 MiB
+//! ```
+//!
+//! Tags stay mapped, below a window's bound as before: what lies past its end has none.
+
+use crate::pages::arena::Arenas;
+use crate::pages::page_tag::PageTag;
+use crate::pages::runs::{Runs, Unmapping};
+use crate::platform::os::Os;
+use crate::platform::units::{PAGE_BYTES, SEGMENT_PAGES};
+use core::ptr::{NonNull, with_exposed_provenance_mut};
+
+/// Clean memory that stays mapped: so many bytes, and one byte per so many in use.
+const KEPT_BYTES: usize = 32 << 20;
+const KEPT_PER: usize = 8;
+/// Fewest and most pages unmapped at a time. Chosen: few calls; less than a millisecond.
+const FEWEST_PAGES: usize = (16 << 20) / PAGE_BYTES;
+const MOST_PAGES: usize = (256 << 20) / PAGE_BYTES;
+
+/// Pages that are mapped beyond what may stay so.
+fn surplus<O: Os>(runs: &Runs<O>) -> usize {
+    let (_, clean, _) = runs.free_bytes();
+    let (_, mapped) = runs.arenas.reserved_and_committed();
+    clean.saturating_sub(KEPT_BYTES + mapped.saturating_sub(clean) / KEPT_PER) / PAGE_BYTES
+}
+
+/// Unmaps pages at the end of one window, if too much is mapped; the bytes. The caller holds no lock. Takes the growth lock
+/// and the run lock.
+#[cold]
+pub fn unmap_end<O: Os>(runs: &Runs<O>) -> usize {
+    let most = surplus(runs).min(MOST_PAGES);
+    if most < FEWEST_PAGES {
+        return 0;
+    }
+    (0..Arenas::<O>::MOST_WINDOWS)
+        .map_while(|number| unmap_end_of(runs, number, most))
+        .find(|&bytes| bytes > 0)
+        .unwrap_or(0)
+}
+
+/// The bytes unmapped at the end of window `number`; `None` if there is no such window.
+fn unmap_end_of<O: Os>(runs: &Runs<O>, number: usize, most: usize) -> Option<usize> {
+    let _transit = runs.forks.begin_transit::<O>();
+    let Some(end) = runs.arenas.claim_end(number)? else { return Some(0) };
+    // Windows end with whole segments, and so does what is left.
+    let most = most.min(end.most_pages) / SEGMENT_PAGES as usize * SEGMENT_PAGES as usize;
+    let Some(Unmapping { id, pages }) = runs.take_end(end.address, FEWEST_PAGES, most, SEGMENT_PAGES as usize) else {
+        runs.arenas.give_up_end(end);
+        return Some(0);
+    };
+    let start = NonNull::new(with_exposed_provenance_mut(end.address - pages * PAGE_BYTES));
+    // SAFETY: the run, in whole pages, is this thread's, and nothing uses its contents.
+    if start.is_some_and(|start| unsafe { O::unmap(start, pages * PAGE_BYTES) }) {
+        runs.arenas.set_tag(end.address - pages * PAGE_BYTES, PageTag::NONE);
+        runs.arenas.set_tag(end.address - PAGE_BYTES, PageTag::NONE);
+        runs.drop_end(id);
+        runs.arenas.publish_end(end, pages);
+        Some(pages * PAGE_BYTES)
+    } else {
+        runs.put_end_back(id);
+        runs.arenas.give_up_end(end);
+        Some(0)
+    }
+}
