@@ -101,13 +101,13 @@ struct hz3_region_stats {
     size_t peak_bytes;  /* the most of that so far */
     size_t live_bytes;  /* blocks that the program holds, each with all of its slot or pages */
     size_t live_blocks; /* their number */
-    size_t refused;     /* number of requests that the limit refused */
+    size_t refused;     /* how often the limit refused pages; a realloc may ask several times */
     size_t regions;     /* number of regions counted */
 };
 
 /*
- * A region that never holds more than `limit` bytes, in whole pages; 0 for no limit. Null and errno: EINVAL where that is no
- * page, else ENOMEM.
+ * A region that never holds more than `limit` bytes, in whole pages; 0 for no limit. A large block counts as long as it was
+ * requested; its mapping may be an eighth longer. Null and errno: EINVAL where that is no page, else ENOMEM.
  */
 struct hz3_region *hz3_region_new(size_t limit);
 

@@ -6,6 +6,7 @@ use crate::c::{is_alignment, out_of_memory, set_errno};
 use core::ptr::{NonNull, null_mut};
 use hz3_core::Lane;
 use hz3_core::api::region;
+use hz3_core::platform::abort;
 use hz3_core::platform::units::{MIN_ALIGN, PAGE_BYTES};
 
 /// Fields of a `struct hz3_region_stats`.
@@ -119,8 +120,12 @@ pub unsafe fn realloc<L: Lane>(address: *mut u8, block: *mut u8, bytes: usize) -
 pub unsafe fn free<L: Lane>(address: *mut u8, block: *mut u8) {
     // SAFETY: a region; the caller gives up the block.
     unsafe {
-        if let Some(number) = at::<L>(address) {
-            region::free::<L>(number, block);
+        if block.is_null() {
+            return;
+        }
+        match at::<L>(address) {
+            Some(number) => region::free::<L>(number, block),
+            None => abort::misuse::<L::Os>("hz3_region_free()", "no region for", block.addr()),
         }
     }
 }

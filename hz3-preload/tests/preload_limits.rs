@@ -39,6 +39,8 @@ limit_tests! {
     limits_change_while_the_program_runs [];
     phases_stay_within_the_soft_limit ["HZ3_SOFT_LIMIT" = "190M"];
     blocks_beyond_the_soft_limit_are_served ["HZ3_SOFT_LIMIT" = "80M"];
+    a_heap_of_scattered_blocks_beyond_the_soft_limit_is_served [];
+    blocks_at_the_hard_limit_are_resized [];
 }
 
 const IN_A_GROUP: &str = "phases_live_in_a_limit_of_the_system_s";

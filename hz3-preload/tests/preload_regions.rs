@@ -25,12 +25,13 @@ lane_tests! {
 const MISUSE: Program = Program::new("c/region_misuse.c");
 
 /// Cases, and what the line on standard error says of the pointer, in every lane.
-const EVERY_LANE: [(&str, &str); 11] = [
+const EVERY_LANE: [(&str, &str); 12] = [
     ("a_small_block_is_freed_twice", "free(): double free of"),
     ("a_small_block_is_freed_twice_through_its_region", "hz3_region_free(): double free of"),
     ("a_large_block_is_freed_twice", "free(): double free or invalid pointer"),
     ("a_pointer_into_a_small_block_is_freed", "free(): invalid pointer"),
     ("a_plain_block_is_freed_through_a_region", "hz3_region_free(): not a block of the region:"),
+    ("a_block_is_freed_through_no_region", "hz3_region_free(): no region for"),
     ("a_block_is_freed_through_another_region", "hz3_region_free(): not a block of the region:"),
     ("a_large_block_is_freed_through_another_region", "hz3_region_free(): not a block of the region:"),
     ("a_plain_block_is_resized_in_a_region", "hz3_region_realloc(): not a block of the region:"),

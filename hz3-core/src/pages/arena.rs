@@ -95,10 +95,19 @@ pub enum Growing {
 
 /// What the growth lock protects, besides windows.
 struct Growth {
-    /// The [thread](crate::platform::os::Waiter::this_thread) that grows and is worth waiting for; 0 for none.
+    /// The [thread](crate::platform::os::Waiter::this_thread) that changes a window and is worth waiting for; 0 for none.
     grower: usize,
     /// Whether another one has waited for it.
     has_waiter: bool,
+}
+
+impl Growth {
+    /// Notes that the thread `this` is done.
+    fn end(&mut self, this: usize) {
+        if self.grower == this {
+            self.grower = 0;
+        }
+    }
 }
 
 impl Ranked for Growth {
@@ -190,10 +199,7 @@ impl<O: Os> Arenas<O> {
     pub fn grow(&self, which: Growing, pages: usize, give_up: impl Fn() -> bool) -> Result<PageRange, NotGrown> {
         let is_rush = self.begin(give_up)?;
         let grown = self.grow_by(which, pages, is_rush);
-        let mut growth = self.growth.lock();
-        if growth.grower == O::this_thread() {
-            growth.grower = 0;
-        }
+        self.growth.lock().end(O::this_thread());
         grown.ok_or(NotGrown::Refused)
     }
 
@@ -271,23 +277,30 @@ impl<O: Os> Arenas<O> {
     /// place. The caller owns all that are returned, and holds no lock. Takes the growth lock.
     pub fn grow_at(&self, end: usize, pages: usize) -> Option<PageRange> {
         let need = pages.checked_next_multiple_of(SEGMENT_PAGES as usize)?;
-        let growth = self.growth.lock();
+        let mut growth = self.growth.lock();
+        if growth.grower != 0 {
+            return None;
+        }
         let window = self.windows.all().iter().find(|window| window.ends_at(end))?;
         let claim = window.claim()?;
+        growth.grower = O::this_thread();
         drop(growth);
-        self.grow_window(window, claim, self.step(need, false), need, false).ok()
+        let grown = self.grow_window(window, claim, self.step(need, false), need, false).ok();
+        self.growth.lock().end(O::this_thread());
+        grown
     }
 
     /// Claims the end of window `number`, for pages there to be unmapped. `None` without such a window, `Some(None)` if its
     /// end is not to be had, or must stay. Takes the growth lock.
     pub fn claim_end(&self, number: usize) -> Option<Option<End>> {
-        let _growth = self.growth.lock();
+        let mut growth = self.growth.lock();
         let window = self.windows.all().get(number)?;
         // One mapping stays whole.
-        if !O::MAPS_AT || window.pages() >= window.capacity() {
+        if growth.grower != 0 || !O::MAPS_AT || window.pages() >= window.capacity() {
             return Some(None);
         }
         let Some(claim) = window.claim() else { return Some(None) };
+        growth.grower = O::this_thread();
         let address = window.base() + claim.end * PAGE_BYTES;
         // A stretch keeps a segment.
         let most_pages = self.windows.pages_before(address).saturating_sub(SEGMENT_PAGES as usize);
@@ -296,7 +309,8 @@ impl<O: Os> Arenas<O> {
 
     /// Ends the claim: nothing has changed. Takes the growth lock.
     pub fn give_up_end(&self, end: End) {
-        let _growth = self.growth.lock();
+        let mut growth = self.growth.lock();
+        growth.end(O::this_thread());
         if let Some(window) = self.windows.all().get(end.number) {
             window.give_up(end.claim);
         }
@@ -304,7 +318,8 @@ impl<O: Os> Arenas<O> {
 
     /// Ends the claim: the last `pages` pages, of those that may go, are unmapped, and have no tags. Takes the growth lock.
     pub fn publish_end(&self, end: End, pages: usize) {
-        let _growth = self.growth.lock();
+        let mut growth = self.growth.lock();
+        growth.end(O::this_thread());
         if let Some(window) = self.windows.all().get(end.number) {
             self.windows.cut(end.address, pages);
             let left = end.claim.end - pages;

@@ -25,6 +25,12 @@ impl Fresh {
         self.pages.fetch_add(pages, Ordering::Relaxed);
     }
 
+    /// Notes that `pages` that were just noted are not used.
+    pub fn forget(&self, pages: usize) {
+        let less = |noted: usize| Some(noted.saturating_sub(pages));
+        let _ = self.pages.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
     /// Whether a look is due.
     #[inline]
     pub fn is_due(&self) -> bool {

@@ -92,7 +92,7 @@ impl Limit {
 
     #[cold]
     fn reserve(&self, pages: usize, most: usize) -> bool {
-        let sum = |now: usize| now.checked_add(pages).filter(|&sum| sum <= most);
+        let sum = |now: usize| now.checked_add(pages).filter(|&sum| pages == 0 || sum <= most);
         let is_granted = self.pages.fetch_update(Ordering::Relaxed, Ordering::Relaxed, sum).is_ok();
         if !is_granted {
             self.refused.fetch_add(1, Ordering::Relaxed);

@@ -80,7 +80,7 @@ impl Place {
         least: usize,
         is_free: &impl Fn(usize, usize) -> bool,
     ) -> Option<Self> {
-        let bytes_for = |pages: usize| 2 * (pages * PAGE_BYTES + tag_room(pages)) + SEGMENT_BYTES;
+        let bytes_for = |pages: usize| 2 * (pages * PAGE_BYTES + tag_room(pages) + SEGMENT_BYTES);
         let mut is_least_granted = false;
         loop {
             let bytes = bytes_for(capacity);

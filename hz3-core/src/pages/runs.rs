@@ -640,16 +640,29 @@ impl<O: Os> Runs<O> {
     #[inline(never)]
     pub fn make_room(&self, pages: usize) -> bool {
         let excess = || self.limit.excess(&self.arenas.options, pages);
+        let (mut turns, mut waits) = (ROOM_TURNS, MAX_WAITS);
         // Others may take what goes back: few turns.
-        for _ in 0..ROOM_TURNS {
-            let purged = match excess() {
+        while turns > 0 {
+            let missing = excess();
+            let (dirty, _, purging) = self.free_bytes();
+            match missing * PAGE_BYTES {
                 0 => return true,
-                missing => self.purge(O::now_ms(), 0, missing * PAGE_BYTES),
-            };
-            if purged == 0 {
-                return false;
+                // What is impossible costs nothing.
+                bytes if bytes > dirty + purging => return false,
+                bytes => {
+                    let purged = self.purge(O::now_ms(), 0, bytes);
+                    self.limit.note_purged(purged);
+                    if purged > 0 {
+                        turns -= 1;
+                    } else if waits == 0 || self.lock().index.in_purge.is_only_of(O::this_thread()) {
+                        return false;
+                    } else {
+                        // Another thread is giving some back.
+                        waits -= 1;
+                        O::nap();
+                    }
+                }
             }
-            self.limit.note_purged(purged);
         }
         excess() == 0
     }
@@ -738,8 +751,17 @@ impl<O: Os> Runs<O> {
     /// # Safety
     /// The caller owns the span.
     pub unsafe fn extend(&self, id: SpanId, pages: usize) -> bool {
-        // SAFETY: the caller's own promise, three times.
-        unsafe { self.extend_into_free(id, pages) || self.grow_behind(id, pages) && self.extend_into_free(id, pages) }
+        // SAFETY: the caller's own promise, in all calls.
+        unsafe {
+            if self.extend_into_free(id, pages) {
+                return true;
+            }
+            let more = pages - (*at(&self.spans, id)).pages as usize;
+            if self.limit.excess(&self.arenas.options, more) > 0 {
+                return self.make_room(more) && self.extend_into_free(id, pages);
+            }
+            self.grow_behind(id, pages) && self.extend_into_free(id, pages)
+        }
     }
 
     /// Maps what the large span `id` lacks to `pages`, where it is the last one of a window. False if it isn't, or the
@@ -758,7 +780,7 @@ impl<O: Os> Runs<O> {
             let behind = if tag.kind() == Kind::Clean { free.span(tag.span()).pages as usize } else { 0 };
             (end + behind * PAGE_BYTES, (pages - old_pages).saturating_sub(behind))
         };
-        let grown = self.arenas.grow_at(end, missing);
+        let grown = if missing > 0 { self.arenas.grow_at(end, missing) } else { None };
         match grown {
             Some(range) => self.add(range, fresh),
             // SAFETY: this thread owns the descriptor, which is unused.
@@ -863,6 +885,7 @@ impl<O: Os> Runs<O> {
             return None;
         }
         let id = free.cut(last, address - pages * PAGE_BYTES, pages)?;
+        self.fresh.forget(pages);
         free.index.in_purge.begin(O::this_thread());
         free.index.in_purge_pages += pages;
         Some(Unmapping { id, pages })

@@ -194,6 +194,10 @@ impl<'a, P: Policy> Blocks<'a, P> {
             return None;
         }
         let tag = self.pages.tag(address);
+        // Most blocks, without a lock.
+        if tag.kind() == Kind::Small || address == 0 {
+            return None;
+        }
         let is_large = tag.kind() != Kind::Region;
         let id = match is_large {
             false => tag.span(),

@@ -40,7 +40,7 @@ pub struct RegionStats {
     pub live_bytes: usize,
     /// Number of live blocks.
     pub live_blocks: usize,
-    /// Number of requests that the limit refused.
+    /// How often the limit refused pages; a `realloc` may ask several times.
     pub refused: usize,
 }
 
@@ -212,8 +212,12 @@ impl Region {
             return false;
         }
         self.pages += pages;
-        self.peak_pages = self.peak_pages.max(self.pages);
         true
+    }
+
+    /// Notes that what was claimed is there.
+    fn note_peak(&mut self) {
+        self.peak_pages = self.peak_pages.max(self.pages);
     }
 
     /// Whether `pages` could be claimed without the empty spans.
@@ -236,6 +240,7 @@ impl Region {
     /// # Safety
     /// The caller owns the span, of [`take_for_region`](crate::pages::page_heap::PageHeap::take_for_region), and gives it up.
     pub unsafe fn add(&mut self, spans: &Spans, id: SpanId, guard_pages: usize) -> Option<Carved> {
+        self.note_peak();
         span(spans, id).enter_region(self.number);
         let bin = span(spans, id).bin;
         push(spans, self.room(bin), id);
@@ -316,6 +321,7 @@ impl Region {
 
     /// Adds the large block of span `id`, for which `pages` are claimed.
     pub fn add_large(&mut self, spans: &Spans, id: SpanId, pages: usize) {
+        self.note_peak();
         span(spans, id).enter_region(self.number);
         span(spans, id).set_counted_pages(pages);
         push(spans, &mut self.large, id);
@@ -339,6 +345,7 @@ impl Region {
 
     /// Notes that the large block of span `id` has `pages` now; what it has more than before is claimed.
     pub fn note_resized(&mut self, spans: &Spans, id: SpanId, pages: usize) {
+        self.note_peak();
         let old = span(spans, id).counted_pages();
         span(spans, id).set_counted_pages(pages);
         self.pages -= old.saturating_sub(pages);
@@ -375,7 +382,7 @@ impl Region {
         stats.regions += 1;
         stats.limit_bytes = stats.limit_bytes.saturating_add(limit);
         stats.held_bytes += self.pages * PAGE_BYTES;
-        stats.peak_bytes += self.peak_pages * PAGE_BYTES;
+        stats.peak_bytes = stats.peak_bytes.saturating_add(self.peak_pages * PAGE_BYTES);
         stats.live_bytes += self.small_bytes + self.large_pages * PAGE_BYTES;
         stats.live_blocks += self.blocks;
         stats.refused += self.refused;

@@ -62,8 +62,11 @@ pub fn relieve<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule
     is_behind |= sent == MAGAZINES;
     if given < owed && !is_behind {
         let before = pages.purged_bytes();
-        is_behind = purge_holes(pages, exchange, schedule, now, HOLE_AGE_MS);
-        given += pages.purged_bytes().wrapping_sub(before) as usize;
+        let is_more = purge_holes(pages, exchange, schedule, now, HOLE_AGE_MS);
+        let purged = pages.purged_bytes().wrapping_sub(before) as usize;
+        given += purged;
+        // Spans without holes are no work: they would be looked through at each miss.
+        is_behind = is_more && purged > 0;
         look(pages, exchange, now);
     }
     if P::HARDENED && given < owed && !is_behind {

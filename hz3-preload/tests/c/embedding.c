@@ -7,8 +7,12 @@
 #include <malloc.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define CHECK(condition)                                                           \
     do {                                                                           \
@@ -43,7 +47,35 @@ static void *drop_all(void *unused) {
     return unused;
 }
 
+static volatile int forks;
+
+/* In a process with one thread no lock may be waited for: this very thread may hold it. */
+static void fork_in_a_handler(int signal) {
+    (void)signal;
+    pid_t child = fork();
+    if (child == 0) _exit(0);
+    if (child > 0) waitpid(child, NULL, 0);
+    forks++;
+}
+
+static void fork_in_handlers(void) {
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = fork_in_a_handler;
+    CHECK(sigaction(SIGALRM, &action, NULL) == 0);
+    const struct itimerval period = {{0, 1000}, {0, 1000}}, none = {{0, 0}, {0, 0}};
+    CHECK(setitimer(ITIMER_REAL, &period, NULL) == 0);
+    void *large[16] = {NULL};
+    for (unsigned i = 0; forks < 300; i++) {
+        free(large[i % 16]);
+        CHECK((large[i % 16] = malloc(100000 + i % 4096)) != NULL);
+    }
+    CHECK(setitimer(ITIMER_REAL, &none, NULL) == 0);
+    for (int i = 0; i < 16; i++) free(large[i]);
+}
+
 int main(void) {
+    fork_in_handlers();
     struct hz3_stats before, held, after, part;
     CHECK(strncmp(hz3_version(), "hz3 ", 4) == 0);
     CHECK(hz3_stats(NULL, 0) == sizeof before);

@@ -206,10 +206,52 @@ static void blocks_beyond_the_soft_limit_are_served(void) {
     give_back(blocks[0], count);
 }
 
+/* Free slots on every page, none of which can go back: looking for some again and again would cost each miss its time. */
+static void a_heap_of_scattered_blocks_beyond_the_soft_limit_is_served(void) {
+    const size_t count = 6000000;
+    void **scattered = (void **)malloc(count * sizeof *scattered);
+    CHECK(scattered != NULL);
+    for (size_t i = 0; i < count; i++) CHECK((scattered[i] = malloc(16)) != NULL);
+    for (size_t i = 0; i < count; i += 2) free(scattered[i]);
+    usleep(50000);
+    limit(hz3_limit_soft, 100 * MIB);
+    const size_t before = counts().soft_limit_met;
+    for (size_t i = 0; i < PLACES; i++) CHECK((blocks[0][i] = malloc(3000)) != NULL);
+    const size_t met = counts().soft_limit_met - before;
+    CHECK_THAT(met < 200, "%zu times", met);
+    give_back(blocks[0], PLACES);
+    for (size_t i = 1; i < count; i += 2) free(scattered[i]);
+    free(scattered);
+}
+
+/* At the limit, growth in place is refused without more being mapped, and a block that shrinks makes room. */
+static void blocks_at_the_hard_limit_are_resized(void) {
+    limit(hz3_limit_hard, 300 * MIB);
+    char *block = (char *)malloc(200 * MIB), *last = (char *)malloc(MIB);
+    CHECK(block != NULL && last != NULL);
+    size_t count = take_until_null(blocks[0], MIB);
+    const size_t mapped = check_status("VmSize:");
+    for (int i = 0; i < 200; i++) CHECK(realloc(check_opaque(last), 16 * MIB) == NULL);
+    CHECK_THAT(check_status("VmSize:") < mapped + 32 * MIB, "%zu MiB more are mapped",
+               (check_status("VmSize:") - mapped) / MIB);
+    give_back(blocks[0], count);
+    malloc_trim(0);
+    limit(hz3_limit_hard, 64 * MIB);
+    CHECK(check_opaque(malloc(MIB)) == NULL && errno == ENOMEM);
+    CHECK((block = (char *)realloc(block, MIB)) != NULL);
+    malloc_trim(0);
+    CHECK_THAT(counts().counted_bytes < 64 * MIB, "%zu bytes count", counts().counted_bytes);
+    free(block);
+    CHECK((block = (char *)malloc(20 * MIB)) != NULL);
+    free(block);
+}
+
 CHECK_MAIN(CASE(every_size_meets_the_limit_and_comes_back),
            CASE(a_block_that_can_t_grow_stays_as_it_is),
            CASE(threads_meet_the_limit_together_and_recover),
            CASE(limits_change_while_the_program_runs),
            CASE(phases_stay_within_the_soft_limit),
            CASE(phases_live_in_a_limit_of_the_system_s),
-           CASE(blocks_beyond_the_soft_limit_are_served))
+           CASE(blocks_beyond_the_soft_limit_are_served),
+           CASE(a_heap_of_scattered_blocks_beyond_the_soft_limit_is_served),
+           CASE(blocks_at_the_hard_limit_are_resized))

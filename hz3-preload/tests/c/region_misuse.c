@@ -37,6 +37,8 @@ static void a_large_block_is_freed_twice(void) { free(freed(new_region(0), 20000
 
 static void a_pointer_into_a_small_block_is_freed(void) { free(announce((char *)take(new_region(0), 64) + 16)); }
 
+static void a_block_is_freed_through_no_region(void) { region_free(NULL, announce(malloc(64))); }
+
 static void a_plain_block_is_freed_through_a_region(void) { region_free(new_region(0), announce(malloc(64))); }
 
 static void a_block_is_freed_through_another_region(void) {
@@ -91,6 +93,7 @@ CHECK_MAIN(CASE(a_small_block_is_freed_twice),
            CASE(a_large_block_is_freed_twice),
            CASE(a_pointer_into_a_small_block_is_freed),
            CASE(a_plain_block_is_freed_through_a_region),
+           CASE(a_block_is_freed_through_no_region),
            CASE(a_block_is_freed_through_another_region),
            CASE(a_large_block_is_freed_through_another_region),
            CASE(a_plain_block_is_resized_in_a_region),
