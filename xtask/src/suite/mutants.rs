@@ -412,6 +412,7 @@ fn copy_package(root: &Path, copy: &Path) -> Result<()> {
     }
     for (file, text) in [
         ("hz3-core/Cargo.toml", read(&root.join("hz3-core/Cargo.toml"))?),
+        ("hz3-core/build.rs", read(&root.join("hz3-core/build.rs"))?),
         ("Cargo.lock", read(&root.join("Cargo.lock"))?),
         ("Cargo.toml", of_one_package(&read(&root.join("Cargo.toml"))?)?),
     ] {
