@@ -137,7 +137,7 @@ pub struct End {
 pub struct Arenas<O: Os> {
     windows: PageMap<TagCell, WINDOWS>,
     growth: CachePadded<Mutex<Growth, O>>,
-    /// The options of the environment, the first window's size among them.
+    /// The options of the environment, a sixteenth of the first window's reach among them.
     pub options: Options,
 }
 

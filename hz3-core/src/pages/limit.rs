@@ -43,7 +43,7 @@ pub struct Limit {
     threshold: AtomicUsize,
     /// The soft limit in pages.
     soft: AtomicUsize,
-    /// Times that growth met the soft limit, and that the hard one refused it.
+    /// Times that growth met the soft limit, and that the hard one refused a charge, which may have been served then.
     met: AtomicUsize,
     refused: AtomicUsize,
     /// Bytes that went back for requests at the hard limit.

@@ -257,7 +257,7 @@ unsafe impl Os for Linux {
     }
 
     unsafe fn remap(start: NonNull<u8>, old_bytes: usize, new_bytes: usize) -> Option<NonNull<u8>> {
-        // A mapping that was moved out of a reservation is not accounted for, so mremap(2) refuses no size.
+        // A mapping that was moved out of a window is not accounted for, so mremap(2) refuses no size.
         let more = new_bytes.saturating_sub(old_bytes);
         if more > UNASKED_BYTES && !is_plausible(more) {
             return None;

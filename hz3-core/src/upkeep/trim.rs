@@ -8,8 +8,8 @@
 //! ```
 //!
 //! A program that lives at its limit fails often. So a failure costs no more than what was freed since the one before:
-//! `gather` moves what is on its way, and a cache is emptied only where that frees a span. It purges nothing: limits
-//! count address space.
+//! `gather` moves what is on its way, and a cache is emptied only where that frees a span. It purges nothing: the
+//! system's limits count address space.
 
 use crate::hardening::quarantine::Quarantine;
 use crate::pages::bins::BINS;
