@@ -24,13 +24,22 @@ struct Block {
 }
 
 impl Block {
-    /// Fills `bytes` bytes from `from` with a word.
+    /// Fills `bytes` bytes from `from` with a word, but for pages that were unmapped.
     fn write(from: usize, bytes: usize, word: usize) {
-        let first = with_exposed_provenance_mut::<usize>(from);
-        for index in 0..bytes / size_of::<usize>() {
-            // SAFETY: pages that the allocator gave to this test, which it leaves readable and writable; volatile,
-            // because what is written after free matters here.
-            unsafe { first.add(index).write_volatile(word) };
+        let (mut at, end) = (from, from + bytes / size_of::<usize>() * size_of::<usize>());
+        while at < end {
+            let page = at / PAGE_BYTES * PAGE_BYTES;
+            let stop = end.min(page + PAGE_BYTES);
+            let mut unused = 0_u8;
+            // SAFETY: a byte for one page.
+            if unsafe { libc::mincore(with_exposed_provenance_mut(page), PAGE_BYTES, &raw mut unused) } == 0 {
+                for address in (at..stop).step_by(size_of::<usize>()) {
+                    // SAFETY: the page is mapped. The allocator gave it to this test, and leaves it readable and writable.
+                    // Volatile, because what is written after free matters here.
+                    unsafe { with_exposed_provenance_mut::<usize>(address).write_volatile(word) };
+                }
+            }
+            at = stop;
         }
     }
 
