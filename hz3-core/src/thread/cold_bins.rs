@@ -28,7 +28,8 @@ const ALL_BYTES: usize = 64 << 20;
 const SHARE_BYTES: core::ops::RangeInclusive<usize> = 128 << 10..=2 << 20;
 /// Heaps that together can't hold so much. Derived: 72 bins of two magazines of 32 KiB each.
 const FEW_HEAPS: u32 = 14;
-/// While all threads cache little, one pass of so many counts.
+/// Of up to so many heaps, one pass of so many looks, while all cache little. Chosen: more heaps are soon above.
+const SOME_HEAPS: u32 = 3 * FEW_HEAPS;
 const PASSES: u8 = 8;
 /// Misses between two looks while there is too much, as a part of the ordinary number.
 const SOONER: u8 = 4;
@@ -77,7 +78,8 @@ pub unsafe fn keep_to_share<P: Sharded, S: RemoteStash, Q>(
     if made <= FEW_HEAPS {
         return;
     }
-    if heap.misses.pass() % PASSES != 0 && heaps.cached() <= ALL_BYTES {
+    let is_seldom = heap.misses.pass() % PASSES != 0 && made <= SOME_HEAPS;
+    if is_seldom && heaps.cached() <= ALL_BYTES {
         return;
     }
     let mut cached = heap.cached_bytes();
