@@ -44,6 +44,9 @@ const FIRST_BYTES: usize = SEGMENT_BYTES;
 /// How many times the first size the near and the far window reach. Chosen: heaps of hundreds of GiB lie in the two.
 const NEAR_SIZES: usize = 16;
 const FAR_SIZES: usize = 64;
+/// Most pages of the near and the far window where the system is asked for room. Chosen: emulators in user space keep a
+/// record of each page of a reservation, 23 bytes in qemu 7.2.
+const MOST_FOUND_PAGES: usize = (16 << 30) / PAGE_BYTES;
 /// Random places that are tried for the near window. Chosen: more than one only where another allocator is in the way.
 const TRIES: u64 = 3;
 /// How often a thread yields, and then naps, for another one's growth. Chosen: some calls; some milliseconds at most.
@@ -405,7 +408,8 @@ impl<O: Os> Arenas<O> {
                 }
             }
             let is_free = |start, bytes| self.is_free(start, bytes);
-            if let Some(Ok(fresh)) = Place::of_the_system::<O>(capacity, need, &is_free).map(map) {
+            let found = if count < 2 { capacity.min(MOST_FOUND_PAGES).max(need) } else { capacity };
+            if let Some(Ok(fresh)) = Place::of_the_system::<O>(found, need, &is_free).map(map) {
                 return Some(fresh);
             }
         }

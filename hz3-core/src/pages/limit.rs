@@ -26,10 +26,10 @@ const STEPS: usize = 64;
 const LEAST_STEP_PAGES: usize = (1 << 20) / PAGE_BYTES;
 /// Part of the threshold that is left where it is near.
 const NEAR: usize = 16;
-/// Counted pages from which the system's limit is asked for. Chosen: small processes make no further system call.
-const ASK_PAGES: usize = (32 << 20) / PAGE_BYTES;
-/// Milliseconds between two questions, and after which a threshold above the soft limit ends.
-const ASK_MS: u32 = 1000;
+/// Counted pages from which `auto` holds. Chosen: what a container has room for.
+const AUTO_PAGES: usize = (32 << 20) / PAGE_BYTES;
+/// Milliseconds after which a threshold above the soft limit ends.
+const RAISED_MS: u32 = 1000;
 /// Part of the system's limit that is left to what hz3 does not count: tables, stacks, code, page tables.
 const LEFT_SHARE: usize = 8;
 
@@ -48,9 +48,6 @@ pub struct Limit {
     refused: AtomicUsize,
     /// Bytes that went back for requests at the hard limit.
     purged_bytes: AtomicU64,
-    /// When the system was asked, and what it said, in bytes. Milliseconds, never 0; 0: not yet.
-    asked_ms: AtomicU32,
-    system_bytes: AtomicUsize,
     /// When the threshold was raised.
     raised_ms: AtomicU32,
 }
@@ -72,8 +69,6 @@ impl Limit {
             met: AtomicUsize::new(0),
             refused: AtomicUsize::new(0),
             purged_bytes: AtomicU64::new(0),
-            asked_ms: AtomicU32::new(0),
-            system_bytes: AtomicUsize::new(usize::MAX),
             raised_ms: AtomicU32::new(0),
         }
     }
@@ -186,38 +181,28 @@ impl Limit {
     }
 
     /// The soft limit in bytes by `options`; `usize::MAX` if there is none.
-    fn soft_bytes<O: Os>(&self, options: &Options, now: u32) -> usize {
+    fn soft_bytes<O: Os>(&self, options: &Options) -> usize {
         match options.soft_limit() {
             SoftLimit::None => usize::MAX,
             SoftLimit::Bytes(bytes) => bytes,
-            SoftLimit::Percent(percent) => match self.system_bytes::<O>(now).min(O::memory_bytes()) {
+            SoftLimit::Percent(percent) => match options.system_bytes().min(O::memory_bytes()) {
                 usize::MAX => usize::MAX,
-                bytes => (bytes as u128 * u128::from(percent) / 100) as usize,
+                bytes => bytes / 100 * percent as usize + bytes % 100 * percent as usize / 100,
             },
             // Who never gives memory back must ask for a limit.
-            SoftLimit::Auto if self.pages() < ASK_PAGES || options.purge_delay_ms() == NEVER => usize::MAX,
-            SoftLimit::Auto => match self.system_bytes::<O>(now) {
+            SoftLimit::Auto if self.pages() < AUTO_PAGES || options.purge_delay_ms() == NEVER => usize::MAX,
+            SoftLimit::Auto => match options.system_bytes() {
                 usize::MAX => usize::MAX,
                 bytes => bytes - bytes / LEFT_SHARE,
             },
         }
     }
 
-    /// The system's limit, asked for now and then.
-    fn system_bytes<O: Os>(&self, now: u32) -> usize {
-        let (asked, now) = (self.asked_ms.load(Ordering::Relaxed), now.max(1));
-        let is_due = asked == 0 || elapsed_ms(asked, now) >= ASK_MS;
-        if is_due && self.asked_ms.compare_exchange(asked, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            self.system_bytes.store(O::memory_limit(), Ordering::Relaxed);
-        }
-        self.system_bytes.load(Ordering::Relaxed)
-    }
-
     /// Sets the soft limit by `options` at `now`. The caller holds no lock.
     pub fn set_soft<O: Os>(&self, options: &Options, now: u32) {
-        let soft = pages_of(self.soft_bytes::<O>(options, now));
+        let soft = pages_of(self.soft_bytes::<O>(options));
         let is_new = self.soft.swap(soft, Ordering::Relaxed) != soft;
-        let is_over = elapsed_ms(self.raised_ms.load(Ordering::Relaxed), now) >= ASK_MS || self.held_pages() <= soft;
+        let is_over = elapsed_ms(self.raised_ms.load(Ordering::Relaxed), now) >= RAISED_MS || self.held_pages() <= soft;
         if is_new || is_over && self.threshold.load(Ordering::Relaxed) != soft {
             self.threshold.store(soft, Ordering::Relaxed);
         }
@@ -304,20 +289,21 @@ mod tests {
     fn a_limit_of_the_system_s_counts_once_some_memory_is_in_use() {
         let (limit, options) = (Limit::new(), options(SoftLimit::Auto, 0));
         Fake::set_memory(64 << 30, 800 << 20);
+        options.ask_system::<Fake>();
         limit.set_soft::<Fake>(&options, 5000);
         assert_eq!(limit.soft_limit_bytes(), 0);
-        limit.force(ASK_PAGES);
+        limit.force(AUTO_PAGES);
         limit.set_soft::<Fake>(&options, 5000);
         assert_eq!(limit.soft_limit_bytes(), 700 << 20);
         Fake::set_memory(64 << 30, 80 << 20);
-        limit.set_soft::<Fake>(&options, 5999);
-        assert_eq!(limit.soft_limit_bytes(), 700 << 20, "asked too soon");
         limit.set_soft::<Fake>(&options, 6000);
-        assert_eq!(limit.soft_limit_bytes(), 70 << 20);
+        assert_eq!(limit.soft_limit_bytes(), 700 << 20, "asked again");
+        options.ask_system::<Fake>();
         options.set_soft_limit(SoftLimit::Percent(50));
         limit.set_soft::<Fake>(&options, 6000);
         assert_eq!(limit.soft_limit_bytes() >> 20, 40);
         Fake::set_memory(100 << 20, usize::MAX);
+        options.ask_system::<Fake>();
         limit.set_soft::<Fake>(&options, 7000);
         assert_eq!(limit.soft_limit_bytes() >> 20, 50);
         options.set_soft_limit(SoftLimit::None);

@@ -138,6 +138,8 @@ pub struct Options {
     is_read: AtomicU32,
     purge_delay_ms: AtomicU32,
     arena_bytes: AtomicUsize,
+    /// The least limit of the process's control group; `usize::MAX`: none, or not asked for.
+    system_bytes: AtomicUsize,
     soft_limit: AtomicUsize,
     hard_limit_bytes: AtomicUsize,
     huge_pages: AtomicU32,
@@ -331,6 +333,7 @@ impl Options {
             is_read: AtomicU32::new(0),
             purge_delay_ms: AtomicU32::new(purge_delay_ms),
             arena_bytes: AtomicUsize::new(arena_bytes),
+            system_bytes: AtomicUsize::new(usize::MAX),
             soft_limit: AtomicUsize::new(AUTO_LIMIT),
             hard_limit_bytes: AtomicUsize::new(0),
             huge_pages: AtomicU32::new(HugePages::System as u32),
@@ -389,6 +392,7 @@ impl Options {
         });
         let counted = self.reports_at_exit() || !self.stats_page.is_none();
         self.counts_heat.store(u32::from(counted), Ordering::Relaxed);
+        self.ask_system::<O>();
         // Release: publishes all options. Pairs with the Acquire in `read`.
         self.is_read.store(1, Ordering::Release);
     }
@@ -402,6 +406,20 @@ impl Options {
     #[inline]
     pub fn purge_delay_ms(&self) -> u32 {
         self.purge_delay_ms.load(Ordering::Relaxed)
+    }
+
+    /// The least limit of the process's control group in bytes; `usize::MAX` if there is none.
+    pub fn system_bytes(&self) -> usize {
+        // Relaxed: see [`Options`].
+        self.system_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Asks the system for its limit on memory, if a soft limit follows it.
+    pub fn ask_system<O: Os>(&self) {
+        if matches!(self.soft_limit(), SoftLimit::Auto | SoftLimit::Percent(_)) {
+            // Relaxed: see [`Options`].
+            self.system_bytes.store(O::memory_limit(), Ordering::Relaxed);
+        }
     }
 
     /// A sixteenth of the addresses that the first window may reach over.
