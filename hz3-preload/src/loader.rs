@@ -53,31 +53,8 @@ pub fn find_single_threaded() {
     }
 }
 
-/// The address of a symbol by a weak reference, in a library that is linked; null where the program has none.
 #[doc(hidden)]
-#[macro_export]
-macro_rules! weak_address {
-    ($symbol:literal) => {{
-        let address: *mut c_void;
-        #[cfg(target_arch = "x86_64")]
-        core::arch::asm!(
-            concat!(".weak ", $symbol),
-            concat!("mov {address}, qword ptr [rip + ", $symbol, "@GOTPCREL]"),
-            address = out(reg) address,
-            options(pure, nomem, nostack, preserves_flags),
-        );
-        #[cfg(target_arch = "aarch64")]
-        core::arch::asm!(
-            concat!(".weak ", $symbol),
-            concat!("adrp {address}, :got:", $symbol),
-            concat!("ldr {address}, [{address}, :got_lo12:", $symbol, "]"),
-            address = out(reg) address,
-            options(pure, nomem, nostack, preserves_flags),
-        );
-        address
-    }};
-}
-
+pub use hz3_core::weak_address;
 #[doc(hidden)]
 pub use libc_inside::set_single_threaded;
 
@@ -209,7 +186,7 @@ macro_rules! export_loader {
                 #[cfg(feature = "linked")]
                 // SAFETY: what has this name is the C library's, or null.
                 unsafe {
-                    $crate::loader::set_single_threaded($crate::weak_address!("__libc_single_threaded"));
+                    $crate::loader::set_single_threaded($crate::loader::weak_address!("__libc_single_threaded"));
                 }
             }
         }

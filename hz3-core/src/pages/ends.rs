@@ -8,10 +8,9 @@
 //! Tags stay mapped, below a window's bound as before: what lies past its end has none.
 
 use crate::pages::arena::Arenas;
-use crate::pages::page_tag::PageTag;
-use crate::pages::runs::{Runs, Unmapping};
+use crate::pages::runs::Runs;
 use crate::platform::os::Os;
-use crate::platform::units::{PAGE_BYTES, SEGMENT_PAGES};
+use crate::platform::units::PAGE_BYTES;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 
 /// Clean memory that stays mapped: so many bytes, and one byte per so many in use.
@@ -47,16 +46,13 @@ fn unmap_end_of<O: Os>(runs: &Runs<O>, number: usize, most: usize) -> Option<usi
     let _transit = runs.forks.begin_transit::<O>();
     let Some(end) = runs.arenas.claim_end(number)? else { return Some(0) };
     // Windows end with whole segments, and so does what is left.
-    let most = most.min(end.most_pages) / SEGMENT_PAGES as usize * SEGMENT_PAGES as usize;
-    let Some(Unmapping { id, pages }) = runs.take_end(end.address, FEWEST_PAGES, most, SEGMENT_PAGES as usize) else {
+    let Some((id, pages)) = runs.take_end(end.address, FEWEST_PAGES, most.min(end.most_pages)) else {
         runs.arenas.give_up_end(end);
         return Some(0);
     };
     let start = NonNull::new(with_exposed_provenance_mut(end.address - pages * PAGE_BYTES));
     // SAFETY: the run, in whole pages, is this thread's, and nothing uses its contents.
     if start.is_some_and(|start| unsafe { O::unmap(start, pages * PAGE_BYTES) }) {
-        runs.arenas.set_tag(end.address - pages * PAGE_BYTES, PageTag::NONE);
-        runs.arenas.set_tag(end.address - PAGE_BYTES, PageTag::NONE);
         runs.drop_end(id);
         runs.arenas.publish_end(end, pages);
         Some(pages * PAGE_BYTES)

@@ -125,28 +125,32 @@ impl<P: Policy> PageHeap<P> {
 
     /// A new span of `bin` for `owner`, tagged and guarded. `None` if memory runs out.
     pub fn take_small(&self, bin: Bin, owner: ShardId) -> Option<SpanId> {
-        let id = self.runs.allocate(usize::from(bins::info(bin).span_pages) + P::GUARD_PAGES, 1)?;
-        // SAFETY: this thread owns the span, just taken; nothing uses its pages.
-        unsafe {
-            self.note_taken(id);
-            self.tag_all(id, PageTag::small(bin, owner, id), |span| span.become_small(bin, owner));
-            if P::HARDENED {
-                self.guard_end(id);
-            }
-        }
-        Some(id)
+        let pages = usize::from(bins::info(bin).span_pages);
+        self.take_slots(pages, |id| PageTag::small(bin, owner, id), |span| span.become_small(bin, owner))
     }
 
     /// A new span of `pages` for slots of `bin` in a region, tagged and guarded. `None` if memory runs out.
     pub fn take_for_region(&self, bin: Bin, pages: usize) -> Option<SpanId> {
+        let become_regional = |span: &mut Span| {
+            span.become_small(bin, ShardId(0));
+            span.kind = Kind::Region;
+        };
+        self.take_slots(pages, |id| PageTag::edge(Kind::Region, id), become_regional)
+    }
+
+    /// A new span with `pages` for slots, its pages tagged as `tag` says, and guarded. `None` if memory runs out.
+    #[inline(always)]
+    fn take_slots(
+        &self,
+        pages: usize,
+        tag: impl FnOnce(SpanId) -> PageTag,
+        prepare: impl FnOnce(&mut Span),
+    ) -> Option<SpanId> {
         let id = self.runs.allocate(pages + P::GUARD_PAGES, 1)?;
         // SAFETY: this thread owns the span, just taken; nothing uses its pages.
         unsafe {
             self.note_taken(id);
-            self.tag_all(id, PageTag::edge(Kind::Region, id), |span| {
-                span.become_small(bin, ShardId(0));
-                span.kind = Kind::Region;
-            });
+            self.tag_all(id, tag(id), prepare);
             if P::HARDENED {
                 self.guard_end(id);
             }
@@ -154,7 +158,8 @@ impl<P: Policy> PageHeap<P> {
         Some(id)
     }
 
-    /// Frees the span `id` of small slots, a shard's or a region's. With `keeps_age` its pages are as old as the last use of its slots, else new.
+    /// Frees the span `id` of small slots, a shard's or a region's. With `keeps_age` its pages are as old as the last use of
+    /// its slots, else new.
     ///
     /// # Safety
     /// The caller owns the span, which is in no list, and hands it over. All its slots are home.

@@ -206,7 +206,7 @@ unsafe fn unmap<O: Os>(start: usize, bytes: usize) {
 /// Where the system has room for `bytes` in which no window lies. Tries again up to `tries` times, and keeps what it got
 /// meanwhile. `None` if it refuses.
 fn room_of<O: Os>(bytes: usize, is_free: &impl Fn(usize, usize) -> bool, tries: usize) -> Option<usize> {
-    let room = O::reserve(bytes, PAGE_BYTES)?;
+    let room = O::reserve(bytes)?;
     let start = room.as_ptr().expose_provenance();
     let found = match is_free(start, bytes) {
         true => Some(start),

@@ -23,7 +23,7 @@ use crate::platform::options::Options;
 use crate::platform::os::Os;
 use crate::platform::rank::Rank;
 use crate::platform::transit::Transit;
-use crate::platform::units::{PAGE_BYTES, SpanId, elapsed_ms};
+use crate::platform::units::{PAGE_BYTES, SEGMENT_PAGES, SpanId, elapsed_ms};
 use core::ptr::NonNull;
 use crossbeam_utils::CachePadded;
 
@@ -444,6 +444,18 @@ impl<O: Os> FreeRuns<'_, O> {
         self.arenas.set_tag(start + bytes - PAGE_BYTES, tag);
     }
 
+    /// Notes that this thread purges the run `id`, or unmaps it; it is in no list.
+    fn begin_purge(&mut self, id: SpanId) {
+        self.index.in_purge.begin(O::this_thread());
+        self.index.in_purge_pages += self.span(id).pages as usize;
+    }
+
+    /// Ends what [`FreeRuns::begin_purge`] began.
+    fn end_purge(&mut self, id: SpanId) {
+        self.index.in_purge.end(O::this_thread());
+        self.index.in_purge_pages -= self.span(id).pages as usize;
+    }
+
     /// Takes a spare descriptor, which the caller then owns. `None` if there is none.
     fn new_descriptor(&mut self) -> Option<SpanId> {
         let id = self.index.spares;
@@ -523,14 +535,6 @@ impl<O: Os> FreeRuns<'_, O> {
         }
         None
     }
-}
-
-/// Clean pages at a window's end, which this thread is about to unmap.
-pub struct Unmapping {
-    /// Their run.
-    pub id: SpanId,
-    /// How many.
-    pub pages: usize,
 }
 
 /// The free runs of all arenas.
@@ -870,25 +874,23 @@ impl<O: Os> Runs<O> {
         }
         let (start, pages) = (free.span(oldest).start, free.span(oldest).pages as usize);
         let id = free.cut(oldest, start, pages.min(PURGE_PAGES))?;
-        free.index.in_purge.begin(O::this_thread());
-        free.index.in_purge_pages += free.span(id).pages as usize;
+        free.begin_purge(id);
         Some(id)
     }
 
-    /// Takes the last pages of the clean run that ends at `address`, `fewest` to `most`, multiples of `step`, out of the
-    /// index, to be unmapped. `None` without such a run.
-    pub fn take_end(&self, address: usize, fewest: usize, most: usize, step: usize) -> Option<Unmapping> {
+    /// Takes the last pages of the clean run that ends at `address`, `fewest` to `most` in whole segments, out of the index,
+    /// to be unmapped: their run, and how many. `None` without such a run.
+    pub fn take_end(&self, address: usize, fewest: usize, most: usize) -> Option<(SpanId, usize)> {
         let mut free = self.lock_with_spares()?;
         let last = free.free_at(address, true).filter(|&id| free.span(id).kind == Kind::Clean)?;
-        let pages = (free.span(last).pages as usize).min(most) / step * step;
-        if pages < fewest.max(1) {
+        let pages = (free.span(last).pages as usize).min(most) / SEGMENT_PAGES as usize * SEGMENT_PAGES as usize;
+        if pages < fewest {
             return None;
         }
         let id = free.cut(last, address - pages * PAGE_BYTES, pages)?;
         self.fresh.forget(pages);
-        free.index.in_purge.begin(O::this_thread());
-        free.index.in_purge_pages += pages;
-        Some(Unmapping { id, pages })
+        free.begin_purge(id);
+        Some((id, pages))
     }
 
     /// Puts back the run of [`Runs::take_end`].
@@ -896,25 +898,22 @@ impl<O: Os> Runs<O> {
         self.put_back(id, Kind::Clean, O::now_ms());
     }
 
-    /// Forgets the run of [`Runs::take_end`], which is unmapped and has no tags any more.
+    /// Forgets the run of [`Runs::take_end`], which is unmapped.
     pub fn drop_end(&self, id: SpanId) {
         let mut free = self.lock();
-        let pages = free.span(id).pages as usize;
+        free.end_purge(id);
+        free.mark_edges(id, PageTag::NONE);
         free.retire(id);
-        free.index.in_purge.end(O::this_thread());
-        free.index.in_purge_pages -= pages;
     }
 
     /// Puts back the run of [`Runs::take_out_oldest`], of `kind` as of `now`.
     fn put_back(&self, id: SpanId, kind: Kind, now: u32) {
         let mut free = self.lock();
-        let pages = free.span(id).pages as usize;
+        free.end_purge(id);
         (free.span(id).kind, free.span(id).stamp) = (kind, now);
         // A request may have failed for want of it.
         free.index.failure.is_past = true;
         free.insert(id);
-        free.index.in_purge.end(O::this_thread());
-        free.index.in_purge_pages -= pages;
     }
 
     /// The number of a failure of which a request for `pages` pages at a multiple of `align_pages` is a repetition, unless

@@ -139,8 +139,8 @@ unsafe impl Waiter for Fake {
 
 // SAFETY: `Linux` keeps the contract, which allows refusals.
 unsafe impl Os for Fake {
-    fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
-        if Self::granted() { Linux::reserve(bytes, align) } else { None }
+    fn reserve(bytes: usize) -> Option<NonNull<u8>> {
+        if Self::granted() { Linux::reserve(bytes) } else { None }
     }
     unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
         // SAFETY: the caller keeps this contract, which is `Linux`'s.

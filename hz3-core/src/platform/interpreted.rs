@@ -50,8 +50,8 @@ unsafe impl Waiter for Linux {
 
 // SAFETY: nothing else uses memory that was just allocated; the standard library's allocator never calls this.
 unsafe impl Os for Linux {
-    fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
-        allocate(bytes, align)
+    fn reserve(bytes: usize) -> Option<NonNull<u8>> {
+        allocate(bytes, PAGE_BYTES)
     }
 
     unsafe fn commit(_: NonNull<u8>, _: usize) -> bool {

@@ -8,34 +8,39 @@ use core::ffi::{c_char, c_int, c_void};
 #[cfg(feature = "internals")]
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-/// Defines a function that returns the address of a symbol; null if the process has none.
+/// The address of a symbol by a weak reference, read off the global offset table, as an unsafe expression; null if the
+/// process has none.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! weak_address {
+    ($symbol:literal) => {{
+        let address;
+        #[cfg(target_arch = "x86_64")]
+        core::arch::asm!(
+            concat!(".weak ", $symbol),
+            concat!("mov {address}, qword ptr [rip + ", $symbol, "@GOTPCREL]"),
+            address = out(reg) address,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+        #[cfg(target_arch = "aarch64")]
+        core::arch::asm!(
+            concat!(".weak ", $symbol),
+            concat!("adrp {address}, :got:", $symbol),
+            concat!("ldr {address}, [{address}, :got_lo12:", $symbol, "]"),
+            address = out(reg) address,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+        address
+    }};
+}
+
+/// Defines a function that returns a symbol's address; null if the process has none.
 macro_rules! weak {
     ($name:ident, $symbol:literal) => {
         #[cfg(not(miri))]
         fn $name() -> *const c_void {
-            let address;
-            // SAFETY: reads the symbol's address off the global offset table.
-            #[cfg(target_arch = "x86_64")]
-            unsafe {
-                core::arch::asm!(
-                    concat!(".weak ", $symbol),
-                    concat!("mov {address}, qword ptr [rip + ", $symbol, "@GOTPCREL]"),
-                    address = out(reg) address,
-                    options(pure, nomem, nostack, preserves_flags),
-                );
-            }
-            // SAFETY: reads the symbol's address off the global offset table.
-            #[cfg(target_arch = "aarch64")]
-            unsafe {
-                core::arch::asm!(
-                    concat!(".weak ", $symbol),
-                    concat!("adrp {address}, :got:", $symbol),
-                    concat!("ldr {address}, [{address}, :got_lo12:", $symbol, "]"),
-                    address = out(reg) address,
-                    options(pure, nomem, nostack, preserves_flags),
-                );
-            }
-            address
+            // SAFETY: reads the symbol's address.
+            unsafe { $crate::weak_address!($symbol) }
         }
 
         /// Miri links no C library.

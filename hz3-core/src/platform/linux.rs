@@ -192,43 +192,12 @@ unsafe impl Waiter for Linux {
 
 // SAFETY: the kernel maps where nothing is mapped; `calling_out` keeps `errno`; nothing allocates.
 unsafe impl Os for Linux {
-    fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
-        // The kernel aligns to pages. For more, a larger mapping is trimmed.
-        let wanted = if align > PAGE_BYTES { bytes.checked_add(align)? } else { bytes };
+    fn reserve(bytes: usize) -> Option<NonNull<u8>> {
         // Not accounted for: nothing is used yet.
-        let map = |bytes| map_with(bytes, libc::PROT_NONE, libc::MAP_NORESERVE);
-        let Some(raw) = map(wanted) else {
-            // At a limit. Below an aligned mapping, the kernel puts an aligned one.
-            let raw = map(bytes)?;
-            if raw.as_ptr().addr() % align == 0 {
-                return Some(raw);
-            }
-            // SAFETY: the new mapping, which nothing uses.
-            let _ = unsafe { Self::unmap(raw, bytes) };
-            return None;
-        };
-        let start = raw.as_ptr().addr();
-        let aligned = start.next_multiple_of(align);
-        // SAFETY: both ends lie in the new mapping, outside the part returned; nothing uses them.
-        unsafe {
-            // A refusal costs address space, but no memory: nothing was written there.
-            if aligned > start {
-                let _ = Self::unmap(raw, aligned - start);
-            }
-            let end = raw.add(aligned - start + bytes);
-            let tail = wanted - (aligned - start) - bytes;
-            if tail > 0 {
-                let _ = Self::unmap(end, tail);
-            }
-            Some(raw.add(aligned - start))
-        }
+        map_with(bytes, libc::PROT_NONE, libc::MAP_NORESERVE)
     }
 
     unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
-        // A reservation is not accounted for, so mprotect(2) refuses no size.
-        if bytes > UNASKED_BYTES && !is_plausible(bytes) {
-            return false;
-        }
         // SAFETY: the caller owns the range; contents stay.
         calling_out(|| unsafe { advice::open(start, bytes) })
     }

@@ -45,9 +45,8 @@ pub enum NotMapped {
 /// # Safety
 /// Nothing else uses the memory that implementations return; they keep `errno` and never allocate.
 pub unsafe trait Os: Waiter + 'static {
-    /// Reserves `bytes`, whole pages, without access, at a multiple of `align`, a power of two of at least a page.
-    /// `None` if the system refuses.
-    fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>>;
+    /// Reserves `bytes`, whole pages, without access. `None` if the system refuses.
+    fn reserve(bytes: usize) -> Option<NonNull<u8>>;
 
     /// Makes `bytes` at `start` usable: zero if fresh, unchanged if committed before. False if the system refuses.
     ///

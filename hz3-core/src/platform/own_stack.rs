@@ -96,7 +96,7 @@ fn take() -> Option<NonNull<u8>> {
     if let Some(spare) = NonNull::new(SPARE.swap(null_mut(), Ordering::Acquire)) {
         return Some(spare);
     }
-    let start = Linux::reserve(ALL_BYTES, PAGE_BYTES)?;
+    let start = Linux::reserve(ALL_BYTES)?;
     // SAFETY: within the fresh reservation; its first page stays without access. The id's word is aligned.
     unsafe {
         if Linux::commit(start.add(PAGE_BYTES), STACK_BYTES) {

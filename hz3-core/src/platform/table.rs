@@ -16,7 +16,6 @@
 
 use crate::platform::atomic::{AtomicPtr, AtomicU32, Ordering};
 use crate::platform::os::Os;
-use crate::platform::units::PAGE_BYTES;
 use core::ptr::{NonNull, null_mut};
 use crossbeam_utils::CachePadded;
 
@@ -149,7 +148,7 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
             Some(start) => start,
             None if O::address_space_limit() != usize::MAX => return None,
             None => {
-                let fresh = O::reserve(GROUP_BYTES, PAGE_BYTES)?;
+                let fresh = O::reserve(GROUP_BYTES)?;
                 // Release: publishes the reservation. Acquire: sees another thread's.
                 match group.compare_exchange(null_mut(), fresh.as_ptr(), Ordering::Release, Ordering::Acquire) {
                     Ok(_) => fresh,

@@ -11,7 +11,7 @@
 //! In a bin that only hits, a few dozen slots circulate for ever, and each may keep a page from being purged. Spans
 //! carve by address, so the bin's next slots lie side by side.
 
-use crate::pages::bins::{self, BINS};
+use crate::pages::bins::BINS;
 use crate::pages::page_heap::PageHeap;
 use crate::platform::units::{Bin, elapsed_ms};
 use crate::thread::heap::{Heap, TICKS};
@@ -100,7 +100,7 @@ pub unsafe fn keep_to_share<P: Sharded, S: RemoteStash, Q>(
             if bins > 0 {
                 let bin = Bin(bins);
                 if heap.misses.age(bin) >= age {
-                    cached = cached.saturating_sub(heap.cached_slots(bin) * bins::info(bin).slot_bytes as usize);
+                    cached = cached.saturating_sub(heap.cached_bytes_of(bin));
                     return Some(bin);
                 }
             } else if age > 0 {

@@ -15,14 +15,16 @@ use crate::pages::bins::{self, BINS};
 use crate::pages::policy::{Policy, shape};
 use crate::pages::shape::MAX_SLOTS;
 use crate::pages::slot::{Places, Slot};
-use crate::platform::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::platform::atomic::{AtomicPtr, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use crate::platform::os::Os;
 use crate::platform::units::{BIN_ENTRY_BYTES, Bin, ShardId};
 use crate::record::pace::Pace;
 use crate::thread::claim::Claim;
 use crate::thread::flow::Balances;
 use crate::thread::loaded::Loaded;
+use crate::thread::misses::Misses;
 use crate::thread::registry::HeapState;
+use crate::thread::rest::Rest;
 use crate::transfer::magazine::Magazine;
 use core::cell::Cell;
 use core::ptr::{NonNull, null_mut};
@@ -519,18 +521,18 @@ impl<S, Q> Heap<S, Q> {
         (entry.loaded.spared(), if spare.is_null() { 0 } else { unsafe { Magazine::peek(spare) }.1 })
     }
 
-    /// Cached slots of `bin`: exact while the owner is idle.
-    pub fn cached_slots(&self, bin: Bin) -> usize {
+    /// Bytes of the cached slots of `bin`: exact while the owner is idle.
+    pub fn cached_bytes_of(&self, bin: Bin) -> usize {
         let mut slots = 0;
         self.entry(bin).peek(|_, count| slots += count);
-        slots
+        slots * bins::info(bin).slot_bytes as usize
     }
 
     /// Bytes of all cached slots, as exact.
     pub fn cached_bytes(&self) -> usize {
         // SAFETY: the heap is one of all.
         let bins = unsafe { used_bins(self) };
-        bins.map(|bin| self.cached_slots(bin) * bins::info(bin).slot_bytes as usize).sum()
+        bins.map(|bin| self.cached_bytes_of(bin)).sum()
     }
 
     /// As [`Loaded::top_address`].
@@ -598,91 +600,6 @@ impl<S, Q> Heap<S, Q> {
     }
 }
 
-/// When each bin last had a miss, in passes; 0 if it had none since the last check for cold bins. Sync: owner thread.
-pub struct Misses {
-    last: [Cell<u8>; BINS],
-    /// The pass now, less one.
-    pass: Cell<u8>,
-}
-
-impl Misses {
-    /// Notes a miss of `bin`.
-    #[inline]
-    fn note(&self, bin: Bin) {
-        if let Some(last) = self.last.get(usize::from(bin.0)) {
-            last.set(self.pass.get().saturating_add(1));
-        }
-    }
-
-    /// Passes since the last miss of `bin`; the most if it had none since the last check.
-    pub fn age(&self, bin: Bin) -> u8 {
-        match self.last.get(usize::from(bin.0)).map_or(0, Cell::get) {
-            0 => u8::MAX,
-            last => self.pass.get().saturating_add(1).saturating_sub(last),
-        }
-    }
-
-    /// Whether `bin` had a miss since the last such call, or since the heap was taken.
-    pub fn begin_look(&self, bin: Bin) -> bool {
-        self.last.get(usize::from(bin.0)).is_some_and(|last| last.replace(0) != 0)
-    }
-
-    /// Begins a pass, and returns its number. After many, older ones are told apart half as well.
-    pub fn pass(&self) -> u8 {
-        let mut pass = self.pass.get() + 1;
-        if pass == u8::MAX {
-            self.last.iter().for_each(|last| last.set(last.get().div_ceil(2)));
-            pass /= 2;
-        }
-        self.pass.set(pass);
-        pass
-    }
-
-    /// Notes a miss of every bin: nothing is cold yet.
-    pub(super) fn restart(&self) {
-        self.pass.set(0);
-        self.last.iter().for_each(|last| last.set(1));
-    }
-}
-
-/// What takers noted when they last looked at a heap.
-pub struct Rest {
-    /// Low bits of each bin's `top`; for the foreign bin a count of the owner's slow paths.
-    seen: [AtomicU32; BINS],
-    /// Looks since it changed.
-    quiet: [AtomicU8; BINS],
-    /// A sum of all that changes while the owner runs.
-    sum: AtomicU32,
-}
-
-impl Rest {
-    /// Notes the sum.
-    pub fn note_sum(&self, sum: u32) {
-        // Relaxed, here and below: a hint.
-        self.sum.store(sum, Ordering::Relaxed);
-    }
-
-    /// Whether `sum` was noted last.
-    pub fn is_sum(&self, sum: u32) -> bool {
-        self.sum.load(Ordering::Relaxed) == sum
-    }
-
-    /// Notes what a look `sees` of `bin`; returns how many looks saw the same before, at most 255.
-    pub fn note(&self, bin: Bin, sees: u32) -> u8 {
-        let Some((seen, quiet)) = self.seen.get(usize::from(bin.0)).zip(self.quiet.get(usize::from(bin.0))) else {
-            return 0;
-        };
-        // Relaxed, all: hints. Takers that look at once may lose a look.
-        let is_same = seen.load(Ordering::Relaxed) == sees;
-        let looks = if is_same { quiet.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
-        if !is_same {
-            seen.store(sees, Ordering::Relaxed);
-        }
-        quiet.store(looks, Ordering::Relaxed);
-        looks
-    }
-}
-
 /// Whether `heap` is a static heap.
 #[inline]
 pub fn is_static(heap: *const Entries) -> bool {
@@ -693,25 +610,4 @@ pub fn is_static(heap: *const Entries) -> bool {
 #[inline]
 pub fn has_left(heap: *const Entries) -> bool {
     core::ptr::eq(heap, LEFT_HEAP.entries())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_age_of_a_bins_last_miss_is_told_apart_for_many_passes() {
-        let misses = Misses { last: [const { Cell::new(0) }; BINS], pass: Cell::new(0) };
-        let (never, old, late) = (Bin(1), Bin(2), Bin(3));
-        misses.note(old);
-        for passes in 1..2000 {
-            misses.pass();
-            misses.note(late);
-            assert_eq!((misses.age(never), misses.age(late)), (u8::MAX, 0));
-            assert!((1..u8::MAX).contains(&misses.age(old)), "{passes}");
-        }
-        assert!(misses.begin_look(old) && !misses.begin_look(old) && misses.age(old) == u8::MAX);
-        misses.restart();
-        assert!(misses.begin_look(never));
-    }
 }

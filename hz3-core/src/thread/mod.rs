@@ -11,6 +11,10 @@ pub mod heap;
 pub mod heaps;
 pub mod hooks;
 pub mod loaded;
+#[cfg(not(loom))]
+pub mod misses;
 pub mod registry;
+#[cfg(not(loom))]
+pub mod rest;
 #[cfg(not(loom))]
 pub(crate) mod tls;

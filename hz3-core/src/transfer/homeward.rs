@@ -194,6 +194,9 @@ fn restore_batch<P: Sharded>(
     }
 }
 
+/// Most magazines that a turn of upkeep sends home: bounds the time of one thread. Chosen: half a millisecond.
+pub const TURN_MAGAZINES: u32 = 128;
+
 /// Sends magazines of all depots and inboxes home, at most `most`. `share` says how many of a bin's depot, given the
 /// rest of `most`. Returns the sum of the shares.
 // Not inlined: what its callers do next would lie below its stash.

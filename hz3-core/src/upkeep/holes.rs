@@ -13,6 +13,8 @@ use crate::transfer::shard::HoleScan;
 use crate::upkeep::schedule::Schedule;
 use core::ptr::NonNull;
 
+/// Milliseconds for which a hole must have been free where memory goes back before its time.
+pub const HOLE_AGE_MS: u32 = 16;
 /// Most spans searched per call.
 const MAX_SPANS: u32 = 4096;
 /// Microseconds after which a call stops once the current span is done. Chosen: half of a turn.

@@ -15,14 +15,9 @@ use crate::platform::budget::Budget;
 use crate::platform::os::Os;
 use crate::platform::units::PAGE_BYTES;
 use crate::transfer::exchange::{Exchange, Sharded};
-use crate::transfer::homeward::send_depots;
-use crate::upkeep::holes::purge_holes;
+use crate::transfer::homeward::{TURN_MAGAZINES, send_depots};
+use crate::upkeep::holes::{HOLE_AGE_MS, purge_holes};
 use crate::upkeep::schedule::Schedule;
-
-/// Most magazines sent home by one call. Chosen: half a millisecond.
-const MAGAZINES: u32 = 128;
-/// Milliseconds for which a hole must have been free.
-const HOLE_AGE_MS: u32 = 16;
 
 /// Whether more counts than the soft limit allows.
 #[inline]
@@ -57,9 +52,9 @@ pub fn relieve<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule
         return false;
     }
     let budget = Budget::of_us::<P::Os>(TURN_US);
-    let sent = send_depots(pages, exchange, MAGAZINES, |_, depot, most| depot.count().min(most));
+    let sent = send_depots(pages, exchange, TURN_MAGAZINES, |_, depot, most| depot.count().min(most));
     let (mut given, mut is_behind) = pages.purge_now(now, owed, &budget);
-    is_behind |= sent == MAGAZINES;
+    is_behind |= sent == TURN_MAGAZINES;
     if given < owed && !is_behind {
         let before = pages.purged_bytes();
         let is_more = purge_holes(pages, exchange, schedule, now, HOLE_AGE_MS);

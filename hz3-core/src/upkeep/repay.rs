@@ -17,9 +17,9 @@ use crate::platform::os::Os;
 use crate::platform::units::PAGE_BYTES;
 use crate::transfer::depot::Depot;
 use crate::transfer::exchange::{Exchange, Sharded};
-use crate::transfer::homeward::send_depots;
+use crate::transfer::homeward::{TURN_MAGAZINES, send_depots};
 use crate::transfer::spread::Window;
-use crate::upkeep::holes::purge_holes;
+use crate::upkeep::holes::{HOLE_AGE_MS, purge_holes};
 use crate::upkeep::schedule::Schedule;
 
 /// Part of what may still become free that a heap takes until the next look. Chosen: that much more may be free than
@@ -36,10 +36,6 @@ const SPREAD_BYTES: usize = 8 << 20;
 const SPREAD_PER: usize = 32;
 /// Free slots from which a bin may be spread, in bytes.
 const SPREAD_BIN_BYTES: usize = 256 << 10;
-/// Most magazines sent home by one payment. Chosen: half a millisecond.
-const MAGAZINES: u32 = 128;
-/// Milliseconds for which a hole must have been free.
-const HOLE_AGE_MS: u32 = 16;
 
 /// Free memory that may be present, and what is in use, in bytes.
 struct Balance {
@@ -125,7 +121,7 @@ pub fn repay<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: 
     let (balance, is_spread) = weigh(pages, exchange, now);
     if is_spread {
         let all = |bin, depot: &Depot, most| if exchange.spread.has(bin) { depot.count().min(most) } else { 0 };
-        send_depots(pages, exchange, MAGAZINES, all);
+        send_depots(pages, exchange, TURN_MAGAZINES, all);
     }
     pages.runs.fresh.set_due(balance.slack() / LOOKS_PER_SLACK / PAGE_BYTES);
     let owed = balance.excess().min(taken).min(MAX_STEP_BYTES);
@@ -135,7 +131,7 @@ pub fn repay<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: 
     pages.runs.fresh.note(taken.saturating_sub(MAX_STEP_BYTES) / PAGE_BYTES);
     if balance.depots > balance.bound() / 4 {
         exchange.make_surplus_due();
-        send_depots(pages, exchange, MAGAZINES, |_, depot, most| depot.take_due(most));
+        send_depots(pages, exchange, TURN_MAGAZINES, |_, depot, most| depot.take_due(most));
     }
     let (purged, is_behind) = pages.purge_runs(now, 0, owed, &Budget::of_us::<P::Os>(TURN_US));
     if purged < owed && !is_behind && balance.spans > balance.bound() / 4 {

@@ -18,12 +18,10 @@ use crate::record::observer::{Event, Observer};
 use crate::thread::heap::TICKS;
 use crate::transfer::depot::Depot;
 use crate::transfer::exchange::{Exchange, Sharded};
-use crate::transfer::homeward::send_depots;
+use crate::transfer::homeward::{TURN_MAGAZINES, send_depots};
 use crate::upkeep::holes::purge_holes;
 use crate::upkeep::schedule::Schedule;
 
-/// Most magazines sent home per turn: bounds the time of one thread. Chosen: half a millisecond.
-const MAX_MAGAZINES: u32 = 128;
 /// Most refused `munmap` calls that a turn repeats.
 const MAX_UNMAPS: usize = 16;
 const TICKS_PER_DELAY: u32 = 8;
@@ -84,7 +82,7 @@ fn turn<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &Sche
     }
     let budget = Budget::of_us::<P::Os>(TURN_US);
     let mut is_behind =
-        send_depots(pages, exchange, MAX_MAGAZINES, |_, depot, most| depot.take_due(most)) == MAX_MAGAZINES;
+        send_depots(pages, exchange, TURN_MAGAZINES, |_, depot, most| depot.take_due(most)) == TURN_MAGAZINES;
     if pages.options().purge_delay_ms() != NEVER {
         let now = P::Os::now_ms();
         let delay_ms = pages.delay_ms(now);

@@ -67,7 +67,7 @@ unsafe impl<U: Unit> Os for System<U> {
         }
         true
     }
-    fn reserve(_: usize, _: usize) -> Option<NonNull<u8>> {
+    fn reserve(_: usize) -> Option<NonNull<u8>> {
         unimplemented!()
     }
     fn map_at(_: usize, _: usize, _: bool) -> Result<NonNull<u8>, NotMapped> {
