@@ -27,7 +27,7 @@ macro_rules! limit_tests {
 
         #[test]
         fn every_case_of_the_program_is_run() {
-            harness::lists_every_case(&PROGRAM, &[$(stringify!($case),)+ IN_A_GROUP]);
+            harness::lists_every_case(&PROGRAM, &[$(stringify!($case),)+ IN_A_GROUP, FOLLOWED]);
         }
     };
 }
@@ -44,9 +44,11 @@ limit_tests! {
 }
 
 const IN_A_GROUP: &str = "phases_live_in_a_limit_of_the_system_s";
+const FOLLOWED: &str = "a_change_of_the_system_s_limit_is_followed";
 
 /// A control group with a limit, and one in it for the process. Removed in the end.
 struct Group {
+    limit: PathBuf,
     outer: PathBuf,
     inner: PathBuf,
 }
@@ -61,9 +63,9 @@ impl Group {
             (root.to_owned(), "memory.max", "memory.swap.max")
         };
         let outer = root.join(format!("hz3-{name}-{}", std::process::id()));
-        let group = Group { inner: outer.join("inner"), outer };
+        let group = Group { limit: outer.join(limit), inner: outer.join("inner"), outer };
         let made = fs::create_dir(&group.outer)
-            .and_then(|()| fs::write(group.outer.join(limit), bytes.to_string()))
+            .and_then(|()| fs::write(&group.limit, bytes.to_string()))
             .and_then(|()| fs::create_dir(&group.inner));
         // Not every kernel counts swap.
         let _ =
@@ -80,10 +82,8 @@ impl Drop for Group {
     }
 }
 
-/// The limit is that of the group around the process's own, a fifth above what is live. Without a soft limit, each lane's
-/// process is killed there: it comes to 245 MiB and more.
-#[test]
-fn phases_live_in_a_limit_of_the_system_s() {
+/// Runs the case in a group of 192 MiB around the process's own, in each lane.
+fn run_in_a_group(case: &str, setting: Option<&str>) {
     if any_malloc() {
         return;
     }
@@ -91,10 +91,26 @@ fn phases_live_in_a_limit_of_the_system_s() {
         let group = match Group::new("limit", 192 << 20) {
             Ok(group) => group,
             Err(why) => {
-                let _ = writeln!(stderr(), "SKIPPED {IN_A_GROUP}: no control group can be made: {why}");
+                let _ = writeln!(stderr(), "SKIPPED {case}: no control group can be made: {why}");
                 return;
             }
         };
-        Run::new(&PROGRAM).argument(IN_A_GROUP).group(&group.inner).preload(&lane.library()).finish().expect_success();
+        let mut run = Run::new(&PROGRAM).argument(case).group(&group.inner);
+        if let Some(setting) = setting {
+            run = run.variable("HZ3_SOFT_LIMIT", setting).variable("LIMIT_FILE", &group.limit.display().to_string());
+        }
+        run.preload(&lane.library()).finish().expect_success();
     }
+}
+
+/// The limit is a fifth above what is live. Without a soft limit, each lane's process is killed there: it comes to 245 MiB
+/// and more.
+#[test]
+fn phases_live_in_a_limit_of_the_system_s() {
+    run_in_a_group(IN_A_GROUP, None);
+}
+
+#[test]
+fn a_change_of_the_system_s_limit_is_followed() {
+    run_in_a_group(FOLLOWED, Some("auto"));
 }

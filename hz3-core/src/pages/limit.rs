@@ -30,6 +30,8 @@ const NEAR: usize = 16;
 const AUTO_PAGES: usize = (32 << 20) / PAGE_BYTES;
 /// Milliseconds after which a threshold above the soft limit ends.
 const RAISED_MS: u32 = 1000;
+/// Milliseconds after which the system is asked for its limit again. Chosen: the files take some 50 µs.
+const ASK_MS: u32 = 1000;
 /// Part of the system's limit that is left to what hz3 does not count: tables, stacks, code, page tables.
 const LEFT_SHARE: usize = 8;
 
@@ -48,8 +50,9 @@ pub struct Limit {
     refused: AtomicUsize,
     /// Bytes that went back for requests at the hard limit.
     purged_bytes: AtomicU64,
-    /// When the threshold was raised.
+    /// When the threshold was raised, and the system asked for its limit.
     raised_ms: AtomicU32,
+    asked_ms: AtomicU32,
 }
 
 /// Whole pages of a limit in bytes; 0 is none.
@@ -70,6 +73,7 @@ impl Limit {
             refused: AtomicUsize::new(0),
             purged_bytes: AtomicU64::new(0),
             raised_ms: AtomicU32::new(0),
+            asked_ms: AtomicU32::new(0),
         }
     }
 
@@ -198,8 +202,12 @@ impl Limit {
         }
     }
 
-    /// Sets the soft limit by `options` at `now`. The caller holds no lock.
+    /// Sets the soft limit by `options` at `now`, and asks the system again where it is followed. The caller holds no lock.
     pub fn set_soft<O: Os>(&self, options: &Options, now: u32) {
+        if options.follows_system() && elapsed_ms(self.asked_ms.load(Ordering::Relaxed), now) >= ASK_MS {
+            self.asked_ms.store(now, Ordering::Relaxed);
+            options.ask_system::<O>();
+        }
         let soft = pages_of(self.soft_bytes::<O>(options));
         let is_new = self.soft.swap(soft, Ordering::Relaxed) != soft;
         let is_over = elapsed_ms(self.raised_ms.load(Ordering::Relaxed), now) >= RAISED_MS || self.held_pages() <= soft;
@@ -297,7 +305,16 @@ mod tests {
         assert_eq!(limit.soft_limit_bytes(), 700 << 20);
         Fake::set_memory(64 << 30, 80 << 20);
         limit.set_soft::<Fake>(&options, 6000);
-        assert_eq!(limit.soft_limit_bytes(), 700 << 20, "asked again");
+        assert_eq!(limit.soft_limit_bytes(), 700 << 20, "files were opened late");
+        options.set_follows_system(true);
+        limit.set_soft::<Fake>(&options, 6100);
+        assert_eq!(limit.soft_limit_bytes(), 70 << 20, "who asks for it gets it");
+        Fake::set_memory(64 << 30, 160 << 20);
+        limit.set_soft::<Fake>(&options, 7099);
+        assert_eq!(limit.soft_limit_bytes(), 70 << 20, "not at once");
+        limit.set_soft::<Fake>(&options, 7100);
+        assert_eq!(limit.soft_limit_bytes(), 140 << 20);
+        Fake::set_memory(64 << 30, 80 << 20);
         options.ask_system::<Fake>();
         options.set_soft_limit(SoftLimit::Percent(50));
         limit.set_soft::<Fake>(&options, 6000);

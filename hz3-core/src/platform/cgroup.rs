@@ -16,8 +16,8 @@ use core::ffi::CStr;
 
 /// Longest path of a file here, with its final zero. Chosen: those of container managers take about 200 bytes.
 const PATH_BYTES: usize = 320;
-/// Bytes read at a time: little stack.
-const CHUNK_BYTES: usize = 64;
+/// Bytes read at a time. Chosen: most processes' list of groups in one or two calls, of which each makes the whole list anew.
+const CHUNK_BYTES: usize = 256;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Version {
@@ -128,7 +128,8 @@ impl Search {
         }
     }
 
-    fn see(&mut self, byte: u8) {
+    /// Goes on to the end, as memory may come last.
+    fn see(&mut self, byte: u8) -> bool {
         match (byte, self.field) {
             (b'\n', _) => {
                 (self.field, self.matched) = (0, Some(0));
@@ -149,14 +150,15 @@ impl Search {
             _ if self.is_taken => self.is_whole &= self.path.append(&[byte]),
             _ => {}
         }
+        true
     }
 }
 
 const MEMORY: &[u8] = b"memory";
 
-/// Calls `see` with each byte of the file at `path`; false if it can't be opened.
+/// Calls `see` with each byte of the file at `path`, until it returns false; false if the file can't be opened.
 #[inline(never)]
-fn each_byte(path: &CStr, mut see: impl FnMut(u8)) -> bool {
+fn each_byte(path: &CStr, mut see: impl FnMut(u8) -> bool) -> bool {
     let flags = libc::O_RDONLY | libc::O_CLOEXEC;
     let open = [libc::AT_FDCWD as usize, path.as_ptr().expose_provenance(), flags as usize];
     let mut chunk = [0; CHUNK_BYTES];
@@ -168,7 +170,8 @@ fn each_byte(path: &CStr, mut see: impl FnMut(u8)) -> bool {
         match read {
             Err(libc::EINTR) => {}
             Err(_) | Ok(0) => break,
-            Ok(count) => chunk.iter().take(count).for_each(|&byte| see(byte)),
+            Ok(count) if chunk.iter().take(count).all(|&byte| see(byte)) => {}
+            Ok(_) => break,
         }
     }
     // SAFETY: the descriptor is this function's.
@@ -178,13 +181,14 @@ fn each_byte(path: &CStr, mut see: impl FnMut(u8)) -> bool {
 
 /// The number in the file at `path`; `usize::MAX` for a word, for more than there can be, or if there is no such file.
 fn number_in(path: &CStr) -> usize {
-    let (mut number, mut is_number, mut is_over) = (0_usize, false, false);
-    each_byte(path, |byte| match byte {
-        b'0'..=b'9' if !is_over => {
+    let (mut number, mut is_number) = (0_usize, false);
+    each_byte(path, |byte| {
+        let is_digit = byte.is_ascii_digit();
+        if is_digit {
             is_number = true;
             number = number.saturating_mul(10).saturating_add(usize::from(byte - b'0'));
         }
-        _ => is_over = true,
+        is_digit
     });
     // "No limit" in version 1: the largest number of whole pages.
     if is_number && number < isize::MAX as usize / 2 { number } else { usize::MAX }
@@ -231,7 +235,7 @@ mod tests {
 
     fn found(text: &str) -> (Option<Version>, String) {
         let mut search = Search::new();
-        text.bytes().for_each(|byte| search.see(byte));
+        assert!(text.bytes().all(|byte| search.see(byte)));
         assert!(search.is_whole || search.path.used > PATH_BYTES - 10);
         (search.found, String::from_utf8_lossy(search.path.text()).into_owned())
     }
@@ -296,9 +300,16 @@ mod tests {
         let text: Vec<u8> = (0..1000_u32).map(|number| b'a' + (number % 26) as u8).collect();
         std::fs::write(&file, &text).expect("writable");
         let (mut seen, path) = (Vec::new(), CString::new(file.as_str()).expect("no zero"));
-        assert!(each_byte(&path, |byte| seen.push(byte)));
-        assert_eq!(seen, text);
-        assert!(!each_byte(c"/nonexistent", |_| {}));
+        let mut see = |byte| {
+            seen.push(byte);
+            byte != b'!'
+        };
+        assert!(each_byte(&path, &mut see));
+        std::fs::write(&file, "12!3").expect("writable");
+        assert!(each_byte(&path, &mut see));
+        assert!(!each_byte(c"/nonexistent", &mut see));
+        let whole: Vec<u8> = text.iter().copied().chain(*b"12!").collect();
+        assert_eq!(seen, whole);
         std::fs::remove_file(&file).expect("its own");
     }
 }

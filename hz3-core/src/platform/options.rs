@@ -75,6 +75,11 @@ impl SoftLimit {
             SoftLimit::Bytes(bytes) => bytes.clamp(PAGE_BYTES, AUTO_LIMIT - 1),
         }
     }
+
+    /// Whether it follows from the system's limit.
+    fn is_of_system(self) -> bool {
+        matches!(self, SoftLimit::Auto | SoftLimit::Percent(_))
+    }
 }
 
 /// What becomes of `RTLD_DEEPBIND` in the C libraries' `dlopen`.
@@ -140,6 +145,8 @@ pub struct Options {
     arena_bytes: AtomicUsize,
     /// The least limit of the process's control group; `usize::MAX`: none, or not asked for.
     system_bytes: AtomicUsize,
+    /// Whether that limit may be asked for again: the user wants to follow it.
+    follows_system: AtomicU32,
     soft_limit: AtomicUsize,
     hard_limit_bytes: AtomicUsize,
     huge_pages: AtomicU32,
@@ -202,6 +209,7 @@ const KNOWN: [Known; 15] = [
                 },
             };
             options.soft_limit.store(limit.word(), Ordering::Relaxed);
+            options.set_follows_system(limit.is_of_system());
             Some(())
         },
     },
@@ -334,6 +342,7 @@ impl Options {
             purge_delay_ms: AtomicU32::new(purge_delay_ms),
             arena_bytes: AtomicUsize::new(arena_bytes),
             system_bytes: AtomicUsize::new(usize::MAX),
+            follows_system: AtomicU32::new(0),
             soft_limit: AtomicUsize::new(AUTO_LIMIT),
             hard_limit_bytes: AtomicUsize::new(0),
             huge_pages: AtomicU32::new(HugePages::System as u32),
@@ -416,10 +425,20 @@ impl Options {
 
     /// Asks the system for its limit on memory, if a soft limit follows it.
     pub fn ask_system<O: Os>(&self) {
-        if matches!(self.soft_limit(), SoftLimit::Auto | SoftLimit::Percent(_)) {
+        if self.soft_limit().is_of_system() {
             // Relaxed: see [`Options`].
             self.system_bytes.store(O::memory_limit(), Ordering::Relaxed);
         }
+    }
+
+    /// Whether the system may be asked again, which opens files: who has not said so may have a filter that kills for it.
+    pub fn follows_system(&self) -> bool {
+        self.follows_system.load(Ordering::Relaxed) == 1
+    }
+
+    /// Sets whether the system may be asked again.
+    pub fn set_follows_system(&self, follows: bool) {
+        self.follows_system.store(u32::from(follows), Ordering::Relaxed);
     }
 
     /// A sixteenth of the addresses that the first window may reach over.

@@ -193,6 +193,19 @@ static void phases_live_in_a_limit_of_the_system_s(void) {
 }
 
 /* Live blocks that exceed it cost a look now and then. */
+/* Who asks for the system's limit follows it: the file LIMIT_FILE says is of the group around the process's. */
+static void a_change_of_the_system_s_limit_is_followed(void) {
+    CHECK(check_opaque(malloc(40 * MIB)) != NULL);
+    for (size_t i = 0; i < 40; i++) CHECK((blocks[0][i] = malloc(MIB)) != NULL);
+    CHECK_THAT(counts().soft_limit_bytes == 168 * MIB, "%zu bytes at first", counts().soft_limit_bytes);
+    const int file = open(getenv("LIMIT_FILE"), O_WRONLY);
+    CHECK(file >= 0 && write(file, "167772160", 9) == 9 && close(file) == 0);
+    CHECK_THAT(counts().soft_limit_bytes == 168 * MIB, "nothing grew");
+    usleep(1100000);
+    for (size_t i = 40; i < 60; i++) CHECK((blocks[0][i] = malloc(MIB)) != NULL);
+    CHECK_THAT(counts().soft_limit_bytes == 140 * MIB, "%zu bytes after it was lowered to 160 MiB", counts().soft_limit_bytes);
+}
+
 static void blocks_beyond_the_soft_limit_are_served(void) {
     size_t count = 0;
     for (; count < 3000; count++) {
@@ -252,6 +265,7 @@ CHECK_MAIN(CASE(every_size_meets_the_limit_and_comes_back),
            CASE(limits_change_while_the_program_runs),
            CASE(phases_stay_within_the_soft_limit),
            CASE(phases_live_in_a_limit_of_the_system_s),
+           CASE(a_change_of_the_system_s_limit_is_followed),
            CASE(blocks_beyond_the_soft_limit_are_served),
            CASE(a_heap_of_scattered_blocks_beyond_the_soft_limit_is_served),
            CASE(blocks_at_the_hard_limit_are_resized))
