@@ -87,8 +87,9 @@ fn one_run_that_fits_is_found_behind_many_that_do_not() {
     release(&RUNS, long, 0);
     short.into_iter().for_each(|id| release(&RUNS, id, 0));
     assert_eq!(RUNS.take_any(LONG + 1, 1), None);
-    let found = RUNS.take_any(LONG, 1).expect("the long one");
-    assert_eq!(place(&RUNS, found).0, start);
+    let before = RUNS.arenas.reserved_and_committed();
+    let found = RUNS.allocate(LONG, 1).expect("the long one");
+    assert_eq!((place(&RUNS, found).0, RUNS.arenas.reserved_and_committed()), (start, before));
     assert_eq!(RUNS.take_any(LONG, 1), None);
     assert!(RUNS.take_any(SHORT, 1).is_some());
     assert_eq!(check_runs(&RUNS), Ok(()));

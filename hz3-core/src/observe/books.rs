@@ -4,6 +4,7 @@ use crate::allocator::Lane;
 use crate::observe::stats::{BinStats, collect, collect_with_bins, each_cached, small_bins};
 use crate::pages::arena::PageRange;
 use crate::pages::bins::{self, BINS};
+use crate::pages::length_tree::Tree;
 use crate::pages::page_tag::{Kind, PageTag};
 use crate::pages::run_lists::{CLASSES, class_of};
 use crate::pages::runs::Runs;
@@ -209,8 +210,15 @@ pub fn check_runs<O: Os>(runs: &Runs<O>) -> Result<(), &'static str> {
                 if runs.arenas.tag_value(span.start + span.bytes()).kind() == kind {
                     return Err("neighbours that did not merge");
                 }
-                pages += span.pages as usize;
-                id = span.next;
+                let length = span.pages as usize;
+                if let Some(&mut root) = free.index.lists(kind).root(class) {
+                    let found = Tree { root, nodes: &free }.at_least(length);
+                    if found.is_none_or(|found| free.span(found).pages as usize != length) {
+                        return Err("run that its tree lacks");
+                    }
+                }
+                pages += length;
+                id = free.span(id).next;
             }
         }
         if pages != free.index.lists(kind).pages {

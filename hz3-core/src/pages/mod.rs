@@ -19,6 +19,8 @@ pub mod guards;
 #[cfg(not(loom))]
 pub mod kept;
 #[cfg(not(loom))]
+pub mod length_tree;
+#[cfg(not(loom))]
 pub mod limit;
 #[cfg(not(loom))]
 pub mod page_heap;

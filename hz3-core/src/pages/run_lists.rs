@@ -7,6 +7,7 @@
 //! map       1  1  0      1                                   a bit per class that has a run
 //! ```
 //!
+//! Below 128 pages a class has one length. Above, a tree finds a run that fits, whatever lies in front of it in the list.
 //! A *band* is eight classes side by side: lengths that differ by an eighth at most. Protected by the run lock.
 
 use crate::platform::units::SpanId;
@@ -16,6 +17,8 @@ const PER_BAND: usize = 8;
 /// Length classes. Derived: up to 2^36 pages.
 pub const CLASSES: usize = 31 * PER_DOUBLING;
 const MAP_WORDS: usize = CLASSES.div_ceil(64);
+/// The first class with several lengths.
+const MIXED: usize = 2 * PER_DOUBLING;
 
 /// Class of a run of `pages`. Every run of a higher class is longer.
 pub fn class_of(pages: usize) -> usize {
@@ -35,6 +38,8 @@ pub fn rest_of_band(class: usize) -> core::ops::Range<usize> {
 /// Free runs of one kind, by class.
 pub struct Lists {
     heads: [SpanId; CLASSES],
+    /// Of the classes from [`MIXED`] on.
+    roots: [SpanId; CLASSES - MIXED],
     map: [u64; MAP_WORDS],
     /// Pages of all runs.
     pub pages: usize,
@@ -43,7 +48,7 @@ pub struct Lists {
 impl Lists {
     /// No runs.
     pub const fn new() -> Self {
-        Self { heads: [SpanId::NONE; CLASSES], map: [0; MAP_WORDS], pages: 0 }
+        Self { heads: [SpanId::NONE; CLASSES], roots: [SpanId::NONE; CLASSES - MIXED], map: [0; MAP_WORDS], pages: 0 }
     }
 
     /// The first run of `class`; [`SpanId::NONE`] if it has none.
@@ -58,6 +63,11 @@ impl Lists {
             let bit = 1 << (class % 64);
             *word = if id.is_none() { *word & !bit } else { *word | bit };
         }
+    }
+
+    /// The root of the [tree](crate::pages::length_tree) of `class`; `None` if the class has one length.
+    pub fn root(&mut self, class: usize) -> Option<&mut SpanId> {
+        self.roots.get_mut(class.checked_sub(MIXED)?)
     }
 
     /// The lowest class from `class` up that has a run.
@@ -103,6 +113,7 @@ mod tests {
             assert!(class == last || class == last + 1 || pages == 1);
             last = class;
         }
+        assert_eq!((class_of(127), class_of(128), class_of(129)), (MIXED - 1, MIXED, MIXED));
         assert_eq!(class_of(1 << 36), CLASSES - 1);
         assert!(class_of((1 << 36) - 1) < CLASSES);
     }

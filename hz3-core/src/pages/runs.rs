@@ -7,12 +7,14 @@
 //! ```
 //!
 //! A request takes a run of its own class, of which most fit, or the one inserted last in the next band that has a longer
-//! one: its memory is warm. The search takes a bounded number of steps, however many runs there are. A returned run merges with its neighbours of the same kind, found by the page tags of their edges. Dirty runs serve
-//! before clean ones, a long one with what adjoins it, and both before fresh pages. One lock protects all this. It is held for a bounded number of
-//! steps, except in `take_any`, and never across a system call.
+//! one: its memory is warm. The search takes a bounded number of steps, and in a class of several lengths a logarithm of its
+//! runs. A returned run merges with its neighbours of the same kind, found by the page tags of their edges. Dirty runs serve
+//! before clean ones, a long one with what adjoins it, and both before fresh pages. One lock protects all this. It is held
+//! for so many steps, except in `take_any`, and never across a system call.
 
 use crate::pages::arena::{Arenas, Growing, NotGrown, PageRange};
 use crate::pages::fresh::Fresh;
+use crate::pages::length_tree::{Nodes, Tree};
 use crate::pages::limit::Limit;
 use crate::pages::page_tag::{Kind, PageTag};
 use crate::pages::run_lists::{Lists, class_of, rest_of_band};
@@ -30,7 +32,7 @@ use crossbeam_utils::CachePadded;
 const SPARE_BATCH: u32 = 32;
 /// Most pages of one purge call: bounds a thread's time in the kernel.
 const PURGE_PAGES: usize = 512; // chosen: 2 MiB take 0.2 ms, and smaller steps more time in all
-/// Runs of the request's own class examined before a higher class is used. Below 64 pages, the first one fits.
+/// Runs of the request's own class examined, warm ones first, before its tree is. Below 128 pages, the first one fits.
 const PROBES: usize = 8;
 /// Fewest pages of a request that several adjacent runs may serve. Chosen: below, page faults cost little.
 const TOGETHER_PAGES: usize = 256;
@@ -252,6 +254,11 @@ impl<O: Os> FreeRuns<'_, O> {
             }
             id = self.span(id).next;
         }
+        if !id.is_none() {
+            if let Some(found) = self.in_tree(kind, own, pages, align_pages) {
+                return Some(found);
+            }
+        }
         // A run of a class above the padded size's fits at any alignment.
         let certain = class_of(pages + align_pages - 1) + 1;
         let mut class = self.index.lists(kind).class_from(own + 1)?;
@@ -266,6 +273,14 @@ impl<O: Os> FreeRuns<'_, O> {
                 return None;
             }
         }
+    }
+
+    /// The shortest run of `class` that holds `pages` aligned pages wherever it begins.
+    #[cold]
+    fn in_tree(&mut self, kind: Kind, class: usize, pages: usize, align_pages: usize) -> Option<(SpanId, usize)> {
+        let root = *self.index.lists(kind).root(class)?;
+        let id = Tree { root, nodes: self }.at_least(pages + align_pages - 1)?;
+        Some((id, self.fit(id, pages, align_pages)?))
     }
 
     /// The run of `kind` inserted last, among the first of each of `classes`, that holds `pages` aligned pages.
@@ -415,6 +430,17 @@ impl<O: Os> FreeRuns<'_, O> {
         lists.set_head(class, id);
         lists.pages += pages;
         self.tag_edges(id);
+        self.change_tree(kind, class, |tree| tree.insert(id));
+    }
+
+    /// Changes the tree of `class`, if it has one.
+    fn change_tree(&mut self, kind: Kind, class: usize, change: impl FnOnce(&mut Tree<'_, Self>)) {
+        if let Some(&mut root) = self.index.lists(kind).root(class) {
+            let mut tree = Tree { root, nodes: &*self };
+            change(&mut tree);
+            let root = tree.root;
+            self.index.lists(kind).root(class).into_iter().for_each(|place| *place = root);
+        }
     }
 
     fn unlink(&mut self, id: SpanId) {
@@ -422,8 +448,10 @@ impl<O: Os> FreeRuns<'_, O> {
             let span = self.span(id);
             (span.kind, span.pages as usize, span.next, span.previous)
         };
+        let class = class_of(pages);
+        self.change_tree(kind, class, |tree| tree.remove(id));
         if previous.is_none() {
-            self.index.lists(kind).set_head(class_of(pages), next);
+            self.index.lists(kind).set_head(class, next);
         } else {
             self.span(previous).next = next;
         }
@@ -516,10 +544,13 @@ impl<O: Os> FreeRuns<'_, O> {
         }
     }
 
-    /// Takes any free run that holds `pages` aligned pages, after a look at all candidates: a class holds several
-    /// lengths, and not every run of one length fits an aligned request. For when the system refuses more.
+    /// Takes any free run that holds `pages` aligned pages, after a look at all candidates if they are to be aligned: not
+    /// every run of one length fits then. For when the system refuses more.
     #[cold]
     fn take_any(&mut self, pages: usize, align_pages: usize) -> Option<SpanId> {
+        if align_pages == 1 {
+            return self.take(pages, 1).ok().flatten();
+        }
         let (first, last) = (class_of(pages), class_of(pages + align_pages - 1));
         for (kind, class) in
             [Kind::Dirty, Kind::Clean].into_iter().flat_map(|kind| (first..=last).map(move |class| (kind, class)))
@@ -534,6 +565,20 @@ impl<O: Os> FreeRuns<'_, O> {
             }
         }
         None
+    }
+}
+
+impl<O: Os> Nodes for FreeRuns<'_, O> {
+    fn pages(&self, id: SpanId) -> usize {
+        self.span(id).pages as usize
+    }
+
+    fn links(&self, id: SpanId) -> [SpanId; 2] {
+        self.span(id).links()
+    }
+
+    fn set_links(&self, id: SpanId, links: [SpanId; 2]) {
+        self.span(id).set_links(links);
     }
 }
 

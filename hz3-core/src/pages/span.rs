@@ -79,7 +79,8 @@ pub struct Span {
     /// Number of the failure after which a run was taken. Sync: run lock; constant while the span is in use.
     pub taken_after: u32,
     /// A bit for each slot at home. Sync: shard lock. Large span: the first word is the requested size, the second the bytes
-    /// copied for it, both its owner's, the third the pages that count in a region (the region's lock). Free run: the first word is the number of its insertion (run lock). Just taken: its
+    /// copied for it, both its owner's, the third the pages that count in a region (the region's lock). Free run: the first word is the number of its insertion,
+    /// the second its links in a tree (run lock). Just taken: its
     /// fresh pages, its owner's.
     bitmap: [u64; BITMAP_WORDS],
     /// Small spans: a bit for each page without memory. No slot that is out lies in one. Sync: shard lock.
@@ -179,6 +180,18 @@ impl Span {
     pub fn set_insertion(&mut self, insertion: u64) {
         let [first, ..] = &mut self.bitmap;
         *first = insertion;
+    }
+
+    /// What [`Span::set_links`] stored.
+    pub fn links(&self) -> [SpanId; 2] {
+        let [_, links, ..] = self.bitmap;
+        [SpanId(links as u32), SpanId((links >> 32) as u32)]
+    }
+
+    /// Stores a free run's links.
+    pub fn set_links(&mut self, [first, second]: [SpanId; 2]) {
+        let [_, links, ..] = &mut self.bitmap;
+        *links = u64::from(first.0) | u64::from(second.0) << 32;
     }
 
     fn all_pages(&self) -> u128 {
