@@ -234,6 +234,7 @@ fn show<L: Lane>(options: &Options) {
         Background::Always => "1",
     };
     let _ = writeln!(text, "hz3: HZ3_BACKGROUND_THREAD={background}");
+    let _ = writeln!(text, "hz3: HZ3_NAME_MAPS={}", u8::from(options.names_maps()));
     let _ = writeln!(text, "hz3: HZ3_SHOW_ERRORS={}", u8::from(options.shows_errors()));
     let _ = writeln!(text, "hz3: HZ3_SHOW_STATS={}", u8::from(options.shows_stats()));
     let _ = writeln!(text, "hz3: HZ3_DEEPBIND={}", if options.keeps_deepbind() { "keep" } else { "clear" });

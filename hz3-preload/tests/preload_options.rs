@@ -291,6 +291,20 @@ fn options_are_read_where_the_first_block_comes_before_the_c_library() {
     }
 }
 
+/// The program stands in for prctl(2).
+#[test]
+fn mappings_have_names_for_who_asks() {
+    const NAMES: Program = Program::new("c/names.c").flags(&["-rdynamic"]);
+    let cases = [("1", "every_mapping_has_its_name"), ("0", "no_name_is_given")];
+    for lane in [Lane::Fast, Lane::Scale, Lane::Hardened].into_iter().filter(|_| !any_malloc()) {
+        for (setting, case) in cases {
+            let run = Run::new(&NAMES).argument(case).variable("HZ3_NAME_MAPS", setting);
+            run.preload(&lane.library()).finish().expect_success();
+        }
+    }
+    harness::lists_every_case(&NAMES, &cases.map(|(_, case)| case));
+}
+
 #[test]
 fn a_verbose_library_says_its_lane_and_every_option() {
     for (lane, name) in [(Lane::Fast, "lane fast"), (Lane::Scale, "lane scale")] {
@@ -313,6 +327,7 @@ fn a_verbose_library_says_its_lane_and_every_option() {
                 &["HZ3_SOFT_LIMIT=auto"],
                 &["HZ3_HARD_LIMIT=0"],
                 &["HZ3_DEEPBIND=clear"],
+                &["HZ3_NAME_MAPS=0"],
             ],
         );
     }

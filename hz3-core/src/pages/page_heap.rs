@@ -388,6 +388,7 @@ impl<P: Policy> PageHeap<P> {
             let span = &mut *at(self.spans(), id);
             (span.start, span.pages, span.kind) = (start, pages as u32, Kind::Large);
             (span.zeroed, span.guarded) = (true, Guarded::None);
+            P::Os::name(raw.add(start - first), bytes, c"hz3: block");
             self.options().advise::<P::Os>(raw.add(start - first), bytes);
             self.direct.insert(self.spans(), id);
         }

@@ -11,8 +11,10 @@
 
 use crate::platform::os::{NotMapped, Os};
 use crate::platform::units::{PAGE_BYTES, SEGMENT_BYTES, SEGMENT_PAGES};
+use core::ffi::CStr;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 
+const ARENA_NAME: &CStr = c"hz3: arena";
 /// Most bytes of pages whose tags get their memory at once. More is one block, which needs its first and last page's.
 pub const MOST_POPULATED_BYTES: usize = 256 << 20;
 /// How far a window goes round what is in the way. Chosen: tags of 2 MiB, which are mapped for what lies between, too.
@@ -104,7 +106,10 @@ impl Place {
     pub fn whole<O: Os>(pages: usize) -> Option<Self> {
         let tag_bytes = (pages * TAG_BYTES).next_multiple_of(PAGE_BYTES);
         let bytes = pages.checked_mul(PAGE_BYTES)?.checked_add(tag_bytes + SEGMENT_BYTES)?;
-        let tags = O::map(bytes)?.as_ptr().expose_provenance();
+        let start = O::map(bytes)?;
+        // SAFETY: just mapped.
+        unsafe { O::name(start, bytes, ARENA_NAME) };
+        let tags = start.as_ptr().expose_provenance();
         Some(Self { base: (tags + tag_bytes).next_multiple_of(SEGMENT_BYTES), tags, capacity: pages })
     }
 
@@ -149,7 +154,11 @@ impl Place {
             let follows = edge.end > 0 && skipped == 0;
             let refusal = match O::map_at(self.base + first * PAGE_BYTES, pages * PAGE_BYTES, follows) {
                 Ok(start) => match self.map_tags::<O>(edge, first, first + pages) {
-                    Ok(()) => return Ok(Mapped { first, end: first + pages }),
+                    Ok(()) => {
+                        // SAFETY: just mapped.
+                        unsafe { O::name(start, pages * PAGE_BYTES, ARENA_NAME) };
+                        return Ok(Mapped { first, end: first + pages });
+                    }
                     Err(refusal) => {
                         // SAFETY: just mapped, and nothing uses it.
                         unsafe { unmap::<O>(start.as_ptr().addr(), pages * PAGE_BYTES) };
@@ -179,7 +188,9 @@ impl Place {
         }
         let (from, to) = (mapped_tags(edge.bound), mapped_tags(end));
         if to > from {
-            O::map_at(self.tags + from, to - from, edge.bound > 0)?;
+            let tags = O::map_at(self.tags + from, to - from, edge.bound > 0)?;
+            // SAFETY: just mapped.
+            unsafe { O::name(tags, to - from, c"hz3: tags") };
         }
         let fresh = first.max(edge.bound);
         let is_much = (end - first) * PAGE_BYTES > MOST_POPULATED_BYTES;

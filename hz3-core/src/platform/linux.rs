@@ -30,6 +30,8 @@ static FORK_DEPTH: AtomicU32 = AtomicU32::new(0);
 
 /// Whether [`Os::move_out`] works here: 0 unknown.
 static MOVES_OUT: AtomicU32 = AtomicU32::new(0);
+/// [`YES`] once mappings are to be named.
+static NAMES: AtomicU32 = AtomicU32::new(0);
 const YES: u32 = 1;
 const NO: u32 = 2;
 const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
@@ -218,6 +220,19 @@ unsafe impl Os for Linux {
     fn map(bytes: usize) -> Option<NonNull<u8>> {
         // Accounted for, as glibc's are: a block that exceeds memory and swap is refused here, not killed for later.
         map_with(bytes, READ_WRITE, 0)
+    }
+
+    fn name_mappings() {
+        // Relaxed, here and below: publishes nothing.
+        NAMES.store(YES, Ordering::Relaxed);
+    }
+
+    unsafe fn name(start: NonNull<u8>, bytes: usize, name: &'static CStr) {
+        if NAMES.load(Ordering::Relaxed) == YES {
+            let (start, name) = (start.as_ptr().expose_provenance(), name.as_ptr());
+            // SAFETY: the caller owns the range, of which contents and access stay. Refused before Linux 5.17.
+            calling_out(|| unsafe { libc::prctl(libc::PR_SET_VMA, libc::PR_SET_VMA_ANON_NAME, start, bytes, name) });
+        }
     }
 
     unsafe fn unmap(start: NonNull<u8>, bytes: usize) -> bool {

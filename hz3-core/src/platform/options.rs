@@ -150,6 +150,7 @@ pub struct Options {
     soft_limit: AtomicUsize,
     hard_limit_bytes: AtomicUsize,
     huge_pages: AtomicU32,
+    name_maps: AtomicU32,
     background_thread: AtomicU32,
     verbose: AtomicU32,
     show_stats: AtomicU32,
@@ -171,7 +172,7 @@ struct Known {
     apply: fn(&Options, &[u8]) -> Option<()>,
 }
 
-const KNOWN: [Known; 15] = [
+const KNOWN: [Known; 16] = [
     Known {
         name: b"PURGE_DELAY_MS",
         expected: b"milliseconds from 0 (at once) to 3600000, or -1 (never)",
@@ -240,6 +241,14 @@ const KNOWN: [Known; 15] = [
                 _ => Background::Never,
             };
             options.background_thread.store(wanted as u32, Ordering::Relaxed);
+            Some(())
+        },
+    },
+    Known {
+        name: b"NAME_MAPS",
+        expected: b"0 or 1",
+        apply: |options, value| {
+            options.name_maps.store(u32::from(switch(value)?), Ordering::Relaxed);
             Some(())
         },
     },
@@ -346,6 +355,7 @@ impl Options {
             soft_limit: AtomicUsize::new(AUTO_LIMIT),
             hard_limit_bytes: AtomicUsize::new(0),
             huge_pages: AtomicU32::new(HugePages::System as u32),
+            name_maps: AtomicU32::new(0),
             background_thread: AtomicU32::new(Background::Auto as u32),
             verbose: AtomicU32::new(0),
             show_stats: AtomicU32::new(0),
@@ -401,6 +411,9 @@ impl Options {
         });
         let counted = self.reports_at_exit() || !self.stats_page.is_none();
         self.counts_heat.store(u32::from(counted), Ordering::Relaxed);
+        if self.names_maps() {
+            O::name_mappings();
+        }
         self.ask_system::<O>();
         // Release: publishes all options. Pairs with the Acquire in `read`.
         self.is_read.store(1, Ordering::Release);
@@ -439,6 +452,11 @@ impl Options {
     /// Sets whether the system may be asked again.
     pub fn set_follows_system(&self, follows: bool) {
         self.follows_system.store(u32::from(follows), Ordering::Relaxed);
+    }
+
+    /// Whether mappings get names.
+    pub fn names_maps(&self) -> bool {
+        self.name_maps.load(Ordering::Relaxed) == 1
     }
 
     /// A sixteenth of the addresses that the first window may reach over.

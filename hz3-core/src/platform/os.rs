@@ -5,6 +5,7 @@
 //! caller holds no lock and leaves nothing half done that another allocation of this thread would meet: libraries that
 //! put themselves in the place of libc's functions allocate there.
 
+use core::ffi::CStr;
 use core::ops::Range;
 use core::ptr::NonNull;
 
@@ -70,6 +71,17 @@ pub unsafe trait Os: Waiter + 'static {
 
     /// Maps `bytes`, in whole pages, of zeroed, writable memory. `None` if the system refuses.
     fn map(bytes: usize) -> Option<NonNull<u8>>;
+
+    /// Makes [`Os::name`] take effect from now on.
+    fn name_mappings() {}
+
+    /// Hint: what the pages are for, as the system's lists of mappings show it.
+    ///
+    /// # Safety
+    /// The caller owns the range, reserved or mapped, in whole pages.
+    unsafe fn name(start: NonNull<u8>, bytes: usize, name: &'static CStr) {
+        let _ = (start, bytes, name);
+    }
 
     /// Unmaps the range. False if the system refuses, as at its limit of mappings; then nothing has changed.
     ///

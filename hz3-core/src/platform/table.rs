@@ -16,6 +16,7 @@
 
 use crate::platform::atomic::{AtomicPtr, AtomicU32, Ordering};
 use crate::platform::os::Os;
+use core::ffi::CStr;
 use core::ptr::{NonNull, null_mut};
 use crossbeam_utils::CachePadded;
 
@@ -30,6 +31,8 @@ const CHUNKS: usize = match () {
 };
 /// Chosen: what is reserved counts against a limit on address space that is set later.
 const GROUP_CHUNKS: usize = if cfg!(loom) { 2 } else { 16 };
+/// What the system calls its memory.
+const NAME: &CStr = c"hz3: tables";
 const GROUP_BYTES: usize = GROUP_CHUNKS * CHUNK_BYTES;
 
 /// An array of units of `UNIT_BYTES`, a power of two. What every reader reads has cache lines of its own.
@@ -125,7 +128,10 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
         if is_mapping && !cfg!(loom) {
             // Side by side, several have room for a huge page, of which they would use little.
             // SAFETY: only this thread knows the mapping.
-            unsafe { O::prefer_huge(chunk, CHUNK_BYTES, false) };
+            unsafe {
+                O::prefer_huge(chunk, CHUNK_BYTES, false);
+                O::name(chunk, CHUNK_BYTES, NAME);
+            }
         }
         // Release: publishes the chunk. Pairs with the Acquire in `unit` and `peek`. Relaxed: a failure reads nothing.
         let installed = place.compare_exchange(null_mut(), chunk.as_ptr(), Ordering::Release, Ordering::Relaxed);
@@ -149,6 +155,8 @@ impl<const UNIT_BYTES: usize> Table<UNIT_BYTES> {
             None if O::address_space_limit() != usize::MAX => return None,
             None => {
                 let fresh = O::reserve(GROUP_BYTES)?;
+                // SAFETY: only this thread knows the reservation.
+                unsafe { O::name(fresh, GROUP_BYTES, NAME) };
                 // Release: publishes the reservation. Acquire: sees another thread's.
                 match group.compare_exchange(null_mut(), fresh.as_ptr(), Ordering::Release, Ordering::Acquire) {
                     Ok(_) => fresh,
