@@ -23,7 +23,7 @@ use std::time::Duration;
 const PACKAGE: &str = "hz3-preload";
 
 /// The programs that make a package, and where Debian has them.
-const TOOLS: [(&str, &str); 3] = [("dpkg-shlibdeps", "dpkg-dev"), ("strip", "binutils"), ("xz", "xz-utils")];
+const TOOLS: [(&str, &str); 2] = [("dpkg-shlibdeps", "dpkg-dev"), ("xz", "xz-utils")];
 
 /// How cargo installs cargo-deb. It runs for seconds, so it is built for a short build: without optimisation, and
 /// without its own xz.
@@ -46,7 +46,10 @@ impl Packer {
             let message = format!("--deb needs cargo-deb, which is missing: cargo {INSTALL} {}", tools.display());
             return Err(UsageError(message).into());
         };
-        for (command, package) in TOOLS {
+        let strip = strip_program(workspace);
+        let binutils =
+            workspace.platform().map_or("binutils".to_owned(), |platform| format!("binutils for {platform}"));
+        for (command, package) in TOOLS.into_iter().chain([(strip.as_str(), binutils.as_str())]) {
             if which::which(command).is_err() {
                 return Err(UsageError(format!("--deb needs {command}, which is missing: install {package}")).into());
             }
@@ -59,13 +62,15 @@ impl Packer {
     /// # Errors
     /// A file can't be written, or one of the programs fails.
     pub fn package(&self, workspace: &Workspace, entries: &[Entry], folder: &Path) -> Result<PathBuf> {
-        let tree = workspace.target.join("release/deb");
+        let tree = workspace.target.join(workspace.platform().unwrap_or("")).join("release/deb");
         if tree.exists() {
             std::fs::remove_dir_all(&tree).with_context(|| format!("{}", tree.display()))?;
         }
         // Debian's copyright file stands for the licence.
         for entry in entries.iter().filter(|entry| !entry.path.ends_with("LICENSE")) {
-            let path = tree.join(&entry.path);
+            // Debian's zsh looks elsewhere.
+            let path = entry.path.to_string_lossy().replace("zsh/site-functions", "zsh/vendor-completions");
+            let path = tree.join(path);
             match &entry.content {
                 Content::File { bytes, is_executable } if entry.path.starts_with("share/man") => {
                     let content = Content::File { bytes: compressed(bytes)?, is_executable: *is_executable };
@@ -74,10 +79,13 @@ impl Packer {
                 content => put(&path, content),
             }
             .with_context(|| format!("can't write {}", path.display()))?;
-            strip(&path)?;
+            strip(&strip_program(workspace), &path)?;
         }
         let mut command = Command::new(&self.0);
         command.args(["--package", PACKAGE, "--no-build", "--no-strip", "--output"]).arg(folder.join(""));
+        if let Some(platform) = workspace.platform() {
+            command.args(["--target", platform]);
+        }
         command.current_dir(&workspace.root).env_remove("LD_PRELOAD");
         if std::env::var_os("SOURCE_DATE_EPOCH").is_none() {
             command.env("SOURCE_DATE_EPOCH", time_of_commit(workspace)?);
@@ -109,8 +117,14 @@ fn time_of_commit(workspace: &Workspace) -> Result<String> {
     })
 }
 
+/// The program that strips what is built for the workspace's platform.
+fn strip_program(workspace: &Workspace) -> String {
+    let prefix = workspace.platform().map(|_| format!("{}-linux-gnu-", workspace.architecture()));
+    prefix.unwrap_or_default() + "strip"
+}
+
 /// Takes out what only a debugger reads, from shared and static libraries; leaves all else alone.
-fn strip(path: &Path) -> Result<()> {
+fn strip(program: &str, path: &Path) -> Result<()> {
     let kind = if path.extension().is_some_and(|extension| extension == "a") {
         "--strip-debug"
     } else if path.to_string_lossy().contains(".so.") {
@@ -118,7 +132,7 @@ fn strip(path: &Path) -> Result<()> {
     } else {
         return Ok(());
     };
-    let mut command = Command::new("strip");
+    let mut command = Command::new(program);
     command.args([kind, "--enable-deterministic-archives", "--remove-section=.comment", "--remove-section=.note"]);
     process::expect_success(command.arg(path).env_remove("LD_PRELOAD"), TIME_LIMIT)?;
     Ok(())

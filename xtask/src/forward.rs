@@ -60,5 +60,5 @@ pub fn command() -> Result<ExitCode> {
 
 /// Builds the program if need be and returns its path.
 pub fn build(workspace: &Workspace) -> Result<PathBuf> {
-    workspace.build_program("dev", NAME)
+    workspace.build_program("dev", NAME, NAME)
 }

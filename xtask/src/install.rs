@@ -1,11 +1,14 @@
 //! `install` writes the tree of what is installed under a folder, `dist` into an archive or a Debian package.
 
 use crate::debian::Packer;
+use crate::files::files_in;
+use crate::sbom;
 use crate::tree::{Content, Entry, VERSION, compressed, entries, put};
 use anyhow::{Context, Result};
-use hz3::{UsageError, Workspace};
+use hz3::{UsageError, Workspace, process};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 /// Arguments of `install`.
 #[derive(clap::Args, Debug)]
@@ -24,7 +27,15 @@ pub struct DistArguments {
     /// Make a Debian package in place of the archive
     #[arg(long)]
     deb: bool,
+    /// The target to build for, such as aarch64-unknown-linux-gnu [default: this machine]
+    #[arg(long, value_name = "TARGET")]
+    target: Option<String>,
 }
+
+const CHECKSUM_TIME_LIMIT: Duration = Duration::from_secs(60);
+
+/// The checksums of all that a folder has of this version, for `sha256sum --check`.
+const CHECKSUMS: &str = "SHA256SUMS";
 
 /// `cargo xtask install`: writes the tree and prints each path. What is there under these names is replaced.
 pub fn install(arguments: &InstallArguments) -> Result<ExitCode> {
@@ -40,22 +51,38 @@ pub fn install(arguments: &InstallArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// `cargo xtask dist`: writes the tree into an archive or a package and prints its path.
+/// `cargo xtask dist`: writes the tree into an archive or a package, beside it the bill of materials and the checksums, and
+/// prints the paths.
 pub fn dist(arguments: &DistArguments) -> Result<ExitCode> {
-    let workspace = Workspace::locate()?;
+    let workspace = Workspace::locate()?.built_for(arguments.target.clone());
     let folder = arguments.output.clone().unwrap_or_else(|| workspace.target.join("dist"));
+    let name = format!("hz3-{VERSION}-{}-linux", workspace.architecture());
+    let write = |name: String, bytes: Vec<u8>| {
+        let path = folder.join(name);
+        put(&path, &Content::File { bytes, is_executable: false })
+            .with_context(|| format!("can't write {}", path.display()))?;
+        println!("{}", path.display());
+        anyhow::Ok(())
+    };
     if arguments.deb {
         let packer = Packer::find(&workspace)?;
         println!("{}", packer.package(&workspace, &entries(&workspace)?, &folder)?.display());
-        return Ok(ExitCode::SUCCESS);
+    } else {
+        write(format!("{name}.tar.gz"), archive(&name, &entries(&workspace)?)?)?;
     }
-    let name = format!("hz3-{VERSION}-{}-linux", std::env::consts::ARCH);
-    let archive = archive(&name, &entries(&workspace)?)?;
-    let path = folder.join(format!("{name}.tar.gz"));
-    put(&path, &Content::File { bytes: archive, is_executable: false })
-        .with_context(|| format!("can't write {}", path.display()))?;
-    println!("{}", path.display());
+    write(format!("{name}.cdx.json"), sbom::bill(&workspace)?)?;
+    write(CHECKSUMS.to_owned(), checksums(&folder)?)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn checksums(folder: &Path) -> Result<Vec<u8>> {
+    let mut files = files_in(folder)?;
+    files.retain(|file| {
+        ["hz3-", "hz3_"].iter().any(|name| file.to_string_lossy().starts_with(&format!("{name}{VERSION}-")))
+    });
+    let mut command = Command::new("sha256sum");
+    command.arg("--").args(files).current_dir(folder).env_remove("LD_PRELOAD");
+    Ok(process::expect_success(&mut command, CHECKSUM_TIME_LIMIT)?.stdout)
 }
 
 /// The tree as a compressed tar archive under one folder; the same tree gives the same bytes.

@@ -9,10 +9,11 @@
 //!   lib/libhakozuna_hz3_scale.so.0.1.0        the library
 //!   lib/pkgconfig/hz3.pc                      the scale lane, for pkg-config; hz3-fast.pc and hz3-hardened.pc
 //!   share/doc/hz3/                            licence, README, docs
-//!   share/man/man1/hz3.1                      the command's manual page
+//!   share/man, share/bash-completion, …       manual pages, and what shells complete
 //! ```
 
 use crate::files::files_in;
+use crate::manual;
 use anyhow::{Context, Result};
 use flate2::{Compression, GzBuilder};
 use hz3::{Lane, Workspace};
@@ -23,9 +24,6 @@ use tempfile::NamedTempFile;
 
 /// The version of all that is installed.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// The manual page of the command; `@VERSION@` stands for the version.
-const MANUAL: &str = include_str!("../../hz3-preload/hz3/hz3.1");
 
 /// The pkg-config file; `@VERSION@` and `@LANE@` stand for themselves.
 const PACKAGE_FILE: &str = include_str!("../../hz3-preload/include/hz3.pc.in");
@@ -65,12 +63,10 @@ impl Content {
 
 /// The whole tree, in the order of its paths.
 pub fn entries(workspace: &Workspace) -> Result<Vec<Entry>> {
-    let command = std::fs::read(workspace.build_program(PROFILE, "hz3")?).context("can't read the command")?;
-    let manual = MANUAL.replace("@VERSION@", VERSION).into_bytes();
-    let mut entries = vec![
-        Entry { path: "bin/hz3".into(), content: Content::File { bytes: command, is_executable: true } },
-        Entry { path: "share/man/man1/hz3.1".into(), content: Content::File { bytes: manual, is_executable: false } },
-    ];
+    let command =
+        std::fs::read(workspace.build_program(PROFILE, "hz3-tool", "hz3")?).context("can't read the command")?;
+    let mut entries = manual::entries(&workspace.root)?;
+    entries.push(Entry { path: "bin/hz3".into(), content: Content::File { bytes: command, is_executable: true } });
     for lane in Lane::ALL {
         let library = workspace.build_library(lane)?;
         let versioned = format!("{}.{VERSION}", lane.library());

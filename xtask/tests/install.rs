@@ -112,16 +112,31 @@ fn an_archive_unpacks_to_a_tree_that_works_and_is_the_same_each_time() {
     let make = |place: &str| {
         let output = folder.path().join(place);
         let paths = paths_of(&["dist", "--output", text(&output)]);
-        assert_eq!(paths, [output.join(format!("{name}.tar.gz"))]);
+        let files = [format!("{name}.tar.gz"), format!("{name}.cdx.json"), "SHA256SUMS".to_owned()];
+        assert_eq!(paths, files.map(|file| output.join(file)));
         paths[0].clone()
     };
     let (first, second) = (make("first"), make("second"));
+    assert_checksums(&folder.path().join("first"), &name);
     assert!(std::fs::read(&first).unwrap() == std::fs::read(second).unwrap());
     let status = Command::new("tar").arg("-xzf").arg(&first).arg("-C").arg(folder.path()).status().unwrap();
     assert!(status.success());
     assert_works(&folder.path().join(&name), "scale");
     assert_works(&folder.path().join(&name), "fast");
     assert!(folder.path().join(&name).join("share/doc/hz3/LICENSE").is_file());
+}
+
+/// The checksums are those of the archive and of its bill of materials.
+fn assert_checksums(folder: &Path, name: &str) {
+    let check = || Command::new("sha256sum").args(["--check", "SHA256SUMS"]).current_dir(folder).output().unwrap();
+    let output = check();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{printed}");
+    assert_eq!(printed, format!("{name}.cdx.json: OK\n{name}.tar.gz: OK\n"));
+    let bill = folder.join(format!("{name}.cdx.json"));
+    let text = std::fs::read_to_string(&bill).unwrap();
+    std::fs::write(&bill, text.replacen("MIT", "BSD", 1)).unwrap();
+    assert!(!check().status.success());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! hz3: what users install beside the libraries, and what the other tools of this repository share with it.
 //!
 //! ```text
+//!   command_line                         the arguments of the command
 //!   run, doctor, top, advise, report     the commands
 //!   record                               what a measurement records, and how runs are made and read
 //!   workspace                            the sources, and cargo, which builds from them
@@ -13,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod advise;
+pub mod command_line;
 pub mod doctor;
 pub mod home;
 pub mod lane;
@@ -21,7 +23,6 @@ pub mod process;
 pub mod record;
 pub mod report;
 pub mod run;
-#[cfg(feature = "top")]
 pub mod top;
 pub mod usage;
 pub mod workspace;

@@ -28,6 +28,8 @@ pub struct Workspace {
     /// The folder of the build results; follows `CARGO_TARGET_DIR` and cargo's configuration.
     pub target: PathBuf,
     cargo: PathBuf,
+    /// What the libraries and the command are built for, where it is not this machine: a target's name.
+    platform: Option<String>,
 }
 
 impl Workspace {
@@ -45,7 +47,25 @@ impl Workspace {
             root: metadata.workspace_root.into_std_path_buf(),
             target: metadata.target_directory.into_std_path_buf(),
             cargo,
+            platform: None,
         })
+    }
+
+    /// The same sources, whose libraries and command are built for `platform`, a target's name such as
+    /// `aarch64-unknown-linux-gnu`; `None`: for this machine.
+    pub fn built_for(self, platform: Option<String>) -> Workspace {
+        Workspace { platform, ..self }
+    }
+
+    /// The target's name, where it is not this machine's.
+    pub fn platform(&self) -> Option<&str> {
+        self.platform.as_deref()
+    }
+
+    /// The processor that is built for, as a target's name begins.
+    pub fn architecture(&self) -> &str {
+        let named = self.platform().and_then(|name| name.split('-').next());
+        named.unwrap_or(std::env::consts::ARCH)
     }
 
     /// A cargo command in the workspace's root that knows nothing of the cargo that started us, and
@@ -69,10 +89,10 @@ impl Workspace {
         self.build("release", BENCHMARKS, name, name, &mut |_| {})
     }
 
-    /// Builds the program of a package that has its name, in a profile, and returns its path. Quiet; a build that takes
-    /// long shows a spinner on a terminal.
-    pub fn build_program(&self, profile: &str, package: &str) -> Result<PathBuf> {
-        with_spinner(package, |waiting| self.build(profile, package, package, package, waiting))
+    /// Builds the program `name` of a package, in a profile, and returns its path. Quiet; a build that takes long shows a
+    /// spinner on a terminal.
+    pub fn build_program(&self, profile: &str, package: &str, name: &str) -> Result<PathBuf> {
+        with_spinner(name, |waiting| self.build(profile, package, name, name, waiting))
     }
 
     /// Builds the lane's library if it is missing or outdated and returns its path. Quiet; a build that
@@ -91,7 +111,7 @@ impl Workspace {
         let mut command = self.cargo();
         command.args(["rustc", "--profile", "release", "--package", &lane.package()]);
         command.args(["--lib", "--crate-type", "staticlib", "--features", "linked"]);
-        Self::result_of(command, &lane.package(), &lane.target(), ".a", &mut |_| {})
+        self.result_of(command, &lane.package(), &lane.target(), ".a", &mut |_| {})
     }
 
     /// Builds one target of one package, in a cargo invocation of its own so that no other package's features reach it,
@@ -107,11 +127,12 @@ impl Workspace {
     ) -> Result<PathBuf> {
         let mut command = self.cargo();
         command.args(["build", "--profile", profile, "--package", package]);
-        Self::result_of(command, package, target, suffix, waiting)
+        self.result_of(command, package, target, suffix, waiting)
     }
 
     /// Runs a build and returns the path of the target's result whose name ends with `suffix`.
     fn result_of(
+        &self,
         mut command: Command,
         package: &str,
         target: &str,
@@ -119,6 +140,9 @@ impl Workspace {
         waiting: &mut dyn FnMut(Duration),
     ) -> Result<PathBuf> {
         command.arg("--message-format=json-render-diagnostics");
+        if let Some(platform) = &self.platform {
+            command.args(["--target", platform]);
+        }
         let captured = process::capture_while(&mut command, BUILD_TIME_LIMIT, waiting)?;
         if !captured.status.success() {
             bail!("cargo can't build {package}\n{}", captured.stderr_text().trim_end());

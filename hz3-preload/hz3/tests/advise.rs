@@ -1,5 +1,7 @@
 //! `advise` on programs whose answer is known.
 
+extern crate hz3_tool as hz3;
+
 mod common;
 
 use common::{Tested, compile, skipped, text, try_compile};

@@ -1,5 +1,7 @@
 //! The command `hz3` as a user meets it.
 
+extern crate hz3_tool as hz3;
+
 mod common;
 
 use common::{Tested, text};

@@ -1,5 +1,7 @@
 //! `doctor` on real programs: what it says of each, and its exit code.
 
+extern crate hz3_tool as hz3;
+
 mod common;
 
 use common::{Tested, compile, skipped, text, try_compile};

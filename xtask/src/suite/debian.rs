@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-const TO_PACK: [Package; 4] = [
+const TO_PACK: [Package; 5] = [
     Package { command: "dpkg-shlibdeps", name: "dpkg-dev" },
     Package { command: "git", name: "git" },
+    Package { command: "sha256sum", name: "coreutils" },
     Package { command: "strip", name: "binutils" },
     Package { command: "xz", name: "xz-utils" },
 ];
@@ -28,19 +29,23 @@ const TO_USE: [Package; 4] = [
 const LINTIAN: Package = Package { command: "lintian", name: "lintian" };
 
 /// What the package must hold: the modes that dpkg lists, and the paths. The owner of all is root.
-const FILES: [(&str, &str); 12] = [
+const FILES: [(&str, &str); 16] = [
     ("-rwxr-xr-x", "./usr/bin/hz3"),
     ("-rw-r--r--", "./usr/include/hz3.h"),
     ("-rw-r--r--", "./usr/lib/libhakozuna_hz3_scale.a"),
     ("-rw-r--r--", "./usr/lib/libhakozuna_hz3_hardened.so"),
     ("-rw-r--r--", "./usr/lib/pkgconfig/hz3.pc"),
     ("-rw-r--r--", "./usr/lib/pkgconfig/hz3-hardened.pc"),
+    ("-rw-r--r--", "./usr/share/bash-completion/completions/hz3"),
     ("drwxr-xr-x", "./usr/share/doc/hz3/"),
     ("-rw-r--r--", "./usr/share/doc/hz3/changelog.Debian.gz"),
     ("-rw-r--r--", "./usr/share/doc/hz3/copyright"),
     ("-rw-r--r--", "./usr/share/doc/hz3/docs/install.md"),
+    ("-rw-r--r--", "./usr/share/fish/vendor_completions.d/hz3.fish"),
     ("-rw-r--r--", "./usr/share/lintian/overrides/hz3"),
     ("-rw-r--r--", "./usr/share/man/man1/hz3.1.gz"),
+    ("-rw-r--r--", "./usr/share/man/man3/libhz3.3.gz"),
+    ("-rw-r--r--", "./usr/share/zsh/vendor-completions/_hz3"),
 ];
 
 const TIME_LIMIT: Duration = Duration::from_secs(120);
@@ -100,10 +105,10 @@ fn package_works(session: &mut Session) -> Result<(), Stop> {
     Ok(embedding::link_and_run(&session.workspace.root, &root.join("usr"), &folder, &[("cc", "c")])?)
 }
 
-/// Runs `dist --deb`, which prints the package's path.
+/// Runs `dist --deb`, which prints the package's path first.
 fn package_of(dist: &mut Command) -> Result<PathBuf> {
-    let path = process::expect_success(dist, BUILD_TIME_LIMIT)?.stdout_text();
-    let path = PathBuf::from(path.trim_end());
+    let paths = process::expect_success(dist, BUILD_TIME_LIMIT)?.stdout_text();
+    let path = PathBuf::from(paths.lines().next().unwrap_or_default());
     ensure!(path.is_file(), "{} is no file", path.display());
     Ok(path)
 }

@@ -19,6 +19,7 @@ mod miri;
 mod mutants;
 mod neighbours;
 mod package;
+mod pages;
 mod plug_ins;
 mod profile;
 mod programs;
@@ -111,6 +112,7 @@ fn all_steps() -> Vec<Step> {
     steps.push(rust_checks::interface_step());
     steps.extend(embedding::steps());
     steps.extend(plug_ins::steps());
+    steps.extend(pages::steps());
     steps.extend(debian::steps());
     steps.extend(benchmark::steps());
     steps.extend(memory::steps());
