@@ -4,7 +4,8 @@
 //! # As a Rust program's allocator
 //!
 //! ```
-//! use hz3_core::Hz3;
+//! # use hz3_core as hz3;
+//! use hz3::Hz3;
 //!
 //! #[global_allocator]
 //! static GLOBAL: Hz3 = Hz3::new();

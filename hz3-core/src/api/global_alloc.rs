@@ -29,7 +29,8 @@ use core::marker::PhantomData;
 /// returns to its own.
 ///
 /// ```
-/// use hz3_core::{Fast, Hz3};
+/// # use hz3_core as hz3;
+/// use hz3::{Fast, Hz3};
 ///
 /// #[global_allocator]
 /// static GLOBAL: Hz3<Fast> = Hz3::new();
@@ -69,7 +70,8 @@ impl<L: Lane> Hz3<L> {
     /// Sets a limit on the allocator's memory in bytes; 0: none. What exceeds it already stays.
     ///
     /// ```
-    /// use hz3_core::{Hz3, Limit};
+    /// # use hz3_core as hz3;
+    /// use hz3::{Hz3, Limit};
     ///
     /// #[global_allocator]
     /// static GLOBAL: Hz3 = Hz3::new();

@@ -17,7 +17,8 @@ use core::marker::PhantomData;
 /// without, a [`GlobalAlloc`]. What is not freed when the region is dropped is freed then, without running destructors.
 ///
 /// ```
-/// use hz3_core::Region;
+/// # use hz3_core as hz3;
+/// use hz3::Region;
 /// use std::alloc::{GlobalAlloc, Layout};
 ///
 /// let region: Region = Region::with_limit(1 << 20).expect("memory");
@@ -158,7 +159,3 @@ mod allocator_api2 {
         }
     }
 }
-
-#[cfg(doctest)]
-#[doc = include_str!("../../../docs/rust.md")]
-struct ExamplesOfTheBook;

@@ -1,25 +1,29 @@
-//! Publish: hz3-core as crates.io would take it: what the package holds and says of itself, its documentation, and programs
-//! that depend on the packed crate, as a registry's user has it.
+//! Publish: the crate hz3, and hz3-core, which it re-exports, as crates.io would take them: what the packages hold and say
+//! of themselves, their documentation, and programs that depend on the packed crates, as a registry's user has them.
 
 use super::miri;
 use super::session::Session;
 use super::step::{Step, Stop};
+use crate::files::files_in;
 use anyhow::{Context, Result, ensure};
 use hz3::process;
 use hz3::workspace::BUILD_TIME_LIMIT;
 use std::path::{Path, PathBuf};
 
+/// The crates, and what each must have besides [`NEEDED`].
+const CRATES: [(&str, &[&str]); 2] =
+    [("hz3", &["CHANGELOG.md"]), ("hz3-core", &["build.rs", "examples/no_std.rs", "examples/threads.rs"])];
+
 /// What every package must have.
-const NEEDED: [&str; 6] =
-    ["Cargo.toml", "LICENSE", "README.md", "src/lib.rs", "examples/no_std.rs", "examples/threads.rs"];
+const NEEDED: [&str; 4] = ["Cargo.toml", "LICENSE", "README.md", "src/lib.rs"];
 
 /// The manifest's fields without which the registry refuses the package, or nobody finds it.
 const FIELDS: [&str; 9] =
-    ["name", "description", "license", "readme", "keywords", "categories", "rust-version", "edition", "links"];
+    ["name", "description", "documentation", "license", "readme", "keywords", "categories", "rust-version", "edition"];
 
 /// A program on the crate: its allocator serves threads that free each other's blocks.
 const PROGRAM: &str = r#"
-use hz3_core::Hz3;
+use hz3::Hz3;
 
 #[global_allocator]
 static GLOBAL: Hz3 = Hz3::new();
@@ -52,26 +56,18 @@ pub fn steps() -> Vec<Step> {
     ]
 }
 
-/// Packs the crate as `cargo publish` does, all but the build: what it would build is built by the other steps.
+/// Packs the crates as `cargo publish` does, all but the build: what it would build is built by the other steps.
 fn package(session: &Session) -> Result<()> {
-    let cargo = |words: &[&str]| {
-        let mut command = session.workspace.cargo();
-        command.args(["package", "--package", "hz3-core", "--allow-dirty", "--offline"]).args(words);
-        process::expect_success(&mut command, BUILD_TIME_LIMIT)
-    };
-    check_list(&cargo(&["--list"])?.stdout_text())?;
-    cargo(&["--no-verify"])?;
-    let name = concat!("package/hz3-core-", env!("CARGO_PKG_VERSION"), ".crate");
-    let packed = std::fs::File::open(session.workspace.target.join(name)).context(name)?;
-    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(packed));
-    let mut manifest = String::new();
-    for entry in archive.entries()? {
-        let mut entry = entry?;
-        if entry.path()?.ends_with(concat!("hz3-core-", env!("CARGO_PKG_VERSION"), "/Cargo.toml")) {
-            std::io::Read::read_to_string(&mut entry, &mut manifest)?;
-        }
+    let unpacked = unpack(session, "package")?;
+    for (name, needed) in CRATES {
+        let folder = unpacked.join(folder_of(name));
+        let list: Vec<String> = files_in(&folder)?.iter().map(|file| file.to_string_lossy().into_owned()).collect();
+        check_list(&list.join("\n"), needed)?;
+        check_manifest(&std::fs::read_to_string(folder.join("Cargo.toml"))?)?;
     }
-    check_manifest(&manifest)
+    let changes = std::fs::read_to_string(unpacked.join(folder_of("hz3")).join("CHANGELOG.md"))?;
+    ensure!(changes == std::fs::read_to_string(session.workspace.root.join("CHANGELOG.md"))?, "another CHANGELOG.md");
+    Ok(())
 }
 
 /// The program is built and runs; with a second version of the crate, cargo says why it is not.
@@ -84,7 +80,7 @@ fn program(session: &Session) -> Result<()> {
     };
     let run = cargo(&lay_program(session, "program", "")?)?;
     ensure!(run.status.success(), "{}", run.text());
-    let second = unpack(session, "second")?;
+    let second = unpack(session, "second")?.join(folder_of("hz3-core"));
     let manifest = second.join("Cargo.toml");
     let text = std::fs::read_to_string(&manifest)?;
     std::fs::write(&manifest, text.replacen(env!("CARGO_PKG_VERSION"), "99.0.0", 1))?;
@@ -94,38 +90,49 @@ fn program(session: &Session) -> Result<()> {
     Ok(())
 }
 
-/// A clean folder with a program on the unpacked crate, and `more` dependencies.
+/// A clean folder with a program that names the crate as its users do, and `more` dependencies. The registry has the
+/// unpacked crates.
 fn lay_program(session: &Session, name: &str, more: &str) -> Result<PathBuf> {
     let (folder, unpacked) = (session.empty_folder(name)?, unpack(session, "packed")?);
     std::fs::create_dir(folder.join("src"))?;
     std::fs::write(folder.join("src/main.rs"), PROGRAM)?;
-    let manifest = format!(
-        "[package]\nname = \"{name}\"\nedition = \"2024\"\n\n[dependencies]\nhz3-core = {{ path = \"{}\" }}\n{more}\n\
-         [workspace]\n",
-        unpacked.display()
+    let mut manifest = format!(
+        "[package]\nname = \"{name}\"\nedition = \"2024\"\n\n[workspace]\n\n[dependencies]\nhz3 = \"0.1\"\n{more}\n\
+         [patch.crates-io]\n"
     );
+    for (one, _) in CRATES {
+        manifest += &format!("{one} = {{ path = \"{}\" }}\n", unpacked.join(folder_of(one)).display());
+    }
     std::fs::write(folder.join("Cargo.toml"), manifest)?;
     Ok(folder)
 }
 
-/// Packs the crate and unpacks it in an empty folder of that name; its own folder there.
+/// Packs the crates and unpacks them in an empty folder of that name.
 fn unpack(session: &Session, name: &str) -> Result<PathBuf> {
     let folder = session.empty_folder(name)?;
     let mut command = session.workspace.cargo();
-    command.args(["package", "--package", "hz3-core", "--allow-dirty", "--offline", "--no-verify"]);
+    command.args(["package", "--allow-dirty", "--offline", "--no-verify"]);
+    command.args(CRATES.iter().flat_map(|(name, _)| ["--package", name]));
     process::expect_success(&mut command, BUILD_TIME_LIMIT)?;
-    let file = concat!("package/hz3-core-", env!("CARGO_PKG_VERSION"), ".crate");
-    let packed = std::fs::File::open(session.workspace.target.join(file)).context(file)?;
-    tar::Archive::new(flate2::read::GzDecoder::new(packed)).unpack(&folder)?;
-    Ok(folder.join(concat!("hz3-core-", env!("CARGO_PKG_VERSION"))))
+    for (name, _) in CRATES {
+        let file = session.workspace.target.join("package").join(format!("{}.crate", folder_of(name)));
+        let packed = std::fs::File::open(&file).with_context(|| file.display().to_string())?;
+        tar::Archive::new(flate2::read::GzDecoder::new(packed)).unpack(&folder)?;
+    }
+    Ok(folder)
+}
+
+/// The folder in the packed crate, which is also the packed crate's name.
+fn folder_of(name: &str) -> String {
+    format!("{name}-{}", env!("CARGO_PKG_VERSION"))
 }
 
 /// The package has what it needs, and nothing that only the workspace has a use for.
-fn check_list(list: &str) -> Result<()> {
-    for name in NEEDED {
-        ensure!(list.lines().any(|line| line == name), "the package lacks {name}\n{list}");
+fn check_list(list: &str, more: &[&str]) -> Result<()> {
+    for name in NEEDED.iter().chain(more) {
+        ensure!(list.lines().any(|line| line == *name), "the package lacks {name}\n{list}");
     }
-    let other = list.lines().find(|line| line.starts_with("fuzz/") || line.starts_with("target/"));
+    let other = list.lines().find(|line| ["fuzz/", "hz3/", "target/"].iter().any(|folder| line.starts_with(folder)));
     ensure!(other.is_none(), "the package has {}", other.unwrap_or_default());
     Ok(())
 }
@@ -146,8 +153,13 @@ fn check_manifest(manifest: &str) -> Result<()> {
 /// The documentation is built without a warning: no link leads nowhere.
 fn documentation(session: &Session) -> Result<()> {
     let mut command = session.workspace.cargo();
-    command.args(["doc", "--package", "hz3-core", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
+    command.args(["doc", "--no-deps"]).args(CRATES.iter().flat_map(|(name, _)| ["--package", name]));
+    command.env("RUSTDOCFLAGS", "-D warnings");
     process::expect_success(&mut command, BUILD_TIME_LIMIT)?;
+    // Each type has its page there, not a link to the other crate's, and no example names the other crate.
+    let page = session.workspace.target.join("doc/hz3/struct.Hz3.html");
+    let text = std::fs::read_to_string(&page).with_context(|| page.display().to_string())?;
+    ensure!(text.contains("start_background_thread") && !text.contains("use </span>hz3_core"), "{}", page.display());
     Ok(())
 }
 
@@ -158,9 +170,12 @@ mod tests {
     #[test]
     fn a_package_without_a_needed_file_or_with_a_stray_one_is_refused() {
         let list = NEEDED.join("\n");
-        check_list(&list).unwrap();
-        assert!(check_list(&list.replace("LICENSE", "LICENCE")).unwrap_err().to_string().contains("lacks LICENSE"));
-        assert!(check_list(&format!("{list}\nfuzz/Cargo.toml")).is_err());
+        check_list(&list, &[]).unwrap();
+        assert!(check_list(&list, &["CHANGELOG.md"]).is_err());
+        assert!(
+            check_list(&list.replace("LICENSE", "LICENCE"), &[]).unwrap_err().to_string().contains("lacks LICENSE")
+        );
+        assert!(check_list(&format!("{list}\nfuzz/Cargo.toml"), &[]).is_err());
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub fn source_steps() -> Vec<Step> {
     vec![
         Step::new("format", |session| cargo(session, &["fmt", "--all", "--", "--check", "--color", "never"])),
         Step::new("clippy/std", |session| {
-            let packages = ["hz3-core", "hz3-preload", "hz3-bench-mt-remote", "hz3-tool", "hz3-eval", "xtask"];
+            let packages = ["hz3", "hz3-core", "hz3-preload", "hz3-bench-mt-remote", "hz3-tool", "hz3-eval", "xtask"];
             let mut arguments = vec!["clippy", "--all-targets"];
             arguments.extend(packages.iter().flat_map(|package| ["--package", package]));
             arguments.extend(["--", "-D", "warnings"]);
@@ -38,7 +38,7 @@ pub fn workspace_step() -> Step {
 
 /// The packages' own tests and the models of the lock-free structures.
 pub fn test_steps() -> Vec<Step> {
-    let mut steps: Vec<Step> = ["hz3-core", "hz3-bench-mt-remote", "hz3-tool", "hz3-eval", "xtask"]
+    let mut steps: Vec<Step> = ["hz3", "hz3-core", "hz3-bench-mt-remote", "hz3-tool", "hz3-eval", "xtask"]
         .into_iter()
         .map(|package| {
             Step::new(format!("unit/{package}"), move |session| cargo(session, &["test", "--package", package]))
