@@ -84,7 +84,7 @@ impl Packer {
         let mut command = Command::new(&self.0);
         command.args(["--package", PACKAGE, "--no-build", "--no-strip", "--output"]).arg(folder.join(""));
         if let Some(platform) = workspace.platform() {
-            command.args(["--target", platform]);
+            command.args(["--target", platform, "--variant", "cross"]);
         }
         command.current_dir(&workspace.root).env_remove("LD_PRELOAD");
         if std::env::var_os("SOURCE_DATE_EPOCH").is_none() {
@@ -96,7 +96,7 @@ impl Packer {
 }
 
 /// Where programs are installed that only this workspace uses.
-fn tools_folder(workspace: &Workspace) -> PathBuf {
+pub fn tools_folder(workspace: &Workspace) -> PathBuf {
     workspace.target.join("tools")
 }
 

@@ -26,8 +26,8 @@ const LIBRARY: &str = "hz3 is a memory allocator. Preloaded (see `hz3`(1)) or li
 /// How libhz3(3) says that programs are linked.
 const LINKING: [&str; 3] = [
     "cc program.c $(pkg-config --cflags --libs hz3)",
-    "cc program.c -lhakozuna_hz3_scale",
-    "find_package(hz3) target_link_libraries(program hz3::scale) # CMake",
+    "find_package(hz3 REQUIRED)",
+    "target_link_libraries(program hz3::scale)",
 ];
 
 /// Where each shell looks for completions of `hz3`, below the prefix.

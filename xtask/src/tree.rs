@@ -4,6 +4,7 @@
 //! ```text
 //!   bin/hz3                                   the command, which runs programs on hz3
 //!   include/hz3.h                             for programs that are linked with hz3
+//!   lib/cmake/hz3/                            find_package(hz3), for CMake
 //!   lib/libhakozuna_hz3_scale.a               the library for static programs
 //!   lib/libhakozuna_hz3_scale.so              the SONAME, a link to
 //!   lib/libhakozuna_hz3_scale.so.0.1.0        the library
@@ -27,6 +28,12 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The pkg-config file; `@VERSION@` and `@LANE@` stand for themselves.
 const PACKAGE_FILE: &str = include_str!("../../hz3-preload/include/hz3.pc.in");
+
+/// The files for CMake; `@VERSION@` stands for the version.
+const CMAKE_FILES: [(&str, &str); 2] = [
+    ("hz3-config.cmake", include_str!("../../hz3-preload/include/hz3-config.cmake.in")),
+    ("hz3-config-version.cmake", include_str!("../../hz3-preload/include/hz3-config-version.cmake.in")),
+];
 
 /// The profile that the command is built in.
 const PROFILE: &str = "tool";
@@ -80,6 +87,11 @@ pub fn entries(workspace: &Workspace) -> Result<Vec<Entry>> {
             path: format!("lib/pkgconfig/{name}.pc").into(),
             content: Content::File { bytes: text.into_bytes(), is_executable: false },
         });
+    }
+    for (name, text) in CMAKE_FILES {
+        let bytes = text.replace("@VERSION@", VERSION).into_bytes();
+        let content = Content::File { bytes, is_executable: false };
+        entries.push(Entry { path: format!("lib/cmake/hz3/{name}").into(), content });
     }
     entries.push(file(&workspace.root.join("hz3-preload/include/hz3.h"), "include/hz3.h".into())?);
     let documents = Path::new(DOCUMENTS);

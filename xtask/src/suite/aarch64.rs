@@ -19,17 +19,20 @@ use crate::library_shape::Library;
 use hz3::record::tuning_variables;
 use hz3::workspace::BUILD_TIME_LIMIT;
 use hz3::{Lane, process};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-const TARGET: &str = "aarch64-unknown-linux-gnu";
+/// The target.
+pub const TARGET: &str = "aarch64-unknown-linux-gnu";
 const COMPILER: Package = Package { command: "aarch64-linux-gnu-gcc", name: "gcc-aarch64-linux-gnu" };
 const CXX_COMPILER: Package = Package { command: "aarch64-linux-gnu-g++", name: "g++-aarch64-linux-gnu" };
 const EMULATOR: Package = Package { command: "qemu-aarch64", name: "qemu-user" };
 /// The C library's headers and, for the emulator, its loader.
 const C_LIBRARY: (&str, &str) = ("/usr/aarch64-linux-gnu/include/stdio.h", "libc6-dev-arm64-cross");
-const EMULATED: &str = "qemu-aarch64 -L /usr/aarch64-linux-gnu";
+/// The emulator's command line.
+pub const EMULATED: &str = "qemu-aarch64 -L /usr/aarch64-linux-gnu";
 const TIME_LIMIT: Duration = Duration::from_secs(120);
 
 /// Test crates of hz3-preload, what stands before the lane in the names of their tests, and cases: what has code of its own
@@ -96,27 +99,35 @@ pub fn steps() -> Vec<Step> {
     steps
 }
 
-/// The parts, and a cargo that builds with them, quickly. On AArch64 itself there is nothing to emulate.
+/// A cargo that builds for AArch64.
 fn cargo(session: &Session) -> Result<Command, Stop> {
+    let mut command = session.workspace.cargo();
+    command.envs(variables(session)?);
+    Ok(command)
+}
+
+/// What makes cargo build for AArch64, quickly, with all parts there. On AArch64 itself there is nothing to emulate.
+pub fn variables(session: &Session) -> Result<Vec<(String, OsString)>, Stop> {
     if cfg!(target_arch = "aarch64") {
         return Err(Stop::Skipped("the other steps run on AArch64 here".to_owned()));
     }
     package::require(&[COMPILER, CXX_COMPILER, EMULATOR])?;
     package::require_file(Path::new(C_LIBRARY.0), C_LIBRARY.1)?;
-    let mut command = session.workspace.cargo();
+    let mut variables: Vec<(String, OsString)> = Vec::new();
     if !has_standard_library() {
-        command.env("RUSTC", debian_rust::compiler(session, None, Some("arm64"))?);
+        variables.push(("RUSTC".to_owned(), debian_rust::compiler(session, None, Some("arm64"))?.into()));
     }
-    command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", COMPILER.command);
-    command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", EMULATED);
+    let mut set = |name: String, value: &str| variables.push((name, value.into()));
+    set("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER".to_owned(), COMPILER.command);
+    set("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER".to_owned(), EMULATED);
     for (option, value) in [("LTO", "off"), ("CODEGEN_UNITS", "16"), ("DEBUG", "false")] {
-        command.env(format!("CARGO_PROFILE_RELEASE_{option}"), value);
+        set(format!("CARGO_PROFILE_RELEASE_{option}"), value);
     }
-    Ok(command)
+    Ok(variables)
 }
 
 /// Where the results lie, apart from those of other compilers and profiles.
-fn folder(session: &Session) -> PathBuf {
+pub fn folder(session: &Session) -> PathBuf {
     session.workspace.target.join("aarch64")
 }
 

@@ -1,14 +1,16 @@
 //! Debian: the package of `cargo xtask dist --deb`, as dpkg sees it, unpacked and in use.
 
-use super::embedding;
 use super::package::{self, Package};
 use super::session::Session;
 use super::step::{Step, Stop, in_ci};
-use crate::debian::{Packer, installation};
+use super::{aarch64, embedding};
+use crate::debian::{Packer, installation, tools_folder};
+use crate::files::files_in;
 use anyhow::{Context, Result, ensure};
 use goblin::elf::Elf;
 use hz3::workspace::BUILD_TIME_LIMIT;
 use hz3::{Lane, Workspace, process};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -20,7 +22,8 @@ const TO_PACK: [Package; 5] = [
     Package { command: "strip", name: "binutils" },
     Package { command: "xz", name: "xz-utils" },
 ];
-const TO_USE: [Package; 4] = [
+const TO_USE: [Package; 5] = [
+    Package { command: "cmake", name: "cmake" },
     Package { command: "dpkg-deb", name: "dpkg" },
     Package { command: "dpkg", name: "dpkg" },
     Package { command: "cc", name: "gcc" },
@@ -29,11 +32,12 @@ const TO_USE: [Package; 4] = [
 const LINTIAN: Package = Package { command: "lintian", name: "lintian" };
 
 /// What the package must hold: the modes that dpkg lists, and the paths. The owner of all is root.
-const FILES: [(&str, &str); 16] = [
+const FILES: [(&str, &str); 17] = [
     ("-rwxr-xr-x", "./usr/bin/hz3"),
     ("-rw-r--r--", "./usr/include/hz3.h"),
     ("-rw-r--r--", "./usr/lib/libhakozuna_hz3_scale.a"),
     ("-rw-r--r--", "./usr/lib/libhakozuna_hz3_hardened.so"),
+    ("-rw-r--r--", "./usr/lib/cmake/hz3/hz3-config.cmake"),
     ("-rw-r--r--", "./usr/lib/pkgconfig/hz3.pc"),
     ("-rw-r--r--", "./usr/lib/pkgconfig/hz3-hardened.pc"),
     ("-rw-r--r--", "./usr/share/bash-completion/completions/hz3"),
@@ -53,7 +57,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(120);
 /// The package, and what lintian says of it. Lintian comes with more than a hundred packages: where it is missing the
 /// step is skipped, and CI, which may skip nothing and does not install it, does without the step.
 pub fn steps() -> Vec<Step> {
-    let mut steps = vec![Step::new("dist/deb", package_works)];
+    let mut steps = vec![Step::new("dist/deb", package_works), Step::new("dist/arm64", foreign_package_works)];
     if !in_ci() || which::which(LINTIAN.command).is_ok() {
         steps.push(Step::new("dist/lintian", lintian));
     }
@@ -91,18 +95,53 @@ fn package_works(session: &mut Session) -> Result<(), Stop> {
     let root = folder.join("root");
     process::expect_success(Command::new("dpkg").arg("-x").arg(&package).arg(&root), TIME_LIMIT)?;
     let architecture = process::expect_success(Command::new("dpkg").arg("--print-architecture"), TIME_LIMIT)?;
-    let mut glibc = Vec::new();
-    let libraries = Lane::ALL.map(|lane| format!("usr/lib/{}", lane.library()));
-    for file in libraries.iter().map(String::as_str).chain(["usr/bin/hz3"]) {
-        glibc = glibc.max(glibc_needed(&std::fs::read(root.join(file)).context(file.to_owned())?)?);
-    }
-    let glibc: Vec<String> = glibc.iter().map(u32::to_string).collect();
-    check_control(&dpkg_deb("--info", &package)?, architecture.stdout_text().trim(), &glibc.join("."))?;
+    check_control(&dpkg_deb("--info", &package)?, architecture.stdout_text().trim(), &glibc_of(&root)?)?;
+    check_bill(&folder, &root)?;
     for lane in Lane::ALL {
         command_preloads_its_library(&root.join("usr"), lane)?;
     }
     // The libraries were stripped on their way.
-    Ok(embedding::link_and_run(&session.workspace.root, &root.join("usr"), &folder, &[("cc", "c")])?)
+    embedding::link_and_run(&session.workspace.root, &root.join("usr"), &folder, &[("cc", "c")])?;
+    Ok(embedding::build_with_cmake(&session.workspace.root, &root.join("usr"), &folder)?)
+}
+
+/// The package for AArch64: what it holds, and, emulated, the command, which finds its libraries, and each library.
+fn foreign_package_works(session: &mut Session) -> Result<(), Stop> {
+    package::require(&TO_USE)?;
+    require_packer(&session.workspace)?;
+    let variables = aarch64::variables(session)?;
+    let folder = session.empty_folder("deb")?;
+    let mut dist = dist(session, &folder);
+    dist.args(["--target", aarch64::TARGET]).envs(variables).env("CARGO_TARGET_DIR", aarch64::folder(session));
+    dist.env("CARGO_PROFILE_TOOL_OPT_LEVEL", "0");
+    // The packer lies in the other build folder.
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = [tools_folder(&session.workspace).join("bin")].into_iter().chain(std::env::split_paths(&path));
+    let package = package_of(dist.env("PATH", std::env::join_paths(path).context("PATH")?))?;
+    check_contents(&dpkg_deb("--contents", &package)?)?;
+    let root = folder.join("root");
+    process::expect_success(Command::new("dpkg").arg("-x").arg(&package).arg(&root), TIME_LIMIT)?;
+    check_control(&dpkg_deb("--info", &package)?, "arm64", &glibc_of(&root)?)?;
+    let command = root.join("usr/bin/hz3");
+    for lane in Lane::ALL {
+        let run = |options: &[&str], words: &[&str]| {
+            let mut emulator = Command::new("env");
+            emulator
+                .args(["-u", "LD_PRELOAD"])
+                .args(aarch64::EMULATED.split(' '))
+                .args(options)
+                .arg(&command)
+                .args(words);
+            process::expect_success(&mut emulator, TIME_LIMIT)
+        };
+        let library = run(&[], &["--lane", lane.name(), "--library"])?.stdout_text().trim_end().to_owned();
+        let preload = format!("LD_PRELOAD={library}");
+        let said = run(&["-E", &preload, "-E", "HZ3_VERBOSE=1"], &["--version"])?.text();
+        if !said.contains(&format!(" lane {lane}\n")) {
+            return Err(Stop::failed(format!("{library} does not serve\n{said}")));
+        }
+    }
+    Ok(())
 }
 
 /// Runs `dist --deb`, which prints the package's path first.
@@ -160,6 +199,41 @@ fn glibc_needed(library: &[u8]) -> Result<Vec<u32>> {
         numbers.map(|number| number.parse().ok()).collect()
     });
     versions.max().context("no symbol has a version of glibc")
+}
+
+/// As [`glibc_needed`], of all that an unpacked package has.
+fn glibc_of(root: &Path) -> Result<String> {
+    let mut glibc = Vec::new();
+    let libraries = Lane::ALL.map(|lane| format!("usr/lib/{}", lane.library()));
+    for file in libraries.iter().map(String::as_str).chain(["usr/bin/hz3"]) {
+        glibc = glibc.max(glibc_needed(&std::fs::read(root.join(file)).context(file.to_owned())?)?);
+    }
+    Ok(glibc.iter().map(u32::to_string).collect::<Vec<_>>().join("."))
+}
+
+/// Every package that the files name, in the places where their code may panic, stands in the bill.
+fn check_bill(folder: &Path, root: &Path) -> Result<()> {
+    let name = format!("{}-linux.cdx.json", std::env::consts::ARCH);
+    let mut bills = files_in(folder)?;
+    bills.retain(|file| file.to_string_lossy().ends_with(&name) && file.components().count() == 1);
+    ensure!(bills.len() == 1, "{} bills of materials", bills.len());
+    let bill: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.join(&bills[0])).context("the bill")?).context("JSON")?;
+    let components = bill["components"].as_array().context("no components")?;
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let listed: BTreeSet<String> =
+        components.iter().map(|one| format!("{}-{}", text(&one["name"]), text(&one["version"]))).collect();
+    let named = regex_lite::Regex::new(r"/registry/src/[^/]+/([A-Za-z0-9_.+-]+)/").context("a pattern")?;
+    let mut found = BTreeSet::new();
+    for file in ["usr/bin/hz3", "usr/lib/libhakozuna_hz3_scale.a"] {
+        let bytes = std::fs::read(root.join(file)).context(file)?;
+        let text = String::from_utf8_lossy(&bytes);
+        found.extend(named.captures_iter(&text).map(|package| package[1].to_owned()));
+    }
+    ensure!(found.len() > 10, "the files name {} packages", found.len());
+    let missing: Vec<&String> = found.difference(&listed).collect();
+    ensure!(missing.is_empty(), "the bill of materials lacks {missing:?}");
+    Ok(())
 }
 
 fn check_control(info: &str, architecture: &str, glibc: &str) -> Result<()> {

@@ -64,6 +64,29 @@ pub fn link_and_run(root: &Path, prefix: &Path, folder: &Path, compilers: &[(&st
     Ok(())
 }
 
+/// Builds the embedding program by CMake with each lane of the tree at `prefix`, and runs it.
+pub fn build_with_cmake(root: &Path, prefix: &Path, folder: &Path) -> Result<()> {
+    let build = folder.join("cmake");
+    let header = std::fs::read_to_string(prefix.join("include/hz3.h")).context("hz3.h")?;
+    let cmake = |words: &[&str]| {
+        let mut command = Command::new("cmake");
+        command.args(words).arg(&build).env_remove("LD_PRELOAD").env("CMAKE_PREFIX_PATH", prefix);
+        process::expect_success(&mut command, TIME_LIMIT)
+    };
+    let source = root.join("hz3-preload/tests/cmake");
+    cmake(&["-S", &source.to_string_lossy(), "-B"])?;
+    cmake(&["--build"])?;
+    for lane in Lane::ALL {
+        for name in [format!("{lane}"), format!("{lane}_static")] {
+            let captured =
+                process::expect_success(Command::new(build.join(&name)).env_remove("LD_PRELOAD"), TIME_LIMIT)?;
+            is_the_table(&captured.stdout_text(), &header, lane)
+                .with_context(|| format!("{name}\n{}", captured.text()))?;
+        }
+    }
+    Ok(())
+}
+
 /// What pkg-config says of the lane.
 fn flags(prefix: &Path, lane: Lane, is_static: bool) -> Result<Vec<String>> {
     let mut command = Command::new("pkg-config");

@@ -24,6 +24,7 @@ mod plug_ins;
 mod profile;
 mod programs;
 mod publish;
+mod recipes;
 mod rust_checks;
 mod session;
 mod statistics;
@@ -114,6 +115,7 @@ fn all_steps() -> Vec<Step> {
     steps.extend(plug_ins::steps());
     steps.extend(pages::steps());
     steps.extend(debian::steps());
+    steps.extend(recipes::steps());
     steps.extend(benchmark::steps());
     steps.extend(memory::steps());
     steps.extend(thread_batches::steps());
