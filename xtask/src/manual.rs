@@ -4,7 +4,6 @@
 //!
 //! Outside rules: man-pages(7), groff_man(7); where bash-completion, zsh and fish look for files.
 
-use crate::tree::{Content, Entry, VERSION};
 use anyhow::{Context, Result, ensure};
 use clap::{Command, CommandFactory};
 use clap_complete::Shell;
@@ -13,6 +12,7 @@ use hz3::command_line::{self, Arguments};
 use roff::{Inline, Roff, bold, roman};
 use std::path::Path;
 
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 const MANUAL: &str = "hz3 manual";
 const CHANGELOG: &str = include_str!("../../hz3-preload/debian/changelog");
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
@@ -46,8 +46,8 @@ fn date() -> Result<String> {
     Ok(format!("{year}-{month:02}-{day:0>2}"))
 }
 
-/// All pages and completions; `root` is the workspace's, whose hz3.h and options are read.
-pub fn entries(root: &Path) -> Result<Vec<Entry>> {
+/// All pages and completions, with their paths below the prefix; `root` is the workspace's, whose hz3.h and options are read.
+pub fn files(root: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     let text = |name: &str| std::fs::read_to_string(root.join(name)).with_context(|| name.to_owned());
     let mut files = command_pages()?;
     let library = library_page(&text("hz3-preload/include/hz3.h")?, &text("docs/options.md")?)?;
@@ -61,11 +61,7 @@ pub fn entries(root: &Path) -> Result<Vec<Entry>> {
         clap_complete::generate(shell, &mut visible, "hz3", &mut script);
         files.push((path.to_owned(), script));
     }
-    let entry = |(path, bytes): (String, _)| Entry {
-        path: path.into(),
-        content: Content::File { bytes, is_executable: false },
-    };
-    Ok(files.into_iter().map(entry).collect())
+    Ok(files)
 }
 
 /// hz3(1), and a page for each of its commands, such as hz3-top(1).
@@ -236,9 +232,8 @@ mod tests {
             assert!(String::from_utf8_lossy(page).contains(&format!("\\-\\-{option}")), "{name}");
         }
         assert_eq!(pages.len(), 6);
-        for Entry { path, content } in entries(&Workspace::locate().unwrap().root).unwrap() {
-            let Content::File { bytes, .. } = content else { unreachable!() };
-            assert!(!String::from_utf8_lossy(&bytes).contains("launch"), "{}", path.display());
+        for (path, bytes) in files(&Workspace::locate().unwrap().root).unwrap() {
+            assert!(!String::from_utf8_lossy(&bytes).contains("launch"), "{path}");
         }
     }
 

@@ -72,7 +72,10 @@ impl Content {
 pub fn entries(workspace: &Workspace) -> Result<Vec<Entry>> {
     let command =
         std::fs::read(workspace.build_program(PROFILE, "hz3-tool", "hz3")?).context("can't read the command")?;
-    let mut entries = manual::entries(&workspace.root)?;
+    let pages = manual::files(&workspace.root)?.into_iter();
+    let mut entries: Vec<Entry> = pages
+        .map(|(path, bytes)| Entry { path: path.into(), content: Content::File { bytes, is_executable: false } })
+        .collect();
     entries.push(Entry { path: "bin/hz3".into(), content: Content::File { bytes: command, is_executable: true } });
     for lane in Lane::ALL {
         let library = workspace.build_library(lane)?;

@@ -35,8 +35,8 @@ pub fn steps() -> Vec<Step> {
 fn pages_are_read(session: &mut Session) -> Result<(), Stop> {
     package::require(&NEEDED)?;
     let folder = session.empty_folder("pages")?;
-    for entry in manual::entries(&session.workspace.root)? {
-        put(&folder.join(&entry.path), &entry.content)?;
+    for (path, bytes) in manual::files(&session.workspace.root)? {
+        put(&folder.join(path), &Content::File { bytes, is_executable: false })?;
     }
     for page in files_in(&folder.join("share/man"))? {
         check_page(&folder.join("share/man").join(page))?;

@@ -1,6 +1,6 @@
 //! Watch: carries `top` out: finds or starts the process, and reads its page again and again.
 
-use super::Arguments;
+use super::arguments::Arguments;
 use super::page_file::{self, PageFile, Process, Reading, VARIABLE};
 use super::view::{self, Rates, Subject};
 use crate::home::Home;
