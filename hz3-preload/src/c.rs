@@ -366,6 +366,8 @@ macro_rules! export_c {
             cfree => free;
         }
 
+        // musl makes its own calls by these names, some with a lock held that its fork takes after the fork handlers.
+        #[cfg(target_env = "gnu")]
         $crate::further_names! {
             /// malloc(3), by glibc's private name.
             ///
@@ -429,13 +431,13 @@ macro_rules! export_c {
 
         /// mallinfo(3): counts wrap at 2^31.
         #[unsafe(no_mangle)]
-        pub extern "C" fn mallinfo() -> $crate::libc::mallinfo {
+        pub extern "C" fn mallinfo() -> $crate::report::Mallinfo {
             $crate::report::mallinfo::<$lane>()
         }
 
         /// mallinfo2(3).
         #[unsafe(no_mangle)]
-        pub extern "C" fn mallinfo2() -> $crate::libc::mallinfo2 {
+        pub extern "C" fn mallinfo2() -> $crate::report::Mallinfo2 {
             $crate::report::mallinfo2::<$lane>()
         }
 

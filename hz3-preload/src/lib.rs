@@ -7,6 +7,7 @@
 pub mod c;
 pub mod cxx;
 pub mod entry;
+#[cfg(target_env = "gnu")]
 pub mod loader;
 pub mod output;
 pub mod page;
@@ -14,6 +15,7 @@ pub mod profile;
 pub mod region;
 pub mod report;
 pub mod statistics;
+#[cfg(target_env = "gnu")]
 pub mod symbol_versions;
 
 #[doc(hidden)]
@@ -42,7 +44,10 @@ macro_rules! export_lane {
         $crate::export_c!($lane, $version);
         $crate::export_regions!($lane);
         $crate::export_cxx!($lane);
+        // musl has neither `RTLD_DEEPBIND` nor symbol versions.
+        #[cfg(target_env = "gnu")]
         $crate::export_loader!($lane);
+        #[cfg(target_env = "gnu")]
         $crate::oldest_versions!();
 
         // Tells hz3-core that the constructor keeps the object loaded, and so the first `malloc`, which may be the
@@ -65,7 +70,11 @@ macro_rules! export_lane {
                 // Does something only where the static library is part of somebody's shared one.
                 $crate::hz3_core::process::keep_loaded::keep();
                 operators::prepare();
+                #[cfg(target_env = "gnu")]
                 loader::prepare();
+                // musl locks its list of fork handlers while they run: hz3's must be in it before one of them allocates.
+                #[cfg(target_env = "musl")]
+                $crate::hz3_core::process::lifecycle::start::<$lane>();
                 $crate::report::banner::<$lane>();
                 $crate::profile::begin_if_wanted::<$lane>();
                 $crate::page::begin_if_wanted::<$lane>();

@@ -44,6 +44,36 @@ impl Write for Text {
     }
 }
 
+/// Defines a `struct mallinfo` of numbers of a type. The `libc` crate has them for glibc alone.
+macro_rules! mallinfo {
+    ($(#[$attribute:meta])* $name:ident: $number:ty) => {
+        $(#[$attribute])*
+        #[repr(C)]
+        #[allow(missing_docs, reason = "the table of `mallinfo2` has the fields")]
+        pub struct $name {
+            pub arena: $number,
+            pub ordblks: $number,
+            pub smblks: $number,
+            pub hblks: $number,
+            pub hblkhd: $number,
+            pub usmblks: $number,
+            pub fsmblks: $number,
+            pub uordblks: $number,
+            pub fordblks: $number,
+            pub keepcost: $number,
+        }
+    };
+}
+
+mallinfo! {
+    /// mallinfo(3): `struct mallinfo`.
+    Mallinfo: i32
+}
+mallinfo! {
+    /// mallinfo(3): `struct mallinfo2`.
+    Mallinfo2: usize
+}
+
 /// `mallinfo2`, with fields as close to glibc's as possible: `arena = uordblks + fordblks`, and `hblkhd` is separate.
 /// Exact while no thread allocates or frees. Bytes, except for `hblks`.
 ///
@@ -56,9 +86,9 @@ impl Write for Text {
 /// | `keepcost` | part of `fordblks`: dirty runs, which `malloc_trim` purges |
 /// | `hblks`, `hblkhd` | number and bytes of direct mappings |
 /// | `ordblks`, `smblks`, `usmblks` | 0: not counted |
-pub fn mallinfo2<L: Lane>() -> libc::mallinfo2 {
+pub fn mallinfo2<L: Lane>() -> Mallinfo2 {
     let stats = collect::<L>();
-    libc::mallinfo2 {
+    Mallinfo2 {
         arena: stats.committed_bytes,
         ordblks: 0,
         smblks: 0,
@@ -73,9 +103,9 @@ pub fn mallinfo2<L: Lane>() -> libc::mallinfo2 {
 }
 
 /// `mallinfo`: [`mallinfo2`] in ints that wrap.
-pub fn mallinfo<L: Lane>() -> libc::mallinfo {
+pub fn mallinfo<L: Lane>() -> Mallinfo {
     let wide = mallinfo2::<L>();
-    libc::mallinfo {
+    Mallinfo {
         arena: wide.arena as i32,
         ordblks: wide.ordblks as i32,
         smblks: wide.smblks as i32,

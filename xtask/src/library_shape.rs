@@ -2,13 +2,15 @@
 //!
 //! Checked: the exported names are the C allocation functions, the C++ operators and `hz3_*` names,
 //! all of the first two and nothing else, each function at an address of its own; thread-local storage is small, because glibc takes it out
-//! of every thread's stack; the library has its SONAME and needs the C library only, of a version that every distribution
-//! in use has; and neither is its stack executable nor its code relocated.
+//! of every thread's stack; the library has its SONAME and needs the C library only, glibc of a version that every
+//! distribution in use has, or musl without a function that this one lacks; and neither is its stack executable nor its code
+//! relocated.
 
 use anyhow::{Context, Result, ensure};
 use goblin::elf::Elf;
 use goblin::elf::dynamic::{DF_TEXTREL, DT_FLAGS, DT_TEXTREL};
 use goblin::elf::program_header::{PF_X, PT_GNU_STACK, PT_TLS};
+use goblin::elf::sym::STB_WEAK;
 use goblin::elf::symver::VER_FLG_WEAK;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,7 +19,7 @@ use std::path::Path;
 const TLS_LIMIT_BYTES: u64 = 64;
 
 /// The C functions that a library must export.
-const C_FUNCTIONS: [&str; 29] = [
+const C_FUNCTIONS: [&str; 20] = [
     "malloc",
     "free",
     "calloc",
@@ -38,6 +40,10 @@ const C_FUNCTIONS: [&str; 29] = [
     "mallinfo2",
     "malloc_stats",
     "malloc_info",
+];
+
+/// Those that one for glibc exports besides.
+const GLIBC_FUNCTIONS: [&str; 9] = [
     "__libc_malloc",
     "__libc_free",
     "__libc_calloc",
@@ -77,6 +83,9 @@ const CPP_OPERATORS: [&str; 20] = [
 /// The libraries that a library may need: the C library and its loader.
 const ALLOWED_NEEDS: [&str; 3] = ["libc.so.6", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"];
 
+/// As [`ALLOWED_NEEDS`], with musl, whose loader takes the name for itself.
+const MUSL_NEEDS: [&str; 1] = ["libc.so"];
+
 /// The newest version of glibc that may be needed, whatever the library was linked with.
 const NEWEST_GLIBC: (u32, u32) = (2, 17);
 
@@ -87,6 +96,8 @@ pub struct Library {
     /// Each function's names, where it has several.
     shared: Vec<String>,
     imports: BTreeSet<String>,
+    /// Those of the imports without which it does not load.
+    wanted: BTreeSet<String>,
     soname: Option<String>,
     needs: Vec<String>,
     /// Symbol versions without which it does not load.
@@ -107,7 +118,7 @@ impl Library {
             at.entry(symbol.st_value).or_default().extend(elf.dynstrtab.get_at(symbol.st_name));
         }
         let shared = at.values().filter(|names| names.len() > 1).map(|names| names.join(" and ")).collect();
-        let names = |symbols: Vec<goblin::elf::Sym>| {
+        let names = |symbols: &[goblin::elf::Sym]| {
             let names = symbols.iter().filter_map(|symbol| elf.dynstrtab.get_at(symbol.st_name));
             names.filter(|name| !name.is_empty()).map(str::to_owned).collect()
         };
@@ -118,9 +129,10 @@ impl Library {
             .flat_map(|dynamic| &dynamic.dyns)
             .any(|entry| entry.d_tag == DT_TEXTREL || (entry.d_tag == DT_FLAGS && entry.d_val & DF_TEXTREL != 0));
         Ok(Library {
-            exports: names(exports),
+            exports: names(&exports),
             shared,
-            imports: names(imports),
+            imports: names(&imports),
+            wanted: names(&imports.into_iter().filter(|symbol| symbol.st_bind() != STB_WEAK).collect::<Vec<_>>()),
             soname: elf.soname.map(str::to_owned),
             needs: elf.libraries.iter().map(|&name| name.to_owned()).collect(),
             versions: needed_versions(&elf),
@@ -142,14 +154,29 @@ impl Library {
 
     /// Checks everything; the error lists all that is wrong.
     pub fn check(&self, soname: &str) -> Result<()> {
-        let faults = self.faults(soname);
+        let faults = self.faults(soname, None);
         ensure!(faults.is_empty(), "{}", faults.join("\n"));
         Ok(())
     }
 
-    fn faults(&self, soname: &str) -> Vec<String> {
+    /// As [`Library::check`], of a library for musl, which is `c_library`.
+    pub fn check_for_musl(&self, soname: &str, c_library: &Library) -> Result<()> {
+        let faults = self.faults(soname, Some(c_library));
+        ensure!(faults.is_empty(), "{}", faults.join("\n"));
+        Ok(())
+    }
+
+    fn faults(&self, soname: &str, musl: Option<&Library>) -> Vec<String> {
         let mut faults = Vec::new();
-        let required = || C_FUNCTIONS.iter().chain(&CPP_OPERATORS);
+        let further = if musl.is_some() { &[][..] } else { &GLIBC_FUNCTIONS };
+        let needs = if musl.is_some() { &MUSL_NEEDS[..] } else { &ALLOWED_NEEDS };
+        let required = || C_FUNCTIONS.iter().chain(further).chain(&CPP_OPERATORS);
+        if let Some(musl) = musl {
+            let there = |name: &&String| musl.exports.contains(*name) || self.exports.contains(*name);
+            let lacking = self.wanted.iter().filter(|name| !there(name));
+            faults.extend(lacking.map(|name| format!("musl has no {name}")));
+            faults.extend(self.versions.iter().map(|version| format!("{version} is needed, and musl has no versions")));
+        }
         for name in required().filter(|name| !self.exports.contains(**name)) {
             faults.push(format!("{name} is not exported"));
         }
@@ -164,7 +191,7 @@ impl Library {
         if self.soname.as_deref() != Some(soname) {
             faults.push(format!("the SONAME is {:?}, not {soname}", self.soname));
         }
-        for name in self.needs.iter().filter(|name| !ALLOWED_NEEDS.contains(&name.as_str())) {
+        for name in self.needs.iter().filter(|name| !needs.contains(&name.as_str())) {
             faults.push(format!("{name} is needed"));
         }
         for version in self.versions.iter().filter(|version| !is_old(version)) {
@@ -211,7 +238,12 @@ mod tests {
 
     fn sound() -> Library {
         Library {
-            exports: C_FUNCTIONS.iter().chain(&CPP_OPERATORS).map(|name| name.to_string()).collect(),
+            exports: C_FUNCTIONS
+                .iter()
+                .chain(&GLIBC_FUNCTIONS)
+                .chain(&CPP_OPERATORS)
+                .map(|name| name.to_string())
+                .collect(),
             soname: Some("libx.so".to_owned()),
             needs: vec!["libc.so.6".to_owned()],
             tls_bytes: 8,
@@ -237,7 +269,22 @@ mod tests {
         library.text_relocations = true;
         library.shared.push("free and cfree".to_owned());
         library.versions = ["GLIBC_2.2.5", "GLIBC_2.17", "GLIBC_2.18", "GLIBC_ABI_DT_RELR"].map(str::to_owned).into();
-        assert_eq!(library.faults("liby.so").len(), 10);
+        assert_eq!(library.faults("liby.so", None).len(), 10);
+    }
+
+    #[test]
+    fn what_only_glibc_has_is_a_fault_of_a_library_for_musl() {
+        let musl = Library { exports: ["mmap".to_owned()].into(), ..Library::default() };
+        let mut library = sound();
+        library.exports.retain(|name| !GLIBC_FUNCTIONS.contains(&name.as_str()));
+        library.needs = vec!["libc.so".to_owned()];
+        library.wanted = ["mmap".to_owned()].into();
+        assert_eq!(library.faults("libx.so", Some(&musl)), Vec::<String>::new());
+        library.wanted.insert("__register_atfork".to_owned());
+        library.versions.insert("GLIBC_2.17".to_owned());
+        library.exports.insert("__libc_malloc".to_owned());
+        library.needs.push("libc.so.6".to_owned());
+        assert_eq!(library.faults("libx.so", Some(&musl)).len(), 4);
     }
 
     #[test]

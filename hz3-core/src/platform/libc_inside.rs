@@ -58,11 +58,11 @@ weak!(register_atfork, "__register_atfork");
 weak!(stack_end, "__libc_stack_end");
 weak!(program_name, "program_invocation_name");
 
-/// Whether the process has a single thread. False if that can't be told.
-pub fn is_single_threaded() -> bool {
+/// Whether the process has a single thread. `None`: the C library does not tell.
+pub fn is_single_threaded() -> Option<bool> {
     let flag = single_threaded().cast::<u8>();
     // SAFETY: not null, so the C library's variable, a byte. Volatile: pthread_create(3) changes it.
-    !flag.is_null() && unsafe { flag.read_volatile() } != 0
+    (!flag.is_null()).then(|| unsafe { flag.read_volatile() } != 0)
 }
 
 // A reference has the version that the linker found, and an older C library then loads no object with it.
@@ -93,13 +93,13 @@ pub unsafe fn set_single_threaded(flag: *mut c_void) {
 const FIRST_STACK_BYTES: usize = 1 << 20;
 
 /// Whether the caller runs near the end of the process's first stack, as at the start of its first thread. False if that
-/// can't be told.
-pub fn is_on_first_stack() -> bool {
+/// can't be told. `random`: the address of the kernel's random bytes, which lie just above that end.
+pub fn is_on_first_stack(random: impl FnOnce() -> usize) -> bool {
     let stack_end = stack_end().cast::<*const u8>();
-    let here = 0_u8;
     // SAFETY: not null, so glibc's variable.
-    !stack_end.is_null()
-        && unsafe { stack_end.read() }.addr().wrapping_sub((&raw const here).addr()) < FIRST_STACK_BYTES
+    let end = if stack_end.is_null() { random() } else { unsafe { stack_end.read() }.addr() };
+    let here = 0_u8;
+    end.wrapping_sub((&raw const here).addr()) < FIRST_STACK_BYTES
 }
 
 /// The environment that the kernel gave the process, an array that ends in null, where the C library has not begun: in

@@ -57,10 +57,15 @@ pub fn vdso() -> usize {
     calling_out(|| unsafe { libc::getauxval(libc::AT_SYSINFO_EHDR) }) as usize
 }
 
-/// The 16 random bytes that the kernel gives a process; zeros if it gives none.
-fn random_words() -> [u64; 2] {
+/// The address of the 16 random bytes that the kernel gives a process; 0 if it gives none.
+fn random_bytes() -> usize {
     // SAFETY: no precondition.
-    let bytes = calling_out(|| unsafe { libc::getauxval(libc::AT_RANDOM) }) as usize;
+    calling_out(|| unsafe { libc::getauxval(libc::AT_RANDOM) }) as usize
+}
+
+/// Those bytes; zeros if there are none.
+fn random_words() -> [u64; 2] {
+    let bytes = random_bytes();
     if bytes == 0 {
         return [0; 2];
     }
@@ -409,7 +414,7 @@ unsafe impl Os for Linux {
     }
 
     fn is_on_first_stack() -> bool {
-        libc_inside::is_on_first_stack()
+        libc_inside::is_on_first_stack(random_bytes)
     }
 
     fn begin_fork() {

@@ -89,7 +89,8 @@ pub unsafe extern "C" fn before<L: Lane>() {
     let allocator = L::allocator();
     if is_held(allocator) {
         allocator.pages.runs.forks.begin_nested();
-    } else if !libc_inside::is_single_threaded() {
+    // musl and older versions of glibc do not tell; the system does.
+    } else if !libc_inside::is_single_threaded().unwrap_or_else(|| L::Os::thread_count() == 1) {
         acquire_all(allocator);
     }
 }

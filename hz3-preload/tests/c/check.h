@@ -40,6 +40,34 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#ifndef __GLIBC__
+/* What glibc's malloc.h has, hz3 exports everywhere, and no other C library declares. */
+#define M_MXFAST 1
+#define M_TRIM_THRESHOLD (-1)
+#define M_TOP_PAD (-2)
+#define M_MMAP_THRESHOLD (-3)
+#define M_MMAP_MAX (-4)
+#define M_CHECK_ACTION (-5)
+#define M_PERTURB (-6)
+#define M_ARENA_TEST (-7)
+#define M_ARENA_MAX (-8)
+struct mallinfo {
+    int arena, ordblks, smblks, hblks, hblkhd, usmblks, fsmblks, uordblks, fordblks, keepcost;
+};
+struct mallinfo2 {
+    size_t arena, ordblks, smblks, hblks, hblkhd, usmblks, fsmblks, uordblks, fordblks, keepcost;
+};
+/* Weak: programs are linked with the C library alone. */
+#define CHECK_WEAK __attribute__((weak))
+CHECK_WEAK struct mallinfo mallinfo(void);
+CHECK_WEAK struct mallinfo2 mallinfo2(void);
+CHECK_WEAK int malloc_info(int, FILE *);
+CHECK_WEAK int malloc_trim(size_t);
+CHECK_WEAK int mallopt(int, int);
+CHECK_WEAK void malloc_stats(void);
+CHECK_WEAK void *pvalloc(size_t);
+#endif
+
 #define CHECK_UNUSED __attribute__((unused))
 #define CHECK_SKIPPED 77
 #define KIB ((size_t)1024)
@@ -137,6 +165,15 @@ static CHECK_UNUSED void *check_symbol_if_any(const char *name) {
     if (check_library_of(symbol) != check_library_of(dlsym(RTLD_DEFAULT, "malloc"))) return NULL;
     return symbol;
 }
+
+/* Runs a function before every constructor; musl has no such moment, and there first of them. */
+#ifdef __GLIBC__
+#define CHECK_RUN_FIRST(function) \
+    __attribute__((section(".preinit_array"), used)) static void (*const check_first)(void) = function
+#else
+#define CHECK_RUN_FIRST(function) \
+    __attribute__((constructor(101))) static void check_first(void) { function(); }
+#endif
 
 /* ---- cases ------------------------------------------------------------------------------- */
 

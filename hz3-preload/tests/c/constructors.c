@@ -24,14 +24,10 @@ static void run_stage(int stage) {
     stages_done++;
 }
 
-static void before_constructors(int argc, char **argv, char **environment) {
-    (void)argc, (void)argv, (void)environment;
-    run_stage(BEFORE_CONSTRUCTORS);
-}
-__attribute__((section(".preinit_array"), used)) static void (*const preinit)(
-    int, char **, char **) = before_constructors;
+static void before_constructors(void) { run_stage(BEFORE_CONSTRUCTORS); }
+CHECK_RUN_FIRST(before_constructors);
 
-__attribute__((constructor(101))) static void first_constructor(void) {
+__attribute__((constructor(102))) static void first_constructor(void) {
     run_stage(FIRST_CONSTRUCTOR);
 }
 

@@ -8,10 +8,14 @@ static void take(int count, char **arguments, char **variables) {
     early = malloc(100);
 }
 
+/* musl knows no such section. */
 __attribute__((section(".preinit_array"), used)) static void (*first)(int, char **, char **) = take;
 
 static void a_block_from_before_is_freed(void) {
+#ifdef __GLIBC__
     CHECK(early != NULL);
+#endif
+    if (early == NULL) return;
     memset(early, 1, 100);
     free(early);
     free(malloc(100));

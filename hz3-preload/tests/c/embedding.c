@@ -14,6 +14,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#ifndef __GLIBC__
+void malloc_stats(void);
+#endif
+
 #define CHECK(condition)                                                           \
     do {                                                                           \
         if (!(condition)) {                                                        \

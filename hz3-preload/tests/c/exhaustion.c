@@ -308,10 +308,12 @@ static void ordinary_work_gets_done(void) {
     limit_bytes();
     for (uintptr_t i = 0; i < THREADS; i++) threads[i] = small_thread(work, (void *)(i + 1));
     for (int i = 0; i < THREADS; i++) check_join(threads[i]);
+#ifdef __GLIBC__ /* the shell may have another C library */
     char text[64] = "";
     FILE *pipe = popen("echo spoken", "r");
     CHECK(pipe != NULL && fgets(text, sizeof text, pipe) != NULL && strcmp(text, "spoken\n") == 0);
     CHECK(pclose(pipe) == 0);
+#endif
 }
 
 CHECK_MAIN(CASE(ordinary_work_gets_done),

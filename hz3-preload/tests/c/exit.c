@@ -59,7 +59,12 @@ static void exit_is_called_by_a_thread_while_others_allocate(void) {
     end_children(exit_from_a_thread);
 }
 
-static void the_main_thread_ends_before_the_others(void) { end_children(end_with_the_last_thread); }
+static void the_main_thread_ends_before_the_others(void) {
+#ifndef __GLIBC__
+    check_skip("in a forked child, musl 1.2.3 keeps its list of threads locked when the first thread ends");
+#endif
+    end_children(end_with_the_last_thread);
+}
 
 static void quick_exit_runs_handlers_that_allocate(void) {
     end_children(quick_exit_with_a_handler);
@@ -82,12 +87,16 @@ static void handler(void) {
     CHECK(block_of_main != NULL);
 }
 
+#ifdef __GLIBC__
 static void handler_with_status(int status, void *block) {
     CHECK(status == 3);
     check_filled(block, 2000, 5);
     free(block);
     handler();
 }
+#else
+#define on_exit(function, block) (free(block), atexit(handler))
+#endif
 
 /* Registered first, so it runs last: turns the exit status into success if all others ran. */
 static void last_handler(void) {
@@ -121,6 +130,9 @@ static void fork_at_the_end(void) {
 
 /* exit(3) ends with the destructors of the libraries: the allocator's have run, and its handlers must still work. */
 static void a_destructor_that_runs_last_forks(void) {
+#ifndef __GLIBC__
+    check_skip("musl's fork waits for its loader's lock, which its exit holds");
+#endif
     CHECK_THAT(check_arguments[0] != NULL, "the plugin's path is missing");
     void *plugin = dlopen(check_arguments[0], RTLD_NOW | RTLD_LOCAL);
     CHECK_THAT(plugin != NULL, "%s", dlerror());

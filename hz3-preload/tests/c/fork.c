@@ -12,6 +12,13 @@ extern char **environ;
 
 #define BLOCKS 500
 
+/* A program with the same C library, so that the preloaded library fits it, and its argument. */
+#ifdef __GLIBC__
+#define OTHER_PROGRAM "true", NULL
+#else
+#define OTHER_PROGRAM "/proc/self/exe", (char *)"--list"
+#endif
+
 static struct churn_block *own_blocks[BLOCKS];
 
 static void *churn_a_little(void *seed) {
@@ -168,12 +175,12 @@ static void a_child_has_room_that_its_parents_threads_left(void) {
 }
 
 static void a_vfork_child_executes_a_program(void) {
-    char *const arguments[] = {(char *)"true", NULL};
+    char *const arguments[] = {(char *)OTHER_PROGRAM, NULL};
     churn_start(3);
     for (int round = 0; round < 100; round++) {
         pid_t child = vfork();
         if (child == 0) {
-            execvp("true", arguments);
+            execvp(arguments[0], arguments);
             _exit(99);
         }
         check_child_passed(child);
@@ -205,12 +212,15 @@ static void a_vfork_child_may_allocate_and_free(void) {
 }
 
 static void programs_are_spawned_by_a_threaded_process(void) {
-    char *const arguments[] = {(char *)"true", NULL};
+    char *const arguments[] = {(char *)OTHER_PROGRAM, NULL};
     churn_start(3);
     for (int round = 0; round < 60; round++) {
         pid_t child;
-        CHECK(posix_spawnp(&child, "true", NULL, NULL, arguments, environ) == 0);
+        CHECK(posix_spawnp(&child, arguments[0], NULL, NULL, arguments, environ) == 0);
         check_child_passed(child);
+#ifndef __GLIBC__
+        continue; /* the shell has another C library */
+#endif
         CHECK(system("exit 0") == 0);
         char text[32] = "";
         FILE *pipe = popen("echo spoken", "r");
@@ -278,6 +288,9 @@ static void *read_long_lines(void *text) {
 
 /* fflush(NULL) holds the list of streams and waits for a stream whose reader may allocate; fork(2) takes the list too. */
 static void streams_are_flushed_while_others_read_and_fork(void) {
+#ifndef __GLIBC__
+    check_skip("musl gives its lock of the list of streams to nobody, and takes it after the fork handlers");
+#endif
     enum { READERS = 3, TEXT = 800000 };
     pthread_t threads[READERS + 1];
     char *text = (char *)malloc(TEXT);

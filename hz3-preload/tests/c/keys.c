@@ -46,12 +46,8 @@ static void destroy(void *pointer) {
 }
 
 /* Before every constructor: most likely before the allocator has made its own key. */
-static void make_the_early_key(int argc, char **argv, char **environment) {
-    (void)argc, (void)argv, (void)environment;
-    CHECK(pthread_key_create(&early_key, destroy) == 0);
-}
-__attribute__((section(".preinit_array"), used)) static void (*const before_constructors)(
-    int, char **, char **) = make_the_early_key;
+static void make_the_early_key(void) { CHECK(pthread_key_create(&early_key, destroy) == 0); }
+CHECK_RUN_FIRST(make_the_early_key);
 
 static void set_value(pthread_key_t key, int rounds, size_t size) {
     struct value *value = (struct value *)malloc(sizeof *value);

@@ -10,7 +10,9 @@
 
 #include <sys/mman.h>
 #include <time.h>
+#ifdef __GLIBC__
 #include <ucontext.h>
+#endif
 
 #define PAINT 0xa5
 #define PLACES 2048
@@ -59,11 +61,13 @@ static void within_budget(const char *what, const struct stack *stack, size_t by
 
 /* ---- coroutines --------------------------------------------------------------------------- */
 
-static __thread ucontext_t outside, inside;
 static __thread void (*body)(struct stack *);
 static __thread struct stack *current;
 
 static void enter(void) { body(current); }
+
+#ifdef __GLIBC__
+static __thread ucontext_t outside, inside;
 
 static void run_on(struct stack *stack, void (*work)(struct stack *)) {
     CHECK(getcontext(&inside) == 0);
@@ -75,6 +79,17 @@ static void run_on(struct stack *stack, void (*work)(struct stack *)) {
     current = stack;
     CHECK(swapcontext(&outside, &inside) == 0);
 }
+#else
+/* musl has no contexts. */
+static void run_on(struct stack *stack, void (*work)(struct stack *)) {
+    body = work;
+    current = stack;
+    __asm__ volatile("mov %%rsp, %%rbx\n\tmov %0, %%rsp\n\tcall *%1\n\tmov %%rbx, %%rsp"
+                     :
+                     : "r"(stack->low + stack->size), "r"(enter)
+                     : "rbx", "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "cc", "memory");
+}
+#endif
 
 /* Measures each of `works` on a fresh stack. */
 struct work {

@@ -21,9 +21,11 @@ static const char *const names[] = {
     "_ZdlPvSt11align_val_t", "_ZdaPvSt11align_val_t", "_ZdlPvmSt11align_val_t",
     "_ZdaPvmSt11align_val_t", "_ZdlPvSt11align_val_tRKSt9nothrow_t",
     "_ZdaPvSt11align_val_tRKSt9nothrow_t",
+#ifdef __GLIBC__
     /* glibc's private ones */
     "__libc_malloc", "__libc_free", "__libc_calloc", "__libc_realloc", "__libc_memalign",
     "__libc_valloc", "__libc_pvalloc", "__posix_memalign",
+#endif
 };
 
 static void every_name_comes_from_the_preloaded_library(void) {

@@ -114,7 +114,7 @@ pub fn variables(session: &Session) -> Result<Vec<(String, OsString)>, Stop> {
     package::require(&[COMPILER, CXX_COMPILER, EMULATOR])?;
     package::require_file(Path::new(C_LIBRARY.0), C_LIBRARY.1)?;
     let mut variables: Vec<(String, OsString)> = Vec::new();
-    if !has_standard_library() {
+    if !debian_rust::has_standard_library(TARGET) {
         variables.push(("RUSTC".to_owned(), debian_rust::compiler(session, None, Some("arm64"))?.into()));
     }
     let mut set = |name: String, value: &str| variables.push((name, value.into()));
@@ -129,12 +129,6 @@ pub fn variables(session: &Session) -> Result<Vec<(String, OsString)>, Stop> {
 /// Where the results lie, apart from those of other compilers and profiles.
 pub fn folder(session: &Session) -> PathBuf {
     session.workspace.target.join("aarch64")
-}
-
-fn has_standard_library() -> bool {
-    let mut command = Command::new("rustc");
-    command.args(["--print", "target-libdir", "--target", TARGET]).env_remove("LD_PRELOAD");
-    process::capture(&mut command, TIME_LIMIT).is_ok_and(|found| Path::new(found.stdout_text().trim()).is_dir())
 }
 
 /// Adds what says what to build, and where.

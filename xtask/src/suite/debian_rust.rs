@@ -1,7 +1,7 @@
 //! Debian's Rust: a second compiler, unpacked from Debian's packages beside the build results, and not installed.
 //!
 //! Checked with it: that hz3-core builds with the oldest Rust that its manifest names. It also builds for other processors
-//! where the first compiler has no standard library for them.
+//! and C libraries where the first compiler has no standard library for them.
 
 use super::session::Session;
 use super::step::{Step, Stop, in_ci};
@@ -50,6 +50,44 @@ pub fn compiler(session: &Session, version: Option<&str>, processor: Option<&str
         return Err(Stop::failed(format!("not Rust {}: {stated}", name.join(" "))));
     }
     Ok(script)
+}
+
+/// Whether the compiler that cargo uses has the target's standard library.
+pub fn has_standard_library(target: &str) -> bool {
+    let mut command = Command::new("rustc");
+    command.args(["--print", "target-libdir", "--target", target]).env_remove("LD_PRELOAD");
+    process::capture(&mut command, DOWNLOAD_TIME_LIMIT)
+        .is_ok_and(|found| Path::new(found.stdout_text().trim()).is_dir())
+}
+
+/// The newest compiler, with the sources of the standard library, to build that for a target which Debian has none for.
+pub fn compiler_with_sources(session: &Session) -> Result<PathBuf, Stop> {
+    let script = compiler(session, None, Some("arm64"))?;
+    let folder = script.parent().unwrap_or(&script);
+    let sources = folder.join("usr/lib/rustlib/src/rust");
+    if !sources.join("library/core").is_dir() {
+        if !in_ci() {
+            return Err(Stop::Skipped(
+                "Rust's sources are missing: CI=true has Debian's rust-web-src unpacked".to_owned(),
+            ));
+        }
+        let stated =
+            process::expect_success(Command::new(&script).arg("--version"), DOWNLOAD_TIME_LIMIT)?.stdout_text();
+        let version = stated.split_whitespace().nth(1).unwrap_or_default();
+        unpack_sources(version, folder)?;
+    }
+    Ok(script)
+}
+
+/// Unpacks the `library` folder of the sources of that version; the compiler's own are ten times as much.
+fn unpack_sources(version: &str, folder: &Path) -> Result<()> {
+    let run = |command: &mut Command| process::expect_success(command.current_dir(folder), DOWNLOAD_TIME_LIMIT);
+    let offered = run(Command::new("apt-cache").args(["madison", "rust-web-src"]))?.stdout_text();
+    let full = newest(&offered, version.rsplit_once('.').map(|(short, _)| short)).context(offered)?;
+    run(Command::new("apt-get").args(["download", &format!("rust-web-src={full}")]))?;
+    let unpack = "dpkg-deb --fsys-tarfile rust-web-src_*.deb | \
+                  tar -x --wildcards './usr/lib/rustlib/src/*' './usr/src/*/library/*' && rm rust-web-src_*.deb";
+    run(Command::new("sh").args(["-c", unpack])).map(drop)
 }
 
 fn unpack(version: Option<&str>, processor: Option<&str>, folder: &Path) -> Result<()> {

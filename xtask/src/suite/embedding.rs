@@ -98,7 +98,7 @@ fn flags(prefix: &Path, lane: Lane, is_static: bool) -> Result<Vec<String>> {
 }
 
 /// The table has the lane's name in its head and the fields of the header's first struct, in the header's order.
-fn is_the_table(text: &str, header: &str, lane: Lane) -> Result<()> {
+pub fn is_the_table(text: &str, header: &str, lane: Lane) -> Result<()> {
     let head = text.lines().next().unwrap_or_default();
     ensure!(head.starts_with("hz3 ") && head.ends_with(&format!(" lane {lane}")), "the head is {head:?}");
     let first = header.split("};").next().unwrap_or_default();

@@ -16,6 +16,7 @@ mod imports;
 mod layers;
 mod memory;
 mod miri;
+mod musl;
 mod mutants;
 mod neighbours;
 mod package;
@@ -129,6 +130,7 @@ fn all_steps() -> Vec<Step> {
     steps.extend(valgrind::steps());
     steps.extend(emulated::steps());
     steps.extend(aarch64::steps());
+    steps.extend(musl::steps());
     steps.extend(debugger::steps());
     for lane in Lane::FOR_SPEED {
         steps.push(Step::new(format!("soak/{lane}"), move |session| {

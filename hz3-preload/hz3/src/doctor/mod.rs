@@ -122,12 +122,13 @@ fn examine_object(
         return Ok(Loading::Unasked("it would load another list for a program with other rights"));
     }
     let Some(interpreter) = system_loader(program) else {
+        let wanted = match library_object.c_library_version() {
+            Some(version) => format!("glibc {version} or later"),
+            None => "musl".to_owned(),
+        };
         findings.push(Finding::bends(
             format!("the program has a loader of its own: {}", program.interpreter.as_deref().unwrap_or_default()),
-            format!(
-                "It brings its own C library, which must be glibc {} or later for the library to be loaded.",
-                library_object.c_library_version().unwrap_or_default()
-            ),
+            format!("It brings its own C library, which must be {wanted} for the library to be loaded."),
             "try it: the loader complains in one line on standard error where it can't load the library.",
         ));
         return Ok(Loading::Unasked("only the system's own loader is asked, which this program does not use"));
@@ -149,8 +150,10 @@ fn examine_object(
         ));
         return Ok(Loading::Refuted);
     }
-    // Names are looked up in the program itself and then in the order of the list.
-    if !list.files.first().is_some_and(|path| is_same(path, library)) {
+    // Names are looked up in the program itself and then in the order of the list. musl's begins with the loader, which is
+    // its C library and comes last.
+    let mut files = list.files.iter().skip_while(|path| is_musl(path));
+    if !files.next().is_some_and(|path| is_same(path, library)) {
         findings.push(Finding::stops(
             format!("the loader does not load the library: {}", list.complaints.join("; ")),
             "The program runs on its own malloc.",
@@ -162,10 +165,13 @@ fn examine_object(
     Ok(if has_own { Loading::Refuted } else { Loading::Confirmed })
 }
 
-/// The program's loader, if it is the one that this system's programs use: the one that this program uses.
+/// The program's loader, if it is one that this system's programs use: the one that this program uses, or musl's.
 fn system_loader(program: &Object) -> Option<PathBuf> {
-    let own = Object::read(Path::new("/proc/self/exe")).ok()?.interpreter?;
     let wanted = Path::new(program.interpreter.as_ref()?);
+    if is_musl(wanted) && wanted.parent() == Some(Path::new("/lib")) {
+        return Some(wanted.to_owned());
+    }
+    let own = Object::read(Path::new("/proc/self/exe")).ok()?.interpreter?;
     is_same(wanted, Path::new(&own)).then(|| wanted.to_owned())
 }
 
@@ -173,10 +179,16 @@ fn is_same(one: &Path, other: &Path) -> bool {
     one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
 }
 
+/// Whether that is musl's loader, which is its C library too.
+fn is_musl(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("ld-musl"))
+}
+
 fn is_part_of_the_c_library(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     ["libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "librt.so.1"].contains(&name.as_ref())
         || name.starts_with("ld-linux")
+        || is_musl(path)
 }
 
 fn print(examination: &Examination, system: &[Finding], library: &Path) {

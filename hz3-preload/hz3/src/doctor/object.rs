@@ -29,6 +29,8 @@ pub struct Object {
     pub is_symbolic: bool,
     /// Whether the Go linker made it.
     pub is_go: bool,
+    /// Whether it is linked with the C library musl.
+    pub is_for_musl: bool,
     /// The versions of other objects' symbols that it asks for, such as `GLIBC_2.34`.
     pub versions: BTreeSet<String>,
 }
@@ -66,6 +68,7 @@ impl Object {
                 .iter()
                 .filter_map(|section| elf.shdr_strtab.get_at(section.sh_name))
                 .any(|name| name == ".go.buildinfo" || name == ".note.go.buildid"),
+            is_for_musl: elf.libraries.iter().any(|name| *name == "libc.so" || name.starts_with("libc.musl-")),
             versions: versions
                 .filter_map(|version| elf.dynstrtab.get_at(version.vna_name))
                 .map(str::to_owned)

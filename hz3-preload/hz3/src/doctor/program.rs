@@ -111,18 +111,26 @@ pub fn of_format(program: &Object, library: &Object) -> Vec<Finding> {
         )];
     };
     let name = Path::new(interpreter).file_name().unwrap_or(OsStr::new(interpreter)).to_string_lossy();
-    if name.starts_with("ld-musl") {
+    let is_musl = name.starts_with("ld-musl");
+    if is_musl && !library.is_for_musl {
         return vec![Finding::stops(
-            "the program uses the C library musl",
-            "The library is made for glibc: musl's loader finds neither libc.so.6 nor its symbol versions.",
-            "use a build of the program for glibc.",
+            "the program uses the C library musl, the library glibc",
+            "musl's loader finds not all that the library needs of glibc.",
+            "use a build of the library for musl (docs/install.md), or one of the program for glibc.",
         )];
     }
-    if !name.starts_with("ld-linux") {
+    if !is_musl && !name.starts_with("ld-linux") {
         return vec![Finding::stops(
             format!("the program asks for another loader: {interpreter}"),
-            "Only glibc's is known to work with the library.",
-            "use a build of the program for glibc.",
+            "Only those of glibc and musl are known to work with the library.",
+            "use a build of the program for one of them.",
+        )];
+    }
+    if !is_musl && library.is_for_musl {
+        return vec![Finding::stops(
+            "the library uses the C library musl, the program glibc",
+            "glibc's loader finds no libc.so, and the program does not start.",
+            "use a build of the library for glibc.",
         )];
     }
     if !Path::new(interpreter).is_file() {
@@ -313,6 +321,18 @@ mod tests {
             let (severity, what) = only(&findings);
             assert!(severity == Severity::Stops && what.contains(part), "{what}");
         }
+    }
+
+    #[test]
+    fn a_library_for_musl_serves_programs_for_musl_alone() {
+        let library = Object { is_for_musl: true, ..plain() };
+        assert_eq!(
+            only(&of_format(&plain(), &library)),
+            (Severity::Stops, "the library uses the C library musl, the program glibc")
+        );
+        let program = Object { interpreter: Some("/none/ld-musl-x86_64.so.1".to_owned()), ..plain() };
+        assert!(only(&of_format(&program, &library)).1.contains("missing"));
+        assert!(only(&of_format(&program, &plain())).1.contains("musl"));
     }
 
     #[test]

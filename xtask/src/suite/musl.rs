@@ -1,0 +1,226 @@
+//! musl: hz3 built for it, and run by its loader and in programs that are linked statically.
+//!
+//! ```text
+//! LANE       the library's shape, programs of the C interface, and what doctor says
+//! static     the archive in programs that lie still or move (static-pie), and the crate in a Rust program
+//! ```
+//!
+//! Debian has no C++ runtime for musl, and its Rust no `core`: that is built from its sources.
+
+use super::debian_rust;
+use super::embedding;
+use super::package::{self, Package};
+use super::rust_checks::expect_tests;
+use super::session::Session;
+use super::step::{Step, Stop};
+use crate::library_shape::Library;
+use hz3::workspace::BUILD_TIME_LIMIT;
+use hz3::{Lane, process};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+const TARGET: &str = "x86_64-unknown-linux-musl";
+const COMPILER: Package = Package { command: "musl-gcc", name: "musl-tools" };
+const C_LIBRARY: &str = "/lib/ld-musl-x86_64.so.1";
+const START_FILES: &str = "/usr/lib/x86_64-linux-musl";
+const TIME_LIMIT: Duration = Duration::from_secs(120);
+
+/// Test crates of hz3-preload and cases: names, forks, threads, small stacks, too little memory, misuse.
+const CASES: [(&str, &[&str]); 5] = [
+    (
+        "preload_abi",
+        &[
+            "blocks_from_libc_functions_can_be_freed",
+            "calloc_fails_with_enomem_when_the_product_overflows",
+            "contents_are_kept_from_every_size_to_every_other",
+            "every_name_comes_from_the_preloaded_library",
+            "every_name_has_an_address_of_its_own",
+            "free_keeps_errno",
+            "live_blocks_of_every_size_do_not_overlap",
+            "mallinfo2_follows_the_live_bytes",
+            "operator_new_works_without_a_cxx_runtime",
+            "posix_memalign_honours_every_power_of_two",
+            "usable_size_covers_every_entry_point",
+        ],
+    ),
+    (
+        "preload_process",
+        &[
+            "a_background_thread_does_not_outlive_the_others",
+            "a_signal_handler_of_a_process_with_one_thread_forks",
+            "a_vfork_child_executes_a_program",
+            "allocation_is_no_cancellation_point",
+            "blocks_outlive_the_thread_that_took_them",
+            "children_of_a_threaded_process_start_threads",
+            "constructors_and_destructors_allocate",
+            "destructors_allocate_and_free_in_every_round",
+            "exit_handlers_allocate",
+            "handlers_of_every_stage_allocate",
+            "libraries_that_allocate_come_and_go",
+            "several_threads_fork_at_once",
+        ],
+    ),
+    (
+        "preload_stack",
+        &[
+            "allocation_takes_little_stack",
+            "a_threads_start_and_end_take_little_stack",
+            "coroutines_of_four_kibibytes_allocate",
+        ],
+    ),
+    ("preload_exhaustion", &[]),
+    ("preload_misuse", &[]),
+];
+
+/// A manifest for [`PROGRAM`], without the path of hz3-core.
+const MANIFEST: &str = r#"
+[package]
+name = "static-program"
+edition = "2024"
+[lib]
+path = "program.rs"
+crate-type = ["staticlib"]
+[profile.release]
+panic = "abort"
+[dependencies]
+libc = { version = "0.2", default-features = false }
+"#;
+const PROGRAM: &str = include_str!("../../programs/musl.rs");
+
+/// All steps.
+pub fn steps() -> Vec<Step> {
+    let mut steps: Vec<Step> = Lane::ALL
+        .map(|lane| Step::new(format!("musl/{lane}"), move |session| preloaded(session, lane)))
+        .into_iter()
+        .collect();
+    steps.push(Step::new("musl/static", linked));
+    steps
+}
+
+/// The parts, and a cargo that builds with them, quickly.
+fn cargo(session: &Session, words: &[&str]) -> Result<Command, Stop> {
+    if !cfg!(target_arch = "x86_64") {
+        return Err(Stop::Skipped("the parts are x86-64's".to_owned()));
+    }
+    package::require(&[COMPILER])?;
+    let mut command = session.workspace.cargo();
+    command.args(words).args(["--release", "--target", TARGET, "--target-dir"]);
+    command.arg(session.workspace.target.join("musl"));
+    if !debian_rust::has_standard_library(TARGET) {
+        command.env("RUSTC", debian_rust::compiler_with_sources(session)?);
+        command.arg("-Zbuild-std=core,alloc").env("RUSTC_BOOTSTRAP", "1");
+    }
+    // Shared libraries are not to be had otherwise; archives are the same. musl-gcc has the start files.
+    let flags = "-Ctarget-feature=-crt-static -Clink-self-contained=no";
+    command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_RUSTFLAGS", flags);
+    command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_LINKER", COMPILER.command);
+    for (option, value) in [("LTO", "off"), ("CODEGEN_UNITS", "16"), ("DEBUG", "false")] {
+        command.env(format!("CARGO_PROFILE_RELEASE_{option}"), value);
+    }
+    Ok(command)
+}
+
+/// Where cargo puts its results.
+fn results(session: &Session) -> PathBuf {
+    session.workspace.target.join("musl").join(TARGET).join("release")
+}
+
+fn preloaded(session: &mut Session, lane: Lane) -> Result<(), Stop> {
+    process::expect_success(&mut cargo(session, &["build", "--package", &lane.package()])?, BUILD_TIME_LIMIT)?;
+    let library = results(session).join(lane.library());
+    Library::read(&library)?.check_for_musl(&lane.library(), &Library::read(Path::new(C_LIBRARY))?)?;
+    is_examined(session, lane)?;
+    for (test, cases) in CASES {
+        let mut command = session.workspace.cargo();
+        command.args(["test", "--no-fail-fast", "--package", "hz3-preload", "--test", test, "--"]);
+        if cases.is_empty() {
+            command.arg(format!("{lane}::"));
+        } else {
+            command.arg("--exact").args(cases.iter().map(|case| format!("{lane}::{case}")));
+        }
+        command.env("HZ3_PRELOAD_DIR", results(session)).env("CC", COMPILER.command);
+        let ran = expect_tests(&mut command)?;
+        if !cases.is_empty() && ran != cases.len() {
+            return Err(Stop::failed(format!("{test} has {ran} of the {} named tests", cases.len())));
+        }
+    }
+    Ok(())
+}
+
+/// `hz3 doctor` tells programs for musl, for glibc, and those that are linked statically.
+fn is_examined(session: &Session, lane: Lane) -> Result<(), Stop> {
+    let folder = session.empty_folder("musl-doctor")?;
+    let source = folder.join("program.c");
+    std::fs::write(&source, "#include <stdlib.h>\nint main(void) { free(malloc(1)); }\n")
+        .map_err(anyhow::Error::from)?;
+    let doctor = session.workspace.build_program("dev", "hz3")?;
+    for (compiler, option, code, expected) in [
+        (COMPILER.command, "-O1", 0, format!("list has {} first", lane.library())),
+        (COMPILER.command, "-static", 1, "statically linked".to_owned()),
+        ("cc", "-O1", 1, "the library uses the C library musl".to_owned()),
+    ] {
+        let program = folder.join("program");
+        let mut compile = Command::new(compiler);
+        process::expect_success(compile.arg(option).arg("-o").args([&program, &source]), TIME_LIMIT)?;
+        let mut examine = Command::new(&doctor);
+        examine.args(["doctor", "--lane", lane.name()]).arg(&program).env("HZ3_PRELOAD_DIR", results(session));
+        let said = process::capture(examine.env_remove("LD_PRELOAD"), TIME_LIMIT)?;
+        if said.status.code() != Some(code) || !said.text().contains(&expected) {
+            return Err(Stop::failed(format!("{compiler} {option}: not {code} and {expected:?}:\n{}", said.text())));
+        }
+    }
+    Ok(())
+}
+
+fn linked(session: &mut Session) -> Result<(), Stop> {
+    let include = session.workspace.root.join("hz3-preload/include");
+    let source = session.workspace.root.join("hz3-preload/tests/c/embedding.c");
+    let header = std::fs::read_to_string(include.join("hz3.h")).map_err(anyhow::Error::from)?;
+    let folder = session.empty_folder("musl-static")?;
+    let object = folder.join("embedding.o");
+    let mut compile = Command::new(COMPILER.command);
+    compile.args(["-O1", "-fno-builtin", "-Wall", "-Wextra", "-Werror", "-fPIE", "-c", "-I"]).arg(include);
+    for lane in Lane::ALL {
+        let words =
+            ["rustc", "--package", &lane.package(), "--lib", "--crate-type", "staticlib", "--features", "linked"];
+        process::expect_success(&mut cargo(session, &words)?, BUILD_TIME_LIMIT)?;
+        if !object.exists() {
+            process::expect_success(compile.arg("-o").args([&object, &source]), TIME_LIMIT)?;
+        }
+        let archive = results(session).join(lane.library()).with_extension("a");
+        for moves in [false, true] {
+            let text = run_linked(&folder, &[&object, &archive], moves)?;
+            embedding::is_the_table(&text, &header, lane)?;
+        }
+    }
+    let manifest = format!("{MANIFEST}hz3-core.path = {:?}\n", session.workspace.root.join("hz3-core"));
+    let written = std::fs::write(folder.join("Cargo.toml"), manifest)
+        .and_then(|()| std::fs::write(folder.join("program.rs"), PROGRAM))
+        .and_then(|()| std::fs::copy(session.workspace.root.join("Cargo.lock"), folder.join("Cargo.lock")));
+    written.map_err(anyhow::Error::from)?;
+    process::expect_success(cargo(session, &["build"])?.current_dir(&folder), BUILD_TIME_LIMIT)?;
+    let archive = results(session).join("libstatic_program.a");
+    for moves in [false, true] {
+        run_linked(&folder, &[&archive], moves)?;
+    }
+    Ok(())
+}
+
+/// Links a program statically and returns what it writes to standard output. `moves`: at an address of the kernel's choice,
+/// for which Debian's `musl-gcc` has no start files.
+fn run_linked(folder: &Path, parts: &[&Path], moves: bool) -> Result<String, Stop> {
+    let program = folder.join("program");
+    let start = |name: &str| format!("{START_FILES}/{name}");
+    let mut link = Command::new(if moves { "cc" } else { COMPILER.command });
+    link.arg("-o").arg(&program);
+    if moves {
+        link.args(["-static-pie", "-nostdlib", "-nostartfiles", &start("rcrt1.o"), &start("crti.o")]);
+        link.args(parts).args([&start("libc.a"), "-lgcc", &start("crtn.o")]);
+    } else {
+        link.args(["-static", "-no-pie"]).args(parts);
+    }
+    process::expect_success(&mut link, TIME_LIMIT)?;
+    let mut run = Command::new(&program);
+    Ok(process::expect_success(run.env_remove("LD_PRELOAD"), TIME_LIMIT)?.stdout_text())
+}
