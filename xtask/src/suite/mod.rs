@@ -30,6 +30,7 @@ mod rust_checks;
 mod session;
 mod statistics;
 mod step;
+mod targets;
 mod thread_batches;
 mod top;
 mod valgrind;
@@ -87,6 +88,7 @@ fn all_steps() -> Vec<Step> {
     steps.extend(claims::steps());
     steps.extend(rust_checks::test_steps());
     steps.push(debian_rust::step());
+    steps.push(targets::step());
     steps.push(miri::step());
     steps.extend(publish::steps());
     steps.extend(mutants::steps());

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! LANE       the library's shape, programs of the C interface, and what doctor says
-//! static     the archive in programs that lie still or move (static-pie), and the crate in a Rust program
+//! static     scale's archive in programs that lie still and that move (static-pie), and the crate in a Rust program
 //! ```
 //!
 //! Debian has no C++ runtime for musl, and its Rust no `core`: that is built from its sources.
@@ -14,6 +14,7 @@ use super::rust_checks::expect_tests;
 use super::session::Session;
 use super::step::{Step, Stop};
 use crate::library_shape::Library;
+use cargo_metadata::Message;
 use hz3::workspace::BUILD_TIME_LIMIT;
 use hz3::{Lane, process};
 use std::path::{Path, PathBuf};
@@ -26,10 +27,12 @@ const C_LIBRARY: &str = "/lib/ld-musl-x86_64.so.1";
 const START_FILES: &str = "/usr/lib/x86_64-linux-musl";
 const TIME_LIMIT: Duration = Duration::from_secs(120);
 
-/// Test crates of hz3-preload and cases: names, forks, threads, small stacks, too little memory, misuse.
-const CASES: [(&str, &[&str]); 5] = [
+/// Test crates of hz3-preload, what stands before the lane in the names of their tests, and cases, or none for all: names,
+/// forks, threads, small stacks, too little memory, misuse.
+const CASES: [(&str, &str, &[&str]); 5] = [
     (
         "preload_abi",
+        "",
         &[
             "blocks_from_libc_functions_can_be_freed",
             "calloc_fails_with_enomem_when_the_product_overflows",
@@ -46,6 +49,7 @@ const CASES: [(&str, &[&str]); 5] = [
     ),
     (
         "preload_process",
+        "",
         &[
             "a_background_thread_does_not_outlive_the_others",
             "a_signal_handler_of_a_process_with_one_thread_forks",
@@ -63,30 +67,22 @@ const CASES: [(&str, &[&str]); 5] = [
     ),
     (
         "preload_stack",
+        "",
         &[
             "allocation_takes_little_stack",
             "a_threads_start_and_end_take_little_stack",
             "coroutines_of_four_kibibytes_allocate",
         ],
     ),
-    ("preload_exhaustion", &[]),
-    ("preload_misuse", &[]),
+    ("preload_exhaustion", "in_64_mib_of_address_space::", &[]),
+    ("preload_misuse", "", &[]),
 ];
 
-/// A manifest for [`PROGRAM`], without the path of hz3-core.
-const MANIFEST: &str = r#"
-[package]
-name = "static-program"
-edition = "2024"
-[lib]
-path = "program.rs"
-crate-type = ["staticlib"]
-[profile.release]
-panic = "abort"
-[dependencies]
-libc = { version = "0.2", default-features = false }
-"#;
-const PROGRAM: &str = include_str!("../../programs/musl.rs");
+/// The Rust program, and what it is compiled with beside [`CORE`].
+const PROGRAM: &str = "xtask/programs/musl.rs";
+const CRATES: [&str; 2] = ["hz3_core", "libc"];
+/// The parts of the standard library, where they are built here.
+const CORE: [&str; 3] = ["core", "alloc", "compiler_builtins"];
 
 /// All steps.
 pub fn steps() -> Vec<Step> {
@@ -131,13 +127,13 @@ fn preloaded(session: &mut Session, lane: Lane) -> Result<(), Stop> {
     let library = results(session).join(lane.library());
     Library::read(&library)?.check_for_musl(&lane.library(), &Library::read(Path::new(C_LIBRARY))?)?;
     is_examined(session, lane)?;
-    for (test, cases) in CASES {
+    for (test, before, cases) in CASES {
         let mut command = session.workspace.cargo();
         command.args(["test", "--no-fail-fast", "--package", "hz3-preload", "--test", test, "--"]);
         if cases.is_empty() {
-            command.arg(format!("{lane}::"));
+            command.arg(format!("{before}{lane}::"));
         } else {
-            command.arg("--exact").args(cases.iter().map(|case| format!("{lane}::{case}")));
+            command.arg("--exact").args(cases.iter().map(|case| format!("{before}{lane}::{case}")));
         }
         command.env("HZ3_PRELOAD_DIR", results(session)).env("CC", COMPILER.command);
         let ran = expect_tests(&mut command)?;
@@ -174,33 +170,42 @@ fn is_examined(session: &Session, lane: Lane) -> Result<(), Stop> {
 }
 
 fn linked(session: &mut Session) -> Result<(), Stop> {
-    let include = session.workspace.root.join("hz3-preload/include");
-    let source = session.workspace.root.join("hz3-preload/tests/c/embedding.c");
-    let header = std::fs::read_to_string(include.join("hz3.h")).map_err(anyhow::Error::from)?;
+    let (root, lane) = (&session.workspace.root, Lane::Scale);
+    let header = std::fs::read_to_string(root.join("hz3-preload/include/hz3.h")).map_err(anyhow::Error::from)?;
     let folder = session.empty_folder("musl-static")?;
+    let mut words = vec!["rustc", "--lib", "--crate-type", "staticlib", "--features", "linked"];
+    let package = lane.package();
+    words.extend(["--package", &package, "--message-format=json"]);
+    let mut command = cargo(session, &words)?;
+    let built = process::expect_success(&mut command, BUILD_TIME_LIMIT)?;
+
     let object = folder.join("embedding.o");
     let mut compile = Command::new(COMPILER.command);
-    compile.args(["-O1", "-fno-builtin", "-Wall", "-Wextra", "-Werror", "-fPIE", "-c", "-I"]).arg(include);
-    for lane in Lane::ALL {
-        let words =
-            ["rustc", "--package", &lane.package(), "--lib", "--crate-type", "staticlib", "--features", "linked"];
-        process::expect_success(&mut cargo(session, &words)?, BUILD_TIME_LIMIT)?;
-        if !object.exists() {
-            process::expect_success(compile.arg("-o").args([&object, &source]), TIME_LIMIT)?;
-        }
-        let archive = results(session).join(lane.library()).with_extension("a");
-        for moves in [false, true] {
-            let text = run_linked(&folder, &[&object, &archive], moves)?;
-            embedding::is_the_table(&text, &header, lane)?;
+    compile.args(["-O1", "-fno-builtin", "-Wall", "-Wextra", "-Werror", "-fPIE", "-c", "-o"]).arg(&object);
+    compile.arg("-I").arg(root.join("hz3-preload/include")).arg(root.join("hz3-preload/tests/c/embedding.c"));
+    process::expect_success(&mut compile, TIME_LIMIT)?;
+    let archive = results(session).join(lane.library()).with_extension("a");
+    for moves in [false, true] {
+        let text = run_linked(&folder, &[&object, &archive], moves)?;
+        embedding::is_the_table(&text, &header, lane)?;
+    }
+
+    let archive = folder.join("libprogram.a");
+    let rustc = command.get_envs().find(|(name, _)| *name == "RUSTC").and_then(|(_, value)| value);
+    let mut compile = Command::new(rustc.unwrap_or("rustc".as_ref()));
+    compile.args(["--edition", "2024", "--crate-type", "staticlib", "--target", TARGET, "-Cpanic=abort", "-O"]);
+    compile.args(["-Ctarget-feature=-crt-static", "-Zunstable-options"]).env("RUSTC_BOOTSTRAP", "1");
+    compile.arg(format!("-Ldependency={}", results(session).join("deps").display()));
+    for message in Message::parse_stream(built.stdout.as_slice()) {
+        let Message::CompilerArtifact(artifact) = message.map_err(anyhow::Error::from)? else { continue };
+        let name = artifact.target.name.replace('-', "_");
+        let before = if CORE.contains(&name.as_str()) { "noprelude:" } else { "" };
+        if !before.is_empty() || CRATES.contains(&name.as_str()) {
+            let library = artifact.filenames.iter().find(|file| file.as_str().ends_with(".rlib"));
+            compile.args(library.map(|library| format!("--extern={before}{name}={library}")));
         }
     }
-    let manifest = format!("{MANIFEST}hz3-core.path = {:?}\n", session.workspace.root.join("hz3-core"));
-    let written = std::fs::write(folder.join("Cargo.toml"), manifest)
-        .and_then(|()| std::fs::write(folder.join("program.rs"), PROGRAM))
-        .and_then(|()| std::fs::copy(session.workspace.root.join("Cargo.lock"), folder.join("Cargo.lock")));
-    written.map_err(anyhow::Error::from)?;
-    process::expect_success(cargo(session, &["build"])?.current_dir(&folder), BUILD_TIME_LIMIT)?;
-    let archive = results(session).join("libstatic_program.a");
+    process::expect_success(compile.arg("-o").args([&archive, &root.join(PROGRAM)]), TIME_LIMIT)?;
     for moves in [false, true] {
         run_linked(&folder, &[&archive], moves)?;
     }
