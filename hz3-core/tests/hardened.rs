@@ -129,7 +129,7 @@ fn a_span_ends_in_a_page_that_faults() {
     let _alone = alone();
     for bytes in [8, 100, 1000, 20_000] {
         let bin = bins::bin_for(bytes + 8).expect("small");
-        let span_pages = usize::from(bins::info(bin).span_pages);
+        let span_pages = bins::info(bin).span_pages();
         // More than a few spans.
         let blocks: Vec<*mut u8> = (0..2000).map(|_| malloc(bytes)).collect();
         let runs = &Hardened::allocator().pages.runs;

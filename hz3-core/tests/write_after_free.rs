@@ -66,7 +66,7 @@ fn take_all<L: Lane>(rng: &mut Xoshiro256PlusPlus) -> Vec<Block> {
     let mut sizes = Vec::new();
     for bin in (0..BINS).map(|bin| info(Bin(bin as u8))).filter(|bin| bin.slot_bytes > 0) {
         let bytes = bin.slot_bytes as usize;
-        sizes.extend(std::iter::repeat_n(bytes, 2 * usize::from(bin.span_pages) * PAGE_BYTES / bytes + 3));
+        sizes.extend(std::iter::repeat_n(bytes, 2 * bin.span_pages() * PAGE_BYTES / bytes + 3));
     }
     sizes.extend(LARGE_BYTES.iter().flat_map(|&bytes| std::iter::repeat_n(bytes, 4)));
     sizes.shuffle(rng);

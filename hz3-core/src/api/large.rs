@@ -17,7 +17,8 @@ use crate::pages::page_tag::Kind;
 use crate::pages::policy::Policy;
 use crate::pages::span::{Span, at};
 use crate::platform::abort;
-use crate::platform::units::{MIN_ALIGN, PAGE_BYTES, SpanId, pages_for};
+use crate::platform::system_page::pages_for;
+use crate::platform::units::{MIN_ALIGN, PAGE_BYTES, SpanId};
 use core::ptr::{NonNull, null_mut};
 
 /// Smallest block in bytes that moves to a mapping of its own, or stays in one. Chosen, as the next two, by measuring:
@@ -46,14 +47,14 @@ struct Place {
 
 impl Place {
     fn of<P: Policy>(span: &Span) -> Self {
-        let room = span.bytes() - P::GUARD_PAGES * PAGE_BYTES;
+        let room = span.bytes() - P::guard_pages() * PAGE_BYTES;
         Self { start: span.start, room, usable: if P::HARDENED { span.requested_bytes() } else { room } }
     }
 }
 
 /// Pages of a block of `bytes`, at most `isize::MAX`, with its guard; and of its alignment, a power of two of bytes.
 pub fn pages_of<P: Policy>(bytes: usize, align: usize) -> (usize, usize) {
-    (pages_for(bytes.max(1)) + P::GUARD_PAGES, align.div_ceil(PAGE_BYTES).max(1))
+    (pages_for(bytes.max(1)) + P::guard_pages(), align.div_ceil(PAGE_BYTES).max(1))
 }
 
 /// Allocates `bytes`, at most `isize::MAX`, aligned to `align`, a power of two. `None` when memory has run out.
@@ -173,7 +174,7 @@ pub unsafe fn free_or_wait<P: Policy>(pages: &PageHeap<P>, address: usize, wait:
 /// # Safety
 /// The caller owns the block, which is live.
 pub unsafe fn resize<P: Policy>(pages: &PageHeap<P>, address: usize, bytes: usize) -> *mut u8 {
-    let page_count = pages_for(bytes.max(1)) + P::GUARD_PAGES;
+    let page_count = pages_for(bytes.max(1)) + P::guard_pages();
     let tag = pages.tag(address);
     // SAFETY: the caller owns the live block.
     unsafe {
@@ -228,7 +229,7 @@ unsafe fn resize_direct<P: Policy>(pages: &PageHeap<P>, address: usize, page_cou
 
 /// Pages, with the guard, of a mapping for a block of `old` usable bytes that grows to `bytes`. Slack costs no memory.
 fn pages_with_slack<P: Policy>(bytes: usize, old: usize) -> usize {
-    let exact = pages_for(bytes.max(1)) + P::GUARD_PAGES;
+    let exact = pages_for(bytes.max(1)) + P::guard_pages();
     if P::HARDENED { exact } else { pages_for(with_slack(bytes, old)) }
 }
 

@@ -24,7 +24,8 @@ use crate::pages::page_tag::Kind;
 use crate::pages::policy::shape;
 use crate::pages::slot::{Slot, no_slots};
 use crate::platform::os::Os;
-use crate::platform::units::{Bin, MIN_ALIGN, PAGE_BYTES, ShardId, SpanId, pages_for};
+use crate::platform::system_page::{self, pages_for};
+use crate::platform::units::{Bin, MIN_ALIGN, PAGE_BYTES, ShardId, SpanId};
 use crate::regions::blocks::Blocks;
 use crate::thread::cold_bins::{keep_to_share, send_cold_bins_home};
 use crate::thread::heap::{Entry, TICKS, heap_at, is_static};
@@ -51,9 +52,14 @@ pub fn malloc<L: Lane>(bytes: usize) -> *mut u8 {
     }
 }
 
+/// Pages of the run for a span of `pages` for slots, or of the [shared page](crate::pages::span::SharedPages) for a part.
+fn run_pages<L: Lane>(pages: usize) -> usize {
+    pages.max(system_page::pages()) + L::guard_pages()
+}
+
 /// A block of `bin`, or a sampled one, for `bytes`; null when memory has run out.
 pub fn small<L: Lane>(bin: Bin, bytes: usize) -> *mut u8 {
-    let want = || Want { pages: usize::from(bins::info(bin).span_pages) + L::GUARD_PAGES, align_pages: 1, bin };
+    let want = || Want { pages: run_pages::<L>(bins::info(bin).span_pages()), align_pages: 1, bin };
     let block =
         sampling::small::<L>(bytes, || large::allocate_for_sample(&L::allocator().pages, bytes)).or_else(|| {
             retry_gathered::<L, _>(want, || {
@@ -256,7 +262,7 @@ fn in_region_large<L: Lane>(blocks: &Blocks<'_, L>, region: u32, bytes: usize, a
 fn region_span<L: Lane>(bin: Bin, page_count: usize) -> Option<SpanId> {
     start_helper_if_wanted::<L>();
     tick_and_pay::<L>();
-    let want = || Want { pages: page_count + L::GUARD_PAGES, align_pages: 1, bin: FOREIGN };
+    let want = || Want { pages: run_pages::<L>(page_count), align_pages: 1, bin: FOREIGN };
     retry_gathered::<L, _>(want, || L::allocator().pages.take_for_region(bin, page_count))
 }
 

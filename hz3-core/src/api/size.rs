@@ -12,7 +12,7 @@ use crate::observe::sampling;
 use crate::pages::bins::{self, FOREIGN, MAX_SMALL_BYTES};
 use crate::pages::page_tag::Kind;
 use crate::platform::abort;
-use crate::platform::units::pages_for;
+use crate::platform::system_page::pages_for;
 use crate::regions::blocks::{Blocks, Member};
 use core::ptr::null_mut;
 

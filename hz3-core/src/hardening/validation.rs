@@ -21,7 +21,7 @@ use crate::platform::units::Bin;
 #[cold]
 pub fn refuse<P: Policy>(pages: &PageHeap<P>, entry: &str, address: usize) -> ! {
     let fault = match pages.tag(address).kind() {
-        Kind::Dirty | Kind::Clean | Kind::Transit | Kind::Waiting => "double free or invalid pointer",
+        Kind::Dirty | Kind::Clean | Kind::Transit | Kind::Waiting | Kind::Shared => "double free or invalid pointer",
         _ => "invalid pointer",
     };
     abort::misuse::<P::Os>(entry, fault, address)

@@ -1,14 +1,14 @@
 //! Books: checks an allocator's counts, lists and page tags against each other, for tests and debug builds.
 
 use crate::allocator::Lane;
-use crate::observe::stats::{BinStats, collect, collect_with_bins, each_cached, small_bins};
+use crate::observe::stats::{BinStats, collect, collect_with_bins, each_cached, pages_of_span, small_bins};
 use crate::pages::arena::PageRange;
 use crate::pages::bins::{self, BINS};
 use crate::pages::length_tree::Tree;
 use crate::pages::page_tag::{Kind, PageTag};
 use crate::pages::run_lists::{CLASSES, class_of};
 use crate::pages::runs::Runs;
-use crate::pages::span::{Span, at};
+use crate::pages::span::{SharedPages, Span, at};
 use crate::platform::os::Os;
 use crate::platform::units::PAGE_BYTES;
 use crate::record::heat::SHARDS;
@@ -30,7 +30,7 @@ pub fn check_accounts<L: Lane>() -> Result<(), &'static str> {
     let allocator = L::allocator();
     check_runs(&allocator.pages.runs)?;
     allocator.pages.direct.check(&allocator.pages.runs.spans)?;
-    allocator.regions.check(allocator.pages.spans(), L::GUARD_PAGES)?;
+    allocator.regions.check(allocator.pages.spans(), L::guard_pages())?;
     let large_bytes = check_spans::<L>()?;
     check_caches::<L>()?;
     let stats = collect::<L>();
@@ -67,7 +67,7 @@ fn check_spans<L: Lane>() -> Result<usize, &'static str> {
             Kind::Waiting => waiting_bytes += span.bytes(),
             Kind::Small => {
                 let info = bins::info(span.bin);
-                if !span.is_consistent() || span.pages as usize != usize::from(info.span_pages) + L::GUARD_PAGES {
+                if !span.is_consistent() || span.pages as usize != pages_of_span::<L>(span.bin) {
                     return Err("a span that disagrees with itself");
                 }
                 if span.is_empty() {
@@ -161,6 +161,13 @@ pub fn walk_runs<O: Os>(
             if tag.span().is_none() {
                 return Err("a page that belongs to nothing");
             }
+            if tag.kind() == Kind::Shared {
+                if !SharedPages::is_free(&runs.spans, tag.span(), address) {
+                    return Err("a page of a shared one that a span has");
+                }
+                address += PAGE_BYTES;
+                continue;
+            }
             let span = &*free.span(tag.span());
             if span.start != address || span.pages == 0 || span.bytes() > end - address {
                 return Err("a page whose descriptor is another's");
@@ -174,7 +181,7 @@ pub fn walk_runs<O: Os>(
                         PageTag::edge(span.kind, tag.span())
                     }
                     Kind::Large | Kind::Dirty | Kind::Clean | Kind::Waiting => PageTag::NONE,
-                    Kind::Transit | Kind::None => return Err("a span that is in use by nobody"),
+                    Kind::Transit | Kind::Shared | Kind::None => return Err("a span that is in use by nobody"),
                 };
                 if runs.arenas.tag_value(address + page * PAGE_BYTES) != expected {
                     return Err("a page with a wrong tag");

@@ -12,6 +12,7 @@ use crate::pages::page_heap::PageHeap;
 use crate::pages::page_tag::Kind;
 use crate::pages::span::{Span, at};
 use crate::platform::atomic::Ordering;
+use crate::platform::system_page;
 use crate::platform::units::{Bin, PAGE_BYTES};
 use crate::thread::heap::{peek, used_bins};
 use crate::transfer::magazine::Magazine;
@@ -33,9 +34,14 @@ fn slot_bytes(bin: Bin) -> usize {
     bins::info(bin).slot_bytes as usize
 }
 
-/// Guards included.
+/// Pages of a span of `bin`, its guard included; a shared page's guard is not.
+pub(crate) fn pages_of_span<L: Lane>(bin: Bin) -> usize {
+    let pages = bins::info(bin).span_pages();
+    if pages < system_page::pages() { pages } else { pages + L::guard_pages() }
+}
+
 fn span_bytes<L: Lane>(bin: Bin, spans: u32) -> usize {
-    spans as usize * (usize::from(bins::info(bin).span_pages) + L::GUARD_PAGES) * PAGE_BYTES
+    spans as usize * pages_of_span::<L>(bin) * PAGE_BYTES
 }
 
 /// Calls `look` with each group of cached slots of one bin: address of the first, and number.
@@ -78,6 +84,7 @@ pub fn collect<L: Lane>() -> Stats {
         in_slots += slots;
         stats.small_span_bytes += owned.pages() * PAGE_BYTES;
     }
+    stats.small_span_bytes += allocator.pages.runs.shared_free_bytes();
     stats.span_free_bytes = in_slots.saturating_sub(stats.small_out_bytes);
     stats.span_waste_bytes = stats.small_span_bytes.saturating_sub(in_slots);
     stats.depot_bytes = allocator.exchange.depot_bytes();
@@ -105,7 +112,7 @@ pub fn collect_with_bins<L: Lane>(bins: &mut [BinStats; BINS]) -> Stats {
         for shard in allocator.exchange.shards() {
             let (out, spans) = shard.owned().lock().counts(bin);
             counts.out += out as usize;
-            counts.slots += spans as usize * usize::from(bins::info(bin).span_slots);
+            counts.slots += spans as usize * usize::from(bins::info(bin).span_slots());
             counts.span_bytes += span_bytes::<L>(bin, spans);
         }
         let in_slots = counts.slots * counts.slot_bytes;
@@ -114,6 +121,13 @@ pub fn collect_with_bins<L: Lane>(bins: &mut [BinStats; BINS]) -> Stats {
         stats.span_free_bytes += in_slots.saturating_sub(counts.out * counts.slot_bytes);
         stats.span_waste_bytes += counts.span_bytes - in_slots;
     }
+    // Of no bin: the rest of the shortest spans'.
+    let shared_bytes = allocator.pages.runs.shared_free_bytes();
+    if let Some(shortest) = bins.get_mut(1) {
+        shortest.span_bytes += shared_bytes;
+    }
+    stats.small_span_bytes += shared_bytes;
+    stats.span_waste_bytes += shared_bytes;
     each_cached::<L>(|cache, bin, _, count| {
         *match cache {
             Cache::Magazine => &mut stats.magazine_bytes,

@@ -12,6 +12,7 @@
 //! Bin 0, *foreign*, stands for every address that is no small block's. Its entry in a heap is always both empty and
 //! full, so hit paths don't test for it.
 
+use crate::platform::system_page;
 use crate::platform::units::{Bin, MIN_ALIGN, PAGE_BYTES};
 
 /// Bins, bin 0 included. Derived: bin 0, 8 linear ones, and 8 doublings of 8.
@@ -35,10 +36,8 @@ const MAX_SPAN_PAGES: usize = 80;
 pub struct BinInfo {
     /// Bytes of one slot.
     pub slot_bytes: u32,
-    /// Pages of one span.
-    pub span_pages: u16,
-    /// Slots of one span.
-    pub span_slots: u16,
+    /// Pages and slots of one span, by the [class](system_page::class) of the system's pages.
+    spans: [(u16, u16); system_page::CLASSES],
     /// ceil(2^32 / slot_bytes): divides an offset in a span by a multiplication.
     reciprocal: u64,
 }
@@ -80,19 +79,35 @@ const fn span_pages_of(slot_bytes: usize) -> usize {
     best
 }
 
+/// Pages and slots of a span where the system's pages are of `class`. Whole ones: rounded down where the bitmap is full, else
+/// up. A shorter span shares one.
+const fn span_in(slot_bytes: usize, class: usize) -> (u16, u16) {
+    let (pages, whole) = (span_pages_of(slot_bytes), system_page::pages_of(class));
+    let pages = if pages < whole {
+        pages
+    } else if pages * PAGE_BYTES / slot_bytes == MAX_SPAN_SLOTS {
+        pages / whole * whole
+    } else {
+        system_page::whole_in(pages, class)
+    };
+    let slots = pages * PAGE_BYTES / slot_bytes;
+    (pages as u16, (if slots < MAX_SPAN_SLOTS { slots } else { MAX_SPAN_SLOTS }) as u16)
+}
+
 const fn info_table() -> [BinInfo; BINS] {
-    let none = BinInfo { slot_bytes: 0, span_pages: 0, span_slots: 0, reciprocal: 0 };
+    let none = BinInfo { slot_bytes: 0, spans: [(0, 0); system_page::CLASSES], reciprocal: 0 };
     let mut table = [none; BINS];
     let mut bin = 1;
     while bin < BINS {
         let slot_bytes = slot_bytes_of(bin);
-        let span_pages = span_pages_of(slot_bytes);
-        table[bin] = BinInfo {
-            slot_bytes: slot_bytes as u32,
-            span_pages: span_pages as u16,
-            span_slots: (span_pages * PAGE_BYTES / slot_bytes) as u16,
-            reciprocal: (1u64 << 32).div_ceil(slot_bytes as u64),
-        };
+        let mut spans = [(0, 0); system_page::CLASSES];
+        let mut class = 0;
+        while class < system_page::CLASSES {
+            spans[class] = span_in(slot_bytes, class);
+            class += 1;
+        }
+        table[bin] =
+            BinInfo { slot_bytes: slot_bytes as u32, spans, reciprocal: (1u64 << 32).div_ceil(slot_bytes as u64) };
         bin += 1;
     }
     table
@@ -165,14 +180,36 @@ pub fn info(bin: Bin) -> &'static BinInfo {
 }
 
 impl BinInfo {
+    #[inline]
+    fn span(&self) -> (u16, u16) {
+        let [short, middle, long] = self.spans;
+        match system_page::class() {
+            0 => short,
+            1 => middle,
+            _ => long,
+        }
+    }
+
+    /// Pages of one span.
+    #[inline]
+    pub fn span_pages(&self) -> usize {
+        usize::from(self.span().0)
+    }
+
+    /// Slots of one span.
+    #[inline]
+    pub fn span_slots(&self) -> u16 {
+        self.span().1
+    }
+
     /// Number of the slot that begins `offset` bytes into a span; `None` if none does.
     #[inline]
     pub fn slot_at(&self, offset: usize) -> Option<usize> {
-        if offset >= usize::from(self.span_pages) * PAGE_BYTES {
+        if offset >= self.span_pages() * PAGE_BYTES {
             return None;
         }
         let slot = ((offset as u64 * self.reciprocal) >> 32) as usize;
-        (slot * self.slot_bytes as usize == offset && slot < usize::from(self.span_slots)).then_some(slot)
+        (slot * self.slot_bytes as usize == offset && slot < usize::from(self.span_slots())).then_some(slot)
     }
 }
 
@@ -204,8 +241,8 @@ mod tests {
     fn spans_hold_eight_to_512_slots_and_waste_little() {
         for bin in 1..BINS {
             let info = info(Bin(bin as u8));
-            let bytes = usize::from(info.span_pages) * PAGE_BYTES;
-            let slots = usize::from(info.span_slots);
+            let bytes = info.span_pages() * PAGE_BYTES;
+            let slots = usize::from(info.span_slots());
             assert!((MIN_SPAN_SLOTS..=MAX_SPAN_SLOTS).contains(&slots));
             assert!((bytes - slots * info.slot_bytes as usize) * 32 <= bytes, "bin {bin}");
         }
@@ -216,9 +253,9 @@ mod tests {
         for bin in 1..BINS {
             let info = info(Bin(bin as u8));
             let size = info.slot_bytes as usize;
-            for offset in 0..usize::from(info.span_pages) * PAGE_BYTES {
+            for offset in 0..info.span_pages() * PAGE_BYTES {
                 let expected =
-                    (offset % size == 0 && offset / size < usize::from(info.span_slots)).then_some(offset / size);
+                    (offset % size == 0 && offset / size < usize::from(info.span_slots())).then_some(offset / size);
                 assert_eq!(info.slot_at(offset), expected, "bin {bin} offset {offset}");
             }
         }

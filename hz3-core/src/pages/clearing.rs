@@ -13,6 +13,7 @@
 
 use crate::platform::atomic::{AtomicU32, Ordering};
 use crate::platform::os::Os;
+use crate::platform::system_page;
 use crate::platform::units::PAGE_BYTES;
 use core::ptr::NonNull;
 
@@ -48,7 +49,7 @@ impl Clearing {
         Self([const { Class { left: AtomicU32::new(0), last: AtomicU32::new(0) } }; CLASSES])
     }
 
-    /// Clears `bytes` at `start`, the beginning of a page.
+    /// Clears `bytes` at `start`, the beginning of a page of the system.
     ///
     /// # Safety
     /// The caller owns the range, which is writable.
@@ -62,7 +63,7 @@ impl Clearing {
             // SAFETY: the caller's range.
             return unsafe { start.write_bytes(0, bytes) };
         }
-        let (whole, mut written) = (bytes / PAGE_BYTES * PAGE_BYTES, 0);
+        let (whole, mut written) = (system_page::start_of(bytes), 0);
         // SAFETY: all parts lie in the caller's range.
         unsafe {
             for from in (0..whole).step_by(LONG_BYTES) {

@@ -21,6 +21,7 @@ use crate::platform::atomic::{AtomicUsize, Ordering};
 use crate::platform::lock::{ForkLock, Mutex, Ranked};
 use crate::platform::os::Os;
 use crate::platform::rank::Rank;
+use crate::platform::system_page;
 use crate::platform::table::Table;
 use crate::platform::units::{PAGE_BYTES, SpanId};
 use core::ptr::NonNull;
@@ -185,10 +186,12 @@ impl<O: Os> DirectMappings<O> {
     #[cold]
     fn add_page(&self) -> bool {
         let Some(page) = self.pages.allocate::<O>(1) else { return false };
-        // SAFETY: just handed out, a page. Other threads may have counted it already; contents stay.
+        // SAFETY: just handed out, in a chunk of whole pages of the system. Other threads may have counted it already; contents stay.
         unsafe {
-            if let Some(page) = NonNull::new(self.pages.unit(page)) {
-                O::populate(page, PAGE_BYTES);
+            let page = self.pages.unit(page);
+            let before = page.addr() - system_page::start_of(page.addr());
+            if let Some(page) = NonNull::new(page.sub(before)) {
+                O::populate(page, system_page::bytes());
             }
         }
         true

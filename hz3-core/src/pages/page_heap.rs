@@ -27,6 +27,7 @@ use crate::platform::budget::Budget;
 use crate::platform::helper::Helper;
 use crate::platform::options::{NEVER, Options};
 use crate::platform::os::Os;
+use crate::platform::system_page;
 use crate::platform::units::{Bin, PAGE_BYTES, ShardId, SpanId, elapsed_ms};
 use core::ptr::NonNull;
 use crossbeam_utils::CachePadded;
@@ -125,7 +126,7 @@ impl<P: Policy> PageHeap<P> {
 
     /// A new span of `bin` for `owner`, tagged and guarded. `None` if memory runs out.
     pub fn take_small(&self, bin: Bin, owner: ShardId) -> Option<SpanId> {
-        let pages = usize::from(bins::info(bin).span_pages);
+        let pages = bins::info(bin).span_pages();
         self.take_slots(pages, |id| PageTag::small(bin, owner, id), |span| span.become_small(bin, owner))
     }
 
@@ -146,16 +147,40 @@ impl<P: Policy> PageHeap<P> {
         tag: impl FnOnce(SpanId) -> PageTag,
         prepare: impl FnOnce(&mut Span),
     ) -> Option<SpanId> {
-        let id = self.runs.allocate(pages + P::GUARD_PAGES, 1)?;
-        // SAFETY: this thread owns the span, just taken; nothing uses its pages.
+        let is_part = pages < system_page::pages();
+        let id = if is_part { self.take_part(pages) } else { self.runs.allocate(pages + P::guard_pages(), 1) }?;
+        // SAFETY: this thread owns the span, just taken; nothing uses its pages. A part's guard is its shared page's.
         unsafe {
-            self.note_taken(id);
+            if !is_part {
+                self.note_taken(id);
+            }
             self.tag_all(id, tag(id), prepare);
-            if P::HARDENED {
+            if P::HARDENED && !is_part {
                 self.guard_end(id);
             }
         }
         Some(id)
+    }
+
+    /// A run of `pages`, fewer than a page of the system has, out of one that spans share. `None` if memory runs out.
+    #[cold]
+    #[inline(never)]
+    fn take_part(&self, pages: usize) -> Option<SpanId> {
+        loop {
+            if let Some(id) = self.runs.take_part(pages)? {
+                return Some(id);
+            }
+            let page = self.runs.allocate(system_page::pages() + P::guard_pages(), 1)?;
+            // SAFETY: this thread owns the span, just taken; nothing uses its pages. It hands the span over, tagged.
+            unsafe {
+                self.note_taken(page);
+                self.tag_all(page, PageTag::edge(Kind::Shared, page), |span| span.kind = Kind::Shared);
+                if P::HARDENED {
+                    self.guard_end(page);
+                }
+                self.runs.share(page);
+            }
+        }
     }
 
     /// Frees the span `id` of small slots, a shard's or a region's. With `keeps_age` its pages are as old as the last use of
@@ -167,6 +192,9 @@ impl<P: Policy> PageHeap<P> {
         let mut stamp = P::Os::now_ms();
         // SAFETY: the caller owns the span, and no block of it is live.
         unsafe {
+            if (*at(self.spans(), id)).is_part() {
+                return self.release_part(id, keeps_age);
+            }
             self.tag_all(id, PageTag::NONE, |span| {
                 span.kind = Kind::Transit;
                 if keeps_age {
@@ -179,6 +207,24 @@ impl<P: Policy> PageHeap<P> {
             }
             let free = self.runs.release_counted(id, stamp);
             self.settle(free);
+        }
+    }
+
+    /// Frees a part of a shared page; that too, if it is free as a whole.
+    ///
+    /// # Safety
+    /// As for [`PageHeap::release_small`].
+    #[cold]
+    #[inline(never)]
+    unsafe fn release_part(&self, id: SpanId, keeps_age: bool) {
+        // SAFETY: the caller owns the span, of which no block is live, and hands it over; then this thread owns the whole page.
+        unsafe {
+            let (page, stamp) = ((*at(self.spans(), id)).shared_page(), (*at(self.spans(), id)).stamp);
+            self.tag_all(id, PageTag::edge(Kind::Shared, page), |span| span.kind = Kind::Transit);
+            if self.runs.put_part_back(page, id) {
+                (*at(self.spans(), page)).stamp = stamp;
+                self.release_small(page, keeps_age);
+            }
         }
     }
 
@@ -209,6 +255,7 @@ impl<P: Policy> PageHeap<P> {
 
     /// A large block's span at a multiple of `align_pages`, a power of two, for the caller. `None` if memory runs out.
     pub fn take_large(&self, pages: usize, align_pages: usize) -> Option<SpanId> {
+        debug_assert!(pages == system_page::whole(pages));
         if !self.is_direct(pages.max(align_pages)) {
             self.take_run(Growing::Any, pages, align_pages).or_else(|| self.map_direct(pages, align_pages * PAGE_BYTES))
         } else {
@@ -364,7 +411,7 @@ impl<P: Policy> PageHeap<P> {
 
     fn map_fresh(&self, pages: usize, align: usize) -> Option<SpanId> {
         let bytes = pages * PAGE_BYTES;
-        let mapped = if align > PAGE_BYTES { bytes.checked_add(align)? } else { bytes };
+        let mapped = if align > system_page::bytes() { bytes.checked_add(align)? } else { bytes };
         if !self.charge(pages) {
             return None;
         }
@@ -721,7 +768,7 @@ impl<P: Policy> PageHeap<P> {
         returned
     }
 
-    /// Guards the last page of span `id`, unless the system refuses.
+    /// Guards the last page of span `id`, one of the system's, unless the system refuses.
     ///
     /// # Safety
     /// The caller owns the span, and nothing uses its last page.
@@ -733,7 +780,8 @@ impl<P: Policy> PageHeap<P> {
                 // A reused mapping, which the system refused to unmap, keeps its guard.
                 return;
             }
-            let is_guarded = self.guards.guard(span.start + span.bytes() - PAGE_BYTES, PAGE_BYTES);
+            let guard_bytes = system_page::bytes();
+            let is_guarded = self.guards.guard(span.start + span.bytes() - guard_bytes, guard_bytes);
             span.guarded = if is_guarded { Guarded::End } else { Guarded::None };
         }
     }
@@ -746,14 +794,14 @@ impl<P: Policy> PageHeap<P> {
         // SAFETY: the caller owns the span, and the guarded pages lie in it.
         unsafe {
             let span = &mut *at(self.spans(), id);
-            let (start, end) = (span.start, span.start + span.bytes());
+            let (start, end, one) = (span.start, span.start + span.bytes(), system_page::bytes());
             let is_open = match span.guarded {
                 Guarded::None => true,
-                Guarded::End => self.guards.unguard(end - PAGE_BYTES, PAGE_BYTES),
+                Guarded::End => self.guards.unguard(end - one, one),
                 Guarded::Ends => {
                     let front = Span::front_pages(span.pages as usize) * PAGE_BYTES;
                     // Both again if one is refused.
-                    self.guards.unguard(start, front) && self.guards.unguard(end - 2 * PAGE_BYTES, 2 * PAGE_BYTES)
+                    self.guards.unguard(start, front) && self.guards.unguard(end - 2 * one, 2 * one)
                 }
                 Guarded::All => self.guards.unguard(start, end - start),
             };
@@ -778,6 +826,9 @@ impl<P: Policy> PageHeap<P> {
             span.stamp = P::Os::now_ms();
             let is_at_once = self.options().purge_delay_ms() == 0 || span.guarded != Guarded::End;
             let wait = if is_at_once { Wait::Whole } else { wait(span.pages as usize) };
+            // Of a short one, the ends are all.
+            let has_middle = span.pages as usize > Span::front_pages(span.pages as usize) + 2 * system_page::pages();
+            let wait = if wait == Wait::Ends && !has_middle { Wait::Whole } else { wait };
             match wait {
                 Wait::Whole if self.guards.guard(span.start, span.bytes()) => span.guarded = Guarded::All,
                 Wait::Ends => self.guard_ends(id),
@@ -806,10 +857,11 @@ impl<P: Policy> PageHeap<P> {
         unsafe {
             let span = &mut *at(self.spans(), id);
             let front = Span::front_pages(span.pages as usize) * PAGE_BYTES;
-            let back = span.start + span.bytes() - 2 * PAGE_BYTES;
+            let back_bytes = 2 * system_page::bytes();
+            let back = span.start + span.bytes() - back_bytes;
             if self.guards.guard(span.start, front) {
                 // Where the second is refused, the last page may have lost its guard.
-                self.guards.guard(back, 2 * PAGE_BYTES);
+                self.guards.guard(back, back_bytes);
                 span.guarded = Guarded::Ends;
             }
         }

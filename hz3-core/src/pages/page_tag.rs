@@ -7,7 +7,7 @@
 //! `free` adds the offset of the bin's entry to its heap's address; outside small spans it is 0, the foreign bin's. The
 //! parts are separate atomics, because `free` loads those 16 bits only.
 //!
-//! Small spans and regions' tag every page, other spans the first and the last, so that neighbours find each other. A tag changes
+//! Small spans, regions' and shared pages tag every page, other spans the first and the last, so that neighbours find each other. A tag changes
 //! only while no block of its page is live, or under the run lock.
 
 use crate::platform::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
@@ -33,6 +33,8 @@ pub enum Kind {
     Waiting = 6,
     /// Slots of one bin in a region.
     Region = 7,
+    /// Free in a [page of the system that spans share](crate::pages::span::SharedPages), or its guard.
+    Shared = 8,
 }
 
 /// A page's tag in memory. All zeros is [`PageTag::NONE`].
@@ -131,6 +133,7 @@ impl PageTag {
             5 => Kind::Transit,
             6 => Kind::Waiting,
             7 => Kind::Region,
+            8 => Kind::Shared,
             _ => Kind::None,
         }
     }
@@ -155,7 +158,7 @@ mod tests {
                 (bin, ShardId(31), Kind::Small, SpanId(0xdead_beef))
             );
         }
-        for kind in [Kind::Large, Kind::Dirty, Kind::Clean, Kind::Transit, Kind::Waiting, Kind::Region] {
+        for kind in [Kind::Large, Kind::Dirty, Kind::Clean, Kind::Transit, Kind::Waiting, Kind::Region, Kind::Shared] {
             let tag = PageTag::edge(kind, SpanId(7));
             assert_eq!((tag.bin(), tag.kind(), tag.span()), (Bin(0), kind, SpanId(7)));
         }

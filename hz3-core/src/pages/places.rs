@@ -10,6 +10,7 @@
 //! had, or nothing can be mapped at an address, a window is one mapping, and never grows.
 
 use crate::platform::os::{NotMapped, Os};
+use crate::platform::system_page;
 use crate::platform::units::{PAGE_BYTES, SEGMENT_BYTES, SEGMENT_PAGES};
 use core::ffi::CStr;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
@@ -104,7 +105,7 @@ impl Place {
 
     /// A mapping of `pages` pages and their tags: all of a window. `None` if the system refuses.
     pub fn whole<O: Os>(pages: usize) -> Option<Self> {
-        let tag_bytes = (pages * TAG_BYTES).next_multiple_of(PAGE_BYTES);
+        let tag_bytes = (pages * TAG_BYTES).next_multiple_of(system_page::bytes());
         let bytes = pages.checked_mul(PAGE_BYTES)?.checked_add(tag_bytes + SEGMENT_BYTES)?;
         let start = O::map(bytes)?;
         // SAFETY: just mapped.
@@ -118,7 +119,7 @@ impl Place {
     /// # Safety
     /// It is the caller's, and nothing uses it.
     pub unsafe fn unmap_whole<O: Os>(self) {
-        let tag_bytes = (self.capacity * TAG_BYTES).next_multiple_of(PAGE_BYTES);
+        let tag_bytes = (self.capacity * TAG_BYTES).next_multiple_of(system_page::bytes());
         // SAFETY: the caller's own promise.
         unsafe { unmap::<O>(self.tags, self.capacity * PAGE_BYTES + tag_bytes + SEGMENT_BYTES) };
     }
@@ -194,10 +195,12 @@ impl Place {
         }
         let fresh = first.max(edge.bound);
         let is_much = (end - first) * PAGE_BYTES > MOST_POPULATED_BYTES;
-        let start = NonNull::new(with_exposed_provenance_mut(self.tags + fresh * TAG_BYTES));
-        if let Some(start) = start.filter(|_| !is_much) {
-            // SAFETY: mapped, here or before, in whole pages, since all numbers are of whole segments.
-            unsafe { O::populate(start, (end - fresh) * TAG_BYTES) };
+        // A segment's tags are 4 KiB: others' lie in the same page of the system.
+        let start = system_page::start_of(self.tags + fresh * TAG_BYTES);
+        let bytes = (self.tags + end * TAG_BYTES - start).next_multiple_of(system_page::bytes());
+        if let Some(start) = NonNull::new(with_exposed_provenance_mut(start)).filter(|_| !is_much) {
+            // SAFETY: mapped, here or before, in whole pages.
+            unsafe { O::populate(start, bytes) };
         }
         Ok(())
     }

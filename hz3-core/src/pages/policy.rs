@@ -3,6 +3,7 @@
 use crate::pages::bins::{self, BINS};
 use crate::pages::shape::{MAX_SLOTS, capacity_of};
 use crate::platform::os::Os;
+use crate::platform::system_page;
 use crate::platform::units::Bin;
 
 /// The size of a bin's magazines.
@@ -68,13 +69,16 @@ pub trait Policy: Sized + Sync + 'static {
 
     /// Bytes of a slot kept behind the requested size, for a canary. Derived.
     const TRAILER_BYTES: usize = if Self::HARDENED { CANARY_BYTES } else { 0 };
-    /// Guard pages at the end of a span in use. Derived.
-    const GUARD_PAGES: usize = if Self::HARDENED { 1 } else { 0 };
     /// Whether slots of one-way traffic come back in order ([`crate::thread::flow`]). Derived.
     const KEEPS_ORDER: bool = !Self::HARDENED;
 
     /// Shapes by bin.
     fn shapes() -> &'static [Shape; BINS];
+
+    /// Guard pages at the end of a span in use: one of the system's, or none. Derived.
+    fn guard_pages() -> usize {
+        if Self::HARDENED { system_page::pages() } else { 0 }
+    }
 }
 
 /// The shape of a magazine of `bin`.

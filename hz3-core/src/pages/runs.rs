@@ -6,6 +6,8 @@
 //! spares → descriptor → …                     for the next cuts
 //! ```
 //!
+//! Runs begin and end with pages of the system: whoever takes, shrinks or extends one asks for [whole ones](crate::platform::system_page).
+//!
 //! A request takes a run of its own class, of which most fit, or the one inserted last in the next band that has a longer
 //! one: its memory is warm. The search takes a bounded number of steps, and in a class of several lengths a logarithm of its
 //! runs. A returned run merges with its neighbours of the same kind, found by the page tags of their edges. Dirty runs serve
@@ -18,7 +20,7 @@ use crate::pages::length_tree::{Nodes, Tree};
 use crate::pages::limit::Limit;
 use crate::pages::page_tag::{Kind, PageTag};
 use crate::pages::run_lists::{Lists, class_of, rest_of_band};
-use crate::pages::span::{Span, Spans, at};
+use crate::pages::span::{SharedPages, Span, Spans, at};
 use crate::platform::forks::Forks;
 use crate::platform::lock::{ForkLock, Guard, Mutex, Ranked};
 use crate::platform::options::Options;
@@ -71,6 +73,7 @@ pub(crate) struct Index {
     in_purge: Transit,
     in_purge_pages: usize,
     failure: Failure,
+    shared: SharedPages,
     /// Counts runs put into lists.
     insertions: u64,
 }
@@ -95,6 +98,7 @@ impl Index {
             in_purge: Transit::new(),
             in_purge_pages: 0,
             failure: Failure { pages: 0, align_pages: 0, number: 0, is_past: true },
+            shared: SharedPages::new(),
             insertions: 0,
         }
     }
@@ -742,6 +746,42 @@ impl<O: Os> Runs<O> {
         (span.start, span.pages, span.kind) = (range.start, range.pages as u32, Kind::Clean);
         free.index.failure.is_past = true;
         free.insert(id);
+    }
+
+    /// Takes `pages` pages, fewer than a page of the system has, out of a [shared one](SharedPages). `None` if memory runs
+    /// out, `Some(None)` if [`Runs::share`] is to add one. The caller owns the span, which is in transit.
+    pub fn take_part(&self, pages: usize) -> Option<Option<SpanId>> {
+        let mut free = self.lock_with_spares()?;
+        let Some(part) = free.index.shared.find(&self.spans, pages) else { return Some(None) };
+        let id = free.new_descriptor()?;
+        free.index.shared.take(&self.spans, part, id);
+        Some(Some(id))
+    }
+
+    /// Makes the run `id` a shared page, of which all is free.
+    ///
+    /// # Safety
+    /// The caller owns the span, a page of the system and perhaps a guard, all its pages tagged as shared, and hands it over.
+    pub unsafe fn share(&self, id: SpanId) {
+        self.lock().index.shared.add(&self.spans, id);
+    }
+
+    /// Takes the part `id` of the shared page `page` back. True if that is free as a whole: then the caller owns it.
+    ///
+    /// # Safety
+    /// The caller owns the part, its pages tagged as shared, and hands it over. Nothing uses it.
+    pub unsafe fn put_part_back(&self, page: SpanId, id: SpanId) -> bool {
+        let mut free = self.lock();
+        // What was taken since the failure was free then.
+        free.index.failure.is_past |= free.span(id).taken_after != free.index.failure.number;
+        let is_whole = free.index.shared.put_back(&self.spans, page, id);
+        free.retire(id);
+        is_whole
+    }
+
+    /// Bytes of shared pages that no span has, guards included.
+    pub fn shared_free_bytes(&self) -> usize {
+        self.index.lock().shared.free_pages() * PAGE_BYTES
     }
 
     /// Frees a span's pages, which are dirty as of `now`.

@@ -12,6 +12,7 @@
 use crate::pages::bins::{self, BinInfo};
 use crate::pages::page_tag::Kind;
 use crate::pages::slot::{Places, Slot};
+use crate::platform::system_page;
 use crate::platform::table::{Table, typed};
 use crate::platform::units::{Bin, PAGE_BYTES, ShardId, SpanId};
 
@@ -24,7 +25,7 @@ const BITMAP_WORDS: usize = bins::MAX_SPAN_SLOTS / 64;
 /// then little beside the use itself.
 const PAGES_PER_GUARD: usize = 1024;
 
-/// Which pages of a run fault at any access.
+/// Which pages of a run fault at any access: whole ones of the system.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Guarded {
@@ -34,7 +35,7 @@ pub enum Guarded {
     End = 1,
     /// All.
     All = 2,
-    /// The last two and [so many](Span::front_pages) in front.
+    /// The last two of the system and [so many](Span::front_pages) in front.
     Ends = 3,
 }
 
@@ -43,7 +44,7 @@ pub enum Guarded {
 pub struct Span {
     /// Address of the first page. Sync: constant for a small span in use; else its owner's (a large block, a span in transit), or the run lock.
     pub start: usize,
-    /// Neighbours in the span's list: a partial list (shard lock) or an index list (run lock).
+    /// Neighbours in the span's list: a partial list (shard lock), an index list or the list of shared pages (run lock).
     pub next: SpanId,
     /// As `next`.
     pub previous: SpanId,
@@ -79,11 +80,11 @@ pub struct Span {
     /// Number of the failure after which a run was taken. Sync: run lock; constant while the span is in use.
     pub taken_after: u32,
     /// A bit for each slot at home. Sync: shard lock. Large span: the first word is the requested size, the second the bytes
-    /// copied for it, both its owner's, the third the pages that count in a region (the region's lock). Free run: the first word is the number of its insertion,
-    /// the second its links in a tree (run lock). Just taken: its
-    /// fresh pages, its owner's.
+    /// copied for it, both its owner's, the third the pages that count in a region (the region's lock). Free run: the first
+    /// word is the number of its insertion, the second its links in a tree (run lock). Just taken: its fresh pages, its
+    /// owner's. [Shared page](SharedPages): its free pages, and those that were never taken, a bit each (run lock).
     bitmap: [u64; BITMAP_WORDS],
-    /// Small spans: a bit for each page without memory. No slot that is out lies in one. Sync: shard lock.
+    /// Small spans: a bit for each page without memory, in whole pages of the system. No slot that is out lies in one. Sync: shard lock.
     purged: u128,
 }
 
@@ -109,7 +110,40 @@ impl Span {
         self.listed = false;
         self.aside = false;
         self.bitmap = [0; BITMAP_WORDS];
-        self.purged = if self.zeroed { self.all_pages() } else { 0 };
+        // What others share a page with may have memory.
+        self.purged = if self.zeroed && !self.is_part() { self.all_pages() } else { 0 };
+    }
+
+    /// Whether the run is shorter than a page of the system: a part of a [shared one](SharedPages).
+    pub fn is_part(&self) -> bool {
+        (self.pages as usize) < system_page::pages()
+    }
+
+    /// The shared page that this run is a part of.
+    pub fn shared_page(&self) -> SpanId {
+        if self.kind == Kind::Region { self.next } else { self.older }
+    }
+
+    /// Makes the run a part of the shared page `page`. A shard's list leaves one word for it, a region's the other.
+    pub const fn set_shared_page(&mut self, page: SpanId) {
+        (self.next, self.older) = (page, page);
+    }
+
+    /// Of a shared page: its free pages, and those that were never taken, a bit each.
+    pub const fn free_parts(&self) -> (u64, u64) {
+        let [free, fresh, ..] = self.bitmap;
+        (free, fresh)
+    }
+
+    /// Stores what [`Span::free_parts`] returns.
+    pub const fn set_free_parts(&mut self, parts: (u64, u64)) {
+        let [free, fresh, ..] = &mut self.bitmap;
+        (*free, *fresh) = parts;
+    }
+
+    /// Pages for slots, of a span that has `guard_pages` at its end. Shared pages have their own.
+    pub fn slot_pages(&self, guard_pages: usize) -> usize {
+        self.pages as usize - if self.is_part() { 0 } else { guard_pages }
     }
 
     /// Requested size of a large span's block, in bytes.
@@ -198,16 +232,19 @@ impl Span {
         u128::MAX >> 128_u32.saturating_sub(self.pages).min(127)
     }
 
+    /// The pages that have memory with a slot: whole ones of the system.
     fn pages_of(info: &BinInfo, slot: usize) -> u128 {
-        let (bytes, start) = (info.slot_bytes as usize, slot * info.slot_bytes as usize);
-        let (first, last) = (start / PAGE_BYTES, (start + bytes - 1) / PAGE_BYTES);
+        let (bytes, start, others) =
+            (info.slot_bytes as usize, slot * info.slot_bytes as usize, system_page::pages() - 1);
+        let (first, last) = ((start / PAGE_BYTES) & !others, ((start + bytes - 1) / PAGE_BYTES) | others);
         (u128::MAX >> 127_usize.saturating_sub(last - first)) << first.min(127)
     }
 
-    /// Holes that may hold memory: a bit for each page whose slots are all free. The counts alone rule out most spans.
+    /// Holes that may hold memory: a bit for each page whose slots are all free, in whole pages of the system. The counts alone
+    /// rule out most spans.
     pub fn holes(&self, info: &BinInfo) -> u128 {
-        let free = usize::from(info.span_slots - self.carved + self.home) * info.slot_bytes as usize;
-        if free < PAGE_BYTES / 2 {
+        let free = usize::from(info.span_slots() - self.carved + self.home) * info.slot_bytes as usize;
+        if free < system_page::bytes() / 2 || self.is_part() {
             return 0;
         }
         let mut holes = self.all_pages() & !self.purged;
@@ -242,8 +279,8 @@ impl Span {
     }
 
     /// Guarded pages in front of a freed large block of `pages`.
-    pub const fn front_pages(pages: usize) -> usize {
-        1 + pages / PAGES_PER_GUARD
+    pub fn front_pages(pages: usize) -> usize {
+        system_page::whole(1 + pages / PAGES_PER_GUARD)
     }
 
     /// Bytes of the run.
@@ -253,7 +290,7 @@ impl Span {
 
     /// Whether a slot can be carved.
     pub fn has_room(&self, info: &BinInfo) -> bool {
-        self.home > 0 || self.carved < info.span_slots
+        self.home > 0 || self.carved < info.span_slots()
     }
 
     /// Slots that are out: live, or cached.
@@ -268,9 +305,14 @@ impl Span {
 
     /// Carves slots, home ones first, into `out` from its end: pops yield rising addresses. Returns how many.
     pub fn carve(&mut self, info: &BinInfo, out: &mut Places) -> usize {
+        self.carve_up_to(info, info.span_slots(), out)
+    }
+
+    /// [`Span::carve`] of a span of `slots`.
+    pub fn carve_up_to(&mut self, info: &BinInfo, slots: u16, out: &mut Places) -> usize {
         let mut taken = self.carve_home(info, out);
         for place in out.iter_mut().rev().skip(taken) {
-            if self.carved == info.span_slots {
+            if self.carved == slots {
                 break;
             }
             place.write(self.slot(info, usize::from(self.carved)));
@@ -347,7 +389,7 @@ impl Span {
             .filter(|slot| self.bitmap.get(slot / 64).is_some_and(|word| word >> (slot % 64) & 1 == 0));
         ones == u32::from(self.home)
             && self.home <= self.carved
-            && self.carved <= info.span_slots
+            && self.carved <= info.span_slots()
             && out.fold(0, |pages, slot| pages | Self::pages_of(info, slot)) & self.purged == 0
             && self.purged & !self.all_pages() == 0
     }
@@ -478,6 +520,150 @@ impl SpanQueue {
     }
 }
 
+/// Most pages looked at for a part. Chosen: those that were added or had parts returned last.
+const SHARED_LOOKS: usize = 16;
+
+/// Free pages of one that may be taken.
+#[derive(Clone, Copy)]
+pub struct Part {
+    page: SpanId,
+    first: u32,
+    pages: usize,
+}
+
+/// Shared pages: pages of the system that short spans share, where they are longer than hz3's.
+///
+/// ```text
+/// shared page   | span | free | span | span | free | guard |      a bit for each free page of 4 KiB; hardened: a guard
+/// first → page with a free part → page → …
+/// ```
+///
+/// A span of small slots is short, as its bitmap is: two pages of 4 KiB for slots of 16 bytes. Alone in a page of 64 KiB, it
+/// would take eight times its memory. So such spans lie side by side, whatever their bins. A page that is free again as a whole is
+/// a run again. With pages of 4 KiB there are none. The run lock protects all this.
+pub struct SharedPages {
+    first: SpanId,
+    /// Pages of 4 KiB that no span has, in all shared pages, and their guards.
+    free_pages: usize,
+}
+
+#[allow(clippy::mut_from_ref, reason = "the run lock stands in for the exclusive borrow")]
+fn span(spans: &Spans, id: SpanId) -> &mut Span {
+    // SAFETY: the table handed out the ids of shared pages and of their parts. The run lock makes the reference exclusive; no
+    // caller makes two to one span at a time.
+    unsafe { &mut *at(spans, id) }
+}
+
+fn bits(first: u32, pages: usize) -> u64 {
+    ((1 << pages) - 1) << first
+}
+
+impl SharedPages {
+    /// None.
+    #[allow(clippy::new_without_default, reason = "only statics have one")]
+    pub const fn new() -> Self {
+        Self { first: SpanId::NONE, free_pages: 0 }
+    }
+
+    /// Pages of 4 KiB in shared pages that no span has, guards included.
+    pub const fn free_pages(&self) -> usize {
+        self.free_pages
+    }
+
+    fn push(&mut self, spans: &Spans, id: SpanId) {
+        let old = core::mem::replace(&mut self.first, id);
+        if !old.is_none() {
+            span(spans, old).previous = id;
+        }
+        let page = span(spans, id);
+        (page.next, page.previous) = (old, SpanId::NONE);
+    }
+
+    fn remove(&mut self, spans: &Spans, id: SpanId) {
+        let (next, previous) = (span(spans, id).next, span(spans, id).previous);
+        if previous.is_none() {
+            self.first = next;
+        } else {
+            span(spans, previous).next = next;
+        }
+        if !next.is_none() {
+            span(spans, next).previous = previous;
+        }
+    }
+
+    /// Adds the run `id`, a page of the system, perhaps with its guard, of which all is free.
+    pub fn add(&mut self, spans: &Spans, id: SpanId) {
+        let page = span(spans, id);
+        let all = bits(0, system_page::pages());
+        let fresh = if page.zeroed { all } else { 0 };
+        page.set_free_parts((all, fresh));
+        self.free_pages += page.pages as usize;
+        self.push(spans, id);
+    }
+
+    /// A part of `pages`, fewer than a page of the system has. `None`: a further page is needed.
+    pub fn find(&self, spans: &Spans, pages: usize) -> Option<Part> {
+        let mut page = self.first;
+        for _ in 0..SHARED_LOOKS {
+            if page.is_none() {
+                break;
+            }
+            let (free, _) = span(spans, page).free_parts();
+            let last = (system_page::pages() - pages) as u32;
+            if let Some(first) = (0..=last).find(|&first| free & bits(first, pages) == bits(first, pages)) {
+                return Some(Part { page, first, pages });
+            }
+            page = span(spans, page).next;
+        }
+        None
+    }
+
+    /// Takes the `part`, just found, as the run `id`.
+    pub fn take(&mut self, spans: &Spans, part: Part, id: SpanId) {
+        let page = span(spans, part.page);
+        let (free, fresh) = page.free_parts();
+        let (taken, start, taken_after) = (bits(part.first, part.pages), page.start, page.taken_after);
+        page.set_free_parts((free & !taken, fresh & !taken));
+        if free == taken {
+            self.remove(spans, part.page);
+        }
+        self.free_pages -= part.pages;
+        let run = span(spans, id);
+        (run.start, run.pages) = (start + part.first as usize * PAGE_BYTES, part.pages as u32);
+        (run.kind, run.zeroed, run.taken_after) = (Kind::Transit, fresh & taken == taken, taken_after);
+        run.set_shared_page(part.page);
+    }
+
+    /// Takes the part `id` of the shared page `page` back. True if all of that is free: then it is no shared page any more.
+    pub fn put_back(&mut self, spans: &Spans, page: SpanId, id: SpanId) -> bool {
+        let (start, pages) = (span(spans, id).start, span(spans, id).pages as usize);
+        let whole = span(spans, page);
+        let (free, fresh) = whole.free_parts();
+        let now_free = free | bits(((start - whole.start) / PAGE_BYTES) as u32, pages);
+        whole.set_free_parts((now_free, fresh));
+        let (is_whole, all_pages) = (now_free == bits(0, system_page::pages()), whole.pages as usize);
+        self.free_pages += pages;
+        if free == 0 {
+            self.push(spans, page);
+        }
+        if is_whole {
+            self.remove(spans, page);
+            self.free_pages -= all_pages;
+        }
+        is_whole
+    }
+
+    /// Whether no span has the page at `address`, in the shared page `id`.
+    pub fn is_free(spans: &Spans, id: SpanId, address: usize) -> bool {
+        let page = &*span(spans, id);
+        let number = address.wrapping_sub(page.start) / PAGE_BYTES;
+        let is_part = number < system_page::pages();
+        page.kind == Kind::Shared
+            && number < page.pages as usize
+            && (!is_part || page.free_parts().0 >> number & 1 != 0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -497,7 +683,7 @@ mod tests {
             previous: SpanId::NONE,
             younger: SpanId::NONE,
             older: SpanId::NONE,
-            pages: u32::from(info.span_pages),
+            pages: info.span_pages() as u32,
             stamp: 0,
             carved: 0,
             home: 0,
@@ -530,7 +716,7 @@ mod tests {
                     break;
                 }
             }
-            assert_eq!(all.len(), usize::from(info.span_slots));
+            assert_eq!(all.len(), usize::from(info.span_slots()));
             assert!(all.windows(2).all(|pair| pair[1] - pair[0] == info.slot_bytes as usize));
             assert!(!span.has_room(info) && !span.is_empty() && span.is_consistent());
             for &address in &all {
@@ -546,7 +732,7 @@ mod tests {
     fn holes_are_the_whole_pages_without_a_slot_that_is_out() {
         for bin in (1..bins::BINS as u8).map(Bin) {
             let (mut span, info) = span_of(bin);
-            let (size, slots) = (info.slot_bytes as usize, usize::from(info.span_slots));
+            let (size, slots) = (info.slot_bytes as usize, usize::from(info.span_slots()));
             let mut out: std::vec::Vec<_> = (0..slots).map(|_| MaybeUninit::uninit()).collect();
             assert_eq!(span.carve(info, &mut out), slots);
             assert_eq!(span.holes(info) & !(u128::MAX << (slots * size / PAGE_BYTES)), 0);

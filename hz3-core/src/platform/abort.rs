@@ -3,7 +3,7 @@
 //! Nothing here allocates or uses `fmt`.
 
 use crate::platform::os::Os;
-use crate::platform::units::PAGE_BYTES;
+use crate::platform::system_page;
 
 /// Longest line in bytes; the rest is cut. Chosen: every report of misuse fits.
 const LINE_BYTES: usize = 192;
@@ -92,14 +92,13 @@ pub fn warning<O: Os>(parts: &[&[u8]]) {
     line.show::<O>();
 }
 
-/// Ends the process, with a line and status 1, if the system's pages are larger than hz3's, at whose ends it divides memory.
+/// Learns the size of the system's pages. Ends the process, with a line and status 1, if hz3 can't divide memory at their ends.
 pub fn unless_pages_fit<O: Os>() {
-    if O::page_bytes() > PAGE_BYTES {
+    if !system_page::begin(O::page_bytes()) {
         let mut line = Line { bytes: [0; LINE_BYTES], used: 0 };
         line.push(b"hz3: this system has pages of ");
         line.push_decimal(O::page_bytes());
-        line.push(b" bytes; hz3 works only with ");
-        line.push_decimal(PAGE_BYTES);
+        line.push(b" bytes; hz3 works with 4096, 16384 and 65536");
         line.show::<O>();
         O::exit(1);
     }

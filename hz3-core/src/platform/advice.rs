@@ -16,6 +16,7 @@
 use crate::platform::atomic::{AtomicU32, AtomicUsize, Ordering};
 use crate::platform::kernel;
 use crate::platform::os::NotMapped;
+use crate::platform::system_page;
 use crate::platform::units::PAGE_BYTES;
 use core::ffi::c_int;
 use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
@@ -291,9 +292,10 @@ pub fn map_at(start: usize, bytes: usize, follows: bool) -> Result<NonNull<u8>, 
 /// Makes the mapping that ends at `start`, the caller's, longer by `bytes`: allowed also to a process that has all mappings
 /// that it may have. `None` if refused, or if the last page was made inaccessible, as a guard is.
 fn stretch(start: usize, bytes: usize) -> Option<NonNull<u8>> {
-    let last = with_exposed_provenance_mut::<libc::c_void>(start - PAGE_BYTES);
+    let last_bytes = system_page::bytes();
+    let last = with_exposed_provenance_mut::<libc::c_void>(start - last_bytes);
     // SAFETY: the last page is the caller's; it stays where it is, and replaces nothing behind it.
-    let mapped = unsafe { libc::mremap(last, PAGE_BYTES, PAGE_BYTES + bytes, 0) };
+    let mapped = unsafe { libc::mremap(last, last_bytes, last_bytes + bytes, 0) };
     if mapped == libc::MAP_FAILED {
         return None;
     }

@@ -7,7 +7,7 @@ use crate::platform::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use crate::platform::linux::Linux;
 use crate::platform::os::{NotMapped, Os, Waiter};
 use core::ops::Range;
-use core::ptr::{NonNull, null_mut};
+use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
 
 /// [`Linux`] with refusals.
 pub struct Fake;
@@ -26,6 +26,8 @@ static TAKEN: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
 static ON_CALL: AtomicPtr<()> = AtomicPtr::new(null_mut());
 /// Bytes of the machine's memory, and of the limit on it.
 static MEMORY: [AtomicUsize; 2] = [const { AtomicUsize::new(usize::MAX) }; 2];
+/// Bytes of the system's pages, if they are to be longer than they are.
+static PAGE_BYTES: AtomicUsize = AtomicUsize::new(0);
 static ON_PURGE: AtomicPtr<()> = AtomicPtr::new(null_mut());
 
 impl Fake {
@@ -59,6 +61,12 @@ impl Fake {
         }
     }
 
+    /// Makes the system's pages `bytes` long, at least as long as they are. Before the first block, as it decides how memory is
+    /// divided, and without an allocator of [`Linux`] beside it.
+    pub fn set_page_bytes(bytes: usize) {
+        PAGE_BYTES.store(bytes, Ordering::Relaxed);
+    }
+
     /// From now on something else is mapped wherever a request is for one of these addresses.
     pub fn take(addresses: Range<usize>) {
         TAKEN[0].store(addresses.start, Ordering::Relaxed);
@@ -90,6 +98,46 @@ impl Fake {
         dice = (dice ^ (dice >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         dice = (dice ^ (dice >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((dice ^ (dice >> 31)) as usize) % one_in == 0
+    }
+
+    /// Panics unless the range is whole pages of the system: Linux refuses some others, and rounds the rest.
+    fn expect_whole(start: NonNull<u8>, bytes: usize) {
+        let page = Self::page_bytes().max(1);
+        let address = start.as_ptr().addr();
+        assert!(address % page == 0 && bytes % page == 0 && bytes > 0, "{bytes} bytes at {address:#x}");
+    }
+
+    /// What `map` maps, at the beginning of a page.
+    fn at_a_page(map: fn(usize) -> Option<NonNull<u8>>, bytes: usize) -> Option<NonNull<u8>> {
+        let page = Self::page_bytes().max(1);
+        assert!(bytes % page == 0, "{bytes} bytes");
+        if page <= Linux::page_bytes().max(1) {
+            return map(bytes);
+        }
+        let all = map(bytes + page)?;
+        let before = all.as_ptr().addr().next_multiple_of(page) - all.as_ptr().addr();
+        // SAFETY: all parts lie in the fresh mapping; those at the ends are not used.
+        unsafe {
+            let start = all.add(before);
+            let _ = before == 0 || Linux::unmap(all, before);
+            let _ = before == page || Linux::unmap(start.add(bytes), page - before);
+            Some(start)
+        }
+    }
+
+    /// Moves the contents of `start` to a mapping of `bytes`, at the beginning of a page.
+    ///
+    /// # Safety
+    /// The caller owns `old_bytes` at `start`.
+    unsafe fn copied(start: NonNull<u8>, old_bytes: usize, bytes: usize) -> Option<NonNull<u8>> {
+        let moved = Self::at_a_page(Linux::map, bytes)?;
+        // SAFETY: the caller's range, and a fresh mapping.
+        unsafe { moved.copy_from_nonoverlapping(start, old_bytes.min(bytes)) };
+        Some(moved)
+    }
+
+    fn has_longer_pages() -> bool {
+        Self::page_bytes() > Linux::page_bytes().max(1)
     }
 
     fn note_call() {
@@ -140,9 +188,10 @@ unsafe impl Waiter for Fake {
 // SAFETY: `Linux` keeps the contract, which allows refusals.
 unsafe impl Os for Fake {
     fn reserve(bytes: usize) -> Option<NonNull<u8>> {
-        if Self::granted() { Linux::reserve(bytes) } else { None }
+        if Self::granted() { Self::at_a_page(Linux::reserve, bytes) } else { None }
     }
     unsafe fn commit(start: NonNull<u8>, bytes: usize) -> bool {
+        Self::expect_whole(start, bytes);
         // SAFETY: the caller keeps this contract, which is `Linux`'s.
         Self::granted() && unsafe { Linux::commit(start, bytes) }
     }
@@ -151,25 +200,51 @@ unsafe impl Os for Fake {
         if !Self::granted() {
             return Err(NotMapped::Refused);
         }
+        Self::expect_whole(NonNull::new(with_exposed_provenance_mut(start)).expect("an address"), bytes);
         let [first, end] = TAKEN.each_ref().map(|address| address.load(Ordering::Relaxed));
         if (first..end).contains(&start) { Err(NotMapped::Taken) } else { Linux::map_at(start, bytes, follows) }
     }
     fn map(bytes: usize) -> Option<NonNull<u8>> {
-        if Self::granted() { Linux::map(bytes) } else { None }
+        if Self::granted() { Self::at_a_page(Linux::map, bytes) } else { None }
     }
     unsafe fn unmap(start: NonNull<u8>, bytes: usize) -> bool {
+        Self::expect_whole(start, bytes);
         // SAFETY: the caller keeps this contract, which is `Linux`'s.
         Self::granted() && unsafe { Linux::unmap(start, bytes) }
     }
     unsafe fn remap(start: NonNull<u8>, old_bytes: usize, new_bytes: usize) -> Option<NonNull<u8>> {
+        Self::expect_whole(start, old_bytes);
+        Self::expect_whole(start, new_bytes);
+        if !Self::granted() {
+            return None;
+        }
         // SAFETY: the caller keeps this contract, which is `Linux`'s.
-        if Self::granted() { unsafe { Linux::remap(start, old_bytes, new_bytes) } } else { None }
+        unsafe {
+            if !Self::has_longer_pages() {
+                return Linux::remap(start, old_bytes, new_bytes);
+            }
+            let moved = Self::copied(start, old_bytes, new_bytes)?;
+            let _ = Linux::unmap(start, old_bytes);
+            Some(moved)
+        }
     }
     unsafe fn move_out(start: NonNull<u8>, bytes: usize) -> Option<NonNull<u8>> {
+        Self::expect_whole(start, bytes);
+        if !Self::granted() {
+            return None;
+        }
         // SAFETY: the caller keeps this contract, which is `Linux`'s.
-        if Self::granted() { unsafe { Linux::move_out(start, bytes) } } else { None }
+        unsafe {
+            if !Self::has_longer_pages() {
+                return Linux::move_out(start, bytes);
+            }
+            let moved = Self::copied(start, bytes, bytes)?;
+            let _ = Linux::purge(start, bytes);
+            Some(moved)
+        }
     }
     unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
+        Self::expect_whole(start, bytes);
         if let Some(act) = NonNull::new(ON_PURGE.load(Ordering::Relaxed)) {
             // SAFETY: not null, so `call_at_purges` stored it, from a `fn()`.
             unsafe { core::mem::transmute::<NonNull<()>, fn()>(act)() };
@@ -178,20 +253,24 @@ unsafe impl Os for Fake {
         Self::granted() && unsafe { Linux::purge(start, bytes) }
     }
     unsafe fn populate(start: NonNull<u8>, bytes: usize) {
+        Self::expect_whole(start, bytes);
         Self::note_call();
         // SAFETY: the caller keeps this contract, which is `Linux`'s.
         unsafe { Linux::populate(start, bytes) }
     }
     unsafe fn prefer_huge(start: NonNull<u8>, bytes: usize, huge: bool) {
+        Self::expect_whole(start, bytes);
         Self::note_call();
         // SAFETY: the caller keeps this contract, which is `Linux`'s.
         unsafe { Linux::prefer_huge(start, bytes, huge) }
     }
     unsafe fn guard(start: NonNull<u8>, bytes: usize) -> bool {
+        Self::expect_whole(start, bytes);
         // SAFETY: the caller keeps this contract, which is `Linux`'s.
         Self::granted() && unsafe { Linux::guard(start, bytes) }
     }
     unsafe fn unguard(start: NonNull<u8>, bytes: usize) -> bool {
+        Self::expect_whole(start, bytes);
         // SAFETY: the caller keeps this contract, which is `Linux`'s.
         Self::granted() && unsafe { Linux::unguard(start, bytes) }
     }
@@ -218,6 +297,9 @@ unsafe impl Os for Fake {
     }
     fn memory_bytes() -> usize {
         MEMORY[0].load(Ordering::Relaxed)
+    }
+    fn page_bytes() -> usize {
+        PAGE_BYTES.load(Ordering::Relaxed).max(Linux::page_bytes())
     }
     fn fence_all() -> bool {
         Linux::fence_all()

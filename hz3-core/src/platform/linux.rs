@@ -11,7 +11,7 @@ use crate::platform::kernel;
 use crate::platform::libc_inside;
 use crate::platform::os::{NotMapped, Os, Waiter};
 use crate::platform::rank;
-use crate::platform::units::PAGE_BYTES;
+use crate::platform::system_page;
 use core::ffi::{CStr, c_char};
 use core::ops::Range;
 use core::ptr::{NonNull, null_mut};
@@ -116,21 +116,21 @@ fn moves_out() -> bool {
         0 => {}
         known => return known == YES,
     }
-    let Some(page) = Linux::map(PAGE_BYTES) else { return false };
+    let Some(page) = Linux::map(system_page::bytes()) else { return false };
     // SAFETY: two mappings of this call's alone. The old place counts as mapped only if the kernel writes there.
     let works = unsafe {
         page.write(1);
-        let moved = move_pages(page, PAGE_BYTES);
+        let moved = move_pages(page, system_page::bytes());
         let is_open = moved.is_err() || calling_out(|| libc::getrlimit(libc::RLIMIT_AS, page.as_ptr().cast()) == 0);
         // A refusal costs a page.
-        let _ = is_open && Linux::unmap(page, PAGE_BYTES);
+        let _ = is_open && Linux::unmap(page, system_page::bytes());
         match moved {
             Err(libc::EINVAL) => false,
             // Without memory, for example: asks again next time.
             Err(_) => return false,
             Ok(moved) => {
                 let works = is_open && moved.read() == 1;
-                let _ = Linux::unmap(moved, PAGE_BYTES);
+                let _ = Linux::unmap(moved, system_page::bytes());
                 works
             }
         }
@@ -261,7 +261,8 @@ unsafe impl Os for Linux {
         // The kernel would unlock all that is mapped beside the range, were it locked. Then it refuses this advice.
         // SAFETY: the last page is the caller's; contents stay.
         let is_unlocked = calling_out(|| unsafe {
-            libc::madvise(start.add(bytes - PAGE_BYTES).as_ptr().cast(), PAGE_BYTES, advice::COLD) == 0
+            let last_bytes = system_page::bytes();
+            libc::madvise(start.add(bytes - last_bytes).as_ptr().cast(), last_bytes, advice::COLD) == 0
         });
         // SAFETY: the caller keeps the same contract.
         if is_unlocked && moves_out() { unsafe { move_pages(start, bytes) }.ok() } else { None }

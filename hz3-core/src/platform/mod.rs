@@ -34,6 +34,7 @@ pub mod own_stack;
 pub mod prefetch;
 pub mod rank;
 pub mod seqlock;
+pub mod system_page;
 pub mod table;
 pub mod transit;
 pub mod units;

@@ -15,16 +15,26 @@ use crate::platform::atomic::{AtomicPtr, Ordering};
 use crate::platform::kernel;
 use crate::platform::linux::Linux;
 use crate::platform::os::Os;
-use crate::platform::units::PAGE_BYTES;
+use crate::platform::system_page;
 use crate::platform::valgrind;
 use core::ffi::{c_int, c_void};
 use core::ptr::{NonNull, null_mut};
 
 /// Chosen: a report takes 16 KiB, libgcc's unwinder 4, and a signal's frame up to 12.
 const STACK_BYTES: usize = 64 << 10;
-const ALL_BYTES: usize = PAGE_BYTES + STACK_BYTES; // derived: with the guard page, 68 KiB
-/// Offset of the stack's id under valgrind, a word behind the stack.
-const ID_AT: usize = ALL_BYTES - 16; // derived: a stack's end is a multiple of 16
+/// Bytes in front of a stack: a guard page of the system's.
+fn guard_bytes() -> usize {
+    system_page::bytes()
+}
+
+fn all_bytes() -> usize {
+    guard_bytes() + STACK_BYTES
+}
+
+/// Offset of the stack's id under valgrind, a word behind the stack: a stack's end is a multiple of 16.
+fn id_at() -> usize {
+    all_bytes() - 16
+}
 
 /// An unused stack, by its guard page, or null.
 static SPARE: AtomicPtr<u8> = AtomicPtr::new(null_mut());
@@ -80,7 +90,7 @@ fn run_on_own(signals: Signals, entry: Entry, task: *mut c_void) {
     let cancel = Uncancelled::begin();
     match stack {
         // SAFETY: `entry` takes the task, and nothing else uses the fresh stack, whose end is a multiple of 16.
-        Some(stack) => unsafe { switch(task, entry, stack.as_ptr().add(ID_AT)) },
+        Some(stack) => unsafe { switch(task, entry, stack.as_ptr().add(id_at())) },
         // SAFETY: `entry` takes the task.
         None => unsafe { entry(task) },
     }
@@ -96,16 +106,16 @@ fn take() -> Option<NonNull<u8>> {
     if let Some(spare) = NonNull::new(SPARE.swap(null_mut(), Ordering::Acquire)) {
         return Some(spare);
     }
-    let start = Linux::reserve(ALL_BYTES)?;
+    let start = Linux::reserve(all_bytes())?;
     // SAFETY: within the fresh reservation; its first page stays without access. The id's word is aligned.
     unsafe {
-        if Linux::commit(start.add(PAGE_BYTES), STACK_BYTES) {
-            let (first, end) = (start.add(PAGE_BYTES), start.add(ID_AT));
+        if Linux::commit(start.add(guard_bytes()), STACK_BYTES) {
+            let (first, end) = (start.add(guard_bytes()), start.add(id_at()));
             end.cast().write(valgrind::register_stack(first.as_ptr().addr(), end.as_ptr().addr() - 1));
             return Some(start);
         }
         // A refusal costs address space, but no memory.
-        let _ = Linux::unmap(start, ALL_BYTES);
+        let _ = Linux::unmap(start, all_bytes());
     }
     None
 }
@@ -116,8 +126,8 @@ fn give(stack: NonNull<u8>) {
     if kept.is_err() {
         // SAFETY: a whole reservation that nothing uses any more, with the id that `take` wrote. A refusal loses it.
         unsafe {
-            valgrind::deregister_stack(stack.add(ID_AT).cast().read());
-            let _ = Linux::unmap(stack, ALL_BYTES);
+            valgrind::deregister_stack(stack.add(id_at()).cast().read());
+            let _ = Linux::unmap(stack, all_bytes());
         }
     }
 }

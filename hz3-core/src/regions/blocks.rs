@@ -68,7 +68,7 @@ impl<'a, P: Policy> Blocks<'a, P> {
     pub fn take_slot(&self, number: u32, bin: Bin, take: impl Fn(usize) -> Option<SpanId>) -> Option<Slot> {
         let carved = {
             let mut held = self.regions.lock_live(number, "hz3_region_malloc()");
-            held.region().take_slot(self.pages.spans(), bin, P::GUARD_PAGES)
+            held.region().take_slot(self.pages.spans(), bin, P::guard_pages())
         };
         let carved = match carved {
             Some(carved) => carved,
@@ -90,7 +90,7 @@ impl<'a, P: Policy> Blocks<'a, P> {
             let claimed = {
                 let mut held = self.regions.lock(number);
                 // Another thread may have added a span meanwhile.
-                if let Some(carved) = held.region().take_slot(spans, bin, P::GUARD_PAGES) {
+                if let Some(carved) = held.region().take_slot(spans, bin, P::guard_pages()) {
                     return Some(carved);
                 }
                 let claimed = held.region().claim_span(bin);
@@ -105,7 +105,7 @@ impl<'a, P: Policy> Blocks<'a, P> {
                 held.end_claim();
                 if let Some(id) = taken {
                     // SAFETY: this thread owns the span, just taken.
-                    return unsafe { held.region().add(spans, id, P::GUARD_PAGES) };
+                    return unsafe { held.region().add(spans, id, P::guard_pages()) };
                 }
                 held.region().give_up(claimed);
             }
@@ -120,7 +120,7 @@ impl<'a, P: Policy> Blocks<'a, P> {
 
     /// Releases an empty span of the region; false if it has none.
     fn release_empty(&self, number: u32) -> bool {
-        let Some(id) = self.regions.lock(number).region().pop_empty(self.pages.spans(), P::GUARD_PAGES) else {
+        let Some(id) = self.regions.lock(number).region().pop_empty(self.pages.spans(), P::guard_pages()) else {
             return false;
         };
         // SAFETY: the span has left the region; all its slots are home.
@@ -252,7 +252,7 @@ impl<'a, P: Policy> Blocks<'a, P> {
         // SAFETY: a region's tag has a span's id; while a block of the page is live, the descriptor is constant.
         let (start, bin, page_count) = unsafe {
             let span = &*at(self.pages.spans(), id);
-            (span.start, span.bin, span.pages as usize - P::GUARD_PAGES)
+            (span.start, span.bin, span.slot_pages(P::guard_pages()))
         };
         let (info, offset) = (bins::info(bin), block.addr().wrapping_sub(start));
         if info.slot_at(offset).is_none() || offset + info.slot_bytes as usize > page_count * PAGE_BYTES {
@@ -320,7 +320,7 @@ impl<'a, P: Policy> Blocks<'a, P> {
             (Slot::new(block), (*at(spans, id)).region())
         };
         let result = match self.regions.lock_if_any(number) {
-            Some(mut held) => held.region().restore(spans, id, &slot, P::GUARD_PAGES),
+            Some(mut held) => held.region().restore(spans, id, &slot, P::guard_pages()),
             None => Err(NotReturned::NotASlot),
         };
         match result {

@@ -14,6 +14,7 @@ use crate::pages::bins::{self, BINS};
 use crate::pages::page_tag::Kind;
 use crate::pages::slot::{Slot, no_slots};
 use crate::pages::span::{NotReturned, Span, Spans, at};
+use crate::platform::system_page;
 use crate::platform::units::{Bin, PAGE_BYTES, SpanId, pages_for};
 
 /// Most pages of a region's empty spans that it keeps; more where it is large. Chosen: a request's blocks.
@@ -88,7 +89,7 @@ pub struct Region {
 /// Slots of a span of `bin` with `pages` pages for them.
 fn slots_in(bin: Bin, pages: usize) -> usize {
     let info = bins::info(bin);
-    (pages * PAGE_BYTES / info.slot_bytes as usize).min(usize::from(info.span_slots))
+    (pages * PAGE_BYTES / info.slot_bytes as usize).min(usize::from(info.span_slots()))
 }
 
 /// Pages of the first span of `bin`: the fewest that waste an eighth at most.
@@ -96,8 +97,14 @@ fn first_pages(bin: Bin) -> usize {
     let slot_bytes = bins::info(bin).slot_bytes as usize;
     let least = pages_for(slot_bytes);
     (least..least + FIRST_PAGES)
+        .map(run_pages)
         .find(|pages| pages * PAGE_BYTES % slot_bytes * 8 <= pages * PAGE_BYTES)
-        .unwrap_or(least)
+        .unwrap_or(run_pages(least))
+}
+
+/// `pages` as a run may have them: a part of a page of the system, or whole ones.
+fn run_pages(pages: usize) -> usize {
+    if pages < system_page::pages() { pages } else { system_page::whole(pages) }
 }
 
 #[allow(clippy::mut_from_ref, reason = "the region's lock stands in for the exclusive borrow")]
@@ -163,7 +170,7 @@ impl Region {
         }
         let was_empty = span(spans, id).is_empty();
         if was_empty {
-            self.empty_pages -= span(spans, id).pages as usize - guard_pages;
+            self.empty_pages -= span(spans, id).slot_pages(guard_pages);
         }
         self.carve(spans, id, guard_pages)
     }
@@ -173,19 +180,18 @@ impl Region {
         let mut out = no_slots::<1>();
         let one = span(spans, id);
         let bin = one.bin;
-        let slots = || slots_in(bin, one.pages as usize - guard_pages) as u16;
+        let slots = || slots_in(bin, one.slot_pages(guard_pages)) as u16;
         let is_fresh = one.home == 0;
         if is_fresh {
-            let mut info = *bins::info(bin);
-            info.span_slots = slots();
-            if one.carve(&info, &mut out) == 0 {
+            let slots = slots();
+            if one.carve_up_to(bins::info(bin), slots, &mut out) == 0 {
                 return None;
             }
         } else if one.carve_home(bins::info(bin), &mut out) == 0 {
             return None;
         }
         let is_zeroed = one.zeroed;
-        if one.home == 0 && one.carved >= slots_in(bin, one.pages as usize - guard_pages) as u16 {
+        if one.home == 0 && one.carved >= slots_in(bin, one.slot_pages(guard_pages)) as u16 {
             remove(spans, self.room(bin), id);
             push(spans, &mut self.full, id);
         }
@@ -199,10 +205,13 @@ impl Region {
     /// Claims pages for a span of `bin`, as many as suit the region and fit its limit; `None` if not even one slot's do.
     pub fn claim_span(&mut self, bin: Bin) -> Option<usize> {
         let grown = (self.pages - self.large_pages) / GROWTH_SHARE;
-        let wanted = first_pages(bin).max(grown).min(usize::from(bins::info(bin).span_pages));
+        let wanted = run_pages(first_pages(bin).max(grown)).min(bins::info(bin).span_pages());
+        let room = wanted.min(self.most_pages - self.pages);
+        let whole = system_page::pages();
+        let room = if room < whole { room } else { room / whole * whole };
         // None behind the last slot: others may need them.
-        let slots = slots_in(bin, wanted.min(self.most_pages - self.pages));
-        let pages = pages_for(slots * bins::info(bin).slot_bytes as usize);
+        let slots = slots_in(bin, room);
+        let pages = run_pages(pages_for(slots * bins::info(bin).slot_bytes as usize));
         (slots > 0 && self.claim(pages)).then_some(pages)
     }
 
@@ -270,7 +279,7 @@ impl Region {
             return Err(NotReturned::NotASlot);
         }
         let bin = one.bin;
-        let (pages, info) = (one.pages as usize - guard_pages, bins::info(bin));
+        let (pages, info) = (one.slot_pages(guard_pages), bins::info(bin));
         let was_full = one.home == 0 && usize::from(one.carved) >= slots_in(bin, pages);
         one.restore(info, slot.address())?;
         let is_empty = one.is_empty();
@@ -307,7 +316,7 @@ impl Region {
         for index in 1..BINS {
             let mut id = self.rooms.get(index).copied().unwrap_or(SpanId::NONE);
             while !id.is_none() {
-                let (is_empty, pages) = (span(spans, id).is_empty(), span(spans, id).pages as usize - guard_pages);
+                let (is_empty, pages) = (span(spans, id).is_empty(), span(spans, id).slot_pages(guard_pages));
                 if is_empty {
                     self.empty_pages -= pages;
                     self.take_out(spans, id, pages);
@@ -400,7 +409,7 @@ impl Region {
             while !id.is_none() {
                 let one = &*span(spans, id);
                 let is_large = list == BINS + 1;
-                let own = if is_large { one.counted_pages() } else { one.pages as usize - guard_pages };
+                let own = if is_large { one.counted_pages() } else { one.slot_pages(guard_pages) };
                 if !self.has(one) {
                     return Err("a region's span that is another's");
                 }
@@ -436,7 +445,7 @@ mod tests {
             let waste = pages * PAGE_BYTES - slots_in(bin, pages) * bytes;
             assert!(slots_in(bin, pages) > 0 && waste * 8 <= pages * PAGE_BYTES, "bin {}: {pages}, {waste}", bin.0);
             assert!(bytes > 512 || pages == 1, "bin {}: {pages}", bin.0);
-            assert!(pages <= usize::from(bins::info(bin).span_pages), "bin {}: {pages}", bin.0);
+            assert!(pages <= bins::info(bin).span_pages(), "bin {}: {pages}", bin.0);
         }
     }
 
@@ -462,7 +471,7 @@ mod tests {
         assert!(region.claim(49));
         assert_eq!(region.claim_span(Bin(72)), Some(24), "three slots of eight pages, of 25 pages");
         assert!(region.claim(4000));
-        assert_eq!(region.claim_span(Bin(8)), Some(usize::from(bins::info(Bin(8)).span_pages)));
+        assert_eq!(region.claim_span(Bin(8)), Some(bins::info(Bin(8)).span_pages()));
     }
 
     fn empty() -> Region {

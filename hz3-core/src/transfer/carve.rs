@@ -11,7 +11,8 @@ use crate::pages::policy::shape;
 use crate::pages::slot::{Places, Slot};
 use crate::pages::span::at;
 use crate::platform::os::Os;
-use crate::platform::units::{Bin, PAGE_BYTES, ShardId};
+use crate::platform::system_page;
+use crate::platform::units::{Bin, ShardId};
 use crate::transfer::exchange::{Exchange, Sharded};
 use core::ptr::NonNull;
 
@@ -19,7 +20,7 @@ use core::ptr::NonNull;
 const POPULATED_SLOT_BYTES: u32 = 2048;
 /// Most bytes to populate at once, where more shards than few have threads: others' page faults wait meanwhile. Chosen:
 /// `docs/decisions/populate-ahead.md`.
-const POPULATED_BYTES: usize = 2 * PAGE_BYTES;
+const POPULATED_PAGES: usize = 2;
 const FEW_SHARDS: usize = 4;
 
 /// Carves up to `out.len()` slots of `bin` into the front of `out`: slots at home in any shard, or else fresh ones of
@@ -130,26 +131,26 @@ fn wipe_fresh<P: Sharded>(pages: &PageHeap<P>, bin: Bin, slots: &[Slot]) {
 /// Populates the pages of a whole carved magazine, or the first where there are several threads: the thread has used up as
 /// many slots before. Not those of a span that was dirty, which most likely hold memory.
 fn populate<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, bin: Bin, slots: &[Slot]) {
-    let info = bins::info(bin);
+    let (info, page_bytes) = (bins::info(bin), system_page::bytes());
     if info.slot_bytes > POPULATED_SLOT_BYTES || slots.len() < usize::from(shape::<P>(bin).capacity) {
         return;
     }
     let (Some(last), Some(first)) = (slots.first(), slots.last()) else { return };
     let bytes = last.address().wrapping_sub(first.address()).wrapping_add(info.slot_bytes as usize);
     // In falling order. Fresh slots adjoin; the pages of those that were at home are present.
-    if bytes != slots.len() * info.slot_bytes as usize || bytes < 2 * PAGE_BYTES {
+    if bytes != slots.len() * info.slot_bytes as usize || bytes < 2 * page_bytes {
         return;
     }
     // SAFETY: a small tag has a span's id; `zeroed` does not change while a slot of the span is out.
     if unsafe { !(*at(pages.spans(), pages.tag(first.address()).span())).zeroed } {
         return;
     }
-    let start = first.address().next_multiple_of(PAGE_BYTES);
+    let start = first.address().next_multiple_of(page_bytes);
     // The lowest ones are used first.
-    let most = if exchange.shards().len() <= FEW_SHARDS { usize::MAX } else { start + POPULATED_BYTES };
+    let most = if exchange.shards().len() <= FEW_SHARDS { usize::MAX } else { start + POPULATED_PAGES * page_bytes };
     let end = (last.address() + info.slot_bytes as usize).min(most);
     if let Some(start_pointer) = NonNull::new(core::ptr::with_exposed_provenance_mut(start)) {
         // SAFETY: whole pages, between two slots of committed spans that are less than a magazine apart.
-        unsafe { P::Os::populate(start_pointer, end / PAGE_BYTES * PAGE_BYTES - start) };
+        unsafe { P::Os::populate(start_pointer, system_page::start_of(end) - start) };
     }
 }

@@ -436,7 +436,7 @@ impl Owned {
     }
 
     fn room_of(bin: Bin) -> usize {
-        usize::from(bins::info(bin).span_slots) * bins::info(bin).slot_bytes as usize
+        usize::from(bins::info(bin).span_slots()) * bins::info(bin).slot_bytes as usize
     }
 
     /// Bytes of slots out, and of all slots that fit into the spans.
