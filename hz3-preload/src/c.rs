@@ -10,7 +10,8 @@ use hz3_core::api::limits::{self, Limit};
 use hz3_core::api::{block, size};
 use hz3_core::platform::abort;
 use hz3_core::platform::linux::Linux;
-use hz3_core::platform::units::{PAGE_BYTES, align_up};
+use hz3_core::platform::system_page;
+use hz3_core::platform::units::align_up;
 
 /// Sets `errno` to `ENOMEM` and returns null.
 #[cold]
@@ -117,10 +118,16 @@ pub unsafe fn posix_memalign(
     0
 }
 
-/// The bytes that `pvalloc` allocates: whole pages, at least one. `None` if there are none so large.
+/// Bytes of the system's pages, asked for first if need be.
+pub fn page_bytes<L: Lane>() -> usize {
+    L::allocator().read_options();
+    system_page::bytes()
+}
+
+/// The bytes that `pvalloc` allocates: whole pages of the system, at least one. `None` if there are none so large.
 #[inline]
-pub fn whole_pages(bytes: usize) -> Option<usize> {
-    align_up(bytes.max(1), PAGE_BYTES)
+pub fn whole_pages(bytes: usize, page_bytes: usize) -> Option<usize> {
+    align_up(bytes.max(1), page_bytes)
 }
 
 /// `malloc_usable_size`: 0 for null; aborts the process if no block begins there.
@@ -299,15 +306,16 @@ macro_rules! export_c {
         #[unsafe(no_mangle)]
         #[unsafe(link_section = "hz3_valloc")]
         pub extern "C" fn valloc(bytes: usize) -> *mut c_void {
-            entry_of_memalign()($crate::hz3_core::platform::units::PAGE_BYTES, bytes)
+            entry_of_memalign()(interface::page_bytes::<$lane>(), bytes)
         }
 
         /// pvalloc(3).
         #[unsafe(no_mangle)]
         #[unsafe(link_section = "hz3_pvalloc")]
         pub extern "C" fn pvalloc(bytes: usize) -> *mut c_void {
-            match interface::whole_pages(bytes) {
-                Some(bytes) => entry_of_memalign()($crate::hz3_core::platform::units::PAGE_BYTES, bytes),
+            let page_bytes = interface::page_bytes::<$lane>();
+            match interface::whole_pages(bytes, page_bytes) {
+                Some(bytes) => entry_of_memalign()(page_bytes, bytes),
                 None => interface::out_of_memory().cast(),
             }
         }

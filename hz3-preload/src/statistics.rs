@@ -22,6 +22,7 @@ use hz3_core::observe::stats::{BinStats, ShardStats, collect_shard, collect_with
 use hz3_core::pages::bins::BINS;
 use hz3_core::platform::options::{Options, Path};
 use hz3_core::platform::own_stack::{self, Signals};
+use hz3_core::platform::system_page;
 use hz3_core::platform::units::{Bin, PAGE_BYTES};
 use hz3_core::record::heat::SHARDS;
 
@@ -243,22 +244,23 @@ fn process_resident() -> usize {
     };
     let text = text.get(..usize::try_from(read).unwrap_or(0)).and_then(|text| core::str::from_utf8(text).ok());
     let pages = text.and_then(|text| text.split(' ').nth(1)).and_then(|pages| pages.parse::<usize>().ok());
-    pages.unwrap_or(0) * PAGE_BYTES
+    pages.unwrap_or(0) * system_page::bytes()
 }
 
 fn arenas_resident<L: Lane>() -> usize {
-    let mut pages = [0_u8; 4096];
+    let (mut pages, page_bytes) = ([0_u8; 4096], system_page::bytes());
     let mut resident = 0;
     let _ = L::allocator().pages.runs.arenas.each_committed(|stretch| {
-        for first in (0..stretch.pages).step_by(pages.len()) {
-            let count = pages.len().min(stretch.pages - first);
-            let start = core::ptr::with_exposed_provenance_mut(stretch.start + first * PAGE_BYTES);
+        let all = stretch.pages * PAGE_BYTES / page_bytes;
+        for first in (0..all).step_by(pages.len()) {
+            let count = pages.len().min(all - first);
+            let start = core::ptr::with_exposed_provenance_mut(stretch.start + first * page_bytes);
             // SAFETY: the buffer has a byte for each of the pages.
-            if unsafe { libc::mincore(start, count * PAGE_BYTES, pages.as_mut_ptr()) } != 0 {
+            if unsafe { libc::mincore(start, count * page_bytes, pages.as_mut_ptr()) } != 0 {
                 // The end of a window was unmapped meanwhile.
                 continue;
             }
-            resident += pages.iter().take(count).filter(|&&page| page & 1 != 0).count() * PAGE_BYTES;
+            resident += pages.iter().take(count).filter(|&&page| page & 1 != 0).count() * page_bytes;
         }
         Ok::<(), ()>(())
     });

@@ -13,7 +13,7 @@
 #define IGNORES_GUARDS 2   /* what is newer than the system, as qemu-user does */
 #define KNOWS_NO_GUARDS 3  /* Linux before 6.13 */
 #define REFUSES_ONCE 4     /* a mapping, where the same is granted a moment later */
-#define HAS_LARGE_PAGES 5
+#define HAS_UNKNOWN_PAGES 5
 #ifndef SYSTEM
 #define SYSTEM IGNORES_ADVICE
 #endif
@@ -42,8 +42,8 @@ void *mmap(void *start, size_t bytes, int rights, int flags, int file, off_t off
     return (void *)syscall(SYS_mmap, start, bytes, rights, flags, file, offset);
 }
 
-#if SYSTEM == HAS_LARGE_PAGES
-unsigned long getauxval(unsigned long type) { return type == AT_PAGESZ ? 65536 : 0; }
+#if SYSTEM == HAS_UNKNOWN_PAGES
+unsigned long getauxval(unsigned long type) { return type == AT_PAGESZ ? 131072 : 0; }
 #endif
 
 /* ---- advice -------------------------------------------------------------------------------- */

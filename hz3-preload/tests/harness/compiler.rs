@@ -69,7 +69,7 @@ impl Program {
 type Artifacts = Mutex<BTreeMap<String, Arc<OnceLock<PathBuf>>>>;
 
 /// The file that `source` compiles to. The first to ask compiles, the others wait.
-fn compiled(source: &str, flags: &[&str]) -> PathBuf {
+pub(super) fn compiled(source: &str, flags: &[&str]) -> PathBuf {
     static ARTIFACTS: LazyLock<Artifacts> = LazyLock::new(Artifacts::default);
     let name = format!("{source} {}", flags.join(" "));
     let name = name.trim_end().replace(|character: char| !character.is_ascii_alphanumeric(), "_");

@@ -1,18 +1,31 @@
 //! Run: one execution of a test program in a process group of its own, with a time limit.
 
 use super::TIME_LIMIT;
-use super::compiler::Program;
+use super::compiler::{Program, compiled};
 use std::env;
 use std::fmt;
 use std::io::{self, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// An emulator and its arguments, for programs that `CC` and `CXX` compile for another processor.
 const EMULATOR: &str = "PRELOAD_TEST_EMULATOR";
+
+/// Length of the system's pages in KiB, for tests of hz3 with others than this system's: 16 or 64.
+const PAGES: &str = "PRELOAD_TEST_PAGES";
+
+/// What makes the system's pages as long as the environment says.
+fn large_pages() -> Option<PathBuf> {
+    const SOURCE: &str = "c/plugin/large_pages.c";
+    match env::var(PAGES).ok()?.as_str() {
+        "16" => Some(compiled(SOURCE, &["-shared", "-DPAGE=0x4000ul"])),
+        "64" => Some(compiled(SOURCE, &["-shared", "-DPAGE=0x10000ul"])),
+        other => panic!("{PAGES} is {other}"),
+    }
+}
 
 /// Whether programs run under an emulator.
 pub fn is_emulated() -> bool {
@@ -104,6 +117,8 @@ impl Run {
 
     /// With a preloaded library.
     pub fn preload(mut self, library: &Path) -> Run {
+        let pages = large_pages().map(|pages| PathBuf::from(format!("{}:{}", pages.display(), library.display())));
+        let library = pages.as_deref().unwrap_or(library);
         self.name = format!("LD_PRELOAD={} {}", library.display(), self.name);
         // The emulator is a program of this system: it takes the guest's for its own otherwise.
         let name = if is_emulated() { "QEMU_SET_ENV" } else { "LD_PRELOAD" };

@@ -7,8 +7,8 @@ use crate::record::machine::{chosen, text_of};
 use rustix::process::{Resource, getrlimit};
 use std::path::Path;
 
-/// The page size that the library's page tags count in.
-const PAGE_BYTES: usize = 4096;
+/// The sizes of pages with which the library works.
+const PAGE_BYTES: [usize; 3] = [4096, 16_384, 65_536];
 /// The kernel's default of `vm.max_map_count`.
 const USUAL_MAP_COUNT: u64 = 65_530;
 /// What the library makes usable at once, at the least and at the most.
@@ -69,11 +69,11 @@ impl System {
     pub fn findings(&self, caller: &str) -> Vec<Finding> {
         let (least, most) = STEPS_MIB;
         let mut findings = Vec::new();
-        if self.page_bytes != PAGE_BYTES {
+        if !PAGE_BYTES.contains(&self.page_bytes) {
             findings.push(Finding::stops(
                 format!("the system's pages have {} bytes", self.page_bytes),
-                format!("The library is made for pages of {PAGE_BYTES} bytes."),
-                "use a kernel with 4 KiB pages.",
+                "The library works with pages of 4, 16 and 64 KiB.".to_owned(),
+                "use a kernel with pages of one of these sizes.",
             ));
         }
         if self.huge_pages == "always" {
@@ -212,7 +212,7 @@ mod tests {
 
     fn usual() -> System {
         System {
-            page_bytes: PAGE_BYTES,
+            page_bytes: 4096,
             huge_pages: "madvise".to_owned(),
             overcommit: 0,
             commit_left: None,
@@ -229,14 +229,16 @@ mod tests {
 
     #[test]
     fn usual_settings_need_no_words() {
-        assert!(usual().findings("hz3").is_empty());
+        for page_bytes in PAGE_BYTES {
+            assert!(System { page_bytes, ..usual() }.findings("hz3").is_empty());
+        }
     }
 
     #[test]
     fn each_unusual_setting_is_one_finding_of_its_severity() {
         use Severity::{Bends, Note, Stops};
         let cases = [
-            (System { page_bytes: 65_536, ..usual() }, Stops, "65536 bytes"),
+            (System { page_bytes: 131_072, ..usual() }, Stops, "131072 bytes"),
             (System { huge_pages: "always".to_owned(), ..usual() }, Bends, "huge pages"),
             (System { overcommit: 2, commit_left: Some(100 * MIB), ..usual() }, Bends, "little is left"),
             (System { overcommit: 2, commit_left: Some(9000 * MIB), ..usual() }, Note, "strict"),
