@@ -3,6 +3,7 @@
 //! ```text
 //! unit         hz3-core's own tests: system calls, stacks, unwinding, thread-local words
 //! LANE         the library's shape, and programs of the C and C++ interface
+//! LANE/16k     some of them with pages of 16 KiB, LANE/64k with 64
 //! benchmark    the benchmark, a second of it
 //! ```
 //!
@@ -12,7 +13,7 @@
 
 use super::debian_rust;
 use super::package::{self, Package};
-use super::rust_checks::expect_tests;
+use super::rust_checks::{Cases, expect_cases, expect_tests};
 use super::session::Session;
 use super::step::{Step, Stop};
 use crate::library_shape::Library;
@@ -37,7 +38,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(120);
 
 /// Test crates of hz3-preload, what stands before the lane in the names of their tests, and cases: what has code of its own
 /// for a processor, threads and forks.
-const CASES: [(&str, &str, &[&str]); 4] = [
+const CASES: [Cases; 4] = [
     (
         "preload_abi",
         "",
@@ -86,6 +87,22 @@ const CASES: [(&str, &str, &[&str]); 4] = [
     ("preload_stack", "", &["coroutines_of_four_kibibytes_allocate", "reports_take_little_stack"]),
 ];
 
+/// Bytes of larger pages.
+const LARGE_PAGES: [usize; 2] = [16 << 10, 64 << 10];
+/// Cases with them. Others run natively: [`super::large_pages`].
+const CASES_OF_LARGE_PAGES: [Cases; 2] = [
+    (
+        "preload_abi",
+        "",
+        &[
+            "blocks_from_libc_functions_can_be_freed",
+            "live_blocks_of_every_size_do_not_overlap",
+            "valloc_and_pvalloc_align_to_the_page",
+        ],
+    ),
+    ("preload_process", "", &["blocks_outlive_the_thread_that_took_them", "many_children_live_at_once"]),
+];
+
 /// Threads, iterations, slots, smallest and largest size, percentage of remote frees, ring slots.
 const BENCHMARK: [&str; 7] = ["4", "5000", "400", "16", "2048", "50", "65536"];
 
@@ -94,6 +111,10 @@ pub fn steps() -> Vec<Step> {
     let mut steps = vec![Step::new("emulated/aarch64/unit", unit)];
     for lane in Lane::ALL {
         steps.push(Step::new(format!("emulated/aarch64/{lane}"), move |session| interface(session, lane)));
+        for bytes in LARGE_PAGES {
+            let name = format!("emulated/aarch64/{lane}/{}k", bytes >> 10);
+            steps.push(Step::new(name, move |session| large_pages(session, lane, bytes)));
+        }
     }
     steps.push(Step::new("emulated/aarch64/benchmark", benchmark));
     steps
@@ -158,19 +179,21 @@ fn library(session: &Session, lane: Lane) -> Result<PathBuf, Stop> {
 fn interface(session: &mut Session, lane: Lane) -> Result<(), Stop> {
     let library = library(session, lane)?;
     Library::read(&library)?.check(&lane.library())?;
-    for (test, before, cases) in CASES {
-        let mut command = session.workspace.cargo();
-        command.args(["test", "--no-fail-fast", "--package", "hz3-preload", "--test", test, "--", "--exact"]);
-        command.args(cases.iter().map(|case| format!("{before}{lane}::{case}")));
-        command.env("HZ3_PRELOAD_DIR", library.parent().unwrap_or(&library));
-        command.env("PRELOAD_TEST_EMULATOR", EMULATED);
+    run(session, lane, &library, EMULATED, &CASES)
+}
+
+/// Programs on a system whose pages have `bytes`.
+fn large_pages(session: &mut Session, lane: Lane, bytes: usize) -> Result<(), Stop> {
+    let library = library(session, lane)?;
+    let (emulator, system) = EMULATED.split_once(' ').unwrap_or((EMULATED, ""));
+    run(session, lane, &library, &format!("{emulator} -p {bytes} {system}"), &CASES_OF_LARGE_PAGES)
+}
+
+fn run(session: &Session, lane: Lane, library: &Path, emulator: &str, cases: &[Cases]) -> Result<(), Stop> {
+    expect_cases(session, lane, library.parent().unwrap_or(library), cases, |command| {
+        command.env("PRELOAD_TEST_EMULATOR", emulator);
         command.env("CC", COMPILER.command).env("CXX", CXX_COMPILER.command);
-        let ran = expect_tests(&mut command)?;
-        if ran != cases.len() {
-            return Err(Stop::failed(format!("{test} has {ran} of the {} named tests", cases.len())));
-        }
-    }
-    Ok(())
+    })
 }
 
 fn benchmark(session: &mut Session) -> Result<(), Stop> {

@@ -13,6 +13,7 @@ mod exports;
 mod faults;
 mod global_allocators;
 mod imports;
+mod large_pages;
 mod layers;
 mod memory;
 mod miri;
@@ -131,6 +132,7 @@ fn all_steps() -> Vec<Step> {
     steps.extend(neighbours::steps());
     steps.extend(valgrind::steps());
     steps.extend(emulated::steps());
+    steps.extend(large_pages::steps());
     steps.extend(aarch64::steps());
     steps.extend(musl::steps());
     steps.extend(debugger::steps());

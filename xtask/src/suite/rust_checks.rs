@@ -2,7 +2,8 @@
 
 use super::session::Session;
 use super::step::{Step, Stop};
-use hz3::process;
+use hz3::{Lane, process};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -94,6 +95,30 @@ pub fn expect_tests(command: &mut Command) -> Result<usize, Stop> {
         0 => Err(Stop::failed(format!("no test has run\n{text}"))),
         passed => Ok(passed),
     }
+}
+
+/// A test crate of hz3-preload, what stands before the lane in the names of its tests, and cases.
+pub type Cases = (&'static str, &'static str, &'static [&'static str]);
+
+/// Runs `cases` under the lane's library in `folder`, as `prepare` tells the tests to.
+pub fn expect_cases(
+    session: &Session,
+    lane: Lane,
+    folder: &Path,
+    cases: &[Cases],
+    prepare: impl Fn(&mut Command),
+) -> Result<(), Stop> {
+    for (test, before, cases) in cases {
+        let mut command = session.workspace.cargo();
+        command.args(["test", "--no-fail-fast", "--package", "hz3-preload", "--test", test, "--", "--exact"]);
+        command.args(cases.iter().map(|case| format!("{before}{lane}::{case}"))).env("HZ3_PRELOAD_DIR", folder);
+        prepare(&mut command);
+        let ran = expect_tests(&mut command)?;
+        if ran != cases.len() {
+            return Err(Stop::failed(format!("{test} has {ran} of the {} named tests", cases.len())));
+        }
+    }
+    Ok(())
 }
 
 fn is_passed_test(line: &str) -> bool {
