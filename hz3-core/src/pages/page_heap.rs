@@ -205,8 +205,9 @@ impl<P: Policy> PageHeap<P> {
                 self.guards.begin_transit();
                 return self.push_waiting(id);
             }
+            let bytes = (*at(self.spans(), id)).bytes();
             let free = self.runs.release_counted(id, stamp);
-            self.settle(free);
+            self.settle(free, bytes);
         }
     }
 
@@ -608,8 +609,9 @@ impl<P: Policy> PageHeap<P> {
             } else if is_empty {
                 self.runs.release_clean(tag.span());
             } else {
+                let bytes = (*at(self.spans(), tag.span())).bytes();
                 let free = self.runs.release_counted(tag.span(), P::Os::now_ms());
-                self.settle(free);
+                self.settle(free, bytes);
             }
         }
         true
@@ -820,6 +822,7 @@ impl<P: Policy> PageHeap<P> {
     unsafe fn release_later(&self, id: SpanId, wait: impl FnOnce(usize) -> Wait) {
         let transit = self.runs.forks.begin_transit::<P::Os>();
         self.guards.begin_transit();
+        let mut freed = 0;
         // SAFETY: the caller owns the span, and nothing uses its contents.
         unsafe {
             let span = &mut *at(self.spans(), id);
@@ -840,12 +843,13 @@ impl<P: Policy> PageHeap<P> {
             } else {
                 self.tag_ends(id, Kind::Waiting);
                 if let Some(other) = self.guards.push_ready(self.spans(), id) {
+                    freed = (*at(self.spans(), other)).bytes();
                     self.release_waited(other);
                 }
             }
         }
         drop(transit);
-        self.release_waiting(WAITING_RUNS, WAITING_BYTES);
+        self.release_more_waiting(freed, WAITING_RUNS, WAITING_BYTES);
     }
 
     /// Guards the ends of the run of a freed large block, whose last page is guarded.
@@ -883,10 +887,17 @@ impl<P: Policy> PageHeap<P> {
     /// now: where calls to the system free blocks, others come. A run whose guard the system refuses to remove goes
     /// back, since its pages fault, and ends this.
     pub fn release_waiting(&self, most_runs: usize, most_bytes: usize) {
+        self.release_more_waiting(0, most_runs, most_bytes);
+    }
+
+    /// [`PageHeap::release_waiting`] after `freed` bytes of waiting runs were freed.
+    fn release_more_waiting(&self, freed: usize, most_runs: usize, most_bytes: usize) {
+        let before = self.guards.waiting_bytes();
         self.release_waiting_if(most_runs, most_bytes, |_| false);
         // What waits may hold memory too.
-        let (dirty, clean, _) = self.runs.free_bytes();
-        self.settle(((dirty + self.guards.waiting_bytes()) / PAGE_BYTES, clean / PAGE_BYTES));
+        let ((dirty, clean, _), waiting) = (self.runs.free_bytes(), self.guards.waiting_bytes());
+        let freed = freed + before.saturating_sub(waiting);
+        self.settle(((dirty + waiting) / PAGE_BYTES, clean / PAGE_BYTES), freed);
     }
 
     /// [`PageHeap::release_waiting`], also of those of which `is_due` says so.
@@ -1003,19 +1014,20 @@ impl<P: Policy> PageHeap<P> {
         self.early.is_giving(now)
     }
 
-    /// After a release that left so many pages in dirty and in clean runs. The caller holds no lock.
+    /// After a release of `freed` bytes that left so many pages in dirty and in clean runs. The caller holds no lock.
     #[inline]
-    fn settle(&self, (dirty, clean): (usize, usize)) {
+    fn settle(&self, (dirty, clean): (usize, usize), freed: usize) {
         if dirty * PAGE_BYTES >= POST_BYTES {
-            self.settle_much(dirty * PAGE_BYTES, clean * PAGE_BYTES);
+            self.settle_much(dirty * PAGE_BYTES, clean * PAGE_BYTES, freed);
         }
         self.purge_if_at_once();
     }
 
-    /// Leaves the memory to the helper. Without one, gives back what exceeds the bound.
+    /// Leaves the memory to the helper. Without one, gives back what exceeds the bound, as much as was `freed` at least: it
+    /// may have been the last.
     #[cold]
     #[inline(never)]
-    fn settle_much(&self, dirty: usize, clean: usize) {
+    fn settle_much(&self, dirty: usize, clean: usize, freed: usize) {
         let delay_ms = self.options().purge_delay_ms();
         // A longer delay is a wish to keep memory.
         if self.helper.post::<P::Os>() || dirty < LEAST_BYTES || delay_ms > P::PURGE_DELAY_MS {
@@ -1025,7 +1037,11 @@ impl<P: Policy> PageHeap<P> {
         let excess = self.early.excess(committed.saturating_sub(clean), dirty);
         if excess >= EARLY_STEP_BYTES {
             let now = P::Os::now_ms();
-            let (purged, _) = self.purge_runs(now, 0, excess, &Budget::of_us::<P::Os>(TURN_US));
+            let budget = Budget::of_us::<P::Os>(TURN_US);
+            let (mut purged, is_behind) = self.purge_runs(now, 0, excess, &budget);
+            if is_behind && purged < freed {
+                purged += self.purge_runs(now, 0, freed.min(excess) - purged, &Budget::unbounded()).0;
+            }
             self.early.note_given(purged, excess, now);
         }
     }

@@ -124,6 +124,27 @@ static void a_process_that_only_hits_shrinks(void) { shrinks_meanwhile(hit); }
 static void a_process_that_trickles_shrinks(void) { shrinks_meanwhile(trickle); }
 static void a_process_that_sleeps_shrinks(void) { shrinks_meanwhile(sleep_a_little); }
 
+/* There are few frees, and none after the last: each gives back as much as it frees. */
+static void few_long_blocks_leave_little(void) {
+    static const size_t lengths[] = {20 * MIB, 33000000, 60000000, 100 * MIB};
+    for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            void *blocks[32];
+            const size_t before = resident(), count = 600 * MIB / lengths[i];
+            for (size_t j = 0; j < count; j++) {
+                CHECK((blocks[j] = malloc(lengths[i])) != NULL);
+                memset(blocks[j], 1, lengths[i]);
+            }
+            for (size_t j = 0; j < count; j++) free(blocks[j]);
+            usleep(10000);
+            CHECK_THAT(resident() < before + 60 * MIB, "%zu bytes: %zu MiB are left of 600", lengths[i], resident() / MIB);
+            _exit(0);
+        }
+        check_child_passed(child);
+    }
+}
+
 /* Phases that follow each other at once must not pay for it each time: page faults, in pages of 4 KiB. */
 static void what_is_taken_again_at_once_stays(void) {
     size_t left = 0;
@@ -363,6 +384,7 @@ static void a_filter_may_refuse_the_helper(void) {
 CHECK_MAIN(CASE(a_process_that_only_hits_shrinks),
            CASE(a_process_that_trickles_shrinks),
            CASE(a_process_that_sleeps_shrinks),
+           CASE(few_long_blocks_leave_little),
            CASE(what_is_taken_again_at_once_stays),
            CASE(a_process_with_one_thread_stays_so),
            CASE(a_process_whose_threads_poll_shrinks),
