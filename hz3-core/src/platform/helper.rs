@@ -55,13 +55,15 @@ impl Helper {
     pub fn note_thread<O: Os>(&self, tells_end: bool) {
         let thread = O::this_thread();
         // Relaxed, all: hints; a thread that sees an old value starts no helper yet.
+        // A library that allocates in a call of the first one's start has noted that thread already.
+        let is_noted = self.first.load(Ordering::Relaxed) == thread;
         if self.process.load(Ordering::Relaxed) == 0 {
             self.process.store(O::process_id(), Ordering::Relaxed);
         }
         if tells_end && (self.forked.load(Ordering::Relaxed) == thread || O::is_on_first_stack()) {
             self.first.store(thread, Ordering::Relaxed);
         }
-        if self.threads.fetch_add(1, Ordering::Relaxed) > 0 && self.knows_first() {
+        if !is_noted && self.threads.fetch_add(1, Ordering::Relaxed) > 0 && self.knows_first() {
             self.want();
         }
     }
@@ -219,6 +221,10 @@ mod tests {
         helper.note_thread::<Linux>(true);
         // A test runs on no first stack.
         assert!(!helper.is_wanted() && !helper.knows_first());
+        helper.reset_in_child::<Linux>(false);
+        helper.note_thread::<Linux>(true);
+        helper.note_thread::<Linux>(true);
+        assert!(!helper.is_wanted() && helper.knows_first(), "one thread, twice");
         helper.reset_in_child::<Linux>(false);
         helper.note_thread::<Linux>(false);
         helper.note_thread::<Linux>(true);

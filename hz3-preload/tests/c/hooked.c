@@ -83,6 +83,11 @@ static void four_threads_allocate_while_their_calls_allocate(void) {
 static void one_thread_allocates_while_its_calls_allocate(void) {
     rise_and_fall((void *)9);
     expect_hooked_calls();
+    /* A process of one thread stays so: its signal handlers may fork. */
+    free(check_opaque(malloc(100 * MIB)));
+    rise_and_fall((void *)10);
+    const uint64_t threads = check_status_number("/proc/self/status", "Threads:", 10);
+    CHECK_THAT(threads == 1, "%llu threads", (unsigned long long)threads);
 }
 
 /* Threads that free each other's blocks, with a purge now and then. */
