@@ -74,6 +74,7 @@ mod limited_at_run_time {
     use super::*;
     lane_tests! {
         Program::new("c/late_limit.c") => [
+            a_long_block_finds_room_after_a_trim,
             malloc_fails_and_recovers_under_a_late_address_space_limit,
             malloc_fails_and_recovers_under_a_limit_below_the_present_size,
             malloc_fails_and_recovers_under_a_late_data_limit,

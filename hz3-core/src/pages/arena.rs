@@ -293,6 +293,11 @@ impl<O: Os> Arenas<O> {
         grown
     }
 
+    /// Where the windows' last mapped pages end, or ended a moment ago.
+    pub fn ends(&self) -> impl Iterator<Item = usize> {
+        self.windows.all().iter().map(|window| window.end_address())
+    }
+
     /// Claims the end of window `number`, for pages there to be unmapped. `None` without such a window, `Some(None)` if its
     /// end is not to be had, or must stay. Takes the growth lock.
     pub fn claim_end(&self, number: usize) -> Option<Option<End>> {

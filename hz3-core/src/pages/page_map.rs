@@ -102,6 +102,12 @@ impl<T> ArenaTags<T> {
         }
     }
 
+    /// Where the last mapped page ends, or ended a moment ago.
+    pub fn end_address(&self) -> usize {
+        // Relaxed: exact under the growth lock, elsewhere a hint.
+        self.base() + (self.end.load(Ordering::Relaxed) & !CLAIMED) * PAGE_BYTES
+    }
+
     /// Whether the last mapped page ends at `address`, and no thread grows the window. The caller holds the growth lock.
     pub fn ends_at(&self, address: usize) -> bool {
         // Relaxed: under the lock.

@@ -676,6 +676,7 @@ impl<O: Os> Runs<O> {
             let id = self.descriptor()?;
             match self.arenas.grow(which, span_pages, || self.lock().fits(span_pages)) {
                 Ok(range) => self.add(range, id),
+                Err(NotGrown::Refused) if self.grow_at_ends(span_pages, id) => {}
                 Err(reason) => {
                     // SAFETY: this thread owns the descriptor, which is unused.
                     unsafe { self.retire_descriptor(id) };
@@ -686,6 +687,25 @@ impl<O: Os> Runs<O> {
                 }
             }
         }
+    }
+
+    /// Maps what the clean run at some window's end lacks to `pages`, where the system refuses as many as that at once. The
+    /// caller owns the descriptor `id`, and hands it over if this is true.
+    #[cold]
+    #[inline(never)]
+    fn grow_at_ends(&self, pages: usize, id: SpanId) -> bool {
+        let range = self.arenas.ends().find_map(|end| {
+            let free = self.lock();
+            let last = free.free_at(end, true).filter(|&last| free.span(last).kind == Kind::Clean)?;
+            let missing = pages.saturating_sub(free.span(last).pages as usize);
+            drop(free);
+            // A run that fits came free meanwhile.
+            if missing == 0 { None } else { self.arenas.grow_at(end, missing) }
+        });
+        range.is_some_and(|range| {
+            self.add(range, id);
+            true
+        })
     }
 
     /// Whether the hard limit has room for `pages`, now that as many dirty ones have gone back for them as are missing.

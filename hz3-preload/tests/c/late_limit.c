@@ -360,7 +360,30 @@ static void mlockall_before_allocation_locks_what_is_used(void) { run_watched(lo
 
 static void mlockall_after_allocation_locks_what_is_used(void) { run_watched(allocate_then_lock); }
 
-CHECK_MAIN(CASE(malloc_fails_and_recovers_under_a_late_address_space_limit),
+/* What stays mapped at the end of the heap is part of a long block, not beside it. */
+static void a_long_block_finds_room_after_a_trim(void) {
+    const size_t rooms[] = {64 * MIB, 128 * MIB, 500 * MIB};
+    free(malloc(100));
+    for (size_t i = 0; i < sizeof rooms / sizeof rooms[0]; i++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            set_limit(RLIMIT_AS, check_status("VmSize:") + rooms[i]);
+            size_t count = 0;
+            while ((blocks[0][count] = malloc(100000)) != NULL) memset(blocks[0][count++], 1, 100000);
+            give_back(blocks[0], count);
+            malloc_trim(0);
+            void *block = check_opaque(malloc(rooms[i] * 4 / 5));
+            CHECK_THAT(block != NULL, "%zu MiB of %zu are not to be had", rooms[i] * 4 / 5 / MIB, rooms[i] / MIB);
+            free(block);
+            _exit(0);
+        }
+        check_child_passed(child);
+    }
+}
+
+CHECK_MAIN(CASE(a_long_block_finds_room_after_a_trim),
+           CASE(malloc_fails_and_recovers_under_a_late_address_space_limit),
            CASE(malloc_fails_and_recovers_under_a_limit_below_the_present_size),
            CASE(malloc_fails_and_recovers_under_a_late_data_limit),
            CASE(requests_beyond_a_data_limit_leave_nothing_behind),
