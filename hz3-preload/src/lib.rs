@@ -37,6 +37,39 @@ core::arch::global_asm!(
     "rust_eh_personality: .long 0"
 );
 
+/// Lets the first thread allocate before the loader has given thread-local words their first values, as resolvers of
+/// `IFUNC` symbols do: one of the library's own runs when the library is relocated, which is before its users are.
+///
+/// Outside rules: the x86-64 psABI (`R_X86_64_IRELATIVE`); glibc's `rtld.c`, by which the thread pointer is set before.
+#[macro_export]
+macro_rules! early_thread {
+    ($lane:ty) => {
+        ::core::arch::global_asm!(
+            ".pushsection .text.hz3_early_thread,\"ax\",%progbits",
+            ".globl hz3_early_thread",
+            ".hidden hz3_early_thread",
+            ".type hz3_early_thread,%gnu_indirect_function",
+            "hz3_early_thread: jmp {resolve}",
+            ".size hz3_early_thread, . - hz3_early_thread",
+            ".popsection",
+            resolve = sym resolve_early_thread,
+        );
+
+        unsafe extern "C" {
+            fn hz3_early_thread();
+        }
+
+        /// Makes the loader call [`resolve_early_thread`]; nobody calls what that returns.
+        #[used]
+        static EARLY_THREAD: unsafe extern "C" fn() = hz3_early_thread;
+
+        extern "C" fn resolve_early_thread() -> *const () {
+            $crate::hz3_core::process::lifecycle::prepare_thread::<$lane>();
+            resolve_early_thread as extern "C" fn() -> *const () as *const ()
+        }
+    };
+}
+
 /// Exports the C and C++ interface of a lane from this cdylib and defines its panic handler.
 #[macro_export]
 macro_rules! export_lane {
@@ -61,6 +94,9 @@ macro_rules! export_lane {
             "hz3_constructor_keeps_loaded: .byte 1",
             ".popsection",
         );
+
+        #[cfg(all(target_arch = "x86_64", target_env = "gnu", not(feature = "linked")))]
+        $crate::early_thread!($lane);
 
         /// The loader runs it once libc is ready, before the program's own constructors.
         #[used]

@@ -291,6 +291,18 @@ fn options_are_read_where_the_first_block_comes_before_the_c_library() {
     }
 }
 
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn options_are_read_where_the_first_block_is_an_ifunc_resolver_s() {
+    const RESOLVER: Program = Program::new("c/ifunc.c");
+    for lane in [Lane::Fast, Lane::Scale, Lane::Hardened].into_iter().filter(|_| !any_malloc()) {
+        let outcome = Run::new(&RESOLVER).variable("HZ3_THP", "early").preload(&lane.library()).finish();
+        outcome.expect_success();
+        assert_eq!(outcome.stderr, "hz3: HZ3_THP=early: expected 0 or 1; ignored\n", "{outcome}");
+    }
+    harness::lists_every_case(&RESOLVER, &["blocks_of_a_resolver_are_as_others"]);
+}
+
 /// The program stands in for prctl(2).
 #[test]
 fn mappings_have_names_for_who_asks() {

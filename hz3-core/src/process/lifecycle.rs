@@ -46,6 +46,14 @@ impl<L: Lane> Pointer for CurrentThread<L> {
     }
 }
 
+/// Gives the calling thread's pointer the first value that the loader will give it, if it has not yet. Calls nothing.
+pub fn prepare_thread<L: Lane>() {
+    if L::heap().is_null() {
+        // SAFETY: a static heap.
+        unsafe { L::set_heap(NO_HEAP.entries()) };
+    }
+}
+
 /// The calling thread's heap; takes one if it has none. `None` for a thread that is ending, or when memory has run out.
 /// Takes the heaps' lock.
 #[cold]
