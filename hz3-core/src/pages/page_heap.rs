@@ -1039,8 +1039,9 @@ impl<P: Policy> PageHeap<P> {
             let now = P::Os::now_ms();
             let budget = Budget::of_us::<P::Os>(TURN_US);
             let (mut purged, is_behind) = self.purge_runs(now, 0, excess, &budget);
-            if is_behind && purged < freed {
-                purged += self.purge_runs(now, 0, freed.min(excess) - purged, &Budget::unbounded()).0;
+            let missing = freed.min(excess).saturating_sub(purged);
+            if is_behind && missing > 0 {
+                purged += self.purge_runs(now, 0, missing, &Budget::unbounded()).0;
             }
             self.early.note_given(purged, excess, now);
         }
