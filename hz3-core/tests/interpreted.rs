@@ -16,14 +16,15 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use std::ptr::with_exposed_provenance_mut;
 use std::sync::mpsc::channel;
 
-/// Steps of a sequence. Chosen: a lane takes an interpreter some ten seconds.
+/// Steps of a sequence. Chosen: a lane takes an interpreter a minute or two, the hardened one with fewer.
 const STEPS: usize = 50;
+const HARDENED_STEPS: usize = if cfg!(miri) { 15 } else { STEPS };
 /// Blocks that each of two threads allocates.
-const BLOCKS: usize = 60;
+const BLOCKS: usize = if cfg!(miri) { 30 } else { 60 };
 
 fn short_sequences_hold<L: Lane>() {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(0x4d31);
-    let steps = (0..STEPS).flat_map(|_| {
+    let steps = (0..if L::HARDENED { HARDENED_STEPS } else { STEPS }).flat_map(|_| {
         let [first, a, b, c] = rng.random::<[u8; 4]>();
         // One size in eight is larger than 1,100 bytes, and none is a mapping of its own.
         let c = if a % 8 == 0 { c & 0xbf } else { c & 0x3f };
