@@ -8,6 +8,8 @@ use std::process::Command;
 use std::time::Duration;
 
 const GDB: Package = Package { command: "gdb", name: "gdb" };
+/// What gdb itself runs with.
+const PTRACE: &str = "xtask/programs/ptrace.c";
 const TIME_LIMIT: Duration = Duration::from_secs(60);
 
 /// One step per lane.
@@ -16,12 +18,16 @@ pub fn steps() -> Vec<Step> {
         Step::new(format!("gdb/{lane}"), move |session| {
             package::require(&[GDB])?;
             let library = session.library(lane)?;
+            let ptrace = session.empty_folder("gdb")?.join("ptrace.so");
+            let mut compile = Command::new("cc");
+            compile.args(["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&ptrace);
+            process::expect_success(compile.arg(session.workspace.root.join(PTRACE)), TIME_LIMIT)?;
             let mut command = Command::new("gdb");
             command.args(["-batch", "-nx", "-ex", "set startup-with-shell off", "-ex", "set breakpoint pending on"]);
             command.arg("-ex").arg(format!("set environment LD_PRELOAD {}", library.display()));
             command.args(["-ex", "set debuginfod enabled off", "-ex", "break write", "-ex", "run"]);
             command.args(["-ex", "call (char*)strdup(\"xyz\")", "-ex", "print ((long)malloc(10) & 15) + 4321"]);
-            command.args(["-ex", "print \"a text\"", "-ex", "kill", "--args", "echo", "text"]).env_remove("LD_PRELOAD");
+            command.args(["-ex", "print \"a text\"", "-ex", "kill", "--args", "echo", "text"]).env("LD_PRELOAD", &ptrace);
             let captured = process::capture(&mut command, TIME_LIMIT)?;
             let text = captured.text();
             for answer in ["\"xyz\"", "= 4321", "\"a text\""] {

@@ -150,7 +150,7 @@ fn is_examined(session: &Session, lane: Lane) -> Result<(), Stop> {
     let source = folder.join("program.c");
     std::fs::write(&source, "#include <stdlib.h>\nint main(void) { free(malloc(1)); }\n")
         .map_err(anyhow::Error::from)?;
-    let doctor = session.workspace.build_program("dev", "hz3", "hz3")?;
+    let doctor = session.workspace.build_program("dev", "hz3-tool", "hz3")?;
     for (compiler, option, code, expected) in [
         (COMPILER.command, "-O1", 0, format!("list has {} first", lane.library())),
         (COMPILER.command, "-static", 1, "statically linked".to_owned()),
