@@ -9,7 +9,6 @@ use hz3_core::api::block::{free, malloc, realloc};
 use hz3_core::observe::books::{check_accounts, check_runs};
 use hz3_core::observe::stats::collect;
 use hz3_core::pages::bins::BINS;
-use hz3_core::pages::policy::Policy;
 use hz3_core::transfer::spread::WINDOW;
 use hz3_core::{Lane, Tiny, TinyHardened, TinyHome};
 use rand::{Rng, SeedableRng};
@@ -17,15 +16,14 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use std::ptr::with_exposed_provenance_mut;
 use std::sync::mpsc::channel;
 
-/// Steps of a sequence. Chosen: a lane takes an interpreter a minute or two, the hardened one with fewer.
+/// Steps of a sequence. Chosen: a lane takes an interpreter some ten seconds.
 const STEPS: usize = 50;
-const HARDENED_STEPS: usize = if cfg!(miri) { 15 } else { STEPS };
 /// Blocks that each of two threads allocates.
-const BLOCKS: usize = if cfg!(miri) { 30 } else { 60 };
+const BLOCKS: usize = 60;
 
 fn short_sequences_hold<L: Lane>() {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(0x4d31);
-    let steps = (0..if L::HARDENED { HARDENED_STEPS } else { STEPS }).flat_map(|_| {
+    let steps = (0..STEPS).flat_map(|_| {
         let [first, a, b, c] = rng.random::<[u8; 4]>();
         // One size in eight is larger than 1,100 bytes, and none is a mapping of its own.
         let c = if a % 8 == 0 { c & 0xbf } else { c & 0x3f };
@@ -140,13 +138,10 @@ macro_rules! on {
     ($($lane:ident: $name:ident;)+) => {$(
         #[test]
         fn $name() {
-            // All of it takes an interpreter ten minutes in the hardened lane.
-            if !cfg!(miri) || !$lane::HARDENED {
-                frees_in_spread_bins_are_kept_apart::<$lane>();
-                threads_free_each_others_blocks_under_a_reader_s_eyes::<$lane>();
-                blocks_move_to_mappings_and_back::<$lane>();
-            }
+            frees_in_spread_bins_are_kept_apart::<$lane>();
+            threads_free_each_others_blocks_under_a_reader_s_eyes::<$lane>();
             short_sequences_hold::<$lane>();
+            blocks_move_to_mappings_and_back::<$lane>();
         }
     )+};
 }

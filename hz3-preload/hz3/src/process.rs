@@ -11,15 +11,12 @@ use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use wait_timeout::ChildExt;
 
-/// How often a waiting caller is told that the child still runs.
+/// How often we look for an interrupt, and a waiting caller is told that the child still runs.
 const TICK: Duration = Duration::from_millis(100);
-
-/// The running child's process group; 0 while there is none.
-static RUNNING_GROUP: AtomicI32 = AtomicI32::new(0);
 
 /// Set by the first interrupt.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -53,14 +50,10 @@ impl Captured {
     }
 }
 
-/// From now on an interrupt (SIGINT, SIGTERM, SIGHUP) kills the running child's group and makes
-/// [`interrupted`] true, instead of ending this process at once.
+/// From now on an interrupt (SIGINT, SIGTERM, SIGHUP) makes [`interrupted`] true and has running
+/// children's groups killed, instead of ending this process at once.
 pub fn catch_interrupts() -> Result<()> {
-    ctrlc::set_handler(|| {
-        INTERRUPTED.store(true, Ordering::SeqCst);
-        kill_group(RUNNING_GROUP.load(Ordering::SeqCst));
-    })
-    .context("signal handler")
+    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::SeqCst)).context("signal handler")
 }
 
 /// Whether an interrupt has come.
@@ -82,14 +75,12 @@ pub fn capture_while(command: &mut Command, limit: Duration, mut waiting: impl F
     let start = Instant::now();
     let mut child = command.spawn().with_context(|| format!("can't start {}", line_of(command)))?;
     let group = i32::try_from(child.id()).context("process id")?;
-    RUNNING_GROUP.store(group, Ordering::SeqCst);
-    // An interrupt between the spawn and the store above found no group to kill.
-    if interrupted() {
-        kill_group(group);
-    }
     let status = loop {
         if let Some(status) = child.wait_timeout(TICK)? {
             break Some(status);
+        }
+        if interrupted() {
+            kill_group(group);
         }
         if start.elapsed() >= limit {
             kill_group(group);
@@ -98,7 +89,6 @@ pub fn capture_while(command: &mut Command, limit: Duration, mut waiting: impl F
         }
         waiting(start.elapsed());
     };
-    RUNNING_GROUP.store(0, Ordering::SeqCst);
     if interrupted() {
         bail!("interrupted");
     }

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 /// Compiling from scratch on a slow machine, and a loom model, stay far below this.
-const TIME_LIMIT: Duration = Duration::from_secs(1800);
+const TIME_LIMIT: Duration = Duration::from_secs(900);
 
 /// Formatting and lints.
 pub fn source_steps() -> Vec<Step> {
