@@ -11,8 +11,9 @@
 //! free memory reaches the delay's age                           allowance shrinks by it
 //! ```
 //!
-//! A process without such a thread may sleep right after it has freed. What exceeds the bound therefore goes back while it frees, a step at
-//! a time. One that takes it again soon pays page faults once; from then on it keeps as much.
+//! A process without such a thread may sleep right after it has freed. What exceeds the bound therefore goes back while it
+//! frees, in steps of bounded time, and at least as much as each call frees. One that takes it again soon pays page faults
+//! once; from then on it keeps as much.
 
 use crate::platform::atomic::{AtomicU32, AtomicUsize, Ordering};
 use crate::platform::units::elapsed_ms;

@@ -18,7 +18,7 @@ use core::ptr::NonNull;
 
 /// Largest slot to populate ahead: the middle of a larger one may never be written.
 const POPULATED_SLOT_BYTES: u32 = 2048;
-/// Most bytes to populate at once, where more shards than few have threads: others' page faults wait meanwhile. Chosen:
+/// Most pages to populate at once, where more shards than few have threads: others' page faults wait meanwhile. Chosen:
 /// `docs/decisions/populate-ahead.md`.
 const POPULATED_PAGES: usize = 2;
 const FEW_SHARDS: usize = 4;
