@@ -27,7 +27,9 @@ pub fn steps() -> Vec<Step> {
             command.arg("-ex").arg(format!("set environment LD_PRELOAD {}", library.display()));
             command.args(["-ex", "set debuginfod enabled off", "-ex", "break write", "-ex", "run"]);
             command.args(["-ex", "call (char*)strdup(\"xyz\")", "-ex", "print ((long)malloc(10) & 15) + 4321"]);
-            command.args(["-ex", "print \"a text\"", "-ex", "kill", "--args", "echo", "text"]).env("LD_PRELOAD", &ptrace);
+            command
+                .args(["-ex", "print \"a text\"", "-ex", "kill", "--args", "echo", "text"])
+                .env("LD_PRELOAD", &ptrace);
             let captured = process::capture(&mut command, TIME_LIMIT)?;
             let text = captured.text();
             for answer in ["\"xyz\"", "= 4321", "\"a text\""] {
