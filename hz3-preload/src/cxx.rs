@@ -162,6 +162,47 @@ pub unsafe extern "C" fn new_or_throw<L: Lane>(bytes: usize, align: usize) -> *m
     )
 }
 
+/// Allocates. On failure calls the new-handler and tries again; throws if there is no handler.
+///
+/// # Safety
+/// `align` is a power of two. Exceptions pass through to the caller, which must be able to unwind.
+#[cfg(target_arch = "riscv64")]
+#[unsafe(naked)]
+pub unsafe extern "C" fn new_or_throw<L: Lane>(bytes: usize, align: usize) -> *mut u8 {
+    naked_asm!(
+        ".cfi_startproc",
+        "addi sp, sp, -32",
+        ".cfi_def_cfa_offset 32",
+        "sd ra, 24(sp)",
+        ".cfi_offset 1, -8",
+        "sd a0, 0(sp)",
+        "sd a1, 8(sp)",
+        "2:",
+        "ld a0, 0(sp)",
+        "ld a1, 8(sp)",
+        "call {allocate}",
+        "bnez a0, 4f",
+        "call {new_handler}",
+        "beqz a0, 3f",
+        "jalr a0",
+        "j 2b",
+        "3:",
+        "call {thrower}",
+        "jalr a0",
+        "unimp",
+        "4:",
+        "ld ra, 24(sp)",
+        ".cfi_restore 1",
+        "addi sp, sp, 32",
+        ".cfi_def_cfa_offset 0",
+        "ret",
+        ".cfi_endproc",
+        allocate = sym allocate::<L>,
+        new_handler = sym new_handler,
+        thrower = sym thrower,
+    )
+}
+
 /// A nothrow form, and the next one of its name behind ours: the C++ runtime's own, which calls the throwing form by its
 /// name and turns an exception into null.
 pub struct Nothrow {
@@ -466,6 +507,45 @@ macro_rules! nothrow {
                 ".cfi_restore 30",
                 ".cfi_def_cfa_offset 0",
                 "br x16",
+                ".cfi_endproc",
+                own = sym $own,
+                form = sym $form,
+                next_or = sym $crate::cxx::next_or,
+            );
+            #[cfg(target_arch = "riscv64")]
+            core::arch::naked_asm!(
+                ".cfi_startproc",
+                concat!("lla t1, ", $label),
+                concat!("4: auipc t2, %got_pcrel_hi(", stringify!($throwing), ")"),
+                "ld t2, %pcrel_lo(4b)(t2)",
+                "bne t1, t2, 2f",
+                $(
+                    concat!("lla t1, ", $further_label),
+                    concat!("5: auipc t3, %got_pcrel_hi(", stringify!($further), ")"),
+                    "ld t3, %pcrel_lo(5b)(t3)",
+                    "bne t1, t3, 2f",
+                )*
+                "tail {own}",
+                "2:",
+                "addi sp, sp, -32",
+                ".cfi_def_cfa_offset 32",
+                "sd ra, 24(sp)",
+                ".cfi_offset 1, -8",
+                "sd a0, 0(sp)",
+                "sd a1, 8(sp)",
+                "sd a2, 16(sp)",
+                "lla a0, {form}",
+                "mv a1, t2",
+                "call {next_or}",
+                "mv t1, a0",
+                "ld a0, 0(sp)",
+                "ld a1, 8(sp)",
+                "ld a2, 16(sp)",
+                "ld ra, 24(sp)",
+                ".cfi_restore 1",
+                "addi sp, sp, 32",
+                ".cfi_def_cfa_offset 0",
+                "jr t1",
                 ".cfi_endproc",
                 own = sym $own,
                 form = sym $form,

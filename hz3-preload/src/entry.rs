@@ -12,7 +12,7 @@
 //! An entry whose own address is asked for lies in a section of its own, `hz3_` and its name; the linker gives the
 //! section's start a name. The sections also keep the compiler from giving one address to functions of the same code.
 //!
-//! Outside rules: the ELF specification (symbol resolution, the global offset table), for x86-64 and AArch64; ld(1) for
+//! Outside rules: the ELF specification (symbol resolution, the global offset table), for each processor; ld(1) for
 //! `__start_`.
 
 use core::ffi::c_void;
@@ -52,6 +52,13 @@ macro_rules! resolved {
                 out(reg) address,
                 options(pure, nomem, nostack, preserves_flags)
             );
+            #[cfg(target_arch = "riscv64")]
+            core::arch::asm!(
+                concat!("2: auipc {0}, %got_pcrel_hi(", stringify!($name), ")"),
+                "ld {0}, %pcrel_lo(2b)({0})",
+                out(reg) address,
+                options(pure, nomem, nostack, preserves_flags)
+            );
         }
         address
     }};
@@ -75,6 +82,12 @@ macro_rules! address_of_label {
             core::arch::asm!(
                 concat!("adrp {0}, ", $label),
                 concat!("add {0}, {0}, :lo12:", $label),
+                out(reg) address,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+            #[cfg(target_arch = "riscv64")]
+            core::arch::asm!(
+                concat!("lla {0}, ", $label),
                 out(reg) address,
                 options(pure, nomem, nostack, preserves_flags)
             );
@@ -150,6 +163,15 @@ macro_rules! enter {
                 concat!("ldr x16, [x16, :got_lo12:", stringify!($target), "]"),
                 "br x16",
             );
+            #[cfg(target_arch = "riscv64")]
+            core::arch::naked_asm!(
+                concat!(".hidden hz3_own_", stringify!($name)),
+                concat!(".globl hz3_own_", stringify!($name)),
+                concat!("hz3_own_", stringify!($name), ":"),
+                concat!("auipc t1, %got_pcrel_hi(", stringify!($target), ")"),
+                concat!("ld t1, %pcrel_lo(hz3_own_", stringify!($name), ")(t1)"),
+                "jr t1",
+            );
         }
     )*};
 }
@@ -168,6 +190,8 @@ macro_rules! further_names {
             core::arch::naked_asm!(concat!("jmp __start_hz3_", stringify!($target)));
             #[cfg(target_arch = "aarch64")]
             core::arch::naked_asm!(concat!("b __start_hz3_", stringify!($target)));
+            #[cfg(target_arch = "riscv64")]
+            core::arch::naked_asm!(concat!("tail __start_hz3_", stringify!($target)));
         }
     )*};
 }

@@ -73,6 +73,15 @@ unsafe extern "C" fn through_dlmopen<L: Lane>(path: *const c_char, flags: c_int)
         "ldr x16, [x16, :got_lo12:dlmopen]",
         "br x16",
     );
+    #[cfg(target_arch = "riscv64")]
+    naked_asm!(
+        "mv a2, a1",
+        "mv a1, a0",
+        "li a0, 0",
+        "2: auipc t1, %got_pcrel_hi(dlmopen)",
+        "ld t1, %pcrel_lo(2b)(t1)",
+        "jr t1",
+    );
 }
 
 /// `dlopen`: clears the flags that do not pass, and jumps.
@@ -154,6 +163,48 @@ pub unsafe extern "C" fn dlopen<L: Lane>(path: *const c_char, flags: c_int) -> *
     )
 }
 
+/// `dlopen`: clears the flags that do not pass, and jumps.
+///
+/// # Safety
+/// As dlopen(3).
+#[cfg(target_arch = "riscv64")]
+#[unsafe(naked)]
+pub unsafe extern "C" fn dlopen<L: Lane>(path: *const c_char, flags: c_int) -> *mut c_void {
+    naked_asm!(
+        ".cfi_startproc",
+        "lla t1, {next}",
+        "ld t1, 0(t1)",
+        // Acquire: pairs with the Release in `next_dlopen`.
+        "fence r, rw",
+        "beqz t1, 3f",
+        "2:",
+        "lla t2, {passes}",
+        "lw t2, 0(t2)",
+        "and a1, a1, t2",
+        "jr t1",
+        "3:",
+        "addi sp, sp, -32",
+        ".cfi_def_cfa_offset 32",
+        "sd ra, 24(sp)",
+        ".cfi_offset 1, -8",
+        "sd a0, 0(sp)",
+        "sd a1, 8(sp)",
+        "call {look}",
+        "mv t1, a0",
+        "ld a0, 0(sp)",
+        "ld a1, 8(sp)",
+        "ld ra, 24(sp)",
+        ".cfi_restore 1",
+        "addi sp, sp, 32",
+        ".cfi_def_cfa_offset 0",
+        "j 2b",
+        ".cfi_endproc",
+        next = sym NEXT,
+        passes = sym PASSES,
+        look = sym next_dlopen::<L>,
+    )
+}
+
 /// Defines the lane's `dlopen`. Not in the library for static programs, where there is no next one.
 #[doc(hidden)]
 #[macro_export]
@@ -174,6 +225,8 @@ macro_rules! export_loader {
                 core::arch::naked_asm!("jmp {dlopen}", dlopen = sym $crate::loader::dlopen::<$lane>);
                 #[cfg(target_arch = "aarch64")]
                 core::arch::naked_asm!("b {dlopen}", dlopen = sym $crate::loader::dlopen::<$lane>);
+                #[cfg(target_arch = "riscv64")]
+                core::arch::naked_asm!("tail {dlopen}", dlopen = sym $crate::loader::dlopen::<$lane>);
             }
 
             /// Looks for the next `dlopen` before the program's threads need it, and for what no name is bound to.

@@ -47,6 +47,15 @@ macro_rules! oldest_versions {
                 pthread_detach "GLIBC_2.17" REFUSED, pthread_attr_setstacksize "GLIBC_2.17" REFUSED,
                 pthread_sigmask "GLIBC_2.17" REFUSED,
             );
+            #[cfg(target_arch = "riscv64")]
+            $crate::oldest_versions!(
+                dlsym "GLIBC_2.27" NOTHING, dlerror "GLIBC_2.27" NOTHING, dlclose "GLIBC_2.27" NOTHING,
+                dladdr "GLIBC_2.27" NOTHING, dlmopen "GLIBC_2.27" NOTHING,
+                pthread_key_create "GLIBC_2.27" REFUSED, pthread_key_delete "GLIBC_2.27" REFUSED,
+                pthread_setspecific "GLIBC_2.27" REFUSED, pthread_create "GLIBC_2.27" REFUSED,
+                pthread_detach "GLIBC_2.27" REFUSED, pthread_attr_setstacksize "GLIBC_2.27" REFUSED,
+                pthread_sigmask "GLIBC_2.27" REFUSED,
+            );
         }
     };
     ($($name:ident $version:literal $missing:ident,)*) => {$(
@@ -102,6 +111,25 @@ macro_rules! jump_if_there {
             "cbz x16, 2f\n",
             "br x16\n",
             "2: mov x0, {missing}\n",
+            "ret",
+        )
+    };
+}
+
+/// Instructions: a jump to the function, if there is one, else its result.
+#[cfg(target_arch = "riscv64")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! jump_if_there {
+    ($name:expr) => {
+        concat!(
+            "3: auipc t1, %got_pcrel_hi(hz3_oldest_",
+            $name,
+            ")\n",
+            "ld t1, %pcrel_lo(3b)(t1)\n",
+            "beqz t1, 2f\n",
+            "jr t1\n",
+            "2: li a0, {missing}\n",
             "ret",
         )
     };

@@ -9,6 +9,7 @@
 use anyhow::{Context, Result, ensure};
 use goblin::elf::Elf;
 use goblin::elf::dynamic::{DF_TEXTREL, DT_FLAGS, DT_TEXTREL};
+use goblin::elf::header::EM_RISCV;
 use goblin::elf::program_header::{PF_X, PT_GNU_STACK, PT_TLS};
 use goblin::elf::sym::STB_WEAK;
 use goblin::elf::symver::VER_FLG_WEAK;
@@ -81,17 +82,21 @@ const CPP_OPERATORS: [&str; 20] = [
 ];
 
 /// The libraries that a library may need: the C library and its loader.
-const ALLOWED_NEEDS: [&str; 3] = ["libc.so.6", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"];
+const ALLOWED_NEEDS: [&str; 4] =
+    ["libc.so.6", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1", "ld-linux-riscv64-lp64d.so.1"];
 
 /// As [`ALLOWED_NEEDS`], with musl, whose loader takes the name for itself.
 const MUSL_NEEDS: [&str; 1] = ["libc.so"];
 
 /// The newest version of glibc that may be needed, whatever the library was linked with.
 const NEWEST_GLIBC: (u32, u32) = (2, 17);
+/// As [`NEWEST_GLIBC`], on RISC-V: its first.
+const NEWEST_GLIBC_OF_RISCV: (u32, u32) = (2, 27);
 
 /// What the loader sees of a shared library.
 #[derive(Debug, Default)]
 pub struct Library {
+    machine: u16,
     exports: BTreeSet<String>,
     /// Each function's names, where it has several.
     shared: Vec<String>,
@@ -129,6 +134,7 @@ impl Library {
             .flat_map(|dynamic| &dynamic.dyns)
             .any(|entry| entry.d_tag == DT_TEXTREL || (entry.d_tag == DT_FLAGS && entry.d_val & DF_TEXTREL != 0));
         Ok(Library {
+            machine: elf.header.e_machine,
             exports: names(&exports),
             shared,
             imports: names(&imports),
@@ -194,8 +200,9 @@ impl Library {
         for name in self.needs.iter().filter(|name| !needs.contains(&name.as_str())) {
             faults.push(format!("{name} is needed"));
         }
-        for version in self.versions.iter().filter(|version| !is_old(version)) {
-            faults.push(format!("{version} is needed, newer than GLIBC_{}.{}", NEWEST_GLIBC.0, NEWEST_GLIBC.1));
+        let newest = if self.machine == EM_RISCV { NEWEST_GLIBC_OF_RISCV } else { NEWEST_GLIBC };
+        for version in self.versions.iter().filter(|version| !is_old(version, newest)) {
+            faults.push(format!("{version} is needed, newer than GLIBC_{}.{}", newest.0, newest.1));
         }
         if self.tls_bytes > TLS_LIMIT_BYTES {
             faults.push(format!(
@@ -223,13 +230,13 @@ fn needed_versions(elf: &Elf) -> BTreeSet<String> {
     needed
 }
 
-/// Whether `version` is `GLIBC_` with a number that is not too new.
-fn is_old(version: &str) -> bool {
+/// Whether `version` is `GLIBC_` with a number up to `newest`.
+fn is_old(version: &str, newest: (u32, u32)) -> bool {
     let number = version.strip_prefix("GLIBC_").and_then(|number| {
         let mut parts = number.split('.').map(str::parse::<u32>);
         Some((parts.next()?.ok()?, parts.next()?.ok()?))
     });
-    number.is_some_and(|number| number <= NEWEST_GLIBC)
+    number.is_some_and(|number| number <= newest)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::platform::kernel;
 use core::ffi::{CStr, c_int};
 use core::ptr::with_exposed_provenance;
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "riscv64"))]
 const NAME: &CStr = c"__vdso_clock_gettime";
 #[cfg(target_arch = "aarch64")]
 const NAME: &CStr = c"__kernel_clock_gettime";

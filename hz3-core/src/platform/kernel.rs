@@ -12,9 +12,9 @@ use core::ffi::{CStr, c_int, c_long};
     target_os = "linux",
     target_pointer_width = "64",
     target_endian = "little",
-    any(target_arch = "x86_64", target_arch = "aarch64")
+    any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")
 )))]
-compile_error!("hz3 needs Linux on x86-64 or AArch64, 64-bit and little-endian");
+compile_error!("hz3 needs Linux on x86-64, AArch64 or RISC-V, 64-bit and little-endian");
 
 /// The largest `errno`. Outside rule: linux/err.h.
 const MAX_ERROR: usize = 4095;
@@ -64,6 +64,21 @@ pub unsafe fn call<const N: usize>(number: c_long, arguments: [usize; N]) -> Res
             in("x3") fourth,
             in("x4") fifth,
             in("x5") sixth,
+            options(nostack),
+        );
+    }
+    // SAFETY: as above.
+    #[cfg(target_arch = "riscv64")]
+    unsafe {
+        asm!(
+            "ecall",
+            in("a7") number,
+            inlateout("a0") first => result,
+            in("a1") second,
+            in("a2") third,
+            in("a3") fourth,
+            in("a4") fifth,
+            in("a5") sixth,
             options(nostack),
         );
     }

@@ -30,6 +30,14 @@ macro_rules! weak_address {
             address = out(reg) address,
             options(pure, nomem, nostack, preserves_flags),
         );
+        #[cfg(target_arch = "riscv64")]
+        core::arch::asm!(
+            concat!(".weak ", $symbol),
+            concat!("2: auipc {address}, %got_pcrel_hi(", $symbol, ")"),
+            "ld {address}, %pcrel_lo(2b)({address})",
+            address = out(reg) address,
+            options(pure, nomem, nostack, preserves_flags),
+        );
         address
     }};
 }

@@ -9,7 +9,7 @@
 //! formatting text take more than an allocator may. The latest stack is kept for the next call; others are unmapped.
 //! Unwinders pass from an own stack to the caller's, and a call on an own stack may lead to another such call.
 //!
-//! Outside rules: the psABIs of x86-64 and AArch64 (stack alignment, registers); DWARF 4, section 6.4 (call frames).
+//! Outside rules: the psABIs of the processors (stack alignment, registers); DWARF 4, section 6.4 (call frames).
 
 use crate::platform::atomic::{AtomicPtr, Ordering};
 use crate::platform::kernel;
@@ -262,6 +262,30 @@ define_switch!(
     ".cfi_def_cfa 31, 0",
     ".cfi_restore 29",
     ".cfi_restore 30",
+    "ret",
+);
+
+// The frame is found by s0 (DWARF register 8), so that an unwinder gets from one stack to the other.
+#[cfg(all(target_arch = "riscv64", not(miri)))]
+define_switch!(
+    "addi sp, sp, -16",
+    ".cfi_def_cfa_offset 16",
+    "sd ra, 8(sp)",
+    "sd s0, 0(sp)",
+    ".cfi_offset 1, -8",
+    ".cfi_offset 8, -16",
+    "addi s0, sp, 16",
+    ".cfi_def_cfa 8, 0",
+    "mv sp, a2",
+    "jalr a1",
+    "addi sp, s0, -16",
+    ".cfi_def_cfa 2, 16",
+    "ld ra, 8(sp)",
+    "ld s0, 0(sp)",
+    ".cfi_restore 1",
+    ".cfi_restore 8",
+    "addi sp, sp, 16",
+    ".cfi_def_cfa_offset 0",
     "ret",
 );
 

@@ -16,6 +16,12 @@ pub fn to_write(address: *const u8) {
     unsafe {
         core::arch::asm!("prfm pstl1keep, [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
     }
+    // `prefetch.w` of the extension Zicbop, by the instruction that it is elsewhere.
+    #[cfg(all(target_arch = "riscv64", not(miri)))]
+    // SAFETY: writes to the register that stays zero.
+    unsafe {
+        core::arch::asm!("ori zero, {}, 3", in(reg) address, options(nostack, preserves_flags, readonly));
+    }
     #[cfg(miri)]
     let _ = address;
 }

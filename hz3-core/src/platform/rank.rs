@@ -127,6 +127,17 @@ mod word {
                 options(readonly, nostack, preserves_flags),
             );
         }
+        // SAFETY: as above.
+        #[cfg(target_arch = "riscv64")]
+        unsafe {
+            core::arch::asm!(
+                "la.tls.ie {word}, hz3_held_ranks",
+                "add {word}, {word}, tp",
+                "ld {word}, 0({word})",
+                word = out(reg) word,
+                options(readonly, nostack, preserves_flags),
+            );
+        }
         word
     }
 
@@ -153,6 +164,18 @@ mod word {
                 "str {word}, [{thread}, {offset}]",
                 offset = out(reg) _,
                 thread = out(reg) _,
+                word = in(reg) word,
+                options(nostack, preserves_flags),
+            );
+        }
+        // SAFETY: as above.
+        #[cfg(target_arch = "riscv64")]
+        unsafe {
+            core::arch::asm!(
+                "la.tls.ie {place}, hz3_held_ranks",
+                "add {place}, {place}, tp",
+                "sd {word}, 0({place})",
+                place = out(reg) _,
                 word = in(reg) word,
                 options(nostack, preserves_flags),
             );

@@ -92,6 +92,39 @@ macro_rules! thread_pointer {
                     );
                 }
             }
+
+            #[cfg(all(target_arch = "riscv64", not(miri)))]
+            #[inline(always)]
+            fn thread_pointer() -> *mut $crate::thread::heap::Entries {
+                let heap;
+                // SAFETY: reads the initialised thread-local word defined above; changes no memory.
+                unsafe {
+                    core::arch::asm!(
+                        concat!("la.tls.ie {heap}, ", $symbol),
+                        "add {heap}, {heap}, tp",
+                        "ld {heap}, 0({heap})",
+                        heap = out(reg) heap,
+                        options(pure, readonly, nostack, preserves_flags),
+                    );
+                }
+                heap
+            }
+
+            #[cfg(all(target_arch = "riscv64", not(miri)))]
+            #[inline(always)]
+            fn set_thread_pointer(heap: *mut $crate::thread::heap::Entries) {
+                // SAFETY: writes the thread-local word defined above, which only this thread accesses.
+                unsafe {
+                    core::arch::asm!(
+                        concat!("la.tls.ie {place}, ", $symbol),
+                        "add {place}, {place}, tp",
+                        "sd {heap}, 0({place})",
+                        place = out(reg) _,
+                        heap = in(reg) heap,
+                        options(nostack, preserves_flags),
+                    );
+                }
+            }
         }
 
         /// Miri reads no assembly.

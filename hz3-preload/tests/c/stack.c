@@ -23,6 +23,8 @@ static inline uintptr_t stack_pointer(void) {
     uintptr_t pointer;
 #if defined(__x86_64__)
     __asm__ volatile("mov %%rsp, %0" : "=r"(pointer));
+#elif defined(__riscv)
+    __asm__ volatile("mv %0, sp" : "=r"(pointer));
 #else
     __asm__ volatile("mov %0, sp" : "=r"(pointer));
 #endif

@@ -1,9 +1,10 @@
 //! Debian: the package of `cargo xtask dist --deb`, as dpkg sees it, unpacked and in use.
 
+use super::embedding;
 use super::package::{self, Package};
+use super::processors::AARCH64;
 use super::session::Session;
 use super::step::{Step, Stop, in_ci};
-use super::{aarch64, embedding};
 use crate::debian::{Packer, installation, tools_folder};
 use crate::files::files_in;
 use anyhow::{Context, Result, ensure};
@@ -109,10 +110,10 @@ fn package_works(session: &mut Session) -> Result<(), Stop> {
 fn foreign_package_works(session: &mut Session) -> Result<(), Stop> {
     package::require(&TO_USE)?;
     require_packer(&session.workspace)?;
-    let variables = aarch64::variables(session)?;
+    let variables = AARCH64.variables(session)?;
     let folder = session.empty_folder("deb")?;
     let mut dist = dist(session, &folder);
-    dist.args(["--target", aarch64::TARGET]).envs(variables).env("CARGO_TARGET_DIR", aarch64::folder(session));
+    dist.args(["--target", AARCH64.target]).envs(variables).env("CARGO_TARGET_DIR", AARCH64.folder(session));
     dist.env("CARGO_PROFILE_TOOL_OPT_LEVEL", "0");
     // The packer lies in the other build folder.
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -128,7 +129,7 @@ fn foreign_package_works(session: &mut Session) -> Result<(), Stop> {
             let mut emulator = Command::new("env");
             emulator
                 .args(["-u", "LD_PRELOAD"])
-                .args(aarch64::EMULATED.split(' '))
+                .args(AARCH64.emulated.split(' '))
                 .args(options)
                 .arg(&command)
                 .args(words);

@@ -1,6 +1,5 @@
 //! Suite: every check that CI makes, as named steps that go on after a failure.
 
-mod aarch64;
 mod benchmark;
 mod claims;
 mod debian;
@@ -23,6 +22,7 @@ mod neighbours;
 mod package;
 mod pages;
 mod plug_ins;
+mod processors;
 mod profile;
 mod programs;
 mod publish;
@@ -133,7 +133,7 @@ fn all_steps() -> Vec<Step> {
     steps.extend(valgrind::steps());
     steps.extend(emulated::steps());
     steps.extend(large_pages::steps());
-    steps.extend(aarch64::steps());
+    steps.extend(processors::steps());
     steps.extend(musl::steps());
     steps.extend(debugger::steps());
     for lane in Lane::FOR_SPEED {

@@ -10,14 +10,16 @@ use std::process::Command;
 use std::time::Duration;
 
 const SOURCE: &str = "hz3-core/src/platform/kernel.rs";
-const TAKEN: [&str; 4] = [
+const TAKEN: [&str; 6] = [
     "x86_64-unknown-linux-gnu",
     "x86_64-unknown-linux-musl",
     "aarch64-unknown-linux-gnu",
     "aarch64-unknown-linux-musl",
+    "riscv64gc-unknown-linux-gnu",
+    "riscv64gc-unknown-linux-musl",
 ];
 const REFUSED: [&str; 7] = [
-    "riscv64gc-unknown-linux-gnu",
+    "riscv32gc-unknown-linux-gnu",
     "i686-unknown-linux-gnu",
     "x86_64-unknown-linux-gnux32",
     "aarch64_be-unknown-linux-gnu",
