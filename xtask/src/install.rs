@@ -55,8 +55,12 @@ pub fn install(arguments: &InstallArguments) -> Result<ExitCode> {
 /// prints the paths.
 pub fn dist(arguments: &DistArguments) -> Result<ExitCode> {
     let workspace = Workspace::locate()?.built_for(arguments.target.clone());
+    if arguments.deb && workspace.is_for_musl() {
+        return Err(UsageError("--deb: Debian's C library is glibc".to_owned()).into());
+    }
     let folder = arguments.output.clone().unwrap_or_else(|| workspace.target.join("dist"));
-    let name = format!("hz3-{VERSION}-{}-linux", workspace.architecture());
+    let system = if workspace.is_for_musl() { "linux-musl" } else { "linux" };
+    let name = format!("hz3-{VERSION}-{}-{system}", workspace.architecture());
     let write = |name: String, bytes: Vec<u8>| {
         let path = folder.join(name);
         put(&path, &Content::File { bytes, is_executable: false })

@@ -32,6 +32,11 @@ pub struct Workspace {
     platform: Option<String>,
 }
 
+/// Flags of the compiler for shared libraries for musl: no static C library, and the linker's start files.
+pub const MUSL_FLAGS: &str = "-Ctarget-feature=-crt-static -Clink-self-contained=no";
+/// Links with musl, whose start files it knows. Debian's package musl-tools has it.
+pub const MUSL_LINKER: &str = "musl-gcc";
+
 impl Workspace {
     /// Asks cargo for the folders.
     pub fn locate() -> Result<Workspace> {
@@ -66,6 +71,11 @@ impl Workspace {
     pub fn architecture(&self) -> &str {
         let named = self.platform().and_then(|name| name.split('-').next());
         named.unwrap_or(std::env::consts::ARCH)
+    }
+
+    /// Whether what is built is for musl.
+    pub fn is_for_musl(&self) -> bool {
+        self.platform().is_some_and(|name| name.ends_with("-musl"))
     }
 
     /// A cargo command in the workspace's root that knows nothing of the cargo that started us, and
@@ -142,6 +152,9 @@ impl Workspace {
         command.arg("--message-format=json-render-diagnostics");
         if let Some(platform) = &self.platform {
             command.args(["--target", platform]);
+            if self.is_for_musl() && suffix != target {
+                command.envs(variables_of_musl(platform));
+            }
         }
         let captured = process::capture_while(&mut command, BUILD_TIME_LIMIT, waiting)?;
         if !captured.status.success() {
@@ -159,6 +172,19 @@ impl Workspace {
         }
         bail!("cargo built {package} without a result named *{target}*{suffix}")
     }
+}
+
+/// What makes cargo build shared libraries for musl, which by default are not to be had: programs are static ones there.
+fn variables_of_musl(platform: &str) -> Vec<(String, String)> {
+    let of_target = format!("CARGO_TARGET_{}", platform.to_uppercase().replace('-', "_"));
+    let flags = format!("{of_target}_RUSTFLAGS");
+    let before = std::env::var(&flags).unwrap_or_default();
+    let mut variables = vec![(flags, format!("{before} {MUSL_FLAGS}").trim().to_owned())];
+    let linker = format!("{of_target}_LINKER");
+    if std::env::var_os(&linker).is_none() && platform.starts_with(std::env::consts::ARCH) {
+        variables.push((linker, MUSL_LINKER.to_owned()));
+    }
+    variables
 }
 
 impl Home for Workspace {

@@ -3,9 +3,11 @@
 //! ```text
 //! LANE       the library's shape, programs of the C interface, and what doctor says
 //! static     scale's archive in programs that lie still and that move (static-pie), and the crate in a Rust program
+//! dist       the archive for systems with musl, unpacked and in use
 //! ```
 //!
-//! Debian has no C++ runtime for musl, and its Rust no `core`: that is built from its sources.
+//! Debian has no C++ runtime for musl, and its Rust no `core`: that is built from its sources. The archive has the command,
+//! which needs all of `std`: `rustup target add` has it, and elsewhere that step is not listed.
 
 use super::debian_rust;
 use super::embedding;
@@ -15,14 +17,14 @@ use super::session::Session;
 use super::step::{Step, Stop};
 use crate::library_shape::Library;
 use cargo_metadata::Message;
-use hz3::workspace::BUILD_TIME_LIMIT;
+use hz3::workspace::{BUILD_TIME_LIMIT, MUSL_FLAGS, MUSL_LINKER};
 use hz3::{Lane, process};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 const TARGET: &str = "x86_64-unknown-linux-musl";
-const COMPILER: Package = Package { command: "musl-gcc", name: "musl-tools" };
+const COMPILER: Package = Package { command: MUSL_LINKER, name: "musl-tools" };
 const C_LIBRARY: &str = "/lib/ld-musl-x86_64.so.1";
 const START_FILES: &str = "/usr/lib/x86_64-linux-musl";
 const TIME_LIMIT: Duration = Duration::from_secs(120);
@@ -78,6 +80,9 @@ const CASES: [(&str, &str, &[&str]); 5] = [
     ("preload_misuse", "", &[]),
 ];
 
+/// A C program that prints its mappings.
+const ARCHIVE_PROGRAM: &str = "xtask/programs/mappings.c";
+
 /// The Rust program, and what it is compiled with beside [`CORE`].
 const PROGRAM: &str = "xtask/programs/musl.rs";
 const CRATES: [&str; 2] = ["hz3_core", "libc"];
@@ -91,6 +96,9 @@ pub fn steps() -> Vec<Step> {
         .into_iter()
         .collect();
     steps.push(Step::new("musl/static", linked));
+    if debian_rust::has_standard_library(TARGET) {
+        steps.push(Step::new("musl/dist", archived));
+    }
     steps
 }
 
@@ -107,10 +115,9 @@ fn cargo(session: &Session, words: &[&str]) -> Result<Command, Stop> {
         command.env("RUSTC", debian_rust::compiler_with_sources(session)?);
         command.arg("-Zbuild-std=core,alloc").env("RUSTC_BOOTSTRAP", "1");
     }
-    // Shared libraries are not to be had otherwise; archives are the same. musl-gcc has the start files.
-    let flags = "-Ctarget-feature=-crt-static -Clink-self-contained=no";
-    command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_RUSTFLAGS", flags);
-    command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_LINKER", COMPILER.command);
+    // Archives are the same.
+    command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_RUSTFLAGS", MUSL_FLAGS);
+    command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_LINKER", MUSL_LINKER);
     for (option, value) in [("LTO", "off"), ("CODEGEN_UNITS", "16"), ("DEBUG", "false")] {
         command.env(format!("CARGO_PROFILE_RELEASE_{option}"), value);
     }
@@ -164,6 +171,33 @@ fn is_examined(session: &Session, lane: Lane) -> Result<(), Stop> {
         let said = process::capture(examine.env_remove("LD_PRELOAD"), TIME_LIMIT)?;
         if said.status.code() != Some(code) || !said.text().contains(&expected) {
             return Err(Stop::failed(format!("{compiler} {option}: not {code} and {expected:?}:\n{}", said.text())));
+        }
+    }
+    Ok(())
+}
+
+/// The command of the archive runs everywhere, and its libraries in programs for musl.
+fn archived(session: &mut Session) -> Result<(), Stop> {
+    package::require(&[COMPILER])?;
+    let folder = session.empty_folder("musl-dist")?;
+    let program = folder.join("program");
+    let mut compile = Command::new(COMPILER.command);
+    compile.arg("-o").arg(&program).arg(session.workspace.root.join(ARCHIVE_PROGRAM));
+    process::expect_success(&mut compile, TIME_LIMIT)?;
+    let mut dist = session.workspace.cargo();
+    dist.args(["xtask", "dist", "--target", TARGET, "--output"]).arg(&folder);
+    process::expect_success(&mut dist, BUILD_TIME_LIMIT)?;
+    let name = format!("hz3-{}-x86_64-linux-musl", env!("CARGO_PKG_VERSION"));
+    let mut unpack = Command::new("tar");
+    unpack.arg("-xzf").arg(folder.join(format!("{name}.tar.gz"))).arg("-C").arg(&folder);
+    process::expect_success(&mut unpack, TIME_LIMIT)?;
+    let hz3 = folder.join(name).join("bin/hz3");
+    for lane in Lane::ALL {
+        let mut run = Command::new(&hz3);
+        run.args(["--lane", lane.name()]).arg(&program).env_remove("LD_PRELOAD").env_remove("HZ3_PRELOAD_DIR");
+        let said = process::expect_success(&mut run, TIME_LIMIT)?.stdout_text();
+        if !said.contains(&lane.library()) {
+            return Err(Stop::failed(format!("{lane}: {said:?}")));
         }
     }
     Ok(())
