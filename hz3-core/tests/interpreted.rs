@@ -16,7 +16,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use std::ptr::with_exposed_provenance_mut;
 use std::sync::mpsc::channel;
 
-/// Steps of a sequence. Chosen: a lane takes an interpreter some ten seconds.
+/// Steps of a sequence. Chosen: a lane takes an interpreter two to four minutes.
 const STEPS: usize = 50;
 /// Blocks that each of two threads allocates.
 const BLOCKS: usize = 60;

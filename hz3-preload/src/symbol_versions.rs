@@ -30,33 +30,20 @@ macro_rules! oldest_versions {
         #[cfg(not(feature = "linked"))]
         mod symbol_versions {
             #[cfg(target_arch = "x86_64")]
-            $crate::oldest_versions!(
-                dlsym "GLIBC_2.2.5" NOTHING, dlerror "GLIBC_2.2.5" NOTHING, dlclose "GLIBC_2.2.5" NOTHING,
-                dladdr "GLIBC_2.2.5" NOTHING, dlmopen "GLIBC_2.3.4" NOTHING,
-                pthread_key_create "GLIBC_2.2.5" REFUSED, pthread_key_delete "GLIBC_2.2.5" REFUSED,
-                pthread_setspecific "GLIBC_2.2.5" REFUSED, pthread_create "GLIBC_2.2.5" REFUSED,
-                pthread_detach "GLIBC_2.2.5" REFUSED, pthread_attr_setstacksize "GLIBC_2.2.5" REFUSED,
-                pthread_sigmask "GLIBC_2.2.5" REFUSED,
-            );
+            $crate::oldest_versions!(all of "GLIBC_2.2.5" but dlmopen of "GLIBC_2.3.4");
             #[cfg(target_arch = "aarch64")]
-            $crate::oldest_versions!(
-                dlsym "GLIBC_2.17" NOTHING, dlerror "GLIBC_2.17" NOTHING, dlclose "GLIBC_2.17" NOTHING,
-                dladdr "GLIBC_2.17" NOTHING, dlmopen "GLIBC_2.17" NOTHING,
-                pthread_key_create "GLIBC_2.17" REFUSED, pthread_key_delete "GLIBC_2.17" REFUSED,
-                pthread_setspecific "GLIBC_2.17" REFUSED, pthread_create "GLIBC_2.17" REFUSED,
-                pthread_detach "GLIBC_2.17" REFUSED, pthread_attr_setstacksize "GLIBC_2.17" REFUSED,
-                pthread_sigmask "GLIBC_2.17" REFUSED,
-            );
+            $crate::oldest_versions!(all of "GLIBC_2.17" but dlmopen of "GLIBC_2.17");
             #[cfg(target_arch = "riscv64")]
-            $crate::oldest_versions!(
-                dlsym "GLIBC_2.27" NOTHING, dlerror "GLIBC_2.27" NOTHING, dlclose "GLIBC_2.27" NOTHING,
-                dladdr "GLIBC_2.27" NOTHING, dlmopen "GLIBC_2.27" NOTHING,
-                pthread_key_create "GLIBC_2.27" REFUSED, pthread_key_delete "GLIBC_2.27" REFUSED,
-                pthread_setspecific "GLIBC_2.27" REFUSED, pthread_create "GLIBC_2.27" REFUSED,
-                pthread_detach "GLIBC_2.27" REFUSED, pthread_attr_setstacksize "GLIBC_2.27" REFUSED,
-                pthread_sigmask "GLIBC_2.27" REFUSED,
-            );
+            $crate::oldest_versions!(all of "GLIBC_2.27" but dlmopen of "GLIBC_2.27");
         }
+    };
+    (all of $version:literal but dlmopen of $of_dlmopen:literal) => {
+        $crate::oldest_versions!(
+            dlsym $version NOTHING, dlerror $version NOTHING, dlclose $version NOTHING, dladdr $version NOTHING,
+            dlmopen $of_dlmopen NOTHING, pthread_key_create $version REFUSED, pthread_key_delete $version REFUSED,
+            pthread_setspecific $version REFUSED, pthread_create $version REFUSED, pthread_detach $version REFUSED,
+            pthread_attr_setstacksize $version REFUSED, pthread_sigmask $version REFUSED,
+        );
     };
     ($($name:ident $version:literal $missing:ident,)*) => {$(
         ::core::arch::global_asm!(

@@ -280,6 +280,15 @@ mod tests {
     }
 
     #[test]
+    fn risc_v_s_first_glibc_is_old_enough_there_alone() {
+        let mut library = sound();
+        library.versions = ["GLIBC_2.27", "GLIBC_2.28"].map(str::to_owned).into();
+        assert_eq!(library.faults("libx.so", None).len(), 2);
+        library.machine = EM_RISCV;
+        assert_eq!(library.faults("libx.so", None), ["GLIBC_2.28 is needed, newer than GLIBC_2.27"]);
+    }
+
+    #[test]
     fn what_only_glibc_has_is_a_fault_of_a_library_for_musl() {
         let musl = Library { exports: ["mmap".to_owned()].into(), ..Library::default() };
         let mut library = sound();

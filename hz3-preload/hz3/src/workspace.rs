@@ -33,7 +33,7 @@ pub struct Workspace {
 }
 
 /// Flags of the compiler for shared libraries for musl: no static C library, and the linker's start files.
-pub const MUSL_FLAGS: &str = "-Ctarget-feature=-crt-static -Clink-self-contained=no";
+const MUSL_FLAGS: &str = "-Ctarget-feature=-crt-static -Clink-self-contained=no";
 /// Links with musl, whose start files it knows. Debian's package musl-tools has it.
 pub const MUSL_LINKER: &str = "musl-gcc";
 
@@ -152,7 +152,8 @@ impl Workspace {
         command.arg("--message-format=json-render-diagnostics");
         if let Some(platform) = &self.platform {
             command.args(["--target", platform]);
-            if self.is_for_musl() && suffix != target {
+            // Libraries alone: a program's result has its own name.
+            if self.is_for_musl() && suffix.starts_with('.') {
                 command.envs(variables_of_musl(platform));
             }
         }
@@ -174,13 +175,17 @@ impl Workspace {
     }
 }
 
+/// The variable that tells cargo the `setting` of a target, such as `LINKER`.
+pub fn variable_of_target(platform: &str, setting: &str) -> String {
+    format!("CARGO_TARGET_{}_{setting}", platform.to_uppercase().replace('-', "_"))
+}
+
 /// What makes cargo build shared libraries for musl, which by default are not to be had: programs are static ones there.
-fn variables_of_musl(platform: &str) -> Vec<(String, String)> {
-    let of_target = format!("CARGO_TARGET_{}", platform.to_uppercase().replace('-', "_"));
-    let flags = format!("{of_target}_RUSTFLAGS");
+pub fn variables_of_musl(platform: &str) -> Vec<(String, String)> {
+    let flags = variable_of_target(platform, "RUSTFLAGS");
     let before = std::env::var(&flags).unwrap_or_default();
     let mut variables = vec![(flags, format!("{before} {MUSL_FLAGS}").trim().to_owned())];
-    let linker = format!("{of_target}_LINKER");
+    let linker = variable_of_target(platform, "LINKER");
     if std::env::var_os(&linker).is_none() && platform.starts_with(std::env::consts::ARCH) {
         variables.push((linker, MUSL_LINKER.to_owned()));
     }

@@ -47,23 +47,26 @@ const INSTALL: [&str; 7] = [
 ];
 const INSTALL_TIME_LIMIT: Duration = Duration::from_secs(300);
 
-/// The tests of `hz3-core/tests/interpreted.rs`, one for each lane.
-const LANES: [&str; 3] = ["on_tiny", "on_tiny_home", "on_tiny_hardened"];
-
-/// One step. The lanes run beside each other: an interpreter uses one processor, and is slower the more it has run.
+/// One step. The tests of `interpreted`, one per lane, run beside each other: an interpreter uses one processor, and is
+/// slower the more it has run.
 pub fn step() -> Step {
     Step::new("miri", |session| {
         require()?;
         expect_tests(miri(session).args(["--lib", "--"]).args(QUICK))?;
-        process::expect_success(miri(session).args(["--test", "interpreted", "--no-run"]), BUILD_TIME_LIMIT)?;
-        let session = &*session;
+        let interpreted = || {
+            let mut command = miri(session);
+            command.args(["--test", "interpreted", "--"]);
+            command
+        };
+        let listed = process::expect_success(interpreted().arg("--list"), BUILD_TIME_LIMIT)?.stdout_text();
+        let tests: Vec<&str> = listed.lines().filter_map(|line| line.strip_suffix(": test")).collect();
+        if tests.is_empty() {
+            return Err(Stop::failed(format!("no test is listed\n{listed}")));
+        }
         std::thread::scope(|scope| {
-            let lane = |name: &str| {
-                let test = format!("threads_and_short_sequences_hold_{name}");
-                expect_tests(miri(session).args(["--test", "interpreted", "--", "--exact", &test]))
-            };
-            let lanes = LANES.map(|name| scope.spawn(move || lane(name)));
-            lanes.into_iter().try_for_each(|lane| lane.join().expect("no panic").map(drop))
+            let run = |test| scope.spawn(move || expect_tests(interpreted().args(["--exact", test])));
+            let running: Vec<_> = tests.into_iter().map(run).collect();
+            running.into_iter().try_for_each(|test| test.join().expect("no panic").map(drop))
         })
     })
 }

@@ -17,7 +17,7 @@ use super::session::Session;
 use super::step::{Step, Stop};
 use crate::library_shape::Library;
 use cargo_metadata::Message;
-use hz3::workspace::{BUILD_TIME_LIMIT, MUSL_FLAGS, MUSL_LINKER};
+use hz3::workspace::{BUILD_TIME_LIMIT, MUSL_LINKER, variables_of_musl};
 use hz3::{Lane, process};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -80,9 +80,6 @@ const CASES: [(&str, &str, &[&str]); 5] = [
     ("preload_misuse", "", &[]),
 ];
 
-/// A C program that prints its mappings.
-const ARCHIVE_PROGRAM: &str = "xtask/programs/mappings.c";
-
 /// The Rust program, and what it is compiled with beside [`CORE`].
 const PROGRAM: &str = "xtask/programs/musl.rs";
 const CRATES: [&str; 2] = ["hz3_core", "libc"];
@@ -116,8 +113,7 @@ fn cargo(session: &Session, words: &[&str]) -> Result<Command, Stop> {
         command.arg("-Zbuild-std=core,alloc").env("RUSTC_BOOTSTRAP", "1");
     }
     // Archives are the same.
-    command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_RUSTFLAGS", MUSL_FLAGS);
-    command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_LINKER", MUSL_LINKER);
+    command.envs(variables_of_musl(TARGET));
     for (option, value) in [("LTO", "off"), ("CODEGEN_UNITS", "16"), ("DEBUG", "false")] {
         command.env(format!("CARGO_PROFILE_RELEASE_{option}"), value);
     }
@@ -154,18 +150,13 @@ fn preloaded(session: &mut Session, lane: Lane) -> Result<(), Stop> {
 /// `hz3 doctor` tells programs for musl, for glibc, and those that are linked statically.
 fn is_examined(session: &Session, lane: Lane) -> Result<(), Stop> {
     let folder = session.empty_folder("musl-doctor")?;
-    let source = folder.join("program.c");
-    std::fs::write(&source, "#include <stdlib.h>\nint main(void) { free(malloc(1)); }\n")
-        .map_err(anyhow::Error::from)?;
     let doctor = session.workspace.build_program("dev", "hz3-tool", "hz3")?;
     for (compiler, option, code, expected) in [
         (COMPILER.command, "-O1", 0, format!("list has {} first", lane.library())),
         (COMPILER.command, "-static", 1, "statically linked".to_owned()),
         ("cc", "-O1", 1, "the library uses the C library musl".to_owned()),
     ] {
-        let program = folder.join("program");
-        let mut compile = Command::new(compiler);
-        process::expect_success(compile.arg(option).arg("-o").args([&program, &source]), TIME_LIMIT)?;
+        let program = compile_program(&folder, compiler, option)?;
         let mut examine = Command::new(&doctor);
         examine.args(["doctor", "--lane", lane.name()]).arg(&program).env("HZ3_PRELOAD_DIR", results(session));
         let said = process::capture(examine.env_remove("LD_PRELOAD"), TIME_LIMIT)?;
@@ -176,16 +167,22 @@ fn is_examined(session: &Session, lane: Lane) -> Result<(), Stop> {
     Ok(())
 }
 
+/// A program that allocates.
+fn compile_program(folder: &Path, compiler: &str, option: &str) -> Result<PathBuf, Stop> {
+    let (source, program) = (folder.join("program.c"), folder.join("program"));
+    std::fs::write(&source, "#include <stdlib.h>\nint main(void) { free(malloc(1)); }\n")
+        .map_err(anyhow::Error::from)?;
+    process::expect_success(Command::new(compiler).arg(option).arg("-o").args([&program, &source]), TIME_LIMIT)?;
+    Ok(program)
+}
+
 /// The command of the archive runs everywhere, and its libraries in programs for musl.
 fn archived(session: &mut Session) -> Result<(), Stop> {
     package::require(&[COMPILER])?;
     let folder = session.empty_folder("musl-dist")?;
-    let program = folder.join("program");
-    let mut compile = Command::new(COMPILER.command);
-    compile.arg("-o").arg(&program).arg(session.workspace.root.join(ARCHIVE_PROGRAM));
-    process::expect_success(&mut compile, TIME_LIMIT)?;
-    let mut dist = session.workspace.cargo();
-    dist.args(["xtask", "dist", "--target", TARGET, "--output"]).arg(&folder);
+    let program = compile_program(&folder, COMPILER.command, "-O1")?;
+    let mut dist = Command::new(&session.own_program);
+    dist.args(["dist", "--target", TARGET, "--output"]).arg(&folder).env_remove("LD_PRELOAD");
     process::expect_success(&mut dist, BUILD_TIME_LIMIT)?;
     let name = format!("hz3-{}-x86_64-linux-musl", env!("CARGO_PKG_VERSION"));
     let mut unpack = Command::new("tar");
@@ -195,8 +192,8 @@ fn archived(session: &mut Session) -> Result<(), Stop> {
     for lane in Lane::ALL {
         let mut run = Command::new(&hz3);
         run.args(["--lane", lane.name()]).arg(&program).env_remove("LD_PRELOAD").env_remove("HZ3_PRELOAD_DIR");
-        let said = process::expect_success(&mut run, TIME_LIMIT)?.stdout_text();
-        if !said.contains(&lane.library()) {
+        let said = process::expect_success(run.env("HZ3_VERBOSE", "1"), TIME_LIMIT)?.stderr_text();
+        if !said.lines().next().is_some_and(|banner| banner.ends_with(&format!("lane {lane}"))) {
             return Err(Stop::failed(format!("{lane}: {said:?}")));
         }
     }

@@ -21,7 +21,7 @@ use super::session::Session;
 use super::step::{Step, Stop};
 use crate::library_shape::Library;
 use hz3::record::tuning_variables;
-use hz3::workspace::BUILD_TIME_LIMIT;
+use hz3::workspace::{BUILD_TIME_LIMIT, variable_of_target};
 use hz3::{Lane, process};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -174,9 +174,8 @@ impl Processor {
             variables.push(("RUSTC".to_owned(), compiler?.into()));
         }
         let mut set = |name: &str, value: &str| variables.push((name.to_owned(), value.into()));
-        let of_target = format!("CARGO_TARGET_{}", self.target.to_uppercase().replace('-', "_"));
-        set(&format!("{of_target}_LINKER"), self.compiler.command);
-        set(&format!("{of_target}_RUNNER"), self.emulated);
+        set(&variable_of_target(self.target, "LINKER"), self.compiler.command);
+        set(&variable_of_target(self.target, "RUNNER"), self.emulated);
         for (option, value) in [("LTO", "off"), ("CODEGEN_UNITS", "16"), ("DEBUG", "false")] {
             set(&format!("CARGO_PROFILE_RELEASE_{option}"), value);
         }
