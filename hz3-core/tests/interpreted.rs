@@ -16,10 +16,10 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use std::ptr::with_exposed_provenance_mut;
 use std::sync::mpsc::channel;
 
-/// Steps of a sequence. Chosen: a lane takes an interpreter two to four minutes.
-const STEPS: usize = 50;
+/// Steps of a sequence. Chosen: a lane takes an interpreter one to two minutes.
+const STEPS: usize = 25;
 /// Blocks that each of two threads allocates.
-const BLOCKS: usize = 60;
+const BLOCKS: usize = 30;
 
 fn short_sequences_hold<L: Lane>() {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(0x4d31);

@@ -39,6 +39,8 @@ pub enum Stop {
 /// A program's whole `main`: reads the command line, carries it out, and says on standard error in one line why that
 /// can't be done. The line begins with `prefix`, or with `error`.
 pub fn main<P: Parser>(prefix: Option<&str>, carry_out: impl FnOnce(P) -> Result<ExitCode>) -> ExitCode {
+    // Whoever reads the output and stops has seen enough: that ends this program too, without a word.
+    sigpipe::reset();
     let prefix = prefix.unwrap_or(PREFIX);
     match parse(std::env::args_os()) {
         Ok(arguments) => carry_out(arguments).unwrap_or_else(|error| {

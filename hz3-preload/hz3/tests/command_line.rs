@@ -37,6 +37,14 @@ fn the_library_s_path_and_the_version_are_printed() {
 }
 
 #[test]
+fn who_reads_only_the_start_of_the_output_gets_no_complaint() {
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", r#"(sleep 0.2; exec "$0" --help) | true"#, HZ3.program]).env_remove("LD_PRELOAD");
+    let output = shell.output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn a_mistake_gives_one_line_and_code_2() {
     HZ3.assert_one_line_and_code_2(&[], "no program");
     HZ3.assert_one_line_and_code_2(&["--lane", "slow", "true"], "'slow'");

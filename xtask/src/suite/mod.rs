@@ -40,7 +40,7 @@ use crate::library_shape::Library;
 use crate::{frames, golden, public_api, soak};
 use anyhow::Result;
 use hz3::{Lane, UsageError, preload, process};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use session::Session;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -80,7 +80,7 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if summary.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Cheap checks of the sources first, then tests, then what needs the libraries.
+/// Cheap checks of the sources first, then tests, then what needs the libraries, and last what needs the machine to itself.
 fn all_steps() -> Vec<Step> {
     let mut steps = rust_checks::source_steps();
     steps.extend(layers::steps());
@@ -88,11 +88,7 @@ fn all_steps() -> Vec<Step> {
     steps.extend(documents::steps());
     steps.extend(claims::steps());
     steps.extend(rust_checks::test_steps());
-    steps.push(debian_rust::step());
     steps.push(targets::step());
-    steps.push(miri::step());
-    steps.extend(publish::steps());
-    steps.extend(mutants::steps());
     steps.push(rust_checks::workspace_step());
     for lane in Lane::ALL {
         steps.push(Step::new(format!("build/{lane}"), move |session| {
@@ -114,11 +110,18 @@ fn all_steps() -> Vec<Step> {
     for lane in Lane::ALL {
         steps.push(Step::new(format!("run/{lane}"), move |session| run_step(session, lane)));
     }
-    steps.push(rust_checks::interface_step());
     steps.extend(embedding::steps());
     steps.extend(plug_ins::steps());
     steps.extend(pages::steps());
-    steps.extend(debian::steps());
+    steps.extend(programs::steps());
+    steps.extend(neighbours::steps());
+    steps.extend(valgrind::steps());
+    steps.extend(emulated::steps());
+    steps.extend(debugger::steps());
+    let aside = [rust_checks::loom_step(), debian_rust::step(), miri::step()].into_iter();
+    let aside = aside.chain(publish::steps()).chain(mutants::steps()).chain(debian::steps());
+    steps.extend(aside.chain(processors::steps()).chain(musl::steps()).map(Step::aside));
+    steps.push(rust_checks::interface_step());
     steps.extend(recipes::steps());
     steps.extend(benchmark::steps());
     steps.extend(memory::steps());
@@ -128,14 +131,7 @@ fn all_steps() -> Vec<Step> {
     steps.extend(faults::steps());
     steps.extend(top::steps());
     steps.extend(global_allocators::steps());
-    steps.extend(programs::steps());
-    steps.extend(neighbours::steps());
-    steps.extend(valgrind::steps());
-    steps.extend(emulated::steps());
     steps.extend(large_pages::steps());
-    steps.extend(processors::steps());
-    steps.extend(musl::steps());
-    steps.extend(debugger::steps());
     for lane in Lane::FOR_SPEED {
         steps.push(Step::new(format!("soak/{lane}"), move |session| {
             package::require(&[plug_ins::COMPILER])?;
@@ -194,6 +190,35 @@ impl Summary {
         format!("{} passed, {} failed, {} skipped", self.passed, self.failed.len(), self.skipped.len())
     }
 
+    /// Counts the step, and prints how it ended.
+    fn note(&mut self, step: &Step, outcome: Result<(), Stop>, seconds: f64) {
+        match outcome {
+            Ok(()) => {
+                self.passed += 1;
+                println!("ok      {seconds:6.1} s  {}", step.name);
+            }
+            Err(Stop::Failed(reason)) => {
+                let lines: String = reason.lines().map(|line| format!("        | {line}\n")).collect();
+                print!("FAILED  {seconds:6.1} s  {}\n{lines}", step.name);
+                self.failed.push(step.name.clone());
+            }
+            Err(Stop::Skipped(reason)) => {
+                println!("SKIPPED {seconds:6.1} s  {}: {reason}", step.name);
+                self.skipped.push(step.name.clone());
+            }
+        }
+    }
+
+    fn ended(&self) -> usize {
+        self.passed + self.failed.len() + self.skipped.len()
+    }
+
+    fn add(&mut self, other: Summary) {
+        self.passed += other.passed;
+        self.failed.extend(other.failed);
+        self.skipped.extend(other.skipped);
+    }
+
     fn print(&self) {
         println!();
         for (label, names) in [("failed", &self.failed), ("skipped", &self.skipped)] {
@@ -205,11 +230,35 @@ impl Summary {
     }
 }
 
-/// Runs the steps in order; an interrupt fails the running one and ends the run.
+/// Runs the steps; an interrupt fails the running ones and ends the run. Those that may run beside others do so, one after
+/// the other, beside those that stand before the last of them; what comes after has the machine to itself.
 fn run_all(steps: &[Step], session: &mut Session) -> Result<Summary> {
+    let end = steps.iter().rposition(|step| step.is_aside).map_or(0, |last| last + 1);
+    let (first, rest) = steps.split_at(end);
+    let (aside, beside): (Vec<&Step>, Vec<&Step>) = first.iter().partition(|step| step.is_aside);
+    let display = MultiProgress::new();
+    let mut summary = std::thread::scope(|scope| {
+        let aside = scope.spawn(|| run_in_order(aside, &mut Session::start()?, &display));
+        let mut summary = run_in_order(beside, session, &display)?;
+        summary.add(aside.join().expect("no panic")?);
+        anyhow::Ok(summary)
+    })?;
+    summary.add(run_in_order(rest.iter().collect(), session, &display)?);
+    if process::interrupted() {
+        println!("interrupted; {} steps not run", steps.len() - summary.ended());
+    }
+    Ok(summary)
+}
+
+/// Runs the steps one after the other, until an interrupt.
+fn run_in_order(steps: Vec<&Step>, session: &mut Session, display: &MultiProgress) -> Result<Summary> {
     let mut summary = Summary::default();
     for (number, step) in steps.iter().enumerate() {
-        let spinner = ProgressBar::new_spinner()
+        if process::interrupted() {
+            break;
+        }
+        let spinner = display
+            .add(ProgressBar::new_spinner())
             .with_style(ProgressStyle::with_template("{spinner} {prefix} {msg} {elapsed}")?)
             .with_prefix(format!("[{}/{}]", number + 1, steps.len()))
             .with_message(step.name.clone());
@@ -218,27 +267,7 @@ fn run_all(steps: &[Step], session: &mut Session) -> Result<Summary> {
         let outcome = step.run(session);
         spinner.finish_and_clear();
         let seconds = start.elapsed().as_secs_f64();
-        match outcome {
-            Ok(()) => {
-                summary.passed += 1;
-                println!("ok      {seconds:6.1} s  {}", step.name);
-            }
-            Err(Stop::Failed(reason)) => {
-                println!("FAILED  {seconds:6.1} s  {}", step.name);
-                for line in reason.lines() {
-                    println!("        | {line}");
-                }
-                summary.failed.push(step.name.clone());
-            }
-            Err(Stop::Skipped(reason)) => {
-                println!("SKIPPED {seconds:6.1} s  {}: {reason}", step.name);
-                summary.skipped.push(step.name.clone());
-            }
-        }
-        if process::interrupted() {
-            println!("interrupted; {} steps not run", steps.len() - number - 1);
-            break;
-        }
+        display.suspend(|| summary.note(step, outcome, seconds));
     }
     Ok(summary)
 }
@@ -247,12 +276,46 @@ fn run_all(steps: &[Step], session: &mut Session) -> Result<Summary> {
 mod tests {
     use super::*;
     use std::collections::HashSet;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Arc, Mutex, mpsc};
 
     #[test]
     fn the_steps_names_are_distinct() {
         let steps = all_steps();
         let names: HashSet<_> = steps.iter().map(|step| &step.name).collect();
         assert_eq!(names.len(), steps.len());
+    }
+
+    #[test]
+    fn steps_aside_run_beside_those_before_them_and_end_before_the_rest() {
+        let ((to_aside, from_beside), (to_beside, from_aside)) = (mpsc::channel(), mpsc::channel());
+        let [from_beside, from_aside] = [from_beside, from_aside].map(Mutex::new);
+        let ended = Arc::new(AtomicBool::new(false));
+        let has_ended = Arc::clone(&ended);
+        // Each waits for the other.
+        let meet = |to: &mpsc::Sender<()>, from: &Mutex<mpsc::Receiver<()>>| {
+            to.send(()).expect("the other listens");
+            let met = from.lock().expect("no panic").recv_timeout(Duration::from_secs(60));
+            met.map_err(|_| Stop::failed("it ran alone"))
+        };
+        let steps = [
+            Step::new("beside", move |_| meet(&to_aside, &from_aside)),
+            Step::new("aside", move |_| {
+                meet(&to_beside, &from_beside)?;
+                std::thread::sleep(Duration::from_millis(50));
+                ended.store(true, Ordering::SeqCst);
+                Ok(())
+            })
+            .aside(),
+            Step::new("rest", move |_| {
+                has_ended
+                    .load(Ordering::SeqCst)
+                    .then_some(())
+                    .ok_or_else(|| Stop::failed("it ran before the aside's end"))
+            }),
+        ];
+        let summary = run_all(&steps, &mut Session::start().unwrap()).unwrap();
+        assert_eq!(summary.count(), "3 passed, 0 failed, 0 skipped", "{:?}", summary.failed);
     }
 
     #[test]

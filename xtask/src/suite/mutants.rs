@@ -386,6 +386,8 @@ fn find(session: &mut Session, mutant: &Mutant) -> Result<(), Stop> {
     let mut command = super::rust_checks::loom_command(session);
     command
         .current_dir(&copy)
+        // Each is built anew, and is found early.
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
         .arg("--target-dir")
         .arg(copy.join("target"))
         .args(["--test", file, "--", "--exact", model]);

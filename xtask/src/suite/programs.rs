@@ -10,10 +10,9 @@ use super::step::{Step, Stop};
 use anyhow::{Context, Result, ensure};
 use hz3::Lane;
 use hz3::process::{self, Captured};
-use std::cell::OnceCell;
 use std::path::Path;
 use std::process::Command;
-use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 const BASH: Package = Package { command: "bash", name: "bash" };
@@ -138,10 +137,10 @@ const PROGRAMS: [Program; 11] = [
 pub fn steps() -> Vec<Step> {
     let mut steps = Vec::new();
     for program in &PROGRAMS {
-        let reference = Rc::new(OnceCell::new());
+        let reference = Arc::new(OnceLock::new());
         for lane in Lane::FOR_SPEED {
             let name = format!("program/{}/{lane}", program.name);
-            let reference = Rc::clone(&reference);
+            let reference = Arc::clone(&reference);
             steps.push(Step::new(name, move |session| compare(session, program, lane, &reference)));
         }
     }
@@ -149,7 +148,7 @@ pub fn steps() -> Vec<Step> {
 }
 
 /// `reference` is what the program does without hz3, once that is known.
-fn compare(session: &mut Session, program: &Program, lane: Lane, reference: &OnceCell<Record>) -> Result<(), Stop> {
+fn compare(session: &mut Session, program: &Program, lane: Lane, reference: &OnceLock<Record>) -> Result<(), Stop> {
     package::require(program.needs)?;
     let library = session.library(lane)?;
     let reference = match reference.get() {

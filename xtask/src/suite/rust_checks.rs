@@ -3,6 +3,7 @@
 use super::session::Session;
 use super::step::{Step, Stop};
 use hz3::{Lane, process};
+use std::num::NonZero;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -37,16 +38,21 @@ pub fn workspace_step() -> Step {
     Step::new("build/workspace", |session| cargo(session, &["build", "--workspace"]))
 }
 
-/// The packages' own tests and the models of the lock-free structures.
+/// The packages' own tests.
 pub fn test_steps() -> Vec<Step> {
-    let mut steps: Vec<Step> = ["hz3", "hz3-core", "hz3-bench-mt-remote", "hz3-tool", "hz3-eval", "xtask"]
-        .into_iter()
-        .map(|package| {
-            Step::new(format!("unit/{package}"), move |session| cargo(session, &["test", "--package", package]))
-        })
-        .collect();
-    steps.push(Step::new("loom", loom));
-    steps
+    let test =
+        |package| Step::new(format!("unit/{package}"), move |session| cargo(session, &["test", "--package", package]));
+    ["hz3", "hz3-core", "hz3-bench-mt-remote", "hz3-tool", "hz3-eval", "xtask"].map(test).into()
+}
+
+/// The models of the lock-free structures.
+pub fn loom_step() -> Step {
+    Step::new("loom", |session| {
+        let mut command = loom_command(session);
+        command.arg("--target-dir").arg(session.workspace.target.join("loom"));
+        command.args(["--no-fail-fast", "--test", "loom_*"]);
+        expect_tests(&mut command).map(drop)
+    })
 }
 
 /// The C and C++ interface, by programs that run under each library.
@@ -55,16 +61,11 @@ pub fn interface_step() -> Step {
         let folder = session.folder_of_libraries()?;
         let mut command = session.workspace.cargo();
         command.args(["test", "--no-fail-fast", "--package", "hz3-preload"]);
-        command.env("HZ3_PRELOAD_DIR", folder);
+        // The programs wait as often as they work.
+        let at_once = 2 * std::thread::available_parallelism().map_or(1, NonZero::get);
+        command.env("RUST_TEST_THREADS", at_once.to_string()).env("HZ3_PRELOAD_DIR", folder);
         expect_tests(&mut command).map(drop)
     })
-}
-
-fn loom(session: &mut Session) -> Result<(), Stop> {
-    let mut command = loom_command(session);
-    command.arg("--target-dir").arg(session.workspace.target.join("loom"));
-    command.args(["--no-fail-fast", "--test", "loom_*"]);
-    expect_tests(&mut command).map(drop)
 }
 
 /// `cargo test` of hz3-core under the model checker; which test, the caller adds.

@@ -6,10 +6,12 @@ use super::session::Session;
 pub struct Step {
     /// What the summary calls it.
     pub name: String,
+    /// Whether it runs beside others: it builds in folders of its own, and neither measures nor waits.
+    pub is_aside: bool,
     check: Box<Check>,
 }
 
-type Check = dyn Fn(&mut Session) -> Result<(), Stop>;
+type Check = dyn Fn(&mut Session) -> Result<(), Stop> + Sync;
 
 /// Why a step has not passed.
 #[derive(Debug)]
@@ -35,8 +37,13 @@ impl From<anyhow::Error> for Stop {
 
 impl Step {
     /// A step that passes when `check` returns `Ok`.
-    pub fn new(name: impl Into<String>, check: impl Fn(&mut Session) -> Result<(), Stop> + 'static) -> Step {
-        Step { name: name.into(), check: Box::new(check) }
+    pub fn new(name: impl Into<String>, check: impl Fn(&mut Session) -> Result<(), Stop> + Sync + 'static) -> Step {
+        Step { name: name.into(), is_aside: false, check: Box::new(check) }
+    }
+
+    /// The step, which may run beside others.
+    pub fn aside(self) -> Step {
+        Step { is_aside: true, ..self }
     }
 
     /// Runs the check. In CI nothing may be skipped: there a skipped step has failed.

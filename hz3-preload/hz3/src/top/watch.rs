@@ -14,7 +14,7 @@ use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 use ratatui::crossterm::terminal;
 use std::fs::File;
-use std::io::{ErrorKind, IsTerminal, Write, stdout};
+use std::io::{IsTerminal, Write, stdout};
 use std::process::{Child, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -178,11 +178,7 @@ impl Watch {
         } else {
             format!("{}\n", view::text(&subject, &reading, rates, usize::MAX))
         };
-        match stdout().write_all(text.as_bytes()) {
-            // Whoever reads it has seen enough.
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-            outcome => Ok(outcome?),
-        }
+        Ok(stdout().write_all(text.as_bytes())?)
     }
 
     /// One view after the other, until the process ends or the user has seen enough.
