@@ -10,6 +10,7 @@ lane_tests! {
         a_process_that_only_hits_shrinks,
         a_process_that_trickles_shrinks,
         a_process_that_sleeps_shrinks,
+        small_blocks_freed_in_a_random_order_leave_little,
         few_long_blocks_leave_little,
         what_is_taken_again_at_once_stays,
         a_process_with_one_thread_stays_so,

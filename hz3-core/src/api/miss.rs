@@ -389,6 +389,7 @@ fn check_clock<L: Lane>(heap: &HeapOf<L>) {
             }
             rest::tick(&allocator.pages, &allocator.exchange, &allocator.heaps, &allocator.rests);
             round::tick(&allocator.pages, &allocator.exchange, &allocator.schedule, &allocator.observer);
+            repay::gather(&allocator.pages, &allocator.exchange);
             pay_now::<L>(allocator);
         });
     }

@@ -1028,13 +1028,10 @@ impl<P: Policy> PageHeap<P> {
     #[cold]
     #[inline(never)]
     fn settle_much(&self, dirty: usize, clean: usize, freed: usize) {
-        let delay_ms = self.options().purge_delay_ms();
-        // A longer delay is a wish to keep memory.
-        if self.helper.post::<P::Os>() || dirty < LEAST_BYTES || delay_ms > P::PURGE_DELAY_MS {
+        if self.helper.post::<P::Os>() || dirty < LEAST_BYTES {
             return;
         }
-        let committed = self.runs.arenas.reserved_and_committed().1;
-        let excess = self.early.excess(committed.saturating_sub(clean), dirty);
+        let excess = self.excess_of(clean, dirty);
         if excess >= EARLY_STEP_BYTES {
             let now = P::Os::now_ms();
             let budget = Budget::of_us::<P::Os>(TURN_US);
@@ -1045,6 +1042,22 @@ impl<P: Policy> PageHeap<P> {
             }
             self.early.note_given(purged, excess, now);
         }
+    }
+
+    /// Bytes by which dirty runs and `free` bytes of slots exceed what may be kept, where no helper gives them back.
+    pub fn excess_with(&self, free: usize) -> usize {
+        let (dirty, clean, _) = self.runs.free_bytes();
+        self.excess_of(clean, dirty + free)
+    }
+
+    /// Bytes by which `dirty` ones exceed what may be kept beside `clean` ones, where no helper gives them back.
+    fn excess_of(&self, clean: usize, dirty: usize) -> usize {
+        // A longer delay is a wish to keep memory.
+        if self.options().purge_delay_ms() > P::PURGE_DELAY_MS {
+            return 0;
+        }
+        let committed = self.runs.arenas.reserved_and_committed().1;
+        self.early.excess(committed.saturating_sub(clean), dirty)
     }
 
     /// Notes that span `id` was taken. For its fresh memory, kept mappings go: the sum stays about the same.

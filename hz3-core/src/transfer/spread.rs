@@ -48,7 +48,7 @@ pub struct Spread {
     highest: [AtomicUsize; BINS],
     /// First bin of the next look.
     next: AtomicU32,
-    /// Time of the last look, in milliseconds.
+    /// Time of the last look that may begin it, in milliseconds.
     last: AtomicU32,
 }
 
@@ -83,19 +83,43 @@ impl Spread {
     /// Ends a look at `now`. A bin of which at least an eighth less is used than before is spread from a fifth of free
     /// slots on, of `least` bytes or more, until they are less than a tenth. Chosen: `docs/decisions/spread.md`.
     pub fn note(&self, window: &Window, least: usize, now: u32) {
-        let next = usize::from(window.first) + WINDOW;
-        self.next.store(if next < BINS { next as u32 } else { 1 }, Ordering::Relaxed);
+        self.end_look(window);
         self.last.store(now, Ordering::Relaxed);
         for (bin, (&used, &all)) in window.bins().zip(window.used.iter().zip(&window.all)) {
             let Some(highest) = self.highest.get(usize::from(bin.0)) else { continue };
             let (before, free) = (highest.load(Ordering::Relaxed), all.saturating_sub(used));
             highest.store(used.max(before - before / 256), Ordering::Relaxed);
-            let was = self.has(bin);
-            if was && (free < least || free < all / 10) {
-                self.set(bin, false);
-            } else if !was && used < before - before / 8 && free >= least && free >= all / 5 {
+            if self.has(bin) {
+                self.end_if_full(bin, used, all, least);
+            } else if used < before - before / 8 && free >= least && free >= all / 5 {
                 self.set(bin, true);
             }
+        }
+    }
+
+    /// Ends a look at `now` in a heap that shrinks: a bin with `least` bytes of free slots or more is spread if one of
+    /// `used_per` slots at most is used. 0: none becomes so.
+    pub fn note_shrunk(&self, window: &Window, least: usize, used_per: usize, now: u32) {
+        self.end_look(window);
+        for (bin, (&used, &all)) in window.bins().zip(window.used.iter().zip(&window.all)) {
+            if self.has(bin) {
+                self.end_if_full(bin, used, all, least);
+            } else if used_per > 0 && used <= all / used_per && all - used >= least {
+                self.last.store(now, Ordering::Relaxed);
+                self.set(bin, true);
+            }
+        }
+    }
+
+    fn end_look(&self, window: &Window) {
+        let next = usize::from(window.first) + WINDOW;
+        self.next.store(if next < BINS { next as u32 } else { 1 }, Ordering::Relaxed);
+    }
+
+    fn end_if_full(&self, bin: Bin, used: usize, all: usize, least: usize) {
+        let free = all.saturating_sub(used);
+        if free < least || free < all / 10 {
+            self.set(bin, false);
         }
     }
 
@@ -149,6 +173,28 @@ mod tests {
         assert!(!spread.has(bin));
         look(&spread, bin, 1, 100, 0);
         assert!(!spread.has(bin), "99 bytes are too few");
+    }
+
+    #[test]
+    fn in_a_heap_that_shrinks_a_bin_is_spread_from_three_quarters_free_down_to_a_tenth() {
+        let (spread, bin) = (Spread::new(), Bin(20));
+        let look = |used, all, used_per| {
+            for _ in 0..BINS.div_ceil(WINDOW) {
+                let mut window = spread.window();
+                window.add(bin, used, all);
+                spread.note_shrunk(&window, 100, used_per, 0);
+            }
+        };
+        look(251, 1000, 4);
+        look(20, 119, 4);
+        look(0, 1000, 0);
+        assert!(!spread.is_any());
+        look(250, 1000, 4);
+        assert!(spread.has(bin));
+        look(890, 1000, 0);
+        assert!(spread.has(bin));
+        look(910, 1000, 0);
+        assert!(!spread.has(bin));
     }
 
     #[test]

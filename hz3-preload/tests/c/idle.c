@@ -16,6 +16,8 @@
 #define ALL (192 * MIB)
 /* What a process with one thread may keep: a bound of 32 MiB, and what caches hold. */
 #define KEPT_ALONE (60 * MIB)
+/* What it may keep of small blocks freed in a random order: each slot in a cache keeps a span. */
+#define KEPT_SCATTERED (96 * MIB)
 /* What one with threads may keep. */
 #define KEPT (20 * MIB)
 #define THREADS 8
@@ -83,6 +85,17 @@ static void drop(struct part *part) {
     free(part->blocks);
 }
 
+/* Each span keeps some of its slots nearly to the end. */
+static void shuffle(struct part *part) {
+    uint64_t state = 88172645463325252u;
+    for (size_t i = part->count; i > 1; i--) {
+        state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+        char *block = part->blocks[i - 1];
+        part->blocks[i - 1] = part->blocks[state % i];
+        part->blocks[state % i] = block;
+    }
+}
+
 static size_t fill_and_drop(size_t size) {
     struct part part = {ALL, size, 0, NULL};
     size_t before = resident();
@@ -123,6 +136,25 @@ static void shrinks_meanwhile(void (*act)(void)) {
 static void a_process_that_only_hits_shrinks(void) { shrinks_meanwhile(hit); }
 static void a_process_that_trickles_shrinks(void) { shrinks_meanwhile(trickle); }
 static void a_process_that_sleeps_shrinks(void) { shrinks_meanwhile(sleep_a_little); }
+
+/* Nothing happens after the last free. */
+static void small_blocks_freed_in_a_random_order_leave_little(void) {
+    static const size_t small[] = {64, 120, 1000, 4000};
+    for (size_t i = 0; i < sizeof small / sizeof small[0]; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            struct part part = {ALL, small[i], 0, NULL};
+            const size_t before = resident();
+            fill(&part);
+            shuffle(&part);
+            drop(&part);
+            CHECK_THAT(resident() < before + KEPT_SCATTERED, "%zu bytes: %zu resident, %zu before", small[i],
+                       resident(), before);
+            _exit(0);
+        }
+        check_child_passed(child);
+    }
+}
 
 /* There are few frees, and none after the last: each gives back as much as it frees. */
 static void few_long_blocks_leave_little(void) {
@@ -384,6 +416,7 @@ static void a_filter_may_refuse_the_helper(void) {
 CHECK_MAIN(CASE(a_process_that_only_hits_shrinks),
            CASE(a_process_that_trickles_shrinks),
            CASE(a_process_that_sleeps_shrinks),
+           CASE(small_blocks_freed_in_a_random_order_leave_little),
            CASE(few_long_blocks_leave_little),
            CASE(what_is_taken_again_at_once_stays),
            CASE(a_process_with_one_thread_stays_so),
