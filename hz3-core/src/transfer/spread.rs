@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! heap takes fresh pages → looks at a third of the bins → less used than before, much free → spread
-//! a while without growth                                                                   → none is
+//! heap of one thread shrinks to a quarter               → a quarter used at most           → spread
+//! a while without either                                                                   → none is
 //! ```
 //!
 //! A thread's magazines hand a freed slot out again where it lies, so a bin of which less and less is used would stay spread

@@ -4,6 +4,7 @@
 //! fresh pages taken                     → looks which bins are spread, whose depots go home
 //!                    too much is free?  → depots → slots in spans → dirty runs
 //!                                       → oldest dirty runs, then holes → operating system
+//! three quarters of all slots are free  → looks which bins are (one thread), whose depots go home
 //! ```
 //!
 //! The purge delay bounds free memory in time, this bounds it in size. A heap that reuses what it has pays nothing.

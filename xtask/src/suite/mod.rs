@@ -118,6 +118,8 @@ fn all_steps() -> Vec<Step> {
     steps.extend(valgrind::steps());
     steps.extend(emulated::steps());
     steps.extend(debugger::steps());
+    steps.extend(global_allocators::steps());
+    steps.extend(large_pages::steps());
     let aside = [rust_checks::loom_step(), debian_rust::step(), miri::step()].into_iter();
     let aside = aside.chain(publish::steps()).chain(mutants::steps()).chain(debian::steps());
     steps.extend(aside.chain(processors::steps()).chain(musl::steps()).map(Step::aside));
@@ -130,8 +132,6 @@ fn all_steps() -> Vec<Step> {
     steps.extend(profile::steps());
     steps.extend(faults::steps());
     steps.extend(top::steps());
-    steps.extend(global_allocators::steps());
-    steps.extend(large_pages::steps());
     for lane in Lane::FOR_SPEED {
         steps.push(Step::new(format!("soak/{lane}"), move |session| {
             package::require(&[plug_ins::COMPILER])?;
