@@ -84,44 +84,41 @@ impl Spread {
     /// Ends a look at `now`. A bin of which at least an eighth less is used than before is spread from a fifth of free
     /// slots on, of `least` bytes or more, until they are less than a tenth. Chosen: `docs/decisions/spread.md`.
     pub fn note(&self, window: &Window, least: usize, now: u32) {
-        self.end_look(window);
         self.last.store(now, Ordering::Relaxed);
-        for (bin, (&used, &all)) in window.bins().zip(window.used.iter().zip(&window.all)) {
-            let Some(highest) = self.highest.get(usize::from(bin.0)) else { continue };
-            let (before, free) = (highest.load(Ordering::Relaxed), all.saturating_sub(used));
+        self.end_look(window, least, |bin, used, all| {
+            let Some(highest) = self.highest.get(usize::from(bin.0)) else { return false };
+            let before = highest.load(Ordering::Relaxed);
             highest.store(used.max(before - before / 256), Ordering::Relaxed);
-            if self.has(bin) {
-                self.end_if_full(bin, used, all, least);
-            } else if used < before - before / 8 && free >= least && free >= all / 5 {
-                self.set(bin, true);
-            }
-        }
+            used < before - before / 8 && all.saturating_sub(used) >= all / 5
+        });
     }
 
     /// Ends a look at `now` in a heap that shrinks: a bin with `least` bytes of free slots or more is spread if one of
     /// `used_per` slots at most is used. 0: none becomes so.
     pub fn note_shrunk(&self, window: &Window, least: usize, used_per: usize, now: u32) {
-        self.end_look(window);
-        for (bin, (&used, &all)) in window.bins().zip(window.used.iter().zip(&window.all)) {
-            if self.has(bin) {
-                self.end_if_full(bin, used, all, least);
-            } else if used_per > 0 && used <= all / used_per && all - used >= least {
-                self.last.store(now, Ordering::Relaxed);
-                self.set(bin, true);
-            }
+        if self.end_look(window, least, |_, used, all| used_per > 0 && used <= all / used_per) {
+            self.last.store(now, Ordering::Relaxed);
         }
     }
 
-    fn end_look(&self, window: &Window) {
+    /// Moves on to the next bins. A bin is spread from now on if `is_so` says so of its bytes in use and of all its
+    /// slots, and no longer if little is free; whether one has become so.
+    fn end_look(&self, window: &Window, least: usize, is_so: impl Fn(Bin, usize, usize) -> bool) -> bool {
         let next = usize::from(window.first) + WINDOW;
         self.next.store(if next < BINS { next as u32 } else { 1 }, Ordering::Relaxed);
-    }
-
-    fn end_if_full(&self, bin: Bin, used: usize, all: usize, least: usize) {
-        let free = all.saturating_sub(used);
-        if free < least || free < all / 10 {
-            self.set(bin, false);
+        let mut has_begun = false;
+        for (bin, (&used, &all)) in window.bins().zip(window.used.iter().zip(&window.all)) {
+            let (is_so, free) = (is_so(bin, used, all), all.saturating_sub(used));
+            if self.has(bin) {
+                if free < least || free < all / 10 {
+                    self.set(bin, false);
+                }
+            } else if is_so && free >= least {
+                self.set(bin, true);
+                has_begun = true;
+            }
         }
+        has_begun
     }
 
     /// Ends it for all bins, if no look followed for a while.

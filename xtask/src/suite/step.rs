@@ -6,7 +6,7 @@ use super::session::Session;
 pub struct Step {
     /// What the summary calls it.
     pub name: String,
-    /// Whether it runs beside others: it builds in folders of its own, and neither measures nor waits.
+    /// Whether it runs beside others: it neither measures nor waits. Where both build in one folder, cargo's lock orders them.
     pub is_aside: bool,
     check: Box<Check>,
 }
