@@ -63,7 +63,7 @@ lane_tests! {
         freed_aligned_memory_is_used_again,
     ],
     Program::new("c/moves.c") => [
-        blocks_that_grow_in_turn_move_pages,
+        blocks_that_grow_in_turn_move_pages_each_time,
         small_steps_move_pages_too,
         a_block_that_shrinks_and_grows_again_keeps_its_pages,
         pages_move_once_from_a_run_to_a_mapping,
@@ -78,6 +78,7 @@ lane_tests! {
     Program::new("c/large_blocks.c") => [
         a_mapping_that_comes_and_goes_is_touched_once,
         sizes_near_each_other_share_a_mapping,
+        sparse_blocks_take_no_memory,
         what_is_missed_is_kept_from_then_on,
         one_long_block_goes_back_at_once,
         idle_mappings_go_back_while_little_is_allocated,

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! A block that `realloc` can't grow in place is copied to another run, or its pages move to a mapping of its own, which
-//! the kernel then grows. A copy that lands on present memory is cheaper than a move, whose pages come and go by faults.
-//! So a move needs a reason: no such memory, many copies before, or a long block that grows by steps.
+//! the kernel then grows. The mapping's pages come and go by faults, which cost as much as several copies. So a move needs
+//! a reason: many copies before, or a long block, where moved ones live on until they have saved as many.
 
 use crate::api::slack::with_slack;
 use crate::hardening::canary;
@@ -21,13 +21,11 @@ use crate::platform::system_page::pages_for;
 use crate::platform::units::{MIN_ALIGN, PAGE_BYTES, SpanId};
 use core::ptr::{NonNull, null_mut};
 
-/// Smallest block in bytes that moves to a mapping of its own, or stays in one. Chosen, as the next two, by measuring:
+/// Smallest block in bytes that moves to a mapping of its own, or stays in one. Chosen, as the next, by measuring:
 /// `docs/decisions/moved-pages.md`.
 const MOVED_BYTES: usize = 128 << 10;
-/// Bytes from which a block moves at once in the lanes for speed, if it grows by a quarter at most or no dirty run fits.
+/// Bytes from which a block moves at once in the lanes for speed, unless moved blocks of its size are soon freed.
 const LONG_BYTES: usize = 512 << 10;
-/// How often its size a block is copied before it moves for that alone.
-const COPIES: usize = 8;
 
 /// A fresh large block.
 pub struct Block {
@@ -246,12 +244,8 @@ pub unsafe fn move_apart<P: Policy>(pages: &PageHeap<P>, address: usize, old: us
     }
     // SAFETY: the caller owns the live block, and so its descriptor; the new mapping is larger and this thread's.
     unsafe {
-        let copied = (*at(pages.spans(), tag.span())).copied_bytes();
-        let is_due = || {
-            let is_better_at_once =
-                || old >= LONG_BYTES && (bytes - old <= old / 4 || !pages.runs.has_dirty(page_count));
-            P::HARDENED || copied / COPIES >= old || !pages.frees_mappings_of(bytes) && is_better_at_once()
-        };
+        let pays = (*at(pages.spans(), tag.span())).pays_for_mapping(old);
+        let is_due = || P::HARDENED || pays || old >= LONG_BYTES && !pages.frees_too_soon(bytes);
         if !pages.is_direct(page_count) && (old < MOVED_BYTES || !is_due() || !pages.may_map_small()) {
             return None;
         }

@@ -19,7 +19,7 @@
 
 use crate::pages::page_map::{ArenaTags, Claim, PageMap};
 use crate::pages::page_tag::{PageTag, TagCell};
-use crate::pages::places::{Edge, MOST_POPULATED_BYTES, Mapped, Place, TAG_BYTES, mapped_tags};
+use crate::pages::places::{Edge, Mapped, Place, TAG_BYTES, mapped_tags};
 use crate::platform::lock::{ForkLock, Mutex, Ranked};
 use crate::platform::options::Options;
 use crate::platform::os::{NotMapped, Os};
@@ -56,7 +56,7 @@ const NAPS: u32 = 32;
 /// A window's that has no pages yet.
 const NO_EDGE: Edge = Edge { end: 0, bound: 0 };
 
-const _: () = assert!(*STEP_BYTES.end() == MOST_POPULATED_BYTES && size_of::<TagCell>() == TAG_BYTES);
+const _: () = assert!(size_of::<TagCell>() == TAG_BYTES);
 
 /// Pages that window number `count` may have, in whole segments, if the first one has `first` bytes.
 fn capacity_of(first: usize, count: usize) -> usize {

@@ -66,10 +66,11 @@ pub struct PageHeap<P: Policy> {
     /// How used memory is cleared.
     pub clearing: Clearing,
     purged_bytes: AtomicU64,
-    /// Direct mappings below [`DIRECT_BYTES`] that were freed so far.
-    freed_mappings: AtomicUsize,
-    /// Bytes of the longest one.
-    freed_mapping_bytes: AtomicUsize,
+    /// Direct mappings below [`DIRECT_BYTES`] that were freed before they had [paid](Span::pays_for_mapping), less those
+    /// that were freed after.
+    unpaid_mappings: AtomicUsize,
+    /// Bytes of the longest of the former.
+    unpaid_bytes: AtomicUsize,
 }
 
 impl<P: Policy> PageHeap<P> {
@@ -84,8 +85,8 @@ impl<P: Policy> PageHeap<P> {
             early: Early::new(),
             clearing: Clearing::new(),
             purged_bytes: AtomicU64::new(0),
-            freed_mappings: AtomicUsize::new(0),
-            freed_mapping_bytes: AtomicUsize::new(0),
+            unpaid_mappings: AtomicUsize::new(0),
+            unpaid_bytes: AtomicUsize::new(0),
         }
     }
 
@@ -331,11 +332,11 @@ impl<P: Policy> PageHeap<P> {
         self.direct.small_blocks() < SMALL_MAPPINGS
     }
 
-    /// Whether moved blocks of `bytes` come and go: all that ever lived at once were freed, several times over.
-    pub fn frees_mappings_of(&self, bytes: usize) -> bool {
+    /// Whether moved blocks of `bytes` are freed too soon to pay: all that ever lived at once were, several times over.
+    pub fn frees_too_soon(&self, bytes: usize) -> bool {
         // Relaxed, both: hints.
-        bytes <= self.freed_mapping_bytes.load(Ordering::Relaxed)
-            && self.freed_mappings.load(Ordering::Relaxed) >= TURNS * self.direct.most_small_blocks()
+        bytes <= self.unpaid_bytes.load(Ordering::Relaxed)
+            && self.unpaid_mappings.load(Ordering::Relaxed) >= TURNS * self.direct.most_small_blocks()
     }
 
     /// A direct mapping of any size, in the table. `None` if memory runs out.
@@ -378,6 +379,7 @@ impl<P: Policy> PageHeap<P> {
             let span = &mut *at(self.spans(), fresh);
             (span.start, span.pages, span.kind) = (grown.as_ptr().expose_provenance(), pages as u32, Kind::Large);
             (span.zeroed, span.guarded) = (false, Guarded::None);
+            span.set_copied_bytes(bytes);
             self.direct.insert(self.spans(), fresh);
         }
         Some(fresh)
@@ -628,15 +630,25 @@ impl<P: Policy> PageHeap<P> {
             let span = &mut *at(self.spans(), id);
             span.zeroed = false;
             if span.bytes() < DIRECT_BYTES {
-                // Relaxed, both: hints.
-                self.freed_mappings.fetch_add(1, Ordering::Relaxed);
-                self.freed_mapping_bytes.fetch_max(span.bytes(), Ordering::Relaxed);
+                self.note_freed_mapping(span);
             }
             if !self.keep(id) {
                 self.unmap(id);
             }
         }
         true
+    }
+
+    /// Learns from a direct mapping whether moves pay.
+    fn note_freed_mapping(&self, span: &Span) {
+        // Relaxed, all: hints.
+        let before = self.unpaid_mappings.load(Ordering::Relaxed);
+        if !span.pays_for_mapping(span.bytes()) {
+            self.unpaid_mappings.fetch_add(1, Ordering::Relaxed);
+            self.unpaid_bytes.fetch_max(span.bytes(), Ordering::Relaxed);
+        } else if before > 0 {
+            self.unpaid_mappings.store(before - 1, Ordering::Relaxed);
+        }
     }
 
     /// Resizes the run `id` of a large block in place, to `pages` with its guard. False if that is impossible.
@@ -691,6 +703,9 @@ impl<P: Policy> PageHeap<P> {
             if let Some(moved) = moved {
                 let span = &mut *at(self.spans(), id);
                 (span.start, span.pages) = (moved.as_ptr().expose_provenance(), pages as u32);
+                if more > 0 {
+                    span.set_copied_bytes(span.copied_bytes().saturating_add(old_bytes));
+                }
             }
             if P::HARDENED && (*at(self.spans(), id)).guarded == Guarded::None {
                 self.guard_end(id);

@@ -16,8 +16,9 @@ use core::ffi::CStr;
 use core::ptr::{NonNull, with_exposed_provenance_mut};
 
 const ARENA_NAME: &CStr = c"hz3: arena";
-/// Most bytes of pages whose tags get their memory at once. More is one block, which needs its first and last page's.
-pub const MOST_POPULATED_BYTES: usize = 256 << 20;
+/// Longest request in bytes for which all new tags get their memory at once. A longer one is a block, which needs those of
+/// its first and last page; more like it may follow.
+const MOST_POPULATED_BYTES: usize = 4 << 20;
 /// How far a window goes round what is in the way. Chosen: tags of 2 MiB, which are mapped for what lies between, too.
 const MOST_SKIPPED_PAGES: usize = (1 << 30) / PAGE_BYTES;
 /// Places from which chance picks one out of the way, a segment apart. Chosen: 128 GiB, which leaves room for 200.
@@ -154,7 +155,7 @@ impl Place {
             let pages = wanted.min(self.capacity - first);
             let follows = edge.end > 0 && skipped == 0;
             let refusal = match O::map_at(self.base + first * PAGE_BYTES, pages * PAGE_BYTES, follows) {
-                Ok(start) => match self.map_tags::<O>(edge, first, first + pages) {
+                Ok(start) => match self.map_tags::<O>(edge, first, first + pages, need) {
                     Ok(()) => {
                         // SAFETY: just mapped.
                         unsafe { O::name(start, pages * PAGE_BYTES, ARENA_NAME) };
@@ -181,9 +182,9 @@ impl Place {
         }
     }
 
-    /// Maps the tags from the window's bound to `end`, and gets memory for those from `first` on, if they are few: tags are
-    /// first written under the run lock, where a page fault would hold up all threads.
-    fn map_tags<O: Os>(self, edge: Edge, first: usize, end: usize) -> Result<(), NotMapped> {
+    /// Maps the tags from the window's bound to `end`, and gets memory for those from `first` on, if a request of `need`
+    /// pages may use many: tags are first written under the run lock, where a page fault would hold up all threads.
+    fn map_tags<O: Os>(self, edge: Edge, first: usize, end: usize, need: usize) -> Result<(), NotMapped> {
         if end <= edge.bound {
             return Ok(());
         }
@@ -194,11 +195,11 @@ impl Place {
             unsafe { O::name(tags, to - from, c"hz3: tags") };
         }
         let fresh = first.max(edge.bound);
-        let is_much = (end - first) * PAGE_BYTES > MOST_POPULATED_BYTES;
+        let is_block = need * PAGE_BYTES > MOST_POPULATED_BYTES;
         // A segment's tags are 4 KiB: others' lie in the same page of the system.
         let start = system_page::start_of(self.tags + fresh * TAG_BYTES);
         let bytes = (self.tags + end * TAG_BYTES - start).next_multiple_of(system_page::bytes());
-        if let Some(start) = NonNull::new(with_exposed_provenance_mut(start)).filter(|_| !is_much) {
+        if let Some(start) = NonNull::new(with_exposed_provenance_mut(start)).filter(|_| !is_block) {
             // SAFETY: mapped, here or before, in whole pages.
             unsafe { O::populate(start, bytes) };
         }

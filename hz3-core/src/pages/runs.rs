@@ -32,8 +32,14 @@ use core::ptr::NonNull;
 use crossbeam_utils::CachePadded;
 
 const SPARE_BATCH: u32 = 32;
-/// Most pages of one purge call: bounds a thread's time in the kernel.
-const PURGE_PAGES: usize = 512; // chosen: 2 MiB take 0.2 ms, and smaller steps more time in all
+/// Most pages of one purge call: bounds a thread's time in the kernel. Chosen: 2 MiB take 0.2 ms, and smaller steps more
+/// time in all.
+const PURGE_PAGES: usize = 512;
+/// The same after calls that took [`QUICK_US`] at most. Chosen: memory that was never touched goes at once; should it be
+/// there, a millisecond and a half.
+const MOST_PURGE_PAGES: usize = 8 * PURGE_PAGES;
+/// Microseconds of a purge call that met little memory. Chosen: a tenth of what [`PURGE_PAGES`] of it take.
+const QUICK_US: u64 = 20;
 /// Runs of the request's own class examined, warm ones first, before its tree is. Below 128 pages, the first one fits.
 const PROBES: usize = 8;
 /// Fewest pages of a request that several adjacent runs may serve. Chosen: below, page faults cost little.
@@ -72,6 +78,8 @@ pub(crate) struct Index {
     /// Runs being purged, which are in no list.
     in_purge: Transit,
     in_purge_pages: usize,
+    /// Most pages of the next purge call.
+    purge_pages: usize,
     failure: Failure,
     shared: SharedPages,
     /// Counts runs put into lists.
@@ -97,6 +105,7 @@ impl Index {
             spare_count: 0,
             in_purge: Transit::new(),
             in_purge_pages: 0,
+            purge_pages: PURGE_PAGES,
             failure: Failure { pages: 0, align_pages: 0, number: 0, is_past: true },
             shared: SharedPages::new(),
             insertions: 0,
@@ -927,14 +936,12 @@ impl<O: Os> Runs<O> {
         true
     }
 
-    /// Whether a dirty run serves `pages` for sure: its memory is there.
-    pub fn has_dirty(&self, pages: usize) -> bool {
-        self.lock().index.dirty.class_from(class_of(pages) + 1).is_some()
-    }
-
     /// A descriptor for a direct mapping, which the caller then owns. `None` if memory runs out.
     pub fn descriptor(&self) -> Option<SpanId> {
-        self.lock_with_spares()?.new_descriptor()
+        let mut free = self.lock_with_spares()?;
+        let id = free.new_descriptor()?;
+        free.span(id).set_copied_bytes(0);
+        Some(id)
     }
 
     /// Takes back a descriptor of [`Runs::descriptor`].
@@ -957,13 +964,18 @@ impl<O: Os> Runs<O> {
             // SAFETY: the run is in transit and this thread's alone.
             let span = unsafe { &*at(&self.spans, id) };
             let (start, bytes) = (span.start, span.bytes());
+            let start_us = O::now_us();
             // SAFETY: the run is this thread's, committed, and nothing uses its contents.
             let gone = NonNull::new(core::ptr::with_exposed_provenance_mut(start))
                 .is_some_and(|start| unsafe { O::purge(start, bytes) });
             if gone {
                 self.limit.uncharge(bytes / PAGE_BYTES);
             }
-            self.put_back(id, if gone { Kind::Clean } else { Kind::Dirty }, now);
+            let is_quick = O::now_us() - start_us <= QUICK_US;
+            self.put_back(id, if gone { Kind::Clean } else { Kind::Dirty }, now, |index| {
+                index.purge_pages =
+                    if gone && is_quick { (2 * index.purge_pages).min(MOST_PURGE_PAGES) } else { PURGE_PAGES };
+            });
             tried += bytes;
             purged += if gone { bytes } else { 0 };
         }
@@ -978,7 +990,7 @@ impl<O: Os> Runs<O> {
             return None;
         }
         let (start, pages) = (free.span(oldest).start, free.span(oldest).pages as usize);
-        let id = free.cut(oldest, start, pages.min(PURGE_PAGES))?;
+        let id = free.cut(oldest, start, pages.min(free.index.purge_pages))?;
         free.begin_purge(id);
         Some(id)
     }
@@ -1000,7 +1012,7 @@ impl<O: Os> Runs<O> {
 
     /// Puts back the run of [`Runs::take_end`].
     pub fn put_end_back(&self, id: SpanId) {
-        self.put_back(id, Kind::Clean, O::now_ms());
+        self.put_back(id, Kind::Clean, O::now_ms(), |_| {});
     }
 
     /// Forgets the run of [`Runs::take_end`], which is unmapped.
@@ -1011,9 +1023,10 @@ impl<O: Os> Runs<O> {
         free.retire(id);
     }
 
-    /// Puts back the run of [`Runs::take_out_oldest`], of `kind` as of `now`.
-    fn put_back(&self, id: SpanId, kind: Kind, now: u32) {
+    /// Puts back the run of [`Runs::take_out_oldest`], of `kind` as of `now`. Calls `note` under the lock.
+    fn put_back(&self, id: SpanId, kind: Kind, now: u32, note: impl FnOnce(&mut Index)) {
         let mut free = self.lock();
+        note(&mut free.index);
         free.end_purge(id);
         (free.span(id).kind, free.span(id).stamp) = (kind, now);
         // A request may have failed for want of it.

@@ -24,6 +24,9 @@ const BITMAP_WORDS: usize = bins::MAX_SPAN_SLOTS / 64;
 /// Pages that share one guard in front of a freed large block. Chosen: what guards cost in page faults at the next use is
 /// then little beside the use itself.
 const PAGES_PER_GUARD: usize = 1024;
+/// How many copies of a block cost as much as the page faults of a mapping. Chosen by measuring:
+/// `docs/decisions/moved-pages.md`.
+const PAYING_COPIES: usize = 4;
 
 /// Which pages of a run fault at any access: whole ones of the system.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -158,7 +161,7 @@ impl Span {
         *requested = bytes as u64;
     }
 
-    /// Bytes that `realloc` has copied so far for a large span's block, from place to place.
+    /// Bytes that `realloc` has copied so far for a large span's block, or would have, had its mapping not moved.
     pub fn copied_bytes(&self) -> usize {
         let [_, copied, ..] = self.bitmap;
         copied as usize
@@ -168,6 +171,11 @@ impl Span {
     pub fn set_copied_bytes(&mut self, bytes: usize) {
         let [_, copied, ..] = &mut self.bitmap;
         *copied = bytes as u64;
+    }
+
+    /// Whether copies of a large span's block of `bytes`, made or saved so far, cost as much as a mapping of its own.
+    pub fn pays_for_mapping(&self, bytes: usize) -> bool {
+        self.copied_bytes() / PAYING_COPIES >= bytes
     }
 
     /// Pages that count for a large block in a region.

@@ -51,6 +51,17 @@ static void sizes_near_each_other_share_a_mapping(void) {
     CHECK_THAT(faults() - before < pages / 4, "%ld faults for %ld pages", faults() - before, pages);
 }
 
+/* Nothing of them is written to, as in sparse tables. */
+static void sparse_blocks_take_no_memory(void) {
+    enum { BLOCKS = 500 };
+    static char *blocks[BLOCKS];
+    size_t before = check_status("VmRSS:");
+    for (size_t i = 0; i < BLOCKS; i++) blocks[i] = taken(32 * MIB);
+    size_t more = check_status("VmRSS:") - before;
+    for (size_t i = 0; i < BLOCKS; i++) free(blocks[i]);
+    CHECK_THAT(more < 12 * MIB, "%zu bytes for %d blocks", more, BLOCKS);
+}
+
 /* More than is kept for no reason. */
 static void what_is_missed_is_kept_from_then_on(void) {
     size_t size = 400 * MIB;
@@ -273,7 +284,8 @@ static void calloc_keeps_the_memory_of_what_is_written_whole(void) {
 }
 
 CHECK_MAIN(CASE(a_mapping_that_comes_and_goes_is_touched_once), CASE(sizes_near_each_other_share_a_mapping),
-           CASE(what_is_missed_is_kept_from_then_on), CASE(one_long_block_goes_back_at_once),
+           CASE(sparse_blocks_take_no_memory), CASE(what_is_missed_is_kept_from_then_on),
+           CASE(one_long_block_goes_back_at_once),
            CASE(idle_mappings_go_back_while_little_is_allocated), CASE(a_trim_gives_kept_mappings_back),
            CASE(kept_mappings_count_as_free), CASE(under_a_limit_kept_mappings_make_room),
            CASE(contents_are_kept_in_parts_of_mappings), CASE(a_forked_child_uses_what_was_kept),
