@@ -39,6 +39,7 @@ fn is_still_producer(step: usize) -> bool {
 
 #[test]
 fn a_producer_stays_one_while_its_blocks_come_back_in_order() {
+    apart!();
     assert!(is_still_producer(1));
     assert!(!is_still_producer(PAGE_BYTES / BYTES + 1));
 }

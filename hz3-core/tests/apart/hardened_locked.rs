@@ -1,8 +1,6 @@
 //! The hardened lane in a process that has locked its memory: guards need another way there, and are there.
 
-mod access;
-
-use access::is_readable;
+use crate::access::is_readable;
 use hz3_core::Hardened;
 use hz3_core::api::block;
 use hz3_core::api::block::trim;
@@ -21,6 +19,7 @@ fn a_block_and_what_is_left_of_it_are_guarded(bytes: usize) {
 
 #[test]
 fn locked_memory_is_guarded_too() {
+    apart!();
     // Guarded in the usual way, and opened when that is none any more.
     a_block_and_what_is_left_of_it_are_guarded(25 * PAGE_BYTES);
     // SAFETY: changes no memory of the program's.

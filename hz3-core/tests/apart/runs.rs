@@ -23,6 +23,7 @@ fn release(runs: &Runs<Linux>, id: SpanId, now: u32) {
 
 #[test]
 fn random_runs_never_overlap_and_all_merge_again() {
+    apart!();
     static RUNS: Runs<Linux> = Runs::new(Options::new(1000, 256 << 20));
     let mut rng = rand_xoshiro::Xoshiro256PlusPlus::seed_from_u64(7);
     let mut live: std::vec::Vec<(SpanId, usize, usize)> = std::vec::Vec::new();
@@ -59,6 +60,7 @@ fn random_runs_never_overlap_and_all_merge_again() {
 
 #[test]
 fn a_run_grows_into_the_free_pages_behind_it_and_shrinks_again() {
+    apart!();
     static RUNS: Runs<Linux> = Runs::new(Options::new(1000, 64 << 20));
     let id = RUNS.allocate(10, 1).expect("memory");
     // SAFETY: the test's own run, here and below.
@@ -77,6 +79,7 @@ fn a_run_grows_into_the_free_pages_behind_it_and_shrinks_again() {
 
 #[test]
 fn one_run_that_fits_is_found_behind_many_that_do_not() {
+    apart!();
     const SHORT: usize = 260;
     const LONG: usize = 262;
     assert_eq!(class_of(SHORT), class_of(LONG + 1), "lengths of one class");
@@ -104,6 +107,7 @@ fn walled(runs: &Runs<Linux>, pages: usize) -> SpanId {
 
 #[test]
 fn a_run_is_found_by_its_length_whatever_lies_in_front() {
+    apart!();
     static RUNS: Runs<Linux> = Runs::new(Options::new(1000, 256 << 20));
     for (short, long, wanted) in [(104, 110, 109), (416, 446, 440), (1030, 1150, 1100)] {
         let long_run = walled(&RUNS, long);
@@ -120,6 +124,7 @@ fn a_run_is_found_by_its_length_whatever_lies_in_front() {
 
 #[test]
 fn among_like_lengths_the_run_freed_last_serves_first() {
+    apart!();
     static RUNS: Runs<Linux> = Runs::new(Options::new(1000, 64 << 20));
     let runs = [200, 204, 207, 203].map(|pages| walled(&RUNS, pages));
     let starts = runs.map(|id| place(&RUNS, id).0);
@@ -134,6 +139,7 @@ fn among_like_lengths_the_run_freed_last_serves_first() {
 
 #[test]
 fn adjacent_dirty_and_clean_runs_serve_together_before_fresh_pages() {
+    apart!();
     const PIECES: [(usize, bool); 5] = [(150, true), (150, false), (300, true), (100, false), (200, true)];
     static RUNS: Runs<Linux> = Runs::new(Options::new(1000, 64 << 20));
     // Far more clean pages lie elsewhere.

@@ -16,11 +16,13 @@ const NEIGHBOURS: usize = 75;
 
 #[test]
 fn blocks_that_go_round_for_long_stay_neighbours_in_scale() {
+    apart!();
     blocks_that_go_round_for_long_stay_neighbours::<Scale>();
 }
 
 #[test]
 fn blocks_that_go_round_for_long_stay_neighbours_in_fast() {
+    apart!();
     blocks_that_go_round_for_long_stay_neighbours::<Fast>();
 }
 

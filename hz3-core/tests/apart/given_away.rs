@@ -14,6 +14,7 @@ const ROUNDS: usize = 400_000;
 /// empty.
 #[test]
 fn a_spilled_magazine_stays_as_the_next_owner_leaves_it() {
+    apart!();
     static IS_OVER: AtomicBool = AtomicBool::new(false);
     let (allocator, bin) = (Scale::allocator(), bin_for(BYTES).unwrap());
     // SAFETY: the heap is this thread's.

@@ -2,12 +2,10 @@
 //! `sequence`: no overlap, alignment, contents, zeros, usable sizes, and books that close. On every lane; and
 //! the fuzzer's corpus is run again. A failure prints the shortest sequence of steps that was found.
 
-mod sequence;
-
+use crate::sequence::{Step, run};
 use hz3_core::{Fast, Hardened, Lane, Scale, Tiny, TinyHardened, TinyHome};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use sequence::{Step, run};
 
 /// Sequences of each kind and lane. Chosen: all of them take some ten seconds in a debug build.
 const CASES: u32 = 64;
@@ -30,11 +28,13 @@ macro_rules! on_every_lane {
     ($($lane:ident: $single:ident, $several:ident;)+) => {$(
         #[test]
         fn $single() {
+            apart!();
             holds::<$lane>(|first| first & 15);
         }
 
         #[test]
         fn $several() {
+            apart!();
             holds::<$lane>(|first| first);
         }
     )+};
@@ -51,6 +51,7 @@ on_every_lane! {
 
 #[test]
 fn the_fuzzers_corpus_holds_on_every_lane() {
+    apart!();
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/sequences");
     let mut files: Vec<_> = std::fs::read_dir(folder)
         .expect("the corpus is in the repository")

@@ -1,11 +1,8 @@
 //! Systems with pages of 16 and 64 KiB: the fake system panics at a range that is not whole pages. Each size has a process of its
 //! own, as a system has one.
-#![cfg(not(any(loom, miri)))]
 
-mod access;
-mod sequence;
-
-use access::is_readable;
+use crate::access::is_readable;
+use crate::{run_apart, sequence};
 use hz3_core::api::block::{free, malloc, trim};
 use hz3_core::api::region;
 use hz3_core::api::size::usable_bytes;
@@ -16,9 +13,8 @@ use hz3_core::platform::fake::Fake;
 use hz3_core::{Lane, Tiny, TinyHardened, TinyHome};
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
-use std::process::Command;
 
-const VARIABLE: &str = "HZ3_TEST_PAGE_BYTES";
+const VARIABLE: &str = "TEST_PAGE_BYTES";
 
 /// Runs `body` with each size of pages, in a process that runs the test `name` alone.
 fn with_each_size(name: &str, body: impl FnOnce(usize)) {
@@ -28,11 +24,7 @@ fn with_each_size(name: &str, body: impl FnOnce(usize)) {
         return body(bytes);
     }
     for bytes in [16 << 10, 64 << 10_usize] {
-        let mut command = Command::new(std::env::current_exe().expect("this program"));
-        let output = command.args(["--exact", name]).env(VARIABLE, bytes.to_string()).output().expect("it runs");
-        let text = String::from_utf8_lossy(&output.stdout);
-        let is_run = text.contains("1 passed");
-        assert!(output.status.success() && is_run, "{bytes}: {text}{}", String::from_utf8_lossy(&output.stderr));
+        run_apart(&format!("large_pages::{name}"), VARIABLE, &bytes.to_string());
     }
 }
 

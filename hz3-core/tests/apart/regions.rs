@@ -11,15 +11,9 @@ use hz3_core::{Fast, Hardened, Lane, Region, RegionStats, Scale, Tiny, TinyHarde
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use std::alloc::{GlobalAlloc, Layout};
-use std::sync::{Barrier, Mutex, MutexGuard};
+use std::sync::Barrier;
 
 const PAGE: usize = 4096;
-
-/// The lanes' allocators are the process's: one test at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
 
 #[derive(Clone, Copy)]
 struct Block {
@@ -127,7 +121,7 @@ fn mixed_calls_in_several_regions<L: Lane>(seed: u64, limit: usize) {
 
 #[test]
 fn blocks_of_regions_keep_their_contents_and_end_with_them() {
-    let _alone = alone();
+    apart!();
     for (seed, limit) in [(1, 0), (2, 0), (3, 1 << 20), (4, 3 << 20)] {
         mixed_calls_in_several_regions::<Fast>(seed, limit);
         mixed_calls_in_several_regions::<Scale>(seed, limit);
@@ -185,7 +179,7 @@ fn limits_are_exact<L: Lane>() {
 
 #[test]
 fn a_limit_holds_to_the_page_and_frees_make_room() {
-    let _alone = alone();
+    apart!();
     limits_are_exact::<Fast>();
     limits_are_exact::<Scale>();
     limits_are_exact::<Hardened>();
@@ -227,14 +221,14 @@ fn threads_share_a_limit<L: Lane>() {
 
 #[test]
 fn threads_fill_a_region_to_its_limit_together() {
-    let _alone = alone();
+    apart!();
     threads_share_a_limit::<Fast>();
     threads_share_a_limit::<Hardened>();
 }
 
 #[test]
 fn what_one_thread_takes_others_free_in_regions_that_come_and_go() {
-    let _alone = alone();
+    apart!();
     std::thread::scope(|scope| {
         for seed in 0..4 {
             scope.spawn(move || {
@@ -270,7 +264,7 @@ fn what_one_thread_takes_others_free_in_regions_that_come_and_go() {
 
 #[test]
 fn ten_thousand_empty_regions_take_little_and_their_records_serve_again() {
-    let _alone = alone();
+    apart!();
     let records = || Fast::allocator().regions.mapped_bytes();
     let make = || (0..10_000).map(|_| region::begin::<Fast>(0).expect("memory")).collect::<Vec<_>>();
     let before = records();
@@ -320,7 +314,7 @@ fn a_vector_and_a_box<L: Lane>() {
 
 #[test]
 fn collections_live_in_regions() {
-    let _alone = alone();
+    apart!();
     a_vector_and_a_box::<Fast>();
     a_vector_and_a_box::<Scale>();
     a_vector_and_a_box::<Hardened>();
@@ -328,7 +322,7 @@ fn collections_live_in_regions() {
 
 #[test]
 fn mappings_of_their_own_count_and_go_with_their_region() {
-    let _alone = alone();
+    apart!();
     const BYTES: usize = 130 << 20;
     let number = region::begin::<Fast>(3 * BYTES).expect("memory");
     let block = region::allocate::<Fast>(number, BYTES, 1);

@@ -4,7 +4,6 @@ use hz3_core::api::{block, large};
 use hz3_core::observe::books::check_accounts;
 use hz3_core::platform::atomic::{AtomicUsize, Ordering};
 use hz3_core::{Fast, Lane, Scale};
-use std::sync::Mutex;
 
 /// Times that each of the two must have been the one, so that the two were at it together: a claim by a load and a store
 /// lets both free a run some hundred rounds in.
@@ -29,8 +28,6 @@ impl Drop for End<'_> {
 
 /// Frees `bytes` large blocks by two threads at once until each was first often enough.
 fn one_of_two_frees_it<L: Lane>(bytes: usize, each: u32) {
-    static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock();
     // The block of the round; the number of the round that each thread has ended, and what it was told.
     let block = AtomicUsize::new(0);
     let round = AtomicUsize::new(0);
@@ -92,12 +89,14 @@ fn one_of_two_frees_it<L: Lane>(bytes: usize, each: u32) {
 
 #[test]
 fn one_of_two_threads_frees_a_run_of_pages() {
+    apart!();
     one_of_two_frees_it::<Fast>(100_000, EACH);
     one_of_two_frees_it::<Scale>(1 << 20, EACH);
 }
 
 #[test]
 fn one_of_two_threads_frees_a_mapping() {
+    apart!();
     one_of_two_frees_it::<Fast>(128 << 20, EACH_MAPPING);
     one_of_two_frees_it::<Scale>(130 << 20, EACH_MAPPING);
 }

@@ -46,6 +46,7 @@ fn take_runs(runs: &Runs<Fake>, taken: Range<usize>) -> (usize, usize) {
 
 #[test]
 fn runs_are_to_be_had_wherever_windows_lie() {
+    apart!();
     static OUT_OF_THE_WAY: Runs<Fake> = Runs::new(Options::new(1000, 64 << 20));
     static OF_THE_SYSTEM: Runs<Fake> = Runs::new(Options::new(1000, 64 << 20));
     static WHOLE: Runs<Fake> = Runs::new(Options::new(1000, 64 << 20));

@@ -31,6 +31,7 @@ fn dirty() -> usize {
 
 #[test]
 fn a_call_stops_once_its_time_is_over_and_the_next_goes_on() {
+    apart!();
     let Some(id) = PAGES.runs.allocate(8 * STEP / 4096, 1) else { panic!("no memory") };
     // SAFETY: the span was just taken, its pages are committed, and nothing refers to them afterwards.
     unsafe {

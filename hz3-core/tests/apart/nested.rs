@@ -114,6 +114,7 @@ fn threads_work_while_calls_allocate<L: Lane>() {
 /// One test: what the fake system calls is the process's.
 #[test]
 fn calls_to_the_system_allocate_and_nothing_waits_for_itself_or_gets_lost() {
+    apart!();
     threads_work_while_calls_allocate::<Tiny>();
     threads_work_while_calls_allocate::<TinyHome>();
     threads_work_while_calls_allocate::<TinyHardened>();

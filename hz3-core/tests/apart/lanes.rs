@@ -174,11 +174,8 @@ fn join_all(threads: Vec<std::thread::JoinHandle<()>>) {
     threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
 }
 
-/// Runs `body` while no other test of this file touches any lane, in a thread whose end, with all that its
-/// destructors hand over, is waited for.
-fn alone(body: impl FnOnce() + Send + 'static) {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+/// Runs `body` in a thread whose end, with all that its destructors hand over, is waited for.
+fn to_the_end(body: impl FnOnce() + Send + 'static) {
     join_all(vec![std::thread::spawn(body)]);
 }
 
@@ -280,39 +277,46 @@ fn books_add_up_while_blocks_live<L: Lane>(rounds: usize) {
 
 #[test]
 fn the_tiny_lane_s_books_add_up_while_blocks_live() {
-    alone(|| books_add_up_while_blocks_live::<Tiny>(12));
+    apart!();
+    to_the_end(|| books_add_up_while_blocks_live::<Tiny>(12));
 }
 
 #[test]
 fn the_tiny_home_lane_s_books_add_up_while_blocks_live() {
-    alone(|| books_add_up_while_blocks_live::<TinyHome>(12));
+    apart!();
+    to_the_end(|| books_add_up_while_blocks_live::<TinyHome>(12));
 }
 
 #[test]
 fn the_tiny_hardened_lane_s_books_add_up_while_blocks_live() {
-    alone(|| books_add_up_while_blocks_live::<TinyHardened>(12));
+    apart!();
+    to_the_end(|| books_add_up_while_blocks_live::<TinyHardened>(12));
 }
 
 #[test]
 fn the_hardened_lane_s_books_add_up_while_blocks_live() {
-    alone(|| books_add_up_while_blocks_live::<Hardened>(12));
+    apart!();
+    to_the_end(|| books_add_up_while_blocks_live::<Hardened>(12));
 }
 
 #[test]
 fn the_fast_lane_s_books_add_up_while_blocks_live() {
-    alone(|| books_add_up_while_blocks_live::<Fast>(12));
+    apart!();
+    to_the_end(|| books_add_up_while_blocks_live::<Fast>(12));
 }
 
 #[test]
 fn the_scale_lane_s_books_add_up_while_blocks_live() {
-    alone(|| books_add_up_while_blocks_live::<Scale>(12));
+    apart!();
+    to_the_end(|| books_add_up_while_blocks_live::<Scale>(12));
 }
 
 /// A reader of the books never disturbs threads that are at work, and believes of no magazine that it holds
 /// more than there is room for.
 #[test]
 fn books_can_be_read_while_threads_are_at_work() {
-    alone(|| {
+    apart!();
+    to_the_end(|| {
         let most: usize = (1..BINS as u8).map(|bin| 2 * MAX_SLOTS * info(Bin(bin)).slot_bytes as usize).sum();
         let worker = || std::thread::spawn(|| threads_free_each_others_blocks::<Scale>(7));
         let workers = vec![worker(), worker()];
@@ -356,10 +360,11 @@ fn pages_around_live_blocks_go_back<L: Lane>() {
 
 #[test]
 fn pages_around_live_blocks_go_back_in_every_lane() {
-    alone(pages_around_live_blocks_go_back::<Tiny>);
-    alone(pages_around_live_blocks_go_back::<TinyHome>);
-    alone(pages_around_live_blocks_go_back::<Fast>);
-    alone(pages_around_live_blocks_go_back::<Scale>);
+    apart!();
+    to_the_end(pages_around_live_blocks_go_back::<Tiny>);
+    to_the_end(pages_around_live_blocks_go_back::<TinyHome>);
+    to_the_end(pages_around_live_blocks_go_back::<Fast>);
+    to_the_end(pages_around_live_blocks_go_back::<Scale>);
 }
 
 /// Pages that are being given back are nobody's: blocks that other threads get meanwhile keep their contents.
@@ -377,45 +382,53 @@ fn trims_leave_working_threads_alone<L: Lane>() {
 
 #[test]
 fn trims_leave_working_threads_alone_in_every_lane() {
-    alone(trims_leave_working_threads_alone::<Tiny>);
-    alone(trims_leave_working_threads_alone::<TinyHome>);
-    alone(trims_leave_working_threads_alone::<Scale>);
-    alone(trims_leave_working_threads_alone::<TinyHardened>);
+    apart!();
+    to_the_end(trims_leave_working_threads_alone::<Tiny>);
+    to_the_end(trims_leave_working_threads_alone::<TinyHome>);
+    to_the_end(trims_leave_working_threads_alone::<Scale>);
+    to_the_end(trims_leave_working_threads_alone::<TinyHardened>);
 }
 
 #[test]
 fn tiny_lane_loses_and_doubles_nothing() {
-    alone(|| exercise::<Tiny>(10_000));
+    apart!();
+    to_the_end(|| exercise::<Tiny>(10_000));
 }
 
 #[test]
 fn tiny_home_lane_loses_and_doubles_nothing() {
-    alone(|| exercise::<TinyHome>(10_000));
+    apart!();
+    to_the_end(|| exercise::<TinyHome>(10_000));
 }
 
 #[test]
 fn tiny_hardened_lane_loses_and_doubles_nothing() {
-    alone(|| exercise::<TinyHardened>(10_000));
+    apart!();
+    to_the_end(|| exercise::<TinyHardened>(10_000));
 }
 
 #[test]
 fn hardened_lane_loses_and_doubles_nothing() {
-    alone(|| exercise::<Hardened>(15_000));
+    apart!();
+    to_the_end(|| exercise::<Hardened>(15_000));
 }
 
 #[test]
 fn fast_lane_loses_and_doubles_nothing() {
-    alone(|| exercise::<Fast>(15_000));
+    apart!();
+    to_the_end(|| exercise::<Fast>(15_000));
 }
 
 #[test]
 fn scale_lane_loses_and_doubles_nothing() {
-    alone(|| exercise::<Scale>(15_000));
+    apart!();
+    to_the_end(|| exercise::<Scale>(15_000));
 }
 
 #[test]
 fn sizes_that_no_object_may_have_are_refused() {
-    alone(|| {
+    apart!();
+    to_the_end(|| {
         for bytes in [isize::MAX as usize + 1, usize::MAX - 4096, usize::MAX] {
             assert!(block::malloc::<Scale>(bytes).is_null());
             assert!(malloc_zeroed::<Scale>(bytes).is_null());
@@ -429,7 +442,8 @@ fn sizes_that_no_object_may_have_are_refused() {
 
 #[test]
 fn empty_blocks_are_distinct() {
-    alone(|| {
+    apart!();
+    to_the_end(|| {
         let (a, b) = (block::malloc::<Scale>(0), block::malloc::<Scale>(0));
         assert!(!a.is_null() && !b.is_null() && a != b);
         // SAFETY: live blocks.
@@ -444,7 +458,8 @@ fn empty_blocks_are_distinct() {
 
 #[test]
 fn alignments_up_to_a_gibibyte_are_honoured() {
-    alone(|| {
+    apart!();
+    to_the_end(|| {
         for shift in 0..=30 {
             let align = 1_usize << shift;
             for bytes in [1, 1000, 100_000] {

@@ -18,6 +18,7 @@ const MOST_CACHED: usize = 2 * PRODUCERS * (1 << 20);
 
 #[test]
 fn producers_of_many_sizes_take_little_of_their_own() {
+    apart!();
     let (send, receive) = sync_channel::<Vec<usize>>(1);
     let producers: Vec<_> = (0..PRODUCERS)
         .map(|_| {

@@ -1,7 +1,6 @@
 //! The sequence lock between two processes: a child writes into a shared file without a pause, and its parent reads
 //! it, through a mapping and by `pread` as `cargo xtask top` does. What is read without a look at the count shows that
 //! the test would find a lock that does not work.
-#![cfg(not(loom))]
 
 use hz3_core::platform::atomic::AtomicU64;
 use hz3_core::platform::seqlock;
@@ -93,6 +92,7 @@ impl Drop for Writer {
 
 #[test]
 fn what_another_process_reads_is_of_one_writing() {
+    apart!();
     let shared = Shared::new();
     let (count, words) = shared.words.split_first().expect("a count");
     let writer = Writer::start(&shared);

@@ -290,6 +290,7 @@ fn a_soft_limit_refuses_nothing<L: Lane>() {
 
 #[test]
 fn memory_that_is_refused_gives_null_and_leaves_the_rest_working() {
+    apart!();
     refuse_at_every_request::<Tiny>();
     refuse_at_every_request::<TinyHome>();
     refuse_at_every_request::<TinyHardened>();

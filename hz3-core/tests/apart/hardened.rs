@@ -1,9 +1,7 @@
 //! The hardened lane as its caller sees it: memory that reads as zero, an order of reuse that can't be foretold, and
 //! sizes that are right. What stops the process is tested in `hz3-preload/tests/preload_misuse.rs`.
 
-mod access;
-
-use access::is_readable;
+use crate::access::is_readable;
 use hz3_core::api::{block, size};
 use hz3_core::observe::books::check_accounts;
 use hz3_core::observe::stats::collect;
@@ -11,24 +9,6 @@ use hz3_core::pages::bins;
 use hz3_core::platform::units::PAGE_BYTES;
 use hz3_core::{Hardened, Lane};
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard};
-
-/// A test's turn. What its thread holds comes home before the next one's, not at the thread's end within that.
-struct Alone {
-    _turn: MutexGuard<'static, ()>,
-}
-
-impl Drop for Alone {
-    fn drop(&mut self) {
-        block::trim::<Hardened>();
-    }
-}
-
-/// What some tests look at is the whole lane's, so that one runs at a time.
-fn alone() -> Alone {
-    static ONE: Mutex<()> = Mutex::new(());
-    Alone { _turn: ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner) }
-}
 
 fn malloc(bytes: usize) -> *mut u8 {
     let block = block::malloc::<Hardened>(bytes);
@@ -43,7 +23,7 @@ fn free(block: *mut u8) {
 
 #[test]
 fn a_block_that_was_freed_reads_as_zero_when_it_is_handed_out_again() {
-    let _alone = alone();
+    apart!();
     for bytes in [1, 16, 64, 500, 6000, (32 << 10) - 8] {
         for _ in 0..3 {
             let blocks: Vec<*mut u8> = (0..100).map(|_| block::malloc::<Hardened>(bytes)).collect();
@@ -65,7 +45,7 @@ fn a_block_that_was_freed_reads_as_zero_when_it_is_handed_out_again() {
 
 #[test]
 fn the_order_of_reuse_is_not_that_of_the_frees() {
-    let _alone = alone();
+    apart!();
     let take = || -> Vec<usize> {
         let blocks: Vec<*mut u8> = (0..30).map(|_| block::malloc::<Hardened>(48)).collect();
         for &block in &blocks {
@@ -84,7 +64,7 @@ fn the_order_of_reuse_is_not_that_of_the_frees() {
 
 #[test]
 fn a_block_is_freed_with_the_size_that_it_was_asked_for() {
-    let _alone = alone();
+    apart!();
     for bytes in (0..600).chain((600..80_000).step_by(371)).chain([1 << 20, 40 << 20, 130 << 20]) {
         for align in [1, 16, 32, 256, 4096, 65536] {
             let block = block::malloc_aligned::<Hardened>(bytes, align);
@@ -105,7 +85,7 @@ fn a_block_is_freed_with_the_size_that_it_was_asked_for() {
 
 #[test]
 fn a_large_block_ends_in_a_page_that_faults() {
-    let _alone = alone();
+    apart!();
     for bytes in [40_000, 1 << 20, 40 << 20, 130 << 20] {
         let block = malloc(bytes);
         let end = block.expose_provenance() + bytes.next_multiple_of(PAGE_BYTES);
@@ -126,7 +106,7 @@ fn a_large_block_ends_in_a_page_that_faults() {
 
 #[test]
 fn a_span_ends_in_a_page_that_faults() {
-    let _alone = alone();
+    apart!();
     for bytes in [8, 100, 1000, 20_000] {
         let bin = bins::bin_for(bytes + 8).expect("small");
         let span_pages = bins::info(bin).span_pages();
@@ -146,7 +126,7 @@ fn a_span_ends_in_a_page_that_faults() {
 
 #[test]
 fn a_large_block_faults_once_it_is_freed() {
-    let _alone = alone();
+    apart!();
     for bytes in [40_000, 1 << 20] {
         let block = malloc(bytes);
         // SAFETY: live.
@@ -164,7 +144,7 @@ fn a_large_block_faults_once_it_is_freed() {
 
 #[test]
 fn large_blocks_that_were_freed_keep_to_a_budget_and_their_memory_goes_back() {
-    let _alone = alone();
+    apart!();
     for bytes in [50_000, 5 << 20] {
         for _ in 0..200 {
             let block = malloc(bytes);
@@ -182,7 +162,7 @@ fn large_blocks_that_were_freed_keep_to_a_budget_and_their_memory_goes_back() {
 
 #[test]
 fn a_slot_that_was_freed_is_not_handed_out_soon() {
-    let _alone = alone();
+    apart!();
     for (bytes, least) in [(10, 250), (56, 250), (1000, 250), (20_000, 40)] {
         let mut last = VecDeque::new();
         for _ in 0..3000 {
@@ -199,7 +179,7 @@ fn a_slot_that_was_freed_is_not_handed_out_soon() {
 
 #[test]
 fn what_is_in_quarantine_is_in_the_books_and_comes_home_with_its_thread() {
-    let _alone = alone();
+    apart!();
     block::trim::<Hardened>();
     let before = collect::<Hardened>();
     std::thread::spawn(|| {
@@ -221,7 +201,7 @@ fn what_is_in_quarantine_is_in_the_books_and_comes_home_with_its_thread() {
 
 #[test]
 fn what_may_be_used_of_a_block_is_what_was_asked_for() {
-    let _alone = alone();
+    apart!();
     for bytes in (0..600).chain((600..80_000).step_by(371)).chain([1 << 20, 40 << 20, 130 << 20]) {
         for align in [16, 64, 4096, 65536] {
             let block = block::malloc_aligned::<Hardened>(bytes, align);

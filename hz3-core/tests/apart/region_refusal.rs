@@ -43,6 +43,7 @@ fn refuse_at_every_request<L: Lane>() {
 
 #[test]
 fn memory_that_is_refused_leaves_a_region_working() {
+    apart!();
     refuse_at_every_request::<Tiny>();
     refuse_at_every_request::<TinyHardened>();
 }

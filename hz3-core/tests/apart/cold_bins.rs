@@ -16,6 +16,7 @@ const BYTES: usize = 3000;
 /// pages go back to the system at the time at which they would have without it.
 #[test]
 fn what_lies_in_the_stash_goes_home_and_makes_no_span_young() {
+    apart!();
     let allocator = Fast::allocator();
     let blocks = std::thread::spawn(|| [(); 2].map(|()| block::malloc::<Fast>(BYTES).expose_provenance()));
     let [first, second] = blocks.join().unwrap();

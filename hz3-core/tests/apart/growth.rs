@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[test]
 fn a_run_is_never_refused_because_another_thread_was_faster() {
+    apart!();
     const THREADS: usize = 6;
     const ROUNDS: u32 = 40_000;
     static RUNS: Runs<Linux> = Runs::new(Options::new(1000, 64 << 20));
