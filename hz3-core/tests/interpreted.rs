@@ -16,7 +16,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use std::ptr::with_exposed_provenance_mut;
 use std::sync::mpsc::channel;
 
-/// Steps of a sequence. Chosen: a lane takes an interpreter one to two minutes.
+/// Steps of a sequence. Chosen: a lane takes an interpreter less than a minute.
 const STEPS: usize = 25;
 /// Blocks that each of two threads allocates.
 const BLOCKS: usize = 30;
@@ -91,7 +91,8 @@ fn frees_in_spread_bins_are_kept_apart<L: Lane>() {
     look_at_all_bins::<L>(10, 0);
     // Their bin had no magazine before it was spread, and the second leaves a slot in it.
     let [first, second] = [(); 2].map(|()| malloc::<L>(100));
-    assert_eq!(check_accounts::<L>(), Ok(()));
+    // An interpreter takes seconds, and looks again at the end.
+    assert!(cfg!(miri) || check_accounts::<L>() == Ok(()));
     let third = malloc::<L>(100);
     // SAFETY: live blocks of the lane, each given up once.
     unsafe {
@@ -109,7 +110,8 @@ fn frees_in_spread_bins_are_kept_apart<L: Lane>() {
 /// Blocks that grow in turn, so that none can where it lies: from runs to mappings, longer and shorter ones, and back.
 fn blocks_move_to_mappings_and_back<L: Lane>() {
     const KIB: usize = 1 << 10;
-    let sizes = [100, 140, 200, 150, 129, 300, 60, 8].map(|kib| kib * KIB + 3);
+    // Three bytes short of whole pages: a canary fills the rest, which an interpreter checks byte by byte.
+    let sizes = [100, 140, 200, 148, 132, 300, 60, 8].map(|kib| kib * KIB - 3);
     let mut blocks = [std::ptr::null_mut(); 2];
     let mut kept = 0;
     for bytes in sizes {

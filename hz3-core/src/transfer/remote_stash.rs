@@ -325,6 +325,10 @@ mod tests {
             // SAFETY: stands for a slot; nothing accesses its memory.
             let slot = unsafe { Slot::new(core::ptr::without_provenance_mut(address)) };
             stash.put(ShardId(owner as u8), Bin(bin as u8), slot, &mut post);
+            // Both looks walk a whole dense stash, for which an interpreter takes a second.
+            if cfg!(miri) && turn % 20 != 19 {
+                continue;
+            }
             assert_eq!(stash.slot_count() + post.delivered.len(), sent.len());
             let mut seen = 0;
             stash.peek(|_, _, count| seen += count);
@@ -346,8 +350,9 @@ mod tests {
     #[test]
     fn entries_are_sorted() {
         let mut number = 1_u64;
-        // Miri takes minutes for all lengths.
-        for length in (0..300).step_by(if cfg!(miri) { 43 } else { 1 }) {
+        // Miri takes minutes for all lengths. The largest gap wants more than 57.
+        let (end, step) = if cfg!(miri) { (79, 39) } else { (300, 1) };
+        for length in (0..end).step_by(step) {
             let entries: std::vec::Vec<_> = (0..length)
                 .map(|_| {
                     number = number.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
