@@ -384,13 +384,13 @@ fn find(session: &mut Session, mutant: &Mutant) -> Result<(), Stop> {
     fs::write(&path, source.replace(mutant.original, mutant.fault)).with_context(|| path.display().to_string())?;
     let (file, model) = mutant.model;
     let mut command = super::rust_checks::loom_command(session);
-    command
-        .current_dir(&copy)
-        // Each is built anew, and is found early.
-        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
-        .arg("--target-dir")
-        .arg(copy.join("target"))
-        .args(["--test", file, "--", "--exact", model]);
+    command.current_dir(&copy);
+    // Each is built anew, of which little is compiled, and is found early. What it depends on stays as it is.
+    command.env("CARGO_INCREMENTAL", "1");
+    for setting in ["opt-level = 0", "codegen-units = 256", "debug = false"] {
+        command.args(["--config", &format!("profile.release.package.hz3-core.{setting}")]);
+    }
+    command.args(["--test", file, "--", "--exact", model]);
     let captured = process::capture(&mut command, TIME_LIMIT)?;
     let text = captured.text();
     // The harness's own line is missing where a panic in a destructor has ended the process.
@@ -401,26 +401,17 @@ fn find(session: &mut Session, mutant: &Mutant) -> Result<(), Stop> {
     Err(Stop::failed(format!("{outcome} {file}: {model}\n{text}")))
 }
 
-/// Copies what hz3-core's models are built from, as a workspace of one package.
+/// Makes `copy` what hz3-core's models are built from, as a workspace of one package. Files that are so already stay
+/// untouched, so that cargo compiles again only what the mutant before had changed and this one changes.
 fn copy_package(root: &Path, copy: &Path) -> Result<()> {
-    let package = copy.join("hz3-core");
-    if package.exists() {
-        fs::remove_dir_all(&package).with_context(|| package.display().to_string())?;
-    }
-    fs::create_dir_all(copy).with_context(|| copy.display().to_string())?;
     // The manifest names what lies in each.
     for folder in ["src", "tests", "examples"] {
-        copy_folder(&root.join("hz3-core").join(folder), &package.join(folder))?;
+        copy_folder(&root.join("hz3-core").join(folder), &copy.join("hz3-core").join(folder))?;
     }
-    for (file, text) in [
-        ("hz3-core/Cargo.toml", read(&root.join("hz3-core/Cargo.toml"))?),
-        ("hz3-core/build.rs", read(&root.join("hz3-core/build.rs"))?),
-        ("Cargo.lock", read(&root.join("Cargo.lock"))?),
-        ("Cargo.toml", of_one_package(&read(&root.join("Cargo.toml"))?)?),
-    ] {
-        fs::write(copy.join(file), text).with_context(|| file.to_owned())?;
+    for file in ["hz3-core/Cargo.toml", "hz3-core/build.rs", "Cargo.lock"] {
+        update(&copy.join(file), &read(&root.join(file))?)?;
     }
-    Ok(())
+    update(&copy.join("Cargo.toml"), &of_one_package(&read(&root.join("Cargo.toml"))?)?)
 }
 
 /// The workspace's manifest with hz3-core as its only member.
@@ -434,11 +425,24 @@ fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| path.display().to_string())
 }
 
+/// Writes the file, unless that is its text already.
+fn update(path: &Path, text: &str) -> Result<()> {
+    if fs::read_to_string(path).is_ok_and(|now| now == text) {
+        return Ok(());
+    }
+    fs::write(path, text).with_context(|| path.display().to_string())
+}
+
 fn copy_folder(from: &Path, to: &Path) -> Result<()> {
-    for file in files_in(from)? {
+    fs::create_dir_all(to).with_context(|| to.display().to_string())?;
+    let files = files_in(from)?;
+    for gone in files_in(to)?.iter().filter(|file| !files.contains(file)) {
+        fs::remove_file(to.join(gone)).with_context(|| gone.display().to_string())?;
+    }
+    for file in files {
         let copy = to.join(&file);
         fs::create_dir_all(copy.parent().context("a folder")?)?;
-        fs::copy(from.join(file), copy)?;
+        update(&copy, &read(&from.join(file))?)?;
     }
     Ok(())
 }

@@ -49,7 +49,6 @@ pub fn test_steps() -> Vec<Step> {
 pub fn loom_step() -> Step {
     Step::new("loom", |session| {
         let mut command = loom_command(session);
-        command.arg("--target-dir").arg(session.workspace.target.join("loom"));
         command.args(["--no-fail-fast", "--test", "loom_*"]);
         expect_tests(&mut command).map(drop)
     })
@@ -68,7 +67,7 @@ pub fn interface_step() -> Step {
     })
 }
 
-/// `cargo test` of hz3-core under the model checker; which test, the caller adds.
+/// `cargo test` of hz3-core under the model checker; which test, the caller adds. They share what it depends on.
 pub fn loom_command(session: &Session) -> Command {
     let mut flags = std::env::var("RUSTFLAGS").unwrap_or_default();
     flags.push_str(" --cfg loom");
@@ -76,6 +75,11 @@ pub fn loom_command(session: &Session) -> Command {
     command.args(["test", "--release", "--package", "hz3-core"]);
     // The models need no link-time optimisation, and are built sooner without it.
     command.env("RUSTFLAGS", flags.trim()).env("CARGO_PROFILE_RELEASE_LTO", "off");
+    command.arg("--target-dir").arg(session.workspace.target.join("loom"));
+    // Of what they depend on, only the checker's own code runs long.
+    for setting in ["'*'.opt-level = 0", "loom.opt-level = 3", "generator.opt-level = 3"] {
+        command.args(["--config", &format!("profile.release.package.{setting}")]);
+    }
     command
 }
 
