@@ -103,6 +103,13 @@ impl Arenas {
     }
 }
 
+/// Faults of two threads need few preemptions to show; without a bound some models take minutes.
+fn with_preemptions(most: usize) -> loom::model::Builder {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(most);
+    model
+}
+
 #[test]
 fn a_look_at_any_address_meets_mapped_tags_only() {
     loom::model(|| {
@@ -142,7 +149,7 @@ fn a_further_window_appears_whole() {
 /// A library in the place of the system call allocates, and its allocation grows too, in a window of its own.
 #[test]
 fn a_growth_inside_a_growth_gets_pages_of_its_own() {
-    loom::model(|| {
+    with_preemptions(5).check(|| {
         let arenas = Arenas::new();
         arenas.open(0);
         let grower = {
@@ -168,7 +175,7 @@ fn a_growth_inside_a_growth_gets_pages_of_its_own() {
 #[test]
 fn threads_that_grow_at_once_get_pages_of_their_own_whatever_is_refused() {
     for is_refused in [true, false] {
-        loom::model(move || {
+        with_preemptions(5).check(move || {
             let arenas = Arenas::new();
             arenas.open(0);
             let other = {
@@ -260,10 +267,7 @@ fn read(units: &Units<Seven>, id: u32) {
 
 #[test]
 fn units_below_the_end_are_mapped_and_no_id_is_handed_out_twice() {
-    let mut model = loom::model::Builder::new();
-    // Faults of two threads need few preemptions to show; without a bound this takes minutes.
-    model.preemption_bound = Some(3);
-    model.check(|| {
+    with_preemptions(3).check(|| {
         let units = Arc::new(Units::new());
         let taker = |units: &Units<Seven>| units.allocate().inspect(|&id| read(units, id));
         let other = {
