@@ -71,8 +71,7 @@ type Artifacts = Mutex<BTreeMap<String, Arc<OnceLock<PathBuf>>>>;
 /// The file that `source` compiles to. The first to ask compiles, the others wait.
 pub(super) fn compiled(source: &str, flags: &[&str]) -> PathBuf {
     static ARTIFACTS: LazyLock<Artifacts> = LazyLock::new(Artifacts::default);
-    let name = format!("{source} {}", flags.join(" "));
-    let name = name.trim_end().replace(|character: char| !character.is_ascii_alphanumeric(), "_");
+    let name = file_name(format!("{source} {}", flags.join(" ")).trim_end());
     let artifact = {
         let mut artifacts = ARTIFACTS.lock().expect("no compilation runs under the lock");
         Arc::clone(artifacts.entry(name.clone()).or_default())
@@ -80,15 +79,21 @@ pub(super) fn compiled(source: &str, flags: &[&str]) -> PathBuf {
     artifact.get_or_init(|| compile(source, flags, &name)).clone()
 }
 
+/// `text` as the name of a file.
+fn file_name(text: &str) -> String {
+    text.replace(|character: char| !character.is_ascii_alphanumeric(), "_")
+}
+
 fn compile(source: &str, flags: &[&str], name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"));
+    let (variable, default, language_flags): (_, _, &[&str]) =
+        if source.ends_with(".cpp") { ("CXX", "c++", &CXX_FLAGS) } else { ("CC", "cc", &[]) };
+    let compiler = env::var(variable).unwrap_or_else(|_| default.to_owned());
+    // Another test run at this moment may be one for another processor.
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME")).join(file_name(&compiler));
     fs::create_dir_all(&folder).expect("cargo's folder for tests is writable");
     // Compiled under a name of its own and then moved: another test run may be using the old file.
     let target = folder.join(name);
     let fresh = folder.join(format!("{name}.{}", process::id()));
-    let (variable, default, language_flags): (_, _, &[&str]) =
-        if source.ends_with(".cpp") { ("CXX", "c++", &CXX_FLAGS) } else { ("CC", "cc", &[]) };
-    let compiler = env::var(variable).unwrap_or_else(|_| default.to_owned());
     let mut words = compiler.split_whitespace();
     let output = Command::new(words.next().unwrap_or(default))
         .args(words)

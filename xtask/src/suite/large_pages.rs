@@ -18,7 +18,7 @@ const CASES: [Cases; 7] = [
         &[
             "aligned_blocks_move_too",
             "blocks_from_libc_functions_can_be_freed",
-            "blocks_that_grow_in_turn_move_pages",
+            "blocks_that_grow_in_turn_move_pages_each_time",
             "calloc_is_zero_after_a_trim",
             "calloc_is_zero_after_dirty_frees_of_other_sizes",
             "calloc_is_zero_where_realloc_shrank_a_dirty_block",
