@@ -11,9 +11,12 @@ use hz3::workspace::BUILD_TIME_LIMIT;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 const DOWNLOAD_TIME_LIMIT: Duration = Duration::from_secs(300);
+/// Held while something is unpacked: steps run two at a time.
+static UNPACKING: Mutex<()> = Mutex::new(());
 
 /// As `rust-version` in hz3-core's manifest.
 const OLDEST: &str = "1.85";
@@ -38,6 +41,7 @@ pub fn compiler(session: &Session, version: Option<&str>, processor: Option<&str
     let name: Vec<&str> = [version.unwrap_or("newest")].into_iter().chain(processor).collect();
     let folder = session.workspace.target.join("debian-rust").join(name.join("-"));
     let script = folder.join("rustc");
+    let unpacking = UNPACKING.lock().unwrap_or_else(PoisonError::into_inner);
     if !script.exists() {
         if !in_ci() {
             let way = "CI=true has Debian's package rustc-web unpacked";
@@ -45,6 +49,7 @@ pub fn compiler(session: &Session, version: Option<&str>, processor: Option<&str
         }
         unpack(version, processor, &folder)?;
     }
+    drop(unpacking);
     let stated = process::expect_success(Command::new(&script).arg("--version"), DOWNLOAD_TIME_LIMIT)?.stdout_text();
     if !stated.starts_with(&format!("rustc {}", version.map(|version| format!("{version}.")).unwrap_or_default())) {
         return Err(Stop::failed(format!("not Rust {}: {stated}", name.join(" "))));
@@ -65,6 +70,7 @@ pub fn compiler_with_sources(session: &Session) -> Result<PathBuf, Stop> {
     let script = compiler(session, None, Some("arm64"))?;
     let folder = script.parent().unwrap_or(&script);
     let sources = folder.join("usr/lib/rustlib/src/rust");
+    let _unpacking = UNPACKING.lock().unwrap_or_else(PoisonError::into_inner);
     if !sources.join("library/core").is_dir() {
         if !in_ci() {
             return Err(Stop::Skipped(

@@ -120,9 +120,11 @@ fn all_steps() -> Vec<Step> {
     steps.extend(debugger::steps());
     steps.extend(global_allocators::steps());
     steps.extend(large_pages::steps());
+    steps.extend(processors::riscv64_steps());
+    steps.extend(musl::steps());
     let aside = [rust_checks::loom_step(), debian_rust::step(), miri::step()].into_iter();
     let aside = aside.chain(publish::steps()).chain(mutants::steps()).chain(debian::steps());
-    steps.extend(aside.chain(processors::steps()).chain(musl::steps()).map(Step::aside));
+    steps.extend(aside.chain(processors::aarch64_steps()).map(Step::aside));
     steps.push(rust_checks::interface_step());
     steps.extend(recipes::steps());
     steps.extend(benchmark::steps());

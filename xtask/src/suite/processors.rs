@@ -138,15 +138,10 @@ const CASES_OF_LARGE_PAGES: [Cases; 2] = [
 /// Threads, iterations, slots, smallest and largest size, percentage of remote frees, ring slots.
 const BENCHMARK: [&str; 7] = ["4", "5000", "400", "16", "2048", "50", "65536"];
 
-/// All steps.
-pub fn steps() -> Vec<Step> {
+/// The steps of AArch64.
+pub fn aarch64_steps() -> Vec<Step> {
     let mut steps = vec![Step::new("emulated/aarch64/unit", |session| AARCH64.unit(session))];
-    for processor in [&AARCH64, &RISCV64] {
-        for lane in Lane::ALL {
-            let name = format!("emulated/{}/{lane}", processor.name);
-            steps.push(Step::new(name, move |session| processor.interface(session, lane)));
-        }
-    }
+    steps.extend(interface_steps(&AARCH64));
     for lane in Lane::ALL {
         for bytes in LARGE_PAGES {
             let name = format!("emulated/aarch64/{lane}/{}k", bytes >> 10);
@@ -155,6 +150,18 @@ pub fn steps() -> Vec<Step> {
     }
     steps.push(Step::new("emulated/aarch64/benchmark", |session| AARCH64.benchmark(session)));
     steps
+}
+
+/// The steps of RISC-V.
+pub fn riscv64_steps() -> impl Iterator<Item = Step> {
+    interface_steps(&RISCV64)
+}
+
+fn interface_steps(processor: &'static Processor) -> impl Iterator<Item = Step> {
+    Lane::ALL.into_iter().map(move |lane| {
+        let name = format!("emulated/{}/{lane}", processor.name);
+        Step::new(name, move |session| processor.interface(session, lane))
+    })
 }
 
 impl Processor {
