@@ -82,6 +82,8 @@ lane_tests! {
         what_is_missed_is_kept_from_then_on,
         one_long_block_goes_back_at_once,
         idle_mappings_go_back_while_little_is_allocated,
+        a_kept_mapping_goes_back_in_pieces_as_others_take_memory,
+        in_a_process_with_threads_idle_mappings_go_back_by_themselves,
         a_trim_gives_kept_mappings_back,
         kept_mappings_count_as_free,
         under_a_limit_kept_mappings_make_room,

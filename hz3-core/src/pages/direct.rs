@@ -307,11 +307,11 @@ impl<O: Os> DirectMappings<O> {
         self.change_kept(|kept, _| kept.cut_oldest(now, delay_ms, most_pages))
     }
 
-    /// Notes that arenas handed out `bytes` of fresh memory. Takes the oldest kept mapping once they add up to it; the caller
-    /// then owns it, and unmaps it.
+    /// Notes that arenas handed out `bytes` of fresh memory. Takes a piece of the oldest kept mapping once they add up to it,
+    /// `most_pages` or as much as was handed out; the caller then owns that, and unmaps it.
     #[cold]
-    pub fn take_for_fresh(&self, now: u32, bytes: usize) -> Option<Mapping> {
-        self.change_kept(|kept, _| kept.take_for_fresh(now, bytes))
+    pub fn take_for_fresh(&self, now: u32, bytes: usize, most_pages: usize) -> Option<Mapping> {
+        self.change_kept(|kept, _| kept.take_for_fresh(now, bytes, most_pages))
     }
 
     /// Takes a kept mapping, or a part of one, for a block of `pages` at a multiple of `align`. The caller then owns it.

@@ -5,8 +5,8 @@
 //! request → the shortest that fits, whole if that wastes an eighth at most, else cut
 //! ```
 //!
-//! What is kept and what is live together are an eighth more than what was live lately, at most; and what is kept, 256 MiB,
-//! or more once a mapping that was unmapped for that alone would have served again. So memory follows the program: what
+//! What is kept and what is live together are an eighth more than what was live lately, at most; and what is kept, 32 MiB, or
+//! 256 where a helper gives them back, or more once a mapping that was unmapped for that alone would have served again. So memory follows the program: what
 //! comes and goes stays, and what is over goes at once. Upkeep unmaps what stays idle; a request that fails, everything.
 //!
 //! Protected by the lock of the direct mappings. In a hardened lane a kept mapping begins with guards, so that it is not
@@ -19,8 +19,6 @@ const MOST: usize = 64;
 /// Part of a request that may be wasted. Chosen.
 pub const WASTE: usize = 8;
 
-/// Most bytes kept where no request missed more. Chosen: a process that frees all and sleeps holds so much at most.
-const IDLE_BYTES: usize = 256 << 20;
 /// Part of the most bytes that were live lately by which live and kept ones may exceed them. Chosen: what cuts leave over.
 const EXCESS: usize = 8;
 
@@ -33,6 +31,8 @@ pub struct Keeping {
     pub lately_ms: u32,
     /// Most bytes, whatever else holds.
     pub most_bytes: usize,
+    /// Most bytes where no request missed more: a process that frees all and sleeps holds so much at most.
+    pub idle_bytes: usize,
 }
 
 impl Keeping {
@@ -91,9 +91,11 @@ pub struct Kept {
     most_live_before: usize,
     /// When this while began.
     since: u32,
-    /// Bytes of fresh memory handed out elsewhere while mappings were kept, less those that went for it.
+    /// Bytes of fresh memory handed out elsewhere while mappings were kept, less those that are due for it.
     debt: usize,
-    /// Bytes of the longest mapping that was unmapped for [`IDLE_BYTES`] alone, and when.
+    /// Bytes of the oldest mapping that go back for that, piece by piece.
+    due: usize,
+    /// Bytes of the longest mapping that was unmapped for [`Keeping::idle_bytes`] alone, and when.
     dropped: Option<(usize, u32)>,
     /// When one like it was missed, or what exceeds the limit served.
     missed: Option<u32>,
@@ -111,6 +113,7 @@ impl Kept {
             most_live_before: 0,
             since: 0,
             debt: 0,
+            due: 0,
             dropped: None,
             missed: None,
         }
@@ -175,6 +178,8 @@ impl Kept {
             .filter_map(|(index, one)| Some((index, one.part(pages, align, may_cut)?)))
             .min_by_key(|(_, (part, front, back))| part.pages + front + back)?;
         let whole = self.remove(index)?;
+        // It was used after all.
+        self.due = 0;
         let guarded = if front == 0 { whole.guarded } else { 0 };
         for (start, pages) in [(whole.start, front), (part.end(), back)] {
             if pages > 0 {
@@ -191,8 +196,7 @@ impl Kept {
 
     /// Takes the oldest one at `now`.
     pub fn take_oldest(&mut self, now: u32) -> Option<Mapping> {
-        let (index, _) = self.oldest(now)?;
-        self.remove(index)
+        self.cut_oldest(now, 0, usize::MAX)
     }
 
     /// Takes up to `most_pages` from the end of the oldest one, if it is at least `delay_ms` old at `now`.
@@ -202,7 +206,9 @@ impl Kept {
             return None;
         }
         let left = oldest.pages.saturating_sub(most_pages);
-        if left <= oldest.guarded as usize {
+        let is_whole = left <= oldest.guarded as usize;
+        self.due = self.due.saturating_sub(if is_whole { oldest.bytes() } else { most_pages * PAGE_BYTES });
+        if is_whole {
             return self.remove(index);
         }
         let one = self.all.get_mut(index)?;
@@ -228,7 +234,7 @@ impl Kept {
         (most + most / EXCESS).saturating_sub(live).min(keeping.most_bytes)
     }
 
-    /// Whether more than [`IDLE_BYTES`] may be kept.
+    /// Whether more than [`Keeping::idle_bytes`] may be kept.
     fn is_missed(&self, keeping: Keeping) -> bool {
         self.missed.is_some_and(|missed| keeping.is_lately(missed))
     }
@@ -240,7 +246,7 @@ impl Kept {
 
     /// Whether a mapping of `bytes`, a block's until now, may be put here beside `live` ones.
     pub fn may_put(&mut self, keeping: Keeping, live: usize, bytes: usize) -> bool {
-        let is_idle = bytes > IDLE_BYTES && !self.is_missed(keeping);
+        let is_idle = bytes > keeping.idle_bytes && !self.is_missed(keeping);
         if is_idle {
             self.note_dropped(keeping, bytes);
         }
@@ -250,7 +256,7 @@ impl Kept {
     /// Takes the oldest one if more is kept than may be beside `live` bytes.
     pub fn take_excess(&mut self, keeping: Keeping, live: usize) -> Option<Mapping> {
         let most = self.most_bytes(keeping, live, 0);
-        let is_idle = self.bytes > IDLE_BYTES && !self.is_missed(keeping);
+        let is_idle = self.bytes > keeping.idle_bytes && !self.is_missed(keeping);
         if !is_idle && self.bytes <= most {
             return None;
         }
@@ -264,7 +270,7 @@ impl Kept {
     /// Notes a request for a block of `pages`, and what it has `taken`.
     pub fn note_request(&mut self, keeping: Keeping, pages: usize, taken: Option<&Mapping>) {
         let is_missed = match taken {
-            Some(taken) => self.bytes + taken.bytes() > IDLE_BYTES,
+            Some(taken) => self.bytes + taken.bytes() > keeping.idle_bytes,
             None => self.dropped.is_some_and(|(bytes, when)| bytes >= pages * PAGE_BYTES && keeping.is_lately(when)),
         };
         if is_missed {
@@ -272,19 +278,21 @@ impl Kept {
         }
     }
 
-    /// Notes that `bytes` of fresh memory were handed out elsewhere. Takes the oldest one once they add up to it.
-    pub fn take_for_fresh(&mut self, now: u32, bytes: usize) -> Option<Mapping> {
-        let Some((index, oldest)) = self.oldest(now) else {
-            self.debt = 0;
+    /// Notes that `bytes` of fresh memory were handed out elsewhere. Once they add up to the oldest mapping, that is due: each
+    /// call takes a piece from its end, of `most_pages` or as much as was handed out.
+    pub fn take_for_fresh(&mut self, now: u32, bytes: usize, most_pages: usize) -> Option<Mapping> {
+        let Some((_, oldest)) = self.oldest(now) else {
+            (self.debt, self.due) = (0, 0);
             return None;
         };
         let oldest_bytes = oldest.bytes();
         self.debt += bytes;
-        if self.debt < oldest_bytes {
-            return None;
+        if self.due == 0 && self.debt >= oldest_bytes {
+            self.debt -= oldest_bytes;
+            self.due = oldest_bytes;
         }
-        self.debt -= oldest_bytes;
-        self.remove(index)
+        let pages = most_pages.max(bytes / PAGE_BYTES).min(self.due / PAGE_BYTES);
+        if pages > 0 { self.cut_oldest(now, 0, pages) } else { None }
     }
 
     /// Checks the count of bytes, and that no two overlap.
@@ -378,6 +386,27 @@ mod tests {
         assert_eq!(kept.cut_oldest(10, 16, 60), Some(mapping(200, 40, u32::MAX - 5)));
         assert_eq!(kept.cut_oldest(10, 16, 60), None);
         assert_eq!(kept.take_oldest(10), Some(mapping(0, 100, 5)));
+    }
+
+    #[test]
+    fn for_fresh_memory_the_oldest_goes_once_it_is_as_much_and_in_pieces() {
+        let mut kept = Kept::new();
+        let fresh = |kept: &mut Kept, pages: usize| kept.take_for_fresh(10, pages * PAGE_BYTES, 30);
+        put(&mut kept, mapping(0, 100, 1));
+        put(&mut kept, mapping(200, 300, 2));
+        assert_eq!(fresh(&mut kept, 99), None);
+        assert_eq!(fresh(&mut kept, 1), Some(mapping(70, 30, 1)));
+        assert_eq!(fresh(&mut kept, 60), Some(mapping(10, 60, 1)));
+        // What is left is less than a piece.
+        assert_eq!(fresh(&mut kept, 1), Some(mapping(0, 10, 1)));
+        assert_eq!(fresh(&mut kept, 238), None);
+        assert_eq!(fresh(&mut kept, 1), Some(mapping(470, 30, 2)));
+        assert_eq!(kept.take(270, PAGE_BYTES, false), Some(mapping(200, 270, 2)));
+        // It was used: what was due no longer is.
+        put(&mut kept, mapping(1000, 300, 3));
+        assert_eq!(fresh(&mut kept, 299), None);
+        assert_eq!(fresh(&mut kept, 1), Some(mapping(1270, 30, 3)));
+        assert_eq!(kept.check(), Ok(()));
     }
 
     #[test]

@@ -47,8 +47,10 @@ const POST_BYTES: usize = 8 << 20;
 const EARLY_STEP_BYTES: usize = 2 << 20;
 /// Longest time of one call that gives memory back, in microseconds; a step of the kernel's more. Chosen: 10 MiB.
 pub const TURN_US: u32 = 1000;
-/// Most pages of a kept mapping that one call unmaps as idle: bounds a thread's time in the kernel.
+/// Pages of a kept mapping that one call unmaps: bounds a thread's time in the kernel.
 const UNMAPPED_PAGES: usize = 4096;
+/// Most bytes of kept mappings that no request missed, where a helper gives them back. Chosen.
+const HELPED_BYTES: usize = 256 << 20;
 /// Part of a limited address space that kept mappings may take. Chosen.
 const LIMIT_SHARE: usize = 8;
 
@@ -471,7 +473,9 @@ impl<P: Policy> PageHeap<P> {
             NEVER => P::PURGE_DELAY_MS,
             delay_ms => delay_ms.max(1),
         };
-        Keeping { now: P::Os::now_ms(), lately_ms, most_bytes }
+        let goes_back_later = self.helper.is_there() || self.options().purge_delay_ms() > P::PURGE_DELAY_MS;
+        let idle_bytes = if goes_back_later { HELPED_BYTES } else { LEAST_BYTES };
+        Keeping { now: P::Os::now_ms(), lately_ms, most_bytes, idle_bytes }
     }
 
     /// [`PageHeap::keeping`], where memory may have become too much. In a limited address space little is kept, which
@@ -508,6 +512,7 @@ impl<P: Policy> PageHeap<P> {
                 self.unmap_mapping(displaced);
             }
             self.unmap_excess_for(keeping);
+            self.helper.post::<P::Os>();
         }
         true
     }
@@ -959,6 +964,11 @@ impl<P: Policy> PageHeap<P> {
         self.release_waiting_if(usize::MAX, usize::MAX, |id| elapsed_ms(stamp(id), now) >= delay_ms);
     }
 
+    /// Bytes of free memory that goes back with age: dirty runs and kept mappings.
+    pub fn aging_bytes(&self) -> usize {
+        self.runs.free_bytes().0 + self.direct.kept_bytes()
+    }
+
     /// Purges dirty runs, and unmaps kept mappings, that are at least `delay_ms` old at `now`, about `most_bytes`; returns the
     /// bytes given back.
     pub fn purge(&self, now: u32, delay_ms: u32, most_bytes: usize) -> usize {
@@ -1087,8 +1097,10 @@ impl<P: Policy> PageHeap<P> {
             return;
         }
         if self.direct.kept_bytes() > 0 {
-            let mut left = bytes;
-            self.unmap_each(|_| self.direct.take_for_fresh(P::Os::now_ms(), core::mem::take(&mut left)));
+            if let Some(piece) = self.direct.take_for_fresh(P::Os::now_ms(), bytes, UNMAPPED_PAGES) {
+                // SAFETY: this thread owns the piece, just taken, and nothing uses it.
+                unsafe { self.unmap_mapping(piece) };
+            }
         }
         if self.early.has_given() {
             self.early.note_taken(bytes, P::Os::now_ms(), self.options().purge_delay_ms());

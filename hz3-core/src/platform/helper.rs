@@ -130,6 +130,12 @@ impl Helper {
         self.state.store(POSTED, Ordering::Relaxed);
     }
 
+    /// Whether there is a helper, or it starts.
+    pub fn is_there(&self) -> bool {
+        // Relaxed: a hint.
+        matches!(self.state.load(Ordering::Relaxed), STARTING | AWAKE | POSTED | RESTING)
+    }
+
     /// Tells the helper that there is work, and wakes it if it rests; false if there is none.
     #[inline]
     pub fn post<W: Waiter>(&self) -> bool {

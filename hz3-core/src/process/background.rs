@@ -39,7 +39,7 @@ const BEHIND_MS: u32 = 2;
 const QUIET_TICKS: u32 = 3;
 /// Milliseconds between two looks whether the program still has threads, while it keeps the helper busy.
 const LOOK_MS: u32 = 1000;
-/// Bytes of arenas from which a thread may be worth its cost.
+/// Bytes of arenas and kept mappings from which a thread may be worth its cost.
 const LEAST_BYTES: usize = 32 << 20;
 
 /// Starts the thread if the options ask for one from the start and purges are on; a forked child does the same. The
@@ -70,8 +70,8 @@ pub fn start_if_worthwhile<L: Lane>() {
     if options.background_thread() != Background::Auto || options.purge_delay_ms() == NEVER {
         return allocator.pages.helper.turn_off();
     }
-    let is_enough = allocator.pages.runs.arenas.reserved_and_committed().1 >= LEAST_BYTES;
-    if is_enough && !is_static(entries) && !L::Os::is_forking() && allocator.pages.helper.claim::<L::Os>() {
+    let bytes = allocator.pages.runs.arenas.reserved_and_committed().1 + allocator.pages.direct.kept_bytes();
+    if bytes >= LEAST_BYTES && !is_static(entries) && !L::Os::is_forking() && allocator.pages.helper.claim::<L::Os>() {
         // SAFETY: this thread's pointer to a heap, which stays in use.
         unsafe {
             set_aside::<L, _>(&*heap_at::<L::Stash, L::Quarantine>(entries), || {
@@ -155,7 +155,7 @@ extern "C" fn run<L: Lane>(_: *mut c_void) -> *mut c_void {
         if !is_asked_for && (is_quiet || elapsed_ms(last_look, now) >= LOOK_MS) {
             last_look = now;
             // What is left is within the bound of a process with one thread.
-            if (is_quiet || allocator.pages.runs.free_bytes().0 < LEAST_BYTES) && helper.end_if_alone::<L::Os>() {
+            if (is_quiet || allocator.pages.aging_bytes() < LEAST_BYTES) && helper.end_if_alone::<L::Os>() {
                 return null_mut();
             }
         }

@@ -78,7 +78,7 @@ fn turn<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &Sche
     if is_new {
         exchange.make_surplus_due();
         exchange.spread.end_if_quiet(now);
-        schedule.pace.begin_round(pages.runs.free_bytes().0 + pages.direct.kept_bytes());
+        schedule.pace.begin_round(pages.aging_bytes());
     }
     let budget = Budget::of_us::<P::Os>(TURN_US);
     let mut is_behind =
