@@ -78,6 +78,8 @@ mod limited_at_run_time {
             malloc_fails_and_recovers_under_a_late_address_space_limit,
             malloc_fails_and_recovers_under_a_limit_below_the_present_size,
             malloc_fails_and_recovers_under_a_late_data_limit,
+            what_is_freed_below_an_address_space_limit_is_there_for_others,
+            what_is_freed_below_a_data_limit_is_there_for_others,
             requests_beyond_a_data_limit_leave_nothing_behind,
             threads_run_out_together_under_a_late_limit,
             the_program_s_own_calls_work_under_a_late_limit,

@@ -382,7 +382,11 @@ fn check_clock<L: Lane>(heap: &HeapOf<L>) {
     unsafe {
         set_aside::<L, _>(heap, || {
             if heap.trims.replace(trims) == trims {
-                send_cold_bins_home(&allocator.pages, &allocator.exchange, heap, L::Os::now_ms());
+                let now = L::Os::now_ms();
+                send_cold_bins_home(&allocator.pages, &allocator.exchange, heap, now);
+                if allocator.pages.is_short_of_space(now) {
+                    flush_stash(&allocator.pages, &allocator.exchange, heap);
+                }
                 keep_to_share(&allocator.pages, &allocator.exchange, &allocator.heaps, heap);
             } else {
                 flush_heap::<L>(heap);

@@ -47,6 +47,8 @@ pub struct Early {
     /// Most bytes that were free then, and those in use meanwhile.
     free: AtomicUsize,
     used: AtomicUsize,
+    /// When limited address space last was to go back; 0 if never.
+    short: AtomicU32,
     /// When the delay last became a longer one; 0 if it is none.
     longer_since: AtomicU32,
 }
@@ -65,6 +67,7 @@ impl Early {
             aged_stamp: AtomicU32::new(0),
             free: AtomicUsize::new(0),
             used: AtomicUsize::new(0),
+            short: AtomicU32::new(0),
             longer_since: AtomicU32::new(0),
         }
     }
@@ -94,6 +97,17 @@ impl Early {
     /// Whether memory was given back early just before `now`.
     pub fn is_giving(&self, now: u32) -> bool {
         self.given.load(Ordering::Relaxed) != 0 && elapsed_ms(self.stamp.load(Ordering::Relaxed), now) < GIVING_MS
+    }
+
+    /// Notes at `now` that more address space is mapped than may be, where it is limited.
+    pub fn note_shortage(&self, now: u32) {
+        self.short.store(now.max(1), Ordering::Relaxed);
+    }
+
+    /// Whether that was just before `now`.
+    pub fn is_short(&self, now: u32) -> bool {
+        let short = self.short.load(Ordering::Relaxed);
+        short != 0 && elapsed_ms(short, now) < GIVING_MS
     }
 
     /// Whether [`Early::note_taken`] has anything to do.

@@ -20,18 +20,27 @@ const KEPT_PER: usize = 8;
 const FEWEST_PAGES: usize = (16 << 20) / PAGE_BYTES;
 const MOST_PAGES: usize = (256 << 20) / PAGE_BYTES;
 
-/// Pages that are mapped beyond what may stay so.
-fn surplus<O: Os>(runs: &Runs<O>) -> usize {
-    let (_, clean, _) = runs.free_bytes();
+/// Pages of `free` bytes that are mapped beyond what may stay so.
+fn surplus<O: Os>(runs: &Runs<O>, free: usize) -> usize {
     let (_, mapped) = runs.arenas.reserved_and_committed();
-    clean.saturating_sub(KEPT_BYTES + mapped.saturating_sub(clean) / KEPT_PER) / PAGE_BYTES
+    free.saturating_sub(KEPT_BYTES + mapped.saturating_sub(free) / KEPT_PER) / PAGE_BYTES
+}
+
+/// Whether so much of `free` bytes, once they are clean, is to be unmapped that it is worth a call.
+pub fn has_surplus<O: Os>(runs: &Runs<O>, free: usize) -> bool {
+    surplus(runs, free) >= FEWEST_PAGES
+}
+
+/// Whether a window ends with so many free pages, dirty or clean. Takes the run lock.
+pub fn has_free_end<O: Os>(runs: &Runs<O>) -> bool {
+    runs.arenas.ends().any(|end| runs.is_free_before(end, FEWEST_PAGES))
 }
 
 /// Unmaps pages at the end of one window, if too much is mapped; the bytes. The caller holds no lock. Takes the growth lock
 /// and the run lock.
 #[cold]
 pub fn unmap_end<O: Os>(runs: &Runs<O>) -> usize {
-    let most = surplus(runs).min(MOST_PAGES);
+    let most = surplus(runs, runs.free_bytes().1).min(MOST_PAGES);
     if most < FEWEST_PAGES {
         return 0;
     }

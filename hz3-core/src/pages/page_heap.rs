@@ -16,6 +16,7 @@ use crate::pages::bins;
 use crate::pages::clearing::Clearing;
 use crate::pages::direct::{DIRECT_BYTES, DirectMappings, LIMITED_DIRECT_BYTES};
 use crate::pages::early::{Early, LEAST_BYTES};
+use crate::pages::ends::{has_free_end, has_surplus, unmap_end};
 use crate::pages::guards::{Guards, Wait};
 use crate::pages::kept::{Keeping, Mapping};
 use crate::pages::page_tag::{Kind, PageTag, TagCell};
@@ -51,7 +52,7 @@ pub const TURN_US: u32 = 1000;
 const UNMAPPED_PAGES: usize = 4096;
 /// Most bytes of kept mappings that no request missed, where a helper gives them back. Chosen.
 const HELPED_BYTES: usize = 256 << 20;
-/// Part of a limited address space that kept mappings may take. Chosen.
+/// Part of a limited address space that kept mappings may take, and that free runs may. Chosen.
 const LIMIT_SHARE: usize = 8;
 
 /// The pages of an allocator.
@@ -1039,6 +1040,11 @@ impl<P: Policy> PageHeap<P> {
         self.early.is_giving(now)
     }
 
+    /// Whether limited address space was going back just before `now`.
+    pub fn is_short_of_space(&self, now: u32) -> bool {
+        self.early.is_short(now)
+    }
+
     /// After a release of `freed` bytes that left so many pages in dirty and in clean runs. The caller holds no lock.
     #[inline]
     fn settle(&self, (dirty, clean): (usize, usize), freed: usize) {
@@ -1048,11 +1054,14 @@ impl<P: Policy> PageHeap<P> {
         self.purge_if_at_once();
     }
 
-    /// Leaves the memory to the helper. Without one, gives back what exceeds the bound, as much as was `freed` at least: it
-    /// may have been the last.
+    /// Gives address space back where it is limited. Leaves the memory to the helper; without one, gives back what exceeds the
+    /// bound, as much as was `freed` at least: it may have been the last.
     #[cold]
     #[inline(never)]
     fn settle_much(&self, dirty: usize, clean: usize, freed: usize) {
+        if self.gives_space_back(dirty + clean) {
+            return;
+        }
         if self.helper.post::<P::Os>() || dirty < LEAST_BYTES {
             return;
         }
@@ -1067,6 +1076,30 @@ impl<P: Policy> PageHeap<P> {
             }
             self.early.note_given(purged, excess, now);
         }
+    }
+
+    /// Where mappings are limited, and `free` bytes of runs are too large a part of that, unmaps what is free at windows' ends,
+    /// as others may need the room. False if there is nothing to do so with.
+    fn gives_space_back(&self, free: usize) -> bool {
+        if !has_surplus(&self.runs, free)
+            || free <= P::Os::address_space_limit() / LIMIT_SHARE
+            || self.options().purge_delay_ms() > P::PURGE_DELAY_MS
+        {
+            return false;
+        }
+        let now = P::Os::now_ms();
+        self.early.note_shortage(now);
+        // What waits may lie there, and nothing that comes later pushes it out.
+        if P::HARDENED && self.guards.waiting_bytes() >= WAITING_BYTES / 2 && !has_free_end(&self.runs) {
+            self.release_waiting_if(0, 0, |_| false);
+        }
+        if !has_free_end(&self.runs) {
+            return false;
+        }
+        let budget = Budget::of_us::<P::Os>(TURN_US);
+        let (_, is_behind) = self.purge_runs(now, 0, usize::MAX, &budget);
+        while !is_behind && unmap_end(&self.runs) > 0 && budget.is_left::<P::Os>() {}
+        true
     }
 
     /// Bytes by which dirty runs and `free` bytes of slots exceed what may be kept, where no helper gives them back.

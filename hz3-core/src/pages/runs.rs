@@ -48,6 +48,8 @@ const TOGETHER_PAGES: usize = 256;
 const TOGETHER_PAGES_NEAR_LIMIT: usize = 16;
 /// Most adjacent runs that are looked at around one.
 const NEIGHBOURS: usize = 8;
+/// Most free runs that are looked at before an address. Chosen: less than a microsecond.
+const MOST_BEFORE: usize = 48;
 /// How often free memory goes back for one request at the hard limit. Chosen: others rarely take it twice.
 const ROOM_TURNS: usize = 4;
 /// How often a refused request waits for runs that are being purged.
@@ -993,6 +995,20 @@ impl<O: Os> Runs<O> {
         let id = free.cut(oldest, start, pages.min(free.index.purge_pages))?;
         free.begin_purge(id);
         Some(id)
+    }
+
+    /// Whether the last `pages` before `address` are free, in a few dozen runs, dirty or clean.
+    pub fn is_free_before(&self, address: usize, pages: usize) -> bool {
+        let free = self.lock();
+        let mut start = address;
+        for _ in 0..MOST_BEFORE {
+            let Some(id) = free.free_at(start, true) else { return false };
+            start = free.span(id).start;
+            if (address - start) / PAGE_BYTES >= pages {
+                return true;
+            }
+        }
+        false
     }
 
     /// Takes the last pages of the clean run that ends at `address`, `fewest` to `most` in whole segments, out of the index,

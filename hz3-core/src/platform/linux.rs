@@ -321,10 +321,14 @@ unsafe impl Os for Linux {
     }
 
     fn address_space_limit() -> usize {
-        let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
-        // SAFETY: writes `limit`.
-        calling_out(|| unsafe { libc::getrlimit(libc::RLIMIT_AS, &mut limit) });
-        if limit.rlim_cur == libc::RLIM_INFINITY { usize::MAX } else { limit.rlim_cur as usize }
+        // Infinity is the largest number.
+        let least = [libc::RLIMIT_AS, libc::RLIMIT_DATA].map(|resource| {
+            let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+            // SAFETY: writes `limit`.
+            calling_out(|| unsafe { libc::getrlimit(resource, &mut limit) });
+            limit.rlim_cur as usize
+        });
+        least.into_iter().fold(usize::MAX, usize::min)
     }
 
     fn memory_limit() -> usize {

@@ -156,7 +156,7 @@ pub unsafe trait Os: Waiter + 'static {
     /// Like [`Os::random_seed`], but another number, which does not reveal that one.
     fn random_key() -> u64;
 
-    /// Limit on the process's address space in bytes (`RLIMIT_AS`); `usize::MAX` if there is none.
+    /// Limit on what the process maps, in bytes (`RLIMIT_AS`, `RLIMIT_DATA`); `usize::MAX` if there is none.
     fn address_space_limit() -> usize;
 
     /// Most bytes of memory that the system lets the process and those in its group have together; `usize::MAX` if there is

@@ -50,8 +50,10 @@ pub fn tick<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &
     observer.notify(Event::Tick(now));
     let tick_ms = tick_ms::<P>(pages.options());
     let has_helper = pages.helper.post::<P::Os>();
-    if !has_helper && pages.is_giving_early(now) {
-        let beyond = |_, depot: &Depot, most: u32| depot.count().saturating_sub(EARLY_KEPT).min(most);
+    let is_short = pages.is_short_of_space(now);
+    if is_short || !has_helper && pages.is_giving_early(now) {
+        let kept = if is_short { 0 } else { EARLY_KEPT };
+        let beyond = |_, depot: &Depot, most: u32| depot.count().saturating_sub(kept).min(most);
         send_depots(pages, exchange, EARLY_MAGAZINES, beyond);
     }
     if schedule.claim_turn(now, if has_helper { tick_ms.saturating_mul(LATE) } else { tick_ms }) {

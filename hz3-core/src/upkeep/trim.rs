@@ -86,7 +86,7 @@ pub fn could_serve<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, byte
     most >= bytes
 }
 
-/// Sends home what is on its way in `heap`'s stash; whether anything is. Takes owners' locks.
+/// Sends home what is on its way in `heap`'s stash. Takes owners' locks.
 ///
 /// # Safety
 /// The caller owns `heap` and keeps no reference into it.

@@ -101,6 +101,45 @@ static void malloc_fails_and_recovers_under_a_late_data_limit(void) {
         run_out_in_a_child(RLIMIT_DATA, "VmData:", rooms[i]);
 }
 
+struct link {
+    struct link *next;
+};
+
+/* Blocks of all kinds, freed in the reverse order of their addresses: the last ones reach caches first. */
+static void others_can_map_what_was_freed(int resource, const char *size_field) {
+    static const size_t sizes[] = {64, 200, 1000, 4000, 20000, 100 * KIB, MIB, 10 * MIB};
+    free(malloc(100));
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            set_limit(resource, check_status(size_field) + GIB);
+            for (int round = 0; round < 2; round++) {
+                struct link *first = NULL, *block;
+                for (; (block = (struct link *)malloc(sizes[i])) != NULL; first = block) block->next = first;
+                for (; first != NULL; first = block) {
+                    block = first->next;
+                    free(first);
+                }
+                void *mapping =
+                    mmap(NULL, 400 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+                CHECK_THAT(mapping != MAP_FAILED, "after blocks of %zu bytes: %s", sizes[i], strerror(errno));
+                CHECK(munmap(mapping, 400 * MIB) == 0);
+            }
+            _exit(0);
+        }
+        check_child_passed(child);
+    }
+}
+
+static void what_is_freed_below_an_address_space_limit_is_there_for_others(void) {
+    others_can_map_what_was_freed(RLIMIT_AS, "VmSize:");
+}
+
+static void what_is_freed_below_a_data_limit_is_there_for_others(void) {
+    others_can_map_what_was_freed(RLIMIT_DATA, "VmData:");
+}
+
 /* What can't be had costs neither address space nor a share of the limit, however often it is asked for. */
 static void requests_beyond_a_data_limit_leave_nothing_behind(void) {
     free(malloc(100));
@@ -386,6 +425,8 @@ CHECK_MAIN(CASE(a_long_block_finds_room_after_a_trim),
            CASE(malloc_fails_and_recovers_under_a_late_address_space_limit),
            CASE(malloc_fails_and_recovers_under_a_limit_below_the_present_size),
            CASE(malloc_fails_and_recovers_under_a_late_data_limit),
+           CASE(what_is_freed_below_an_address_space_limit_is_there_for_others),
+           CASE(what_is_freed_below_a_data_limit_is_there_for_others),
            CASE(requests_beyond_a_data_limit_leave_nothing_behind),
            CASE(threads_run_out_together_under_a_late_limit),
            CASE(the_program_s_own_calls_work_under_a_late_limit),
