@@ -87,7 +87,7 @@ impl<T> ArenaTags<T> {
         self.pages.load(Ordering::Relaxed)
     }
 
-    /// Most pages. The caller holds the growth lock.
+    /// Most pages: exact under the growth lock, a moment old elsewhere.
     pub fn capacity(&self) -> usize {
         // Relaxed: under the lock.
         self.capacity.load(Ordering::Relaxed)

@@ -95,6 +95,7 @@ fn turn<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &Sche
     }
     if is_new && !is_behind {
         unmap_end(&pages.runs);
+        pages.runs.leave_out();
     }
     pages.retry_unmaps(MAX_UNMAPS);
     schedule.set_behind(is_behind);
