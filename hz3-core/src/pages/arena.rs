@@ -17,8 +17,7 @@
 //! No lock is held across a system call: a library in its place may allocate, and then grows another window. Other
 //! threads wait a little for one that grows, so that not all grow at once.
 
-use crate::pages::left_out::Reach;
-use crate::pages::page_map::{ArenaTags, Claim, PageMap};
+use crate::pages::page_map::{ArenaTags, Claim, PageMap, Reach};
 use crate::pages::page_tag::{PageTag, TagCell};
 use crate::pages::places::{Edge, Mapped, Place, TAG_BYTES, mapped_tags};
 use crate::platform::lock::{ForkLock, Mutex, Ranked};

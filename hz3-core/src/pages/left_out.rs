@@ -9,6 +9,7 @@
 //!
 //! Outside rules: madvise(2), `MADV_DONTDUMP` and `MADV_DODUMP`; core(5).
 
+use crate::pages::page_map::Reach;
 use crate::platform::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use crate::platform::os::Os;
 use crate::platform::system_page;
@@ -21,17 +22,6 @@ use core::ptr::{NonNull, null_mut, with_exposed_provenance_mut};
 pub const FEWEST_PAGES: usize = (16 << 20) / PAGE_BYTES;
 /// Chosen: a run leaves as much at each end at most, and a dump holds it.
 const CHUNK_BYTES: usize = 4 << 20;
-
-/// A window, of those that [`LeftOut`] has bits for.
-#[derive(Clone, Copy)]
-pub struct Reach {
-    /// Its number.
-    pub number: usize,
-    /// Its first address.
-    pub base: usize,
-    /// Its bytes.
-    pub bytes: usize,
-}
 
 fn whole_chunks(reach: Reach, start: usize, end: usize) -> Range<usize> {
     (start - reach.base).div_ceil(CHUNK_BYTES)..(end - reach.base) / CHUNK_BYTES

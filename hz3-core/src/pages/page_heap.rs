@@ -16,7 +16,6 @@ use crate::pages::bins;
 use crate::pages::clearing::Clearing;
 use crate::pages::direct::{DIRECT_BYTES, DirectMappings, LIMITED_DIRECT_BYTES};
 use crate::pages::early::{Early, LEAST_BYTES};
-use crate::pages::ends::{has_free_end, has_surplus, unmap_end};
 use crate::pages::guards::{Guards, Wait};
 use crate::pages::kept::{Keeping, Mapping};
 use crate::pages::page_tag::{Kind, PageTag, TagCell};
@@ -1082,7 +1081,7 @@ impl<P: Policy> PageHeap<P> {
     /// Where mappings are limited, and `free` bytes of runs are too large a part of that, unmaps what is free at windows' ends,
     /// as others may need the room. False if there is nothing to do so with.
     fn gives_space_back(&self, free: usize) -> bool {
-        if !has_surplus(&self.runs, free)
+        if !self.runs.has_surplus(free)
             || free <= P::Os::address_space_limit() / LIMIT_SHARE
             || self.options().purge_delay_ms() > P::PURGE_DELAY_MS
         {
@@ -1091,15 +1090,15 @@ impl<P: Policy> PageHeap<P> {
         let now = P::Os::now_ms();
         self.early.note_shortage(now);
         // What waits may lie there, and nothing that comes later pushes it out.
-        if P::HARDENED && self.guards.waiting_bytes() >= WAITING_BYTES / 2 && !has_free_end(&self.runs) {
+        if P::HARDENED && self.guards.waiting_bytes() >= WAITING_BYTES / 2 && !self.runs.has_free_end() {
             self.release_waiting_if(0, 0, |_| false);
         }
-        if !has_free_end(&self.runs) {
+        if !self.runs.has_free_end() {
             return false;
         }
         let budget = Budget::of_us::<P::Os>(TURN_US);
         let (_, is_behind) = self.purge_runs(now, 0, usize::MAX, &budget);
-        while !is_behind && unmap_end(&self.runs) > 0 && budget.is_left::<P::Os>() {}
+        while !is_behind && self.runs.unmap_end() > 0 && budget.is_left::<P::Os>() {}
         true
     }
 

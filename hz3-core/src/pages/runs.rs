@@ -15,10 +15,12 @@
 //! for so many steps, except in `take_any`, and never across a system call.
 
 use crate::pages::arena::{Arenas, Growing, NotGrown, PageRange, WINDOWS};
+use crate::pages::ends::{self, most_pages};
 use crate::pages::fresh::Fresh;
-use crate::pages::left_out::{FEWEST_PAGES, LeftOut, Reach};
+use crate::pages::left_out::{self, LeftOut};
 use crate::pages::length_tree::{Nodes, Tree};
 use crate::pages::limit::Limit;
+use crate::pages::page_map::Reach;
 use crate::pages::page_tag::{Kind, PageTag};
 use crate::pages::run_lists::{CLASSES, Lists, class_of, rest_of_band};
 use crate::pages::span::{SharedPages, Span, Spans, at};
@@ -1036,7 +1038,7 @@ impl<O: Os> Runs<O> {
     /// Takes a long clean run that core dumps hold out of the index.
     fn take_out_dumped(&self) -> Option<(SpanId, Reach)> {
         let mut free = self.lock_with_spares()?;
-        let (mut looks, mut above, fewest) = (PROBES, CLASSES, class_of(FEWEST_PAGES));
+        let (mut looks, mut above, fewest) = (PROBES, CLASSES, class_of(left_out::FEWEST_PAGES));
         while let Some(class) = free.index.clean.class_down_from(above.checked_sub(1)?).filter(|&class| class >= fewest)
         {
             let mut id = free.index.clean.head(class);
@@ -1044,7 +1046,7 @@ impl<O: Os> Runs<O> {
                 looks = looks.checked_sub(1)?;
                 let (start, pages) = (free.span(id).start, free.span(id).pages as usize);
                 let reach = self.arenas.reach_of(start)?;
-                if pages >= FEWEST_PAGES && self.left_out.has_more(reach, start, start + pages * PAGE_BYTES) {
+                if pages >= left_out::FEWEST_PAGES && self.left_out.has_more(reach, start, start + pages * PAGE_BYTES) {
                     let id = free.cut(id, start, pages)?;
                     self.fresh.forget(pages);
                     free.begin_purge(id);
@@ -1057,15 +1059,8 @@ impl<O: Os> Runs<O> {
         None
     }
 
-    /// Forgets that core dumps left out the run of [`Runs::take_end`], which is unmapped.
-    fn forget_left_out(&self, start: usize, bytes: usize) {
-        if let Some(reach) = self.arenas.reach_of(start).filter(|_| self.left_out.is_any()) {
-            self.left_out.forget(reach, start, start + bytes);
-        }
-    }
-
     /// Whether the last `pages` before `address` are free, in a few dozen runs, dirty or clean.
-    pub fn is_free_before(&self, address: usize, pages: usize) -> bool {
+    fn is_free_before(&self, address: usize, pages: usize) -> bool {
         let free = self.lock();
         let mut start = address;
         for _ in 0..MOST_BEFORE {
@@ -1078,9 +1073,54 @@ impl<O: Os> Runs<O> {
         false
     }
 
+    /// Whether so much of `free` bytes, once they are clean, is to be unmapped that it is worth a call.
+    pub fn has_surplus(&self, free: usize) -> bool {
+        most_pages(free, self.arenas.reserved_and_committed().1) > 0
+    }
+
+    /// Whether a window ends with so many free pages, dirty or clean. Takes the run lock.
+    pub fn has_free_end(&self) -> bool {
+        self.arenas.ends().any(|end| self.is_free_before(end, ends::FEWEST_PAGES))
+    }
+
+    /// Unmaps pages at the end of one window, if too much is mapped; the bytes. The caller holds no lock. Takes the growth
+    /// lock and the run lock.
+    #[cold]
+    pub fn unmap_end(&self) -> usize {
+        match most_pages(self.free_bytes().1, self.arenas.reserved_and_committed().1) {
+            0 => 0,
+            most => (0..Arenas::<O>::MOST_WINDOWS)
+                .map_while(|number| self.unmap_end_of(number, most))
+                .find(|&bytes| bytes > 0)
+                .unwrap_or(0),
+        }
+    }
+
+    /// The bytes unmapped at the end of window `number`; `None` if there is no such window.
+    fn unmap_end_of(&self, number: usize, most: usize) -> Option<usize> {
+        let _transit = self.forks.begin_transit::<O>();
+        let Some(end) = self.arenas.claim_end(number)? else { return Some(0) };
+        // Windows end with whole segments, and so does what is left.
+        let Some((id, pages)) = self.take_end(end.address, ends::FEWEST_PAGES, most.min(end.most_pages)) else {
+            self.arenas.give_up_end(end);
+            return Some(0);
+        };
+        let start = NonNull::new(core::ptr::with_exposed_provenance_mut(end.address - pages * PAGE_BYTES));
+        // SAFETY: the run, in whole pages, is this thread's, and nothing uses its contents.
+        if start.is_some_and(|start| unsafe { O::unmap(start, pages * PAGE_BYTES) }) {
+            self.drop_end(id);
+            self.arenas.publish_end(end, pages);
+            Some(pages * PAGE_BYTES)
+        } else {
+            self.put_back(id, Kind::Clean, O::now_ms(), |_| {});
+            self.arenas.give_up_end(end);
+            Some(0)
+        }
+    }
+
     /// Takes the last pages of the clean run that ends at `address`, `fewest` to `most` in whole segments, out of the index,
     /// to be unmapped: their run, and how many. `None` without such a run.
-    pub fn take_end(&self, address: usize, fewest: usize, most: usize) -> Option<(SpanId, usize)> {
+    fn take_end(&self, address: usize, fewest: usize, most: usize) -> Option<(SpanId, usize)> {
         let mut free = self.lock_with_spares()?;
         let last = free.free_at(address, true).filter(|&id| free.span(id).kind == Kind::Clean)?;
         let pages = (free.span(last).pages as usize).min(most) / SEGMENT_PAGES as usize * SEGMENT_PAGES as usize;
@@ -1093,16 +1133,14 @@ impl<O: Os> Runs<O> {
         Some((id, pages))
     }
 
-    /// Puts back the run of [`Runs::take_end`].
-    pub fn put_end_back(&self, id: SpanId) {
-        self.put_back(id, Kind::Clean, O::now_ms(), |_| {});
-    }
-
     /// Forgets the run of [`Runs::take_end`], which is unmapped.
-    pub fn drop_end(&self, id: SpanId) {
+    fn drop_end(&self, id: SpanId) {
         let mut free = self.lock();
         let (start, bytes) = (free.span(id).start, free.span(id).bytes());
-        self.forget_left_out(start, bytes);
+        // What core dumps left out is no longer there.
+        if let Some(reach) = self.arenas.reach_of(start).filter(|_| self.left_out.is_any()) {
+            self.left_out.forget(reach, start, start + bytes);
+        }
         free.end_purge(id);
         free.mark_edges(id, PageTag::NONE);
         free.retire(id);

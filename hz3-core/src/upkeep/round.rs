@@ -8,7 +8,6 @@
 //! A turn is due eight times per purge delay, at the next miss that reads the clock or in the background thread. It
 //! does a bounded amount. If work is left, the next turn is due eight times sooner.
 
-use crate::pages::ends::unmap_end;
 use crate::pages::page_heap::{PageHeap, TURN_US};
 use crate::pages::policy::Policy;
 use crate::platform::budget::Budget;
@@ -94,7 +93,7 @@ fn turn<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &Sche
         is_behind |= is_stopped;
     }
     if is_new && !is_behind {
-        unmap_end(&pages.runs);
+        pages.runs.unmap_end();
         pages.runs.leave_out();
     }
     pages.retry_unmaps(MAX_UNMAPS);

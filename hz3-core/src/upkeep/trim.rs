@@ -13,7 +13,6 @@
 
 use crate::hardening::quarantine::Quarantine;
 use crate::pages::bins::BINS;
-use crate::pages::ends::unmap_end;
 use crate::pages::page_heap::PageHeap;
 use crate::pages::span::at;
 use crate::platform::os::Os;
@@ -64,7 +63,7 @@ pub fn purge_all<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) -> boo
     let now = P::Os::now_ms();
     let returned = pages.retry_unmaps(usize::MAX);
     let purged = purge_all_holes(pages, exchange, now) + pages.purge(now, 0, usize::MAX);
-    while unmap_end(&pages.runs) > 0 {}
+    while pages.runs.unmap_end() > 0 {}
     while pages.runs.leave_out() {}
     purged + returned > 0
 }

@@ -2,7 +2,6 @@
 //! test, because the fake system's addresses are the process's.
 
 use hz3_core::observe::books::check_runs;
-use hz3_core::pages::ends::unmap_end;
 use hz3_core::pages::runs::Runs;
 use hz3_core::pages::span::at;
 use hz3_core::platform::fake::Fake;
@@ -78,14 +77,14 @@ fn gives_ends_back(runs: &Runs<Fake>) {
     // SAFETY: as above.
     unsafe { start.write(7) };
     let before = runs.arenas.reserved_and_committed().1;
-    assert_eq!(unmap_end(runs), 0, "nothing is clean yet");
+    assert_eq!(runs.unmap_end(), 0, "nothing is clean yet");
     runs.purge(0, 0, usize::MAX);
     Fake::refuse_after(0);
-    let refused = unmap_end(runs);
+    let refused = runs.unmap_end();
     Fake::grant_all();
     assert_eq!((refused, runs.arenas.reserved_and_committed().1), (0, before));
     assert_eq!(check_runs(runs), Ok(()));
-    while unmap_end(runs) > 0 {
+    while runs.unmap_end() > 0 {
         assert_eq!(check_runs(runs), Ok(()));
     }
     let after = runs.arenas.reserved_and_committed().1;
