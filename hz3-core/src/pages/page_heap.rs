@@ -1090,7 +1090,9 @@ impl<P: Policy> PageHeap<P> {
         let now = P::Os::now_ms();
         self.early.note_shortage(now);
         // What waits may lie there, and nothing that comes later pushes it out.
-        if P::HARDENED && self.guards.waiting_bytes() >= WAITING_BYTES / 2 && !self.runs.has_free_end() {
+        let are_many =
+            || self.guards.waiting_runs() >= WAITING_RUNS / 2 || self.guards.waiting_bytes() >= WAITING_BYTES / 2;
+        if P::HARDENED && are_many() && !self.runs.has_free_end() {
             self.release_waiting_if(0, 0, |_| false);
         }
         if !self.runs.has_free_end() {

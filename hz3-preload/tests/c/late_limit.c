@@ -113,7 +113,7 @@ static void others_can_map_what_was_freed(int resource, const char *size_field) 
         pid_t child = fork();
         CHECK(child >= 0);
         if (child == 0) {
-            set_limit(resource, check_status(size_field) + GIB);
+            set_limit(resource, check_status(size_field) + 512 * MIB);
             for (int round = 0; round < 2; round++) {
                 struct link *first = NULL, *block;
                 for (; (block = (struct link *)malloc(sizes[i])) != NULL; first = block) block->next = first;
@@ -122,9 +122,9 @@ static void others_can_map_what_was_freed(int resource, const char *size_field) 
                     free(first);
                 }
                 void *mapping =
-                    mmap(NULL, 400 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+                    mmap(NULL, 200 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
                 CHECK_THAT(mapping != MAP_FAILED, "after blocks of %zu bytes: %s", sizes[i], strerror(errno));
-                CHECK(munmap(mapping, 400 * MIB) == 0);
+                CHECK(munmap(mapping, 200 * MIB) == 0);
             }
             _exit(0);
         }
