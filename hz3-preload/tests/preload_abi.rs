@@ -75,7 +75,6 @@ lane_tests! {
         blocks_that_come_and_go_keep_their_memory_warm,
         a_hundred_thousand_mappings_are_told_apart,
     ],
-    Program::new("c/dumps.c") => [core_dumps_hold_what_is_used_and_little_more],
     Program::new("c/large_blocks.c") => [
         a_mapping_that_comes_and_goes_is_touched_once,
         sizes_near_each_other_share_a_mapping,
