@@ -6,8 +6,9 @@
 //! ```
 //!
 //! What is kept and what is live together are an eighth more than what was live lately, at most; and what is kept, 32 MiB, or
-//! 256 where a helper gives them back, or more once a mapping that was unmapped for that alone would have served again. So memory follows the program: what
-//! comes and goes stays, and what is over goes at once. Upkeep unmaps what stays idle; a request that fails, everything.
+//! 256 where a helper gives them back, or more once a mapping that was unmapped for that alone would have served again. So
+//! memory follows the program: what comes and goes stays, and what is over goes at once. Upkeep unmaps what stays idle; a
+//! request that fails, everything.
 //!
 //! Protected by the lock of the direct mappings. In a hardened lane a kept mapping begins with guards, so that it is not
 //! merged with what lies before it.
