@@ -60,7 +60,7 @@ counts! {
     count direct_blocks as "direct_blocks";
     /// Slots in the loaded and spare magazines of all heaps.
     count magazine_bytes as "magazine_bytes";
-    /// Slots in the remote stashes of all heaps.
+    /// Slots in the remote stashes of all heaps, and those in doubt, which wait for others.
     count stash_bytes as "stash_bytes";
     /// Slots in depots and inboxes.
     count depot_bytes as "depot_bytes";

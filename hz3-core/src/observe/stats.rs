@@ -44,6 +44,14 @@ fn span_bytes<L: Lane>(bin: Bin, spans: u32) -> usize {
     spans as usize * pages_of_span::<L>(bin) * PAGE_BYTES
 }
 
+/// Calls `look` with one slot of each pair [in doubt](crate::transfer::doubts), and its bin.
+fn each_doubtful<L: Lane>(mut look: impl FnMut(Bin, *mut u8)) {
+    let allocator = L::allocator();
+    allocator.exchange.doubts.each(|address| {
+        look(allocator.pages.tag(address).bin(), core::ptr::with_exposed_provenance_mut(address));
+    });
+}
+
 /// Calls `look` with each group of cached slots of one bin: address of the first, and number.
 pub(crate) fn each_cached<L: Lane>(mut look: impl FnMut(Cache, Bin, *const *mut u8, usize)) {
     let allocator = L::allocator();
@@ -57,6 +65,7 @@ pub(crate) fn each_cached<L: Lane>(mut look: impl FnMut(Cache, Bin, *const *mut 
             (*heap).quarantine.peek(|bin, slot| look(Cache::Quarantine, bin, &slot, 1));
         }
     });
+    each_doubtful::<L>(|bin, slot| look(Cache::Stash, bin, &slot, 1));
     for shard in allocator.exchange.shards() {
         for bin in small_bins() {
             let depot = shard.depot(bin);
@@ -98,6 +107,7 @@ pub fn collect<L: Lane>() -> Stats {
             (*heap).quarantine.peek(|bin, _| stats.quarantine_bytes += slot_bytes(bin));
         }
     });
+    each_doubtful::<L>(|bin, _| stats.stash_bytes += slot_bytes(bin));
     collect_rest::<L>(&mut stats);
     stats
 }

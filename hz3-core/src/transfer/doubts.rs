@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Who exchanges a slot that a hit may be reading ([`crate::upkeep::rest`]) may not learn which of the two was read. The
-//! one that circulates comes home some day; then the other is free for certain. Until then it is out, in no cache.
+//! one that circulates comes home some day; then the other is free for certain. Until then it is out, in no other cache.
 
 use crate::pages::slot::Slot;
 use crate::platform::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -35,6 +35,16 @@ impl Doubts {
     pub fn is_any(&self) -> bool {
         // Relaxed: who brings a slot of a pair home got it after the pair was entered.
         self.open.load(Ordering::Relaxed) != 0
+    }
+
+    /// Calls `look` with one address of each pair, which stands for the slot that is free.
+    pub fn each(&self, mut look: impl FnMut(usize)) {
+        for (first, second) in &self.pairs {
+            // Acquire: pairs with the Release in `enter`.
+            if first.load(Ordering::Acquire) > RESERVED {
+                look(second.load(Ordering::Relaxed));
+            }
+        }
     }
 
     /// Enters a pair; its place. `None` if there is none left.
@@ -101,6 +111,9 @@ mod tests {
         assert!(!doubts.is_any() && doubts.resolve(16).is_none());
         let [first, second] = [(16, 32), (48, 64)].map(|(former, other)| doubts.enter(former, other).unwrap());
         assert!(doubts.is_any() && doubts.resolve(80).is_none());
+        let mut addresses = std::vec::Vec::new();
+        doubts.each(|address| addresses.push(address));
+        assert_eq!(addresses, [32, 64]);
         assert_eq!(doubts.resolve(32).map(|slot| slot.address()), Some(16));
         assert!(doubts.resolve(16).is_none() && !doubts.settle(first, 16));
         assert!(doubts.settle(second, 48) && doubts.resolve(64).is_none() && !doubts.is_any());

@@ -367,6 +367,30 @@ fn pages_around_live_blocks_go_back_in_every_lane() {
     to_the_end(pages_around_live_blocks_go_back::<Scale>);
 }
 
+/// Of a pair in doubt, the slot that waits for its other is a cache's, and comes home with it.
+fn a_slot_in_doubt_is_cached<L: Lane>() {
+    let exchange = &L::allocator().exchange;
+    for bytes in [64, 1000, 7680] {
+        let [former, other] = [1, 2].map(|seed| Block::written(block::malloc::<L>(bytes), bytes, seed));
+        assert!(exchange.doubts.enter(former.address, other.address).is_some());
+        expect_books::<L>([&former]);
+        former.free::<L>();
+        expect_books::<L>([]);
+        trim::<L>();
+        expect_books::<L>([]);
+        assert!(!exchange.doubts.is_any(), "{bytes}: it did not come home");
+        assert_eq!(collect::<L>().small_out_bytes, 0);
+    }
+}
+
+#[test]
+fn slots_in_doubt_are_cached() {
+    apart!();
+    to_the_end(a_slot_in_doubt_is_cached::<Tiny>);
+    to_the_end(a_slot_in_doubt_is_cached::<Fast>);
+    to_the_end(a_slot_in_doubt_is_cached::<Scale>);
+}
+
 /// Pages that are being given back are nobody's: blocks that other threads get meanwhile keep their contents.
 fn trims_leave_working_threads_alone<L: Lane>() {
     let workers = [11, 13].map(|seed| std::thread::spawn(move || threads_free_each_others_blocks::<L>(seed)));
