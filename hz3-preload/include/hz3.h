@@ -25,7 +25,7 @@ struct hz3_stats {
     size_t direct_bytes;     /* of them, blocks that are mappings of their own */
     size_t direct_blocks;    /* number of these mappings */
     size_t magazine_bytes;   /* free slots in threads' magazines */
-    size_t stash_bytes;      /* free slots in threads' remote stashes */
+    size_t stash_bytes;      /* free slots in threads' remote stashes, or waiting for others */
     size_t depot_bytes;      /* free slots that threads share */
     size_t span_free_bytes;  /* free slots in spans */
     size_t span_waste_bytes; /* what spans hold beyond their last slot */

@@ -39,6 +39,9 @@ impl Doubts {
 
     /// Calls `look` with one address of each pair, which stands for the slot that is free.
     pub fn each(&self, mut look: impl FnMut(usize)) {
+        if !self.is_any() {
+            return;
+        }
         for (first, second) in &self.pairs {
             // Acquire: pairs with the Release in `enter`.
             if first.load(Ordering::Acquire) > RESERVED {
