@@ -30,6 +30,12 @@ const LONGER_MS: u32 = 16_000;
 /// Chosen: more than a time slice.
 const GIVING_MS: u32 = 100;
 
+/// Whether a program with so many bytes in use and free rests between bursts. One that goes on with other sizes needs the
+/// memory for them.
+pub fn is_resting(used: usize, free: usize) -> bool {
+    used <= free / 4
+}
+
 /// The bound's and the delay's state. Relaxed, all accesses: gauges; a lost update hardly matters.
 pub struct Early {
     /// The highest use so far, in bytes.
@@ -123,9 +129,8 @@ impl Early {
             let is_soon = elapsed_ms(self.aged_stamp.load(Ordering::Relaxed), now) < delay_ms;
             let left = if is_soon { aged.saturating_sub(bytes) } else { 0 };
             self.aged.store(left, Ordering::Relaxed);
-            // A program that rests between bursts. One that goes on with other sizes needs the memory for them.
-            let was_idle = self.used.load(Ordering::Relaxed) <= self.free.load(Ordering::Relaxed) / 4;
-            if is_soon && left == 0 && was_idle {
+            let was_resting = is_resting(self.used.load(Ordering::Relaxed), self.free.load(Ordering::Relaxed));
+            if is_soon && left == 0 && was_resting {
                 self.longer_since.store(now.max(1), Ordering::Relaxed);
             }
         }

@@ -15,7 +15,7 @@ use crate::pages::arena::Growing;
 use crate::pages::bins;
 use crate::pages::clearing::Clearing;
 use crate::pages::direct::{DIRECT_BYTES, DirectMappings, LIMITED_DIRECT_BYTES};
-use crate::pages::early::{Early, LEAST_BYTES};
+use crate::pages::early::{Early, LEAST_BYTES, is_resting};
 use crate::pages::guards::{Guards, Wait};
 use crate::pages::kept::{Keeping, Mapping};
 use crate::pages::page_tag::{Kind, PageTag, TagCell};
@@ -964,9 +964,17 @@ impl<P: Policy> PageHeap<P> {
         self.release_waiting_if(usize::MAX, usize::MAX, |id| elapsed_ms(stamp(id), now) >= delay_ms);
     }
 
-    /// Bytes of free memory that goes back with age: dirty runs and kept mappings.
-    pub fn aging_bytes(&self) -> usize {
-        self.runs.free_bytes().0 + self.direct.kept_bytes()
+    /// Bytes of free memory that goes back with age, dirty runs and kept mappings, and whether the program rests.
+    pub fn aging(&self) -> (usize, bool) {
+        let (dirty, used) = self.dirty_and_used();
+        (dirty + self.direct.kept_bytes(), is_resting(used, dirty))
+    }
+
+    /// Bytes of dirty runs, and of what runs and spans use.
+    fn dirty_and_used(&self) -> (usize, usize) {
+        let ((dirty, clean, purging), (_, committed)) =
+            (self.runs.free_bytes(), self.runs.arenas.reserved_and_committed());
+        (dirty, committed.saturating_sub(dirty + clean + purging))
     }
 
     /// Purges dirty runs, and unmaps kept mappings, that are at least `delay_ms` old at `now`, about `most_bytes`; returns the
@@ -1022,9 +1030,7 @@ impl<P: Policy> PageHeap<P> {
     /// Purges what is as old as the delay, `most_bytes` while `budget` lasts; the bytes, and whether it was spent.
     pub fn purge_aged(&self, now: u32, delay_ms: u32, most_bytes: usize, budget: &Budget) -> (usize, bool) {
         let (purged, is_behind) = Self::in_steps(most_bytes, budget, |bytes| self.purge(now, delay_ms, bytes));
-        let ((dirty, clean, purging), (_, committed)) =
-            (self.runs.free_bytes(), self.runs.arenas.reserved_and_committed());
-        let used = committed.saturating_sub(dirty + clean + purging);
+        let (dirty, used) = self.dirty_and_used();
         self.early.note_aged(purged, purged + dirty, used, now, self.options().purge_delay_ms());
         (purged, is_behind)
     }

@@ -155,7 +155,7 @@ extern "C" fn run<L: Lane>(_: *mut c_void) -> *mut c_void {
         if !is_asked_for && (is_quiet || elapsed_ms(last_look, now) >= LOOK_MS) {
             last_look = now;
             // What is left is within the bound of a process with one thread.
-            if (is_quiet || allocator.pages.aging_bytes() < LEAST_BYTES) && helper.end_if_alone::<L::Os>() {
+            if (is_quiet || allocator.pages.aging().0 < LEAST_BYTES) && helper.end_if_alone::<L::Os>() {
                 return null_mut();
             }
         }

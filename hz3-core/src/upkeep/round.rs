@@ -79,7 +79,8 @@ fn turn<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &Sche
     if is_new {
         exchange.make_surplus_due();
         exchange.spread.end_if_quiet(now);
-        schedule.pace.begin_round(pages.aging_bytes());
+        let (dirty, is_resting) = pages.aging();
+        schedule.pace.begin_round(dirty, is_resting);
     }
     let budget = Budget::of_us::<P::Os>(TURN_US);
     let mut is_behind =

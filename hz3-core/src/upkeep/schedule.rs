@@ -91,13 +91,15 @@ impl Default for Schedule {
     }
 }
 
-/// Rounds in which what is old goes back. Chosen: a program that needs it again a little later finds most of it.
+/// Rounds in which what is old goes back while the program rests. Chosen: one that needs it again a little later finds most
+/// of it.
 const ROUNDS: usize = 8;
 /// Bytes that go back in a round, at least.
 const LEAST_PACE_BYTES: usize = 8 << 20;
 
 /// How much old memory still goes back in this round. Relaxed, all accesses: gauges.
 pub struct Pace {
+    /// What a round began with; 0 if the program works.
     bytes: AtomicUsize,
     left: AtomicUsize,
 }
@@ -108,13 +110,14 @@ impl Pace {
         Self { bytes: AtomicUsize::new(LEAST_PACE_BYTES), left: AtomicUsize::new(LEAST_PACE_BYTES) }
     }
 
-    /// Begins a round, with `dirty` bytes that may be old: an eighth of them goes, or as many as in the rounds before.
-    pub fn begin_round(&self, dirty: usize) {
+    /// Begins a round, with `dirty` bytes that may be old: whatever is goes, or while the program rests an eighth, or as much as
+    /// in the rounds before.
+    pub fn begin_round(&self, dirty: usize, is_resting: bool) {
         let last = self.bytes.load(Ordering::Relaxed);
         let before = if self.left() < last { last } else { 0 };
-        let bytes = before.max(dirty.div_ceil(ROUNDS)).max(LEAST_PACE_BYTES);
+        let bytes = if is_resting { before.max(dirty.div_ceil(ROUNDS)).max(LEAST_PACE_BYTES) } else { 0 };
         self.bytes.store(bytes, Ordering::Relaxed);
-        self.left.store(bytes, Ordering::Relaxed);
+        self.left.store(if is_resting { bytes } else { usize::MAX }, Ordering::Relaxed);
     }
 
     /// Bytes left.
@@ -185,23 +188,38 @@ impl Default for Rests {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::vec::Vec;
+
+    const MIB: usize = 1 << 20;
+
+    /// MiB that go back in each round.
+    fn rounds(pace: &Pace, mut dirty: usize, is_resting: bool) -> Vec<usize> {
+        let mut rounds = Vec::new();
+        while dirty > 0 {
+            pace.begin_round(dirty, is_resting);
+            let given = pace.left().min(dirty);
+            for half in [given / 2, given - given / 2] {
+                pace.note_given(half);
+                dirty -= half;
+            }
+            rounds.push(given / MIB);
+        }
+        rounds
+    }
 
     #[test]
-    fn what_was_old_at_first_goes_back_in_eight_rounds() {
-        let (pace, mut dirty, mut rounds) = (Pace::new(), 800 << 20, 0);
-        while dirty > 0 {
-            pace.begin_round(dirty);
-            assert_eq!(pace.left(), 100 << 20);
-            for _ in 0..2 {
-                pace.note_given(50 << 20);
-                dirty -= 50 << 20;
-            }
-            assert_eq!(pace.left(), 0);
-            rounds += 1;
-        }
-        assert_eq!(rounds, ROUNDS);
-        pace.begin_round(0);
-        pace.begin_round(160 << 20);
-        assert_eq!(pace.left(), 20 << 20);
+    fn what_was_old_at_first_goes_back_in_eight_rounds_while_the_program_rests() {
+        let pace = Pace::new();
+        assert_eq!(rounds(&pace, 800 * MIB, true), [100; ROUNDS]);
+        pace.begin_round(0, true);
+        pace.begin_round(160 * MIB, true);
+        assert_eq!(pace.left(), 20 * MIB);
+    }
+
+    #[test]
+    fn it_goes_back_at_once_while_the_program_works() {
+        let pace = Pace::new();
+        assert_eq!(rounds(&pace, 800 * MIB, false), [800]);
+        assert_eq!(rounds(&pace, 800 * MIB, true), [100; ROUNDS]);
     }
 }
