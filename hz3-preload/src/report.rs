@@ -265,6 +265,7 @@ fn show<L: Lane>(options: &Options) {
     };
     let _ = writeln!(text, "hz3: HZ3_BACKGROUND_THREAD={background}");
     let _ = writeln!(text, "hz3: HZ3_NAME_MAPS={}", u8::from(options.names_maps()));
+    let _ = writeln!(text, "hz3: HZ3_SMALL_CORES={}", u8::from(options.has_small_cores()));
     let _ = writeln!(text, "hz3: HZ3_SHOW_ERRORS={}", u8::from(options.shows_errors()));
     let _ = writeln!(text, "hz3: HZ3_SHOW_STATS={}", u8::from(options.shows_stats()));
     let _ = writeln!(text, "hz3: HZ3_DEEPBIND={}", if options.keeps_deepbind() { "keep" } else { "clear" });

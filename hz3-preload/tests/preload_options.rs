@@ -317,6 +317,20 @@ fn mappings_have_names_for_who_asks() {
     harness::lists_every_case(&NAMES, &cases.map(|(_, case)| case));
 }
 
+/// The kernel says what it would leave out.
+#[test]
+fn core_dumps_are_small_for_who_asks() {
+    const DUMPS: Program = Program::new("c/dumps.c");
+    let cases = [("1", "core_dumps_hold_what_is_used_and_little_more"), ("0", "core_dumps_hold_everything")];
+    for lane in [Lane::Fast, Lane::Scale, Lane::Hardened].into_iter().filter(|_| !any_malloc()) {
+        for (setting, case) in cases {
+            let run = Run::new(&DUMPS).argument(case).variable("HZ3_SMALL_CORES", setting);
+            run.preload(&lane.library()).finish().expect_success();
+        }
+    }
+    harness::lists_every_case(&DUMPS, &cases.map(|(_, case)| case));
+}
+
 #[test]
 fn a_verbose_library_says_its_lane_and_every_option() {
     for (lane, name) in [(Lane::Fast, "lane fast"), (Lane::Scale, "lane scale")] {
@@ -340,6 +354,7 @@ fn a_verbose_library_says_its_lane_and_every_option() {
                 &["HZ3_HARD_LIMIT=0"],
                 &["HZ3_DEEPBIND=clear"],
                 &["HZ3_NAME_MAPS=0"],
+                &["HZ3_SMALL_CORES=0"],
             ],
         );
     }

@@ -17,7 +17,7 @@
 //! No lock is held across a system call: a library in its place may allocate, and then grows another window. Other
 //! threads wait a little for one that grows, so that not all grow at once.
 
-use crate::pages::page_map::{ArenaTags, Claim, PageMap};
+use crate::pages::page_map::{ArenaTags, Claim, PageMap, Reach};
 use crate::pages::page_tag::{PageTag, TagCell};
 use crate::pages::places::{Edge, Mapped, Place, TAG_BYTES, mapped_tags};
 use crate::platform::lock::{ForkLock, Mutex, Ranked};
@@ -30,7 +30,7 @@ use core::ptr::{NonNull, with_exposed_provenance_mut};
 use crossbeam_utils::CachePadded;
 
 /// Most windows. Past the far one they double, and cover the address space.
-const WINDOWS: usize = 64;
+pub const WINDOWS: usize = 64;
 /// Least and most bytes mapped beyond a request, and their share of what there is. A step takes the mmap lock, which delays
 /// other threads' page faults. Chosen: what is mapped and unused stays small beside the rest.
 const STEP_BYTES: RangeInclusive<usize> = 2 * SEGMENT_BYTES..=128 * SEGMENT_BYTES;
@@ -296,6 +296,14 @@ impl<O: Os> Arenas<O> {
     /// Where the windows' last mapped pages end, or ended a moment ago.
     pub fn ends(&self) -> impl Iterator<Item = usize> {
         self.windows.all().iter().map(|window| window.end_address())
+    }
+
+    /// The window that reaches over `address`.
+    pub fn reach_of(&self, address: usize) -> Option<Reach> {
+        self.windows.all().iter().enumerate().find_map(|(number, window)| {
+            let (base, bytes) = (window.base(), window.capacity() * PAGE_BYTES);
+            (address.wrapping_sub(base) < bytes).then_some(Reach { number, base, bytes })
+        })
     }
 
     /// Claims the end of window `number`, for pages there to be unmapped. `None` without such a window, `Some(None)` if its

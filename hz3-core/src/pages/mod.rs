@@ -19,6 +19,7 @@ pub mod guards;
 #[cfg(not(loom))]
 pub mod kept;
 #[cfg(not(loom))]
+pub mod left_out;
 pub mod length_tree;
 #[cfg(not(loom))]
 pub mod limit;

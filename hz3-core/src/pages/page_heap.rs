@@ -1080,6 +1080,7 @@ impl<P: Policy> PageHeap<P> {
                 purged += self.purge_runs(now, 0, missing, &Budget::unbounded()).0;
             }
             self.early.note_given(purged, excess, now);
+            self.runs.leave_out();
         }
     }
 

@@ -32,6 +32,17 @@ pub struct ArenaTags<T> {
     end: AtomicUsize,
 }
 
+/// Where a window lies.
+#[derive(Clone, Copy)]
+pub struct Reach {
+    /// Its number.
+    pub number: usize,
+    /// Its first address.
+    pub base: usize,
+    /// Its bytes.
+    pub bytes: usize,
+}
+
 const CLAIMED: usize = 1 << (usize::BITS - 1);
 
 impl<T> ArenaTags<T> {
@@ -87,7 +98,7 @@ impl<T> ArenaTags<T> {
         self.pages.load(Ordering::Relaxed)
     }
 
-    /// Most pages. The caller holds the growth lock.
+    /// Most pages: exact under the growth lock, a moment old elsewhere.
     pub fn capacity(&self) -> usize {
         // Relaxed: under the lock.
         self.capacity.load(Ordering::Relaxed)

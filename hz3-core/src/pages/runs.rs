@@ -14,13 +14,15 @@
 //! before clean ones, a long one with what adjoins it, and both before fresh pages. One lock protects all this. It is held
 //! for so many steps, except in `take_any`, and never across a system call.
 
-use crate::pages::arena::{Arenas, Growing, NotGrown, PageRange};
+use crate::pages::arena::{Arenas, Growing, NotGrown, PageRange, WINDOWS};
 use crate::pages::ends::{self, most_pages};
 use crate::pages::fresh::Fresh;
+use crate::pages::left_out::{self, LeftOut};
 use crate::pages::length_tree::{Nodes, Tree};
 use crate::pages::limit::Limit;
+use crate::pages::page_map::Reach;
 use crate::pages::page_tag::{Kind, PageTag};
-use crate::pages::run_lists::{Lists, class_of, rest_of_band};
+use crate::pages::run_lists::{CLASSES, Lists, class_of, rest_of_band};
 use crate::pages::span::{SharedPages, Span, Spans, at};
 use crate::platform::forks::Forks;
 use crate::platform::lock::{ForkLock, Guard, Mutex, Ranked};
@@ -611,6 +613,7 @@ pub struct Runs<O: Os> {
     pub limit: CachePadded<Limit>,
     /// Forks that wait for what is in transit.
     pub forks: Forks,
+    left_out: LeftOut<O, WINDOWS>,
 }
 
 impl<O: Os> Runs<O> {
@@ -623,6 +626,7 @@ impl<O: Os> Runs<O> {
             fresh: CachePadded::new(Fresh::new()),
             limit: CachePadded::new(Limit::new()),
             forks: Forks::new(),
+            left_out: LeftOut::new(),
         }
     }
 
@@ -676,7 +680,10 @@ impl<O: Os> Runs<O> {
             // The lock's guard ends here, before what purges takes it again.
             let taken = self.lock_with_spares()?.take(pages, align_pages);
             match taken {
-                Ok(Some(id)) => return Some(id),
+                Ok(Some(id)) => {
+                    self.dump_again(id);
+                    return Some(id);
+                }
                 Ok(None) => {}
                 Err(OverLimit) if turns > 0 && self.make_room(pages) => {
                     turns -= 1;
@@ -769,7 +776,9 @@ impl<O: Os> Runs<O> {
     /// [`FreeRuns::take_any`], under the run lock.
     #[cold]
     pub fn take_any(&self, pages: usize, align_pages: usize) -> Option<SpanId> {
-        self.lock_with_spares()?.take_any(pages, align_pages)
+        let id = self.lock_with_spares()?.take_any(pages, align_pages)?;
+        self.dump_again(id);
+        Some(id)
     }
 
     fn add(&self, range: PageRange, id: SpanId) {
@@ -936,6 +945,8 @@ impl<O: Os> Runs<O> {
         free.retire(more);
         free.span(id).pages = pages as u32;
         free.tag_edges(id);
+        drop(free);
+        self.dump_again(id);
         true
     }
 
@@ -996,6 +1007,59 @@ impl<O: Os> Runs<O> {
         let id = free.cut(oldest, start, pages.min(free.index.purge_pages))?;
         free.begin_purge(id);
         Some(id)
+    }
+
+    /// Has core dumps hold the span `id`, just taken by the caller, whose memory they may have left out.
+    #[inline]
+    fn dump_again(&self, id: SpanId) {
+        if self.left_out.is_any() {
+            // SAFETY: the caller owns the span.
+            let (start, bytes) = unsafe { ((*at(&self.spans, id)).start, (*at(&self.spans, id)).bytes()) };
+            if let Some(reach) = self.arenas.reach_of(start) {
+                self.left_out.dump_again(reach, start, start + bytes);
+            }
+        }
+    }
+
+    /// Has core dumps leave out a long clean run, if the options say so and one is not; whether it did.
+    #[cold]
+    pub fn leave_out(&self) -> bool {
+        if !self.arenas.options.has_small_cores() {
+            return false;
+        }
+        let _transit = self.forks.begin_transit::<O>();
+        let Some((id, reach)) = self.take_out_dumped() else { return false };
+        // SAFETY: the run is in transit, this thread's alone, and nothing uses its contents.
+        let is_done = unsafe {
+            let span = &*at(&self.spans, id);
+            self.left_out.leave_out(reach, span.start, span.start + span.bytes())
+        };
+        self.put_back(id, Kind::Clean, O::now_ms(), |_| {});
+        is_done
+    }
+
+    /// Takes a long clean run that core dumps hold out of the index.
+    fn take_out_dumped(&self) -> Option<(SpanId, Reach)> {
+        let mut free = self.lock_with_spares()?;
+        let (mut looks, mut above, fewest) = (PROBES, CLASSES, class_of(left_out::FEWEST_PAGES));
+        while let Some(class) = free.index.clean.class_down_from(above.checked_sub(1)?).filter(|&class| class >= fewest)
+        {
+            let mut id = free.index.clean.head(class);
+            while !id.is_none() {
+                looks = looks.checked_sub(1)?;
+                let (start, pages) = (free.span(id).start, free.span(id).pages as usize);
+                let reach = self.arenas.reach_of(start)?;
+                if pages >= left_out::FEWEST_PAGES && self.left_out.has_more(reach, start, start + pages * PAGE_BYTES) {
+                    let id = free.cut(id, start, pages)?;
+                    self.fresh.forget(pages);
+                    free.begin_purge(id);
+                    return Some((id, reach));
+                }
+                id = free.span(id).next;
+            }
+            above = class;
+        }
+        None
     }
 
     /// Whether the last `pages` before `address` are free, in a few dozen runs, dirty or clean.
@@ -1075,6 +1139,11 @@ impl<O: Os> Runs<O> {
     /// Forgets the run of [`Runs::take_end`], which is unmapped.
     fn drop_end(&self, id: SpanId) {
         let mut free = self.lock();
+        let (start, bytes) = (free.span(id).start, free.span(id).bytes());
+        // What core dumps left out is no longer there.
+        if let Some(reach) = self.arenas.reach_of(start).filter(|_| self.left_out.is_any()) {
+            self.left_out.forget(reach, start, start + bytes);
+        }
         free.end_purge(id);
         free.mark_edges(id, PageTag::NONE);
         free.retire(id);

@@ -240,6 +240,16 @@ unsafe impl Os for Linux {
         }
     }
 
+    unsafe fn leave_out_of_dumps(start: NonNull<u8>, bytes: usize) {
+        // SAFETY: contents and access stay.
+        calling_out(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTDUMP) });
+    }
+
+    unsafe fn dump_again(start: NonNull<u8>, bytes: usize) {
+        // SAFETY: contents and access stay.
+        calling_out(|| unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DODUMP) });
+    }
+
     unsafe fn unmap(start: NonNull<u8>, bytes: usize) -> bool {
         // SAFETY: nothing uses the range any more.
         calling_out(|| unsafe { libc::munmap(start.as_ptr().cast(), bytes) == 0 })

@@ -151,6 +151,7 @@ pub struct Options {
     hard_limit_bytes: AtomicUsize,
     huge_pages: AtomicU32,
     name_maps: AtomicU32,
+    small_cores: AtomicU32,
     background_thread: AtomicU32,
     verbose: AtomicU32,
     show_stats: AtomicU32,
@@ -172,7 +173,7 @@ struct Known {
     apply: fn(&Options, &[u8]) -> Option<()>,
 }
 
-const KNOWN: [Known; 16] = [
+const KNOWN: [Known; 17] = [
     Known {
         name: b"PURGE_DELAY_MS",
         expected: b"milliseconds from 0 (at once) to 3600000, or -1 (never)",
@@ -249,6 +250,14 @@ const KNOWN: [Known; 16] = [
         expected: b"0 or 1",
         apply: |options, value| {
             options.name_maps.store(u32::from(switch(value)?), Ordering::Relaxed);
+            Some(())
+        },
+    },
+    Known {
+        name: b"SMALL_CORES",
+        expected: b"0 or 1",
+        apply: |options, value| {
+            options.small_cores.store(u32::from(switch(value)?), Ordering::Relaxed);
             Some(())
         },
     },
@@ -356,6 +365,7 @@ impl Options {
             hard_limit_bytes: AtomicUsize::new(0),
             huge_pages: AtomicU32::new(HugePages::System as u32),
             name_maps: AtomicU32::new(0),
+            small_cores: AtomicU32::new(0),
             background_thread: AtomicU32::new(Background::Auto as u32),
             verbose: AtomicU32::new(0),
             show_stats: AtomicU32::new(0),
@@ -457,6 +467,11 @@ impl Options {
     /// Whether mappings get names.
     pub fn names_maps(&self) -> bool {
         self.name_maps.load(Ordering::Relaxed) == 1
+    }
+
+    /// Whether core dumps leave out long ranges of free memory.
+    pub fn has_small_cores(&self) -> bool {
+        self.small_cores.load(Ordering::Relaxed) == 1
     }
 
     /// A sixteenth of the addresses that the first window may reach over.

@@ -83,6 +83,22 @@ pub unsafe trait Os: Waiter + 'static {
         let _ = (start, bytes, name);
     }
 
+    /// Hint: core dumps leave the pages out from now on.
+    ///
+    /// # Safety
+    /// The caller owns the range, mapped, in whole pages, and nothing uses it.
+    unsafe fn leave_out_of_dumps(start: NonNull<u8>, bytes: usize) {
+        let _ = (start, bytes);
+    }
+
+    /// Hint: the end of [`Os::leave_out_of_dumps`].
+    ///
+    /// # Safety
+    /// The range was left out.
+    unsafe fn dump_again(start: NonNull<u8>, bytes: usize) {
+        let _ = (start, bytes);
+    }
+
     /// Unmaps the range. False if the system refuses, as at its limit of mappings; then nothing has changed.
     ///
     /// # Safety

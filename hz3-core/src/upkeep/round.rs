@@ -95,6 +95,7 @@ fn turn<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &Sche
     }
     if is_new && !is_behind {
         pages.runs.unmap_end();
+        pages.runs.leave_out();
     }
     pages.retry_unmaps(MAX_UNMAPS);
     schedule.set_behind(is_behind);

@@ -64,6 +64,7 @@ pub fn purge_all<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) -> boo
     let returned = pages.retry_unmaps(usize::MAX);
     let purged = purge_all_holes(pages, exchange, now) + pages.purge(now, 0, usize::MAX);
     while pages.runs.unmap_end() > 0 {}
+    while pages.runs.leave_out() {}
     purged + returned > 0
 }
 
