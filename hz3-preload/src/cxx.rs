@@ -18,6 +18,8 @@
 
 use crate::entry;
 use core::arch::naked_asm;
+#[cfg(target_env = "musl")]
+use core::ffi::c_int;
 use core::ffi::{CStr, c_void};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -31,32 +33,58 @@ const THROW_BAD_ALLOC: &CStr = c"_ZSt17__throw_bad_allocv";
 
 /// `name` in the global scope, or in a C++ runtime loaded outside it; or null.
 fn find(name: &CStr) -> *mut c_void {
-    // SAFETY: all names are C strings; RTLD_NOLOAD loads nothing, and each handle is closed once.
-    unsafe {
-        let found = libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr());
-        if !found.is_null() {
-            return found;
-        }
-    }
-    find_in_runtimes(name)
+    // SAFETY: a C string.
+    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    if found.is_null() { find_in_runtimes(name) } else { found }
 }
 
 /// `name` in a C++ runtime that the process has loaded, in whatever scope; or null.
+#[cfg(not(target_env = "musl"))]
 fn find_in_runtimes(name: &CStr) -> *mut c_void {
-    // SAFETY: as above.
-    unsafe {
-        for runtime in [c"libstdc++.so.6", c"libc++.so.1"] {
-            let handle = libc::dlopen(runtime.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
-            if !handle.is_null() {
-                let found = libc::dlsym(handle, name.as_ptr());
-                libc::dlclose(handle);
-                if !found.is_null() {
-                    return found;
-                }
-            }
-        }
+    let mut found = [c"libstdc++.so.6", c"libc++.so.1"].into_iter().map(|runtime| find_in(runtime, name));
+    found.find(|found| !found.is_null()).unwrap_or(null_mut())
+}
+
+/// As above. Packages for Python bring a runtime under a name of their own (`libstdc++-5d72f927.so.6.0.33`), and for musl
+/// all do. Its loader holds no lock while it shows what is loaded.
+#[cfg(target_env = "musl")]
+fn find_in_runtimes(name: &CStr) -> *mut c_void {
+    struct Sought<'a> {
+        name: &'a CStr,
+        found: *mut c_void,
     }
-    null_mut()
+    unsafe extern "C" fn look(object: *mut libc::dl_phdr_info, _bytes: usize, sought: *mut c_void) -> c_int {
+        // SAFETY: the loader passes a description on, and our argument, which nobody else has.
+        let (path, sought) = unsafe { ((*object).dlpi_name, &mut *sought.cast::<Sought>()) };
+        if path.is_null() {
+            return 0;
+        }
+        // SAFETY: a C string, for as long as the object is loaded: for ever.
+        let path = unsafe { CStr::from_ptr(path) };
+        let file = path.to_bytes().rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+        if file.starts_with(b"libstdc++") || file.starts_with(b"libc++") {
+            sought.found = find_in(path, sought.name);
+        }
+        (!sought.found.is_null()).into()
+    }
+    let mut sought = Sought { name, found: null_mut() };
+    // SAFETY: the function takes such an argument.
+    unsafe { libc::dl_iterate_phdr(Some(look), (&raw mut sought).cast()) };
+    sought.found
+}
+
+/// `name` in `runtime` if that is loaded; or null.
+fn find_in(runtime: &CStr, name: &CStr) -> *mut c_void {
+    // SAFETY: both are C strings; RTLD_NOLOAD loads nothing, and the handle is closed once.
+    unsafe {
+        let handle = libc::dlopen(runtime.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
+        if handle.is_null() {
+            return null_mut();
+        }
+        let found = libc::dlsym(handle, name.as_ptr());
+        libc::dlclose(handle);
+        found
+    }
 }
 
 extern "C" fn new_handler() -> *mut c_void {
