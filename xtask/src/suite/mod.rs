@@ -17,6 +17,7 @@ mod layers;
 mod memory;
 mod miri;
 mod musl;
+mod musl_cxx;
 mod mutants;
 mod neighbours;
 mod package;
