@@ -103,7 +103,7 @@ pub fn tools_folder(workspace: &Workspace) -> PathBuf {
 /// The command that installs cargo-deb where [`Packer::find`] looks first.
 pub fn installation(workspace: &Workspace) -> Command {
     let mut command = workspace.cargo();
-    command.args(INSTALL.split(' ')).arg(tools_folder(workspace));
+    command.args(INSTALL.split(' ')).arg(tools_folder(workspace)).env("CARGO_PROFILE_DEV_DEBUG", "false");
     command
 }
 
