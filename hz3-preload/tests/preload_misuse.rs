@@ -24,7 +24,7 @@ fn is_caught(lane: Lane, case: &str, function: &str) {
         return;
     }
     let line =
-        outcome.stderr.strip_suffix('\n').unwrap_or_else(|| panic!("no whole line on standard error: {outcome}"));
+        outcome.own_stderr().strip_suffix('\n').unwrap_or_else(|| panic!("no whole line on standard error: {outcome}"));
     assert!(!line.contains('\n'), "more than one line: {outcome}");
     assert!(line.starts_with("hz3: "), "not hz3's line: {outcome}");
     assert!(line.contains(function), "no {function}: {outcome}");

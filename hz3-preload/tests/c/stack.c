@@ -16,6 +16,12 @@
 
 #define PAINT 0xa5
 #define PLACES 2048
+/* glibc takes no less than 128 KiB on AArch64. */
+#ifdef __aarch64__
+#define THREAD_STACK (128 * KIB)
+#else
+#define THREAD_STACK (64 * KIB)
+#endif
 
 static size_t budget(void) { return check_arguments[0] != NULL ? strtoul(check_arguments[0], NULL, 10) : 2 * KIB; }
 
@@ -319,7 +325,7 @@ static pthread_t thread_on(struct stack *stack, void *(*run)(void *)) {
 static void a_threads_start_and_end_take_little_stack(void) {
     begin_trade();
     for (int i = 0; i < 8; i++) {
-        struct stack stack = new_stack(64 * KIB, MAP_PRIVATE);
+        struct stack stack = new_stack(THREAD_STACK, MAP_PRIVATE);
         check_join(thread_on(&stack, use_some));
         within_budget("a thread", &stack, budget());
         delete_stack(&stack);
@@ -332,7 +338,7 @@ static void exit_takes_little_stack(void) {
     begin_trade();
     struct stack *stack = mmap(NULL, sizeof *stack, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CHECK(stack != MAP_FAILED);
-    *stack = new_stack(64 * KIB, MAP_SHARED);
+    *stack = new_stack(THREAD_STACK, MAP_SHARED);
     pid_t child = fork();
     if (child == 0) {
         thread_on(stack, leave);

@@ -7,13 +7,19 @@
 #include "churn.h"
 
 #define SMALLEST_STACK (16 * KIB)
+/* glibc takes no less than 128 KiB on AArch64. */
+#ifdef __aarch64__
+#define SMALL_STACK (128 * KIB)
+#else
+#define SMALL_STACK (64 * KIB)
+#endif
 
 /* Attributes of a thread whose stack is the smallest that the C library accepts. */
 static void small_stack(pthread_attr_t *attributes) {
     CHECK(pthread_attr_init(attributes) == 0);
     size_t size = SMALLEST_STACK;
     while (pthread_attr_setstacksize(attributes, size) != 0) size += 4 * KIB;
-    CHECK_THAT(size <= 64 * KIB, "the smallest stack is %zu bytes", size);
+    CHECK_THAT(size <= SMALL_STACK, "the smallest stack is %zu bytes", size);
 }
 
 /* ---- blocks that outlive their thread ---------------------------------------------------- */
@@ -151,7 +157,7 @@ static void gather_a_crowd(size_t size, size_t resident_limit) {
     static pthread_t threads[CROWD];
     pthread_attr_t attributes;
     small_stack(&attributes);
-    CHECK(pthread_attr_setstacksize(&attributes, 64 * KIB) == 0);
+    CHECK(pthread_attr_setstacksize(&attributes, SMALL_STACK) == 0);
     crowd_size = size;
     CHECK(pthread_barrier_init(&crowd_barrier, NULL, (unsigned)size) == 0);
     for (size_t i = 0; i < size; i++) {

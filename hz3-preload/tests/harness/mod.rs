@@ -87,6 +87,14 @@ pub fn lists_every_case(program: &Program, listed: &[&str]) {
 }
 
 impl Outcome {
+    /// What the program wrote to its standard error: without what an emulator adds of the signal that ended it.
+    pub fn own_stderr(&self) -> &str {
+        if !run::is_emulated() {
+            return &self.stderr;
+        }
+        self.stderr.find("qemu: uncaught target signal ").map_or(&self.stderr, |at| &self.stderr[..at])
+    }
+
     /// Panics unless the program ended with status 0. A skipped one is reported, loudly.
     pub fn expect_success(&self) {
         match self.status.and_then(|status| status.code()) {

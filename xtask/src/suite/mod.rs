@@ -14,6 +14,7 @@ mod global_allocators;
 mod imports;
 mod large_pages;
 mod layers;
+mod left_out;
 mod memory;
 mod miri;
 mod musl;
@@ -53,7 +54,7 @@ pub struct Arguments {
     /// Only steps whose name contains TEXT; may be given several times
     #[arg(long, value_name = "TEXT")]
     filter: Vec<String>,
-    /// Print the steps' names and run none
+    /// Print the steps' names and run none; some run only where a filter names them
     #[arg(long)]
     list: bool,
 }
@@ -73,6 +74,9 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
             println!("{}", step.name);
         }
         return Ok(ExitCode::SUCCESS);
+    }
+    if arguments.filter.is_empty() {
+        steps.retain(|step| !step.is_by_hand);
     }
     process::catch_interrupts()?;
     let mut session = Session::start()?;

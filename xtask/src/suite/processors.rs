@@ -4,6 +4,7 @@
 //! unit         hz3-core's own tests: system calls, stacks, unwinding, thread-local words
 //! LANE         the library's shape, and programs of the C and C++ interface
 //! LANE/16k     some of them with pages of 16 KiB, LANE/64k with 64
+//! all/CRATE    all programs of a test crate in every lane, but for [`left_out`]; most only where a filter names them
 //! benchmark    the benchmark, a second of it
 //! ```
 //!
@@ -15,8 +16,9 @@
 //! shows no weak ordering: docs/ordering.md has the models for that.
 
 use super::debian_rust;
+use super::left_out::{self, Tests};
 use super::package::{self, Package};
-use super::rust_checks::{Cases, expect_cases, expect_tests};
+use super::rust_checks::{Cases, expect_all_but, expect_cases, expect_tests};
 use super::session::Session;
 use super::step::{Step, Stop};
 use crate::library_shape::Library;
@@ -148,13 +150,14 @@ pub fn aarch64_steps() -> Vec<Step> {
             steps.push(Step::new(name, move |session| AARCH64.large_pages(session, lane, bytes)));
         }
     }
+    steps.extend(AARCH64.steps_of_crates());
     steps.push(Step::new("emulated/aarch64/benchmark", |session| AARCH64.benchmark(session)));
     steps
 }
 
 /// The steps of RISC-V.
 pub fn riscv64_steps() -> impl Iterator<Item = Step> {
-    interface_steps(&RISCV64)
+    interface_steps(&RISCV64).chain(RISCV64.steps_of_crates().map(Step::by_hand))
 }
 
 fn interface_steps(processor: &'static Processor) -> impl Iterator<Item = Step> {
@@ -234,6 +237,29 @@ impl Processor {
         let library = self.library(session, lane)?;
         Library::read(&library)?.check(&lane.library())?;
         self.run(session, lane, &library, self.emulated, &CASES)
+    }
+
+    /// One step for each test crate.
+    fn steps_of_crates(&'static self) -> impl Iterator<Item = Step> {
+        left_out::CRATES.iter().map(move |tests| {
+            let name = format!("emulated/{}/all/{}", self.name, tests.name.trim_start_matches("preload_"));
+            let step = Step::new(name, move |session| self.all_but(session, tests));
+            if tests.is_in_ci { step } else { step.by_hand() }
+        })
+    }
+
+    /// All programs of the crate but those left out.
+    fn all_but(&self, session: &Session, tests: &Tests) -> Result<(), Stop> {
+        let mut folder = PathBuf::new();
+        for lane in Lane::ALL {
+            let library = self.library(session, lane)?;
+            folder = library.parent().unwrap_or(&library).to_owned();
+        }
+        expect_all_but(session, &folder, tests.name, &tests.names(), |command| {
+            // The emulator makes a record of each page of an arena at each start: six times as long.
+            command.env("HZ3_ARENA_SIZE", "64M").env("PRELOAD_TEST_EMULATOR", self.emulated);
+            command.env("CC", self.compiler.command).env("CXX", self.cxx_compiler.command);
+        })
     }
 
     /// Programs on a system whose pages have `bytes`.

@@ -126,6 +126,44 @@ pub fn expect_cases(
     Ok(())
 }
 
+/// Runs the tests of that crate of hz3-preload under the libraries in `folder`, except those `left_out`: cases, in whatever
+/// module and lane, and whole modules, whose names end in `::`. A name that stands for no test is a failure.
+pub fn expect_all_but(
+    session: &Session,
+    folder: &Path,
+    test: &str,
+    left_out: &[&str],
+    prepare: impl Fn(&mut Command),
+) -> Result<(), Stop> {
+    let cargo = |words: &[&str]| {
+        let mut command = session.workspace.cargo();
+        command.args(["test", "--no-fail-fast", "--package", "hz3-preload", "--test", test, "--"]).args(words);
+        command.env("HZ3_PRELOAD_DIR", folder);
+        prepare(&mut command);
+        command
+    };
+    let listed = process::expect_success(&mut cargo(&["--list"]), TIME_LIMIT)?.stdout_text();
+    let tests: Vec<&str> = listed.lines().filter_map(|line| line.strip_suffix(": test")).collect();
+    if let Some(unknown) = left_out.iter().find(|name| !tests.iter().any(|test| stands_for(name, test))) {
+        return Err(Stop::failed(format!("{test} has no test {unknown} to leave out")));
+    }
+    let chosen: Vec<&str> =
+        tests.into_iter().filter(|test| !left_out.iter().any(|name| stands_for(name, test))).collect();
+    let ran = expect_tests(cargo(&["--exact"]).args(&chosen))?;
+    if ran != chosen.len() {
+        return Err(Stop::failed(format!("{ran} of {} tests of {test} have run", chosen.len())));
+    }
+    Ok(())
+}
+
+/// Whether `name`, a case or, with `::` at its end, a module, is that of the test or has it.
+fn stands_for(name: &str, test: &str) -> bool {
+    match name.strip_suffix("::") {
+        Some(module) => test.split("::").any(|part| part == module),
+        None => test.rsplit("::").next() == Some(name),
+    }
+}
+
 fn is_passed_test(line: &str) -> bool {
     line.starts_with("test ") && line.ends_with(" ... ok")
 }
@@ -141,6 +179,14 @@ fn passed_tests(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_stands_for_a_case_in_every_lane_or_for_a_module() {
+        assert!(stands_for("forks", "scale::forks") && stands_for("forks", "forks"));
+        assert!(!stands_for("forks", "scale::forks_in_turn") && !stands_for("scale", "scale::forks"));
+        assert!(stands_for("cxx17::", "cxx17::fast::forks") && stands_for("fast::", "cxx17::fast::forks"));
+        assert!(!stands_for("cxx17::", "default_standard::fast::cxx17"));
+    }
 
     #[test]
     fn the_passed_tests_of_all_targets_are_added_up() {

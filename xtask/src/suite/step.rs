@@ -8,6 +8,8 @@ pub struct Step {
     pub name: String,
     /// Whether it runs beside others: it neither measures nor waits. Where both build in one folder, cargo's lock orders them.
     pub is_aside: bool,
+    /// Whether it runs only where a filter names it: it takes longer than CI has time for.
+    pub is_by_hand: bool,
     check: Box<Check>,
 }
 
@@ -38,12 +40,17 @@ impl From<anyhow::Error> for Stop {
 impl Step {
     /// A step that passes when `check` returns `Ok`.
     pub fn new(name: impl Into<String>, check: impl Fn(&mut Session) -> Result<(), Stop> + Sync + 'static) -> Step {
-        Step { name: name.into(), is_aside: false, check: Box::new(check) }
+        Step { name: name.into(), is_aside: false, is_by_hand: false, check: Box::new(check) }
     }
 
     /// The step, which may run beside others.
     pub fn aside(self) -> Step {
         Step { is_aside: true, ..self }
+    }
+
+    /// The step, which runs only where a filter names it.
+    pub fn by_hand(self) -> Step {
+        Step { is_by_hand: true, ..self }
     }
 
     /// Runs the check. In CI nothing may be skipped: there a skipped step has failed.
