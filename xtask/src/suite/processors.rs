@@ -157,7 +157,7 @@ pub fn aarch64_steps() -> Vec<Step> {
 
 /// The steps of RISC-V.
 pub fn riscv64_steps() -> impl Iterator<Item = Step> {
-    interface_steps(&RISCV64).chain(RISCV64.steps_of_crates().map(Step::by_hand))
+    interface_steps(&RISCV64).chain(RISCV64.steps_of_crates())
 }
 
 fn interface_steps(processor: &'static Processor) -> impl Iterator<Item = Step> {
