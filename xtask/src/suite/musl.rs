@@ -14,7 +14,7 @@ use super::debian_rust;
 use super::embedding;
 use super::musl_cxx::{self, START_FILES};
 use super::package::{self, Package};
-use super::rust_checks::expect_tests;
+use super::rust_checks::{expect_cases, expect_tests};
 use super::session::Session;
 use super::step::{Step, Stop};
 use crate::library_shape::Library;
@@ -34,12 +34,27 @@ const TIME_LIMIT: Duration = Duration::from_secs(120);
 
 /// Test crates of hz3-preload, of which the lane's cases run: programs in C, and what of their names stands before the lane.
 /// A case that only glibc can pass skips itself there, and says why.
-const CASES: [(&str, &str); 5] = [
+const CASES: [(&str, &str); 4] = [
     ("preload_abi", ""),
-    ("preload_process", ""),
     ("preload_stack", ""),
     ("preload_exhaustion", "in_64_mib_of_address_space::"),
     ("preload_misuse", ""),
+];
+/// Another, all of it in scale, and of its cases in the other lanes: for so many waits they would take a minute each.
+const PROCESS: &str = "preload_process";
+const PROCESS_CASES: &[&str] = &[
+    "a_background_thread_does_not_outlive_the_others",
+    "a_signal_handler_of_a_process_with_one_thread_forks",
+    "a_vfork_child_executes_a_program",
+    "allocation_is_no_cancellation_point",
+    "blocks_outlive_the_thread_that_took_them",
+    "children_of_a_threaded_process_start_threads",
+    "constructors_and_destructors_allocate",
+    "destructors_allocate_and_free_in_every_round",
+    "exit_handlers_allocate",
+    "handlers_of_every_stage_allocate",
+    "libraries_that_allocate_come_and_go",
+    "several_threads_fork_at_once",
 ];
 /// Programs in C++, of every lane: what is compiled there takes longer than what runs.
 const CXX_CASES: [&str; 2] = ["preload_cxx", "preload_replaced"];
@@ -97,8 +112,15 @@ fn preloaded(session: &mut Session, lane: Lane) -> Result<(), Stop> {
     let library = results(session).join(lane.library());
     Library::read(&library)?.check_for_musl(&lane.library(), &Library::read(Path::new(C_LIBRARY))?)?;
     is_examined(session, lane)?;
-    for (test, before) in CASES {
-        expect_tests(tests(session, test).arg(format!("{before}{lane}::")).env("CC", COMPILER.command))?;
+    let in_c = |command: &mut Command| drop(command.env("CC", COMPILER.command));
+    let of_scale = [(PROCESS, "")].into_iter().filter(|_| lane == Lane::Scale);
+    for (test, before) in CASES.into_iter().chain(of_scale) {
+        let mut command = tests(session, test);
+        in_c(&mut command);
+        expect_tests(command.arg(format!("{before}{lane}::")))?;
+    }
+    if lane != Lane::Scale {
+        expect_cases(session, lane, &results(session), &[(PROCESS, "", PROCESS_CASES)], in_c)?;
     }
     Ok(())
 }

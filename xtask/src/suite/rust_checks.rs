@@ -158,9 +158,10 @@ pub fn expect_all_but(
 
 /// Whether `name`, a case or, with `::` at its end, a module, is that of the test or has it.
 fn stands_for(name: &str, test: &str) -> bool {
+    let (modules, case) = test.rsplit_once("::").unwrap_or(("", test));
     match name.strip_suffix("::") {
-        Some(module) => test.split("::").any(|part| part == module),
-        None => test.rsplit("::").next() == Some(name),
+        Some(module) => modules.split("::").any(|part| part == module),
+        None => case == name,
     }
 }
 
