@@ -303,18 +303,23 @@ fn options_are_read_where_the_first_block_is_an_ifunc_resolver_s() {
     harness::lists_every_case(&RESOLVER, &["blocks_of_a_resolver_are_as_others"]);
 }
 
+/// The program's cases pass in every lane, each with its setting of the variable.
+fn each_setting_has_its_case(program: &Program, variable: &str, cases: [(&str, &str); 2]) {
+    for lane in [Lane::Fast, Lane::Scale, Lane::Hardened].into_iter().filter(|_| !any_malloc()) {
+        for (setting, case) in cases {
+            let run = Run::new(program).argument(case).variable(variable, setting);
+            run.preload(&lane.library()).finish().expect_success();
+        }
+    }
+    harness::lists_every_case(program, &cases.map(|(_, case)| case));
+}
+
 /// The program stands in for prctl(2).
 #[test]
 fn mappings_have_names_for_who_asks() {
     const NAMES: Program = Program::new("c/names.c").flags(&["-rdynamic"]);
     let cases = [("1", "every_mapping_has_its_name"), ("0", "no_name_is_given")];
-    for lane in [Lane::Fast, Lane::Scale, Lane::Hardened].into_iter().filter(|_| !any_malloc()) {
-        for (setting, case) in cases {
-            let run = Run::new(&NAMES).argument(case).variable("HZ3_NAME_MAPS", setting);
-            run.preload(&lane.library()).finish().expect_success();
-        }
-    }
-    harness::lists_every_case(&NAMES, &cases.map(|(_, case)| case));
+    each_setting_has_its_case(&NAMES, "HZ3_NAME_MAPS", cases);
 }
 
 /// The kernel says what it would leave out.
@@ -322,13 +327,7 @@ fn mappings_have_names_for_who_asks() {
 fn core_dumps_are_small_for_who_asks() {
     const DUMPS: Program = Program::new("c/dumps.c");
     let cases = [("1", "core_dumps_hold_what_is_used_and_little_more"), ("0", "core_dumps_hold_everything")];
-    for lane in [Lane::Fast, Lane::Scale, Lane::Hardened].into_iter().filter(|_| !any_malloc()) {
-        for (setting, case) in cases {
-            let run = Run::new(&DUMPS).argument(case).variable("HZ3_SMALL_CORES", setting);
-            run.preload(&lane.library()).finish().expect_success();
-        }
-    }
-    harness::lists_every_case(&DUMPS, &cases.map(|(_, case)| case));
+    each_setting_has_its_case(&DUMPS, "HZ3_SMALL_CORES", cases);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::debian_rust;
 use super::embedding;
 use super::musl_cxx::{self, START_FILES};
 use super::package::{self, Package};
-use super::rust_checks::{expect_cases, expect_tests};
+use super::rust_checks::{expect_cases, expect_tests, preload_tests};
 use super::session::Session;
 use super::step::{Step, Stop};
 use crate::library_shape::Library;
@@ -112,7 +112,9 @@ fn preloaded(session: &mut Session, lane: Lane) -> Result<(), Stop> {
     let library = results(session).join(lane.library());
     Library::read(&library)?.check_for_musl(&lane.library(), &Library::read(Path::new(C_LIBRARY))?)?;
     is_examined(session, lane)?;
-    let in_c = |command: &mut Command| drop(command.env("CC", COMPILER.command));
+    let in_c = |command: &mut Command| {
+        command.env("CC", COMPILER.command);
+    };
     let of_scale = [(PROCESS, "")].into_iter().filter(|_| lane == Lane::Scale);
     for (test, before) in CASES.into_iter().chain(of_scale) {
         let mut command = tests(session, test);
@@ -143,11 +145,10 @@ fn in_cxx(session: &mut Session) -> Result<(), Stop> {
 
 /// Tests of programs under the libraries for musl; which, the caller adds.
 fn tests(session: &Session, test: &str) -> Command {
-    let mut command = session.workspace.cargo();
-    command.args(["test", "--no-fail-fast", "--package", "hz3-preload", "--test", test, "--"]);
+    let mut command = preload_tests(session, &results(session), test);
     // The programs wait as often as they work.
     let at_once = 2 * std::thread::available_parallelism().map_or(1, NonZero::get);
-    command.env("RUST_TEST_THREADS", at_once.to_string()).env("HZ3_PRELOAD_DIR", results(session));
+    command.env("RUST_TEST_THREADS", at_once.to_string());
     command
 }
 

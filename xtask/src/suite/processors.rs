@@ -260,8 +260,7 @@ impl Processor {
             folder = library.parent().unwrap_or(&library).to_owned();
         }
         expect_all_but(session, &folder, tests.name, &tests.names(), |command| {
-            command.env(ARENA.0, ARENA.1).env("PRELOAD_TEST_EMULATOR", self.emulated);
-            command.env("CC", self.compiler.command).env("CXX", self.cxx_compiler.command);
+            self.prepare(command.env(ARENA.0, ARENA.1), self.emulated);
         })
     }
 
@@ -277,9 +276,14 @@ impl Processor {
             if lane != Lane::Scale {
                 command.env(ARENA.0, ARENA.1);
             }
-            command.env("PRELOAD_TEST_EMULATOR", emulator);
-            command.env("CC", self.compiler.command).env("CXX", self.cxx_compiler.command);
+            self.prepare(command, emulator);
         })
+    }
+
+    /// Tells tests how to compile programs and run them.
+    fn prepare(&self, tests: &mut Command, emulator: &str) {
+        tests.env("PRELOAD_TEST_EMULATOR", emulator);
+        tests.env("CC", self.compiler.command).env("CXX", self.cxx_compiler.command);
     }
 
     fn benchmark(&self, session: &mut Session) -> Result<(), Stop> {

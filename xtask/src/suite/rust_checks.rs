@@ -105,6 +105,14 @@ pub fn expect_tests(command: &mut Command) -> Result<usize, Stop> {
 /// A test crate of hz3-preload, what stands before the lane in the names of its tests, and cases.
 pub type Cases = (&'static str, &'static str, &'static [&'static str]);
 
+/// Runs tests of that crate of hz3-preload under the libraries in `folder`; which, the caller adds.
+pub fn preload_tests(session: &Session, folder: &Path, test: &str) -> Command {
+    let mut command = session.workspace.cargo();
+    command.args(["test", "--no-fail-fast", "--package", "hz3-preload", "--test", test, "--"]);
+    command.env("HZ3_PRELOAD_DIR", folder);
+    command
+}
+
 /// Runs `cases` under the lane's library in `folder`, as `prepare` tells the tests to.
 pub fn expect_cases(
     session: &Session,
@@ -114,9 +122,8 @@ pub fn expect_cases(
     prepare: impl Fn(&mut Command),
 ) -> Result<(), Stop> {
     for (test, before, cases) in cases {
-        let mut command = session.workspace.cargo();
-        command.args(["test", "--no-fail-fast", "--package", "hz3-preload", "--test", test, "--", "--exact"]);
-        command.args(cases.iter().map(|case| format!("{before}{lane}::{case}"))).env("HZ3_PRELOAD_DIR", folder);
+        let mut command = preload_tests(session, folder, test);
+        command.arg("--exact").args(cases.iter().map(|case| format!("{before}{lane}::{case}")));
         prepare(&mut command);
         let ran = expect_tests(&mut command)?;
         if ran != cases.len() {
@@ -136,9 +143,8 @@ pub fn expect_all_but(
     prepare: impl Fn(&mut Command),
 ) -> Result<(), Stop> {
     let cargo = |words: &[&str]| {
-        let mut command = session.workspace.cargo();
-        command.args(["test", "--no-fail-fast", "--package", "hz3-preload", "--test", test, "--"]).args(words);
-        command.env("HZ3_PRELOAD_DIR", folder);
+        let mut command = preload_tests(session, folder, test);
+        command.args(words);
         prepare(&mut command);
         command
     };
