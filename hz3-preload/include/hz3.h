@@ -51,6 +51,10 @@ struct hz3_stats {
     size_t hard_limit_bytes; /* 0 where there is none */
     size_t soft_limit_met;   /* how often growth met the soft limit */
     size_t hard_limit_met;   /* how often the hard limit refused growth */
+    size_t regions;          /* number of regions */
+    size_t region_bytes;     /* of large_bytes and direct_bytes: pages of regions, without guards */
+    size_t region_live_bytes; /* of it, blocks, each with all of its slot or pages */
+    size_t region_live_blocks; /* number of these blocks */
 };
 
 /* "hz3 VERSION LANE", a static string. */

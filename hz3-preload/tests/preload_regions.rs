@@ -18,6 +18,7 @@ lane_tests! {
         children_inherit_a_busy_region,
         a_hundred_thousand_regions_leave_nothing,
         ten_thousand_empty_regions_take_little,
+        all_statistics_have_rows_of_regions,
         memory_of_a_region_goes_back,
     ],
 }

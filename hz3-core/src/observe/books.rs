@@ -41,6 +41,9 @@ pub fn check_accounts<L: Lane>() -> Result<(), &'static str> {
     if stats.large_bytes != large_bytes {
         return Err("pages of large blocks");
     }
+    if stats.region_live_bytes > stats.region_bytes || stats.region_bytes > stats.large_bytes + stats.direct_bytes {
+        return Err("the bytes of regions");
+    }
     let counted = stats.committed_bytes + stats.direct_bytes - stats.clean_bytes;
     // Of what the system does not take back, the part that it purged does not count.
     if !(counted..=counted + stats.unreturned_bytes).contains(&stats.counted_bytes) {

@@ -112,6 +112,14 @@ counts! {
     count soft_limit_met as "soft_limit_met";
     /// Times that the hard limit refused growth.
     count hard_limit_met as "hard_limit_met";
+    /// Number of regions.
+    count regions as "regions";
+    /// Within `large_bytes` and `direct_bytes`: pages of regions, what is free in them included. Guards are left out.
+    count region_bytes as "region_bytes";
+    /// Within `region_bytes`: slots and pages of live blocks.
+    count region_live_bytes as "region_live_bytes";
+    /// Number of these blocks.
+    count region_live_blocks as "region_live_blocks";
 }
 
 impl Stats {

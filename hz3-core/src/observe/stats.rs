@@ -80,8 +80,8 @@ pub(crate) fn each_cached<L: Lane>(mut look: impl FnMut(Cache, Bin, *const *mut 
     }
 }
 
-/// Counts lane `L`'s allocator. Takes each shard's lock, the run lock and the lock of the direct mappings, one at a
-/// time. Looks at what shards, depots and heaps have in sum, not at each bin of each.
+/// Counts lane `L`'s allocator. Takes each shard's lock, the run lock, the lock of the direct mappings and each region's,
+/// one at a time. Looks at what shards, depots and heaps have in sum, not at each bin of each.
 pub fn collect<L: Lane>() -> Stats {
     let allocator = L::allocator();
     let mut stats = Stats::default();
@@ -183,6 +183,9 @@ fn collect_rest<L: Lane>(stats: &mut Stats) {
     (stats.soft_limit_bytes, stats.hard_limit_bytes) =
         (limit.soft_limit_bytes(), allocator.options().hard_limit_bytes());
     (stats.soft_limit_met, stats.hard_limit_met) = limit.met_and_refused();
+    let regions = allocator.regions.stats();
+    (stats.regions, stats.region_bytes) = (regions.regions, regions.held_bytes);
+    (stats.region_live_bytes, stats.region_live_blocks) = (regions.live_bytes, regions.live_blocks);
     // Relaxed, all loads below: counts.
     stats.purged_bytes = allocator.pages.purged_bytes() as usize;
     stats.heaps = allocator.heaps.made() as usize;

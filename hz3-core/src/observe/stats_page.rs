@@ -21,7 +21,7 @@ use crate::record::heat::BinCounts;
 /// Word 0: `hz3 page`.
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"hz3 page");
 /// Word 1: the version of this layout.
-pub const VERSION: u64 = 2;
+pub const VERSION: u64 = 3;
 /// Words before the snapshot.
 pub const HEAD_WORDS: usize = 8;
 /// Index of the process id.

@@ -3,6 +3,8 @@
  */
 #include "check.h"
 
+#include <sys/mman.h>
+
 #include "regions.h"
 
 enum { PAGE = 4096 };
@@ -252,6 +254,60 @@ static void ten_thousand_empty_regions_take_little(void) {
     CHECK(stats_of(NULL).regions == 0);
 }
 
+/* The value of the row `name` in a report; `before` is what stands between name and value. */
+static size_t row(const char *report, const char *before, const char *name, const char *between) {
+    char wanted[64];
+    snprintf(wanted, sizeof wanted, "%s%s%s", before, name, between);
+    const char *at = strstr(report, wanted);
+    CHECK_THAT(at != NULL, "no row %s in %.200s", name, report);
+    return strtoull(at + strlen(wanted), NULL, 10);
+}
+
+/* What malloc_info, malloc_stats and hz3_stats say of regions is what hz3_region_stats says of all of them. */
+static void check_rows(void) {
+    static char xml[32768], table[32768];
+    struct hz3_region_stats all = stats_of(NULL);
+    FILE *stream = fmemopen(xml, sizeof xml, "w");
+    CHECK(stream != NULL && malloc_info(0, stream) == 0 && fclose(stream) == 0);
+    int file = memfd_create("table", MFD_CLOEXEC), saved = dup(STDERR_FILENO);
+    CHECK(file >= 0 && saved >= 0 && dup2(file, STDERR_FILENO) == STDERR_FILENO);
+    malloc_stats();
+    CHECK(dup2(saved, STDERR_FILENO) == STDERR_FILENO && close(saved) == 0);
+    ssize_t length = pread(file, table, sizeof table - 1, 0);
+    CHECK(length > 0 && close(file) == 0);
+    table[length] = '\0';
+    struct hz3_stats counts;
+    __typeof__(&hz3_stats) take = (__typeof__(&hz3_stats))check_symbol("hz3_stats");
+    CHECK(take(&counts, sizeof counts) == sizeof counts);
+    const struct { const char *name; size_t expected, counted; } rows[] = {
+        {"regions", all.regions, counts.regions},
+        {"region_bytes", all.held_bytes, counts.region_bytes},
+        {"region_live_bytes", all.live_bytes, counts.region_live_bytes},
+        {"region_live_blocks", all.live_blocks, counts.region_live_blocks},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        size_t in_xml = row(xml, "name=\"", rows[i].name, "\" value=\"");
+        size_t in_table = row(table, "\n", rows[i].name, " ");
+        CHECK_THAT(in_xml == rows[i].expected && in_table == in_xml && rows[i].counted == in_xml,
+                   "%s: %zu, in malloc_info %zu, in malloc_stats %zu, in hz3_stats %zu", rows[i].name,
+                   rows[i].expected, in_xml, in_table, rows[i].counted);
+    }
+    CHECK(counts.region_bytes <= counts.large_bytes + counts.direct_bytes);
+}
+
+static void all_statistics_have_rows_of_regions(void) {
+    struct hz3_region *few = new_region(0), *large = new_region(0);
+    check_rows();
+    for (int i = 0; i < 1000; i++) CHECK(region_malloc(few, 100) != NULL);
+    CHECK(region_malloc(large, 300 * KIB) != NULL && region_malloc(large, 200 * MIB) != NULL);
+    CHECK(stats_of(NULL).regions == 2 && stats_of(NULL).live_bytes > 200 * MIB);
+    check_rows();
+    region_destroy(few);
+    region_destroy(large);
+    CHECK(stats_of(NULL).regions == 0);
+    check_rows();
+}
+
 static void memory_of_a_region_goes_back(void) {
     struct hz3_region *region = new_region(0);
     for (size_t size = 16; size < 30000; size += size / 2) free(region_malloc(region, size));
@@ -276,4 +332,5 @@ CHECK_MAIN(CASE(blocks_of_every_size_come_and_go),
            CASE(children_inherit_a_busy_region),
            CASE(a_hundred_thousand_regions_leave_nothing),
            CASE(ten_thousand_empty_regions_take_little),
+           CASE(all_statistics_have_rows_of_regions),
            CASE(memory_of_a_region_goes_back))

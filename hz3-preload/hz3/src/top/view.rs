@@ -123,6 +123,13 @@ fn limits(stats: &Stats) -> String {
     format!("counted {:.1} MiB; {soft}; {hard}", mib(stats.counted_bytes as u64))
 }
 
+/// What regions hold, of how many.
+fn regions(stats: &Stats) -> String {
+    let [held, live] = [stats.region_bytes, stats.region_live_bytes].map(|bytes| mib(bytes as u64));
+    let (number, blocks) = (stats.regions, stats.region_live_blocks);
+    format!("regions {number}, hold {held:.1} MiB, part of live; blocks {blocks}, {live:.1} MiB")
+}
+
 /// The view as text, with at most `bins` size classes: those with most memory.
 pub fn text(subject: &Subject, reading: &Reading, rates: Option<&Rates>, bins: usize) -> Text<'static> {
     let stats = &reading.snapshot.stats;
@@ -144,6 +151,9 @@ pub fn text(subject: &Subject, reading: &Reading, rates: Option<&Rates>, bins: u
     }
     lines.push(of_use("mapped", stats.mapped_bytes() as u64, held).into());
     lines.push(limits(stats).into());
+    if stats.regions > 0 {
+        lines.push(regions(stats).into());
+    }
     lines.push(Line::default());
     lines.push(Line::from(match rates {
         Some(rates) => {
@@ -256,7 +266,10 @@ mod tests {
 
     #[test]
     fn the_text_has_the_sums_the_bars_and_the_age() {
-        let (before, after) = (snapshot(1, 1000, 0), snapshot(5, 2000, 1000));
+        let (before, mut after) = (snapshot(1, 1000, 0), snapshot(5, 2000, 1000));
+        assert!(!text(&subject(), &reading(after, 100), None, 10).to_string().contains("regions"));
+        (after.stats.regions, after.stats.region_bytes) = (3, 2 << 20);
+        (after.stats.region_live_bytes, after.stats.region_live_blocks) = (1 << 20, 7);
         let rates = Rates::between(&before, &after);
         let text = text(&subject(), &reading(after, 100), rates.as_ref(), 10).to_string();
         let line = |start: &str| text.lines().find(|line| line.starts_with(start)).expect(start).to_owned();
@@ -264,6 +277,7 @@ mod tests {
         assert_eq!(line("resident"), "resident 5.0 MiB, the whole process, now; of hz3's memory at most 2.0 MiB");
         assert_eq!(line("clean_runs").split_whitespace().collect::<Vec<_>>(), ["clean_runs", "1.0", "0.0"]);
         assert_eq!(line("mapped").split_whitespace().collect::<Vec<_>>(), ["mapped", "3.0", "2.0"]);
+        assert_eq!(line("regions"), "regions 3, hold 2.0 MiB, part of live; blocks 7, 1.0 MiB");
         assert!(line("per second").contains("malloc ≥ 60.0k, free ≥ 50.0k, of them remote 20.0k"), "{text}");
         let bin = line("    64");
         assert!(bin.contains(&format!("{}{}{}", "█".repeat(12), "▒".repeat(6), "░".repeat(6))), "{text}");
