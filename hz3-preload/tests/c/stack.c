@@ -37,7 +37,7 @@ static inline uintptr_t stack_pointer(void) {
     return pointer;
 }
 
-/* A painted stack above an inaccessible page. */
+/* A painted stack above an inaccessible page, one of the system's. */
 struct stack {
     unsigned char *low;
     size_t size;
@@ -45,16 +45,20 @@ struct stack {
     volatile uintptr_t caller;
 };
 
+static size_t page_size(void) { return (size_t)sysconf(_SC_PAGESIZE); }
+
 static struct stack new_stack(size_t size, int sharing) {
-    unsigned char *start =
-        mmap(NULL, size + 4 * KIB, PROT_READ | PROT_WRITE, sharing | MAP_ANONYMOUS, -1, 0);
+    size_t guard = page_size();
+    unsigned char *start = mmap(NULL, size + guard, PROT_READ | PROT_WRITE, sharing | MAP_ANONYMOUS, -1, 0);
     CHECK(start != MAP_FAILED);
-    CHECK(mprotect(start, 4 * KIB, PROT_NONE) == 0);
-    memset(start + 4 * KIB, PAINT, size);
-    return (struct stack){start + 4 * KIB, size, 0};
+    CHECK(mprotect(start, guard, PROT_NONE) == 0);
+    memset(start + guard, PAINT, size);
+    return (struct stack){start + guard, size, 0};
 }
 
-static void delete_stack(const struct stack *stack) { CHECK(munmap(stack->low - 4 * KIB, stack->size + 4 * KIB) == 0); }
+static void delete_stack(const struct stack *stack) {
+    CHECK(munmap(stack->low - page_size(), stack->size + page_size()) == 0);
+}
 
 static void within_budget(const char *what, const struct stack *stack, size_t bytes) {
     size_t unused = 0;
@@ -75,7 +79,8 @@ static __thread struct stack *current;
 static void enter(void) { body(current); }
 
 #ifdef __GLIBC__
-static __thread ucontext_t outside, inside;
+/* Not __thread: qemu 7.2 with pages of 64 KiB answers EFAULT where a system call is given the first thread's own variables. */
+static ucontext_t outside, inside;
 
 static void run_on(struct stack *stack, void (*work)(struct stack *)) {
     CHECK(getcontext(&inside) == 0);
