@@ -5,6 +5,7 @@
 //! LANE         the library's shape, and programs of the C and C++ interface
 //! LANE/16k     some of them with pages of 16 KiB, LANE/64k with 64
 //! all/CRATE    all programs of a test crate in every lane, but for [`left_out`]; most only where a filter names them
+//! 16k/all/CRATE  the same with pages of 16 KiB, 64k/all/CRATE with 64
 //! benchmark    the benchmark, a second of it
 //! ```
 //!
@@ -44,6 +45,8 @@ pub struct Processor {
     pub emulated: &'static str,
     /// Its name where Debian has a Rust standard library for it.
     debian: Option<&'static str>,
+    /// Bytes of the larger pages that its kernels may have.
+    large_pages: &'static [usize],
 }
 
 /// AArch64.
@@ -56,6 +59,7 @@ pub const AARCH64: Processor = Processor {
     c_library: ("/usr/aarch64-linux-gnu/include/stdio.h", "libc6-dev-arm64-cross"),
     emulated: "qemu-aarch64 -L /usr/aarch64-linux-gnu",
     debian: Some("arm64"),
+    large_pages: &LARGE_PAGES,
 };
 const RISCV64: Processor = Processor {
     name: "riscv64",
@@ -66,6 +70,7 @@ const RISCV64: Processor = Processor {
     c_library: ("/usr/riscv64-linux-gnu/include/stdio.h", "libc6-dev-riscv64-cross"),
     emulated: "qemu-riscv64 -L /usr/riscv64-linux-gnu",
     debian: None,
+    large_pages: &[],
 };
 
 const TIME_LIMIT: Duration = Duration::from_secs(120);
@@ -243,32 +248,42 @@ impl Processor {
         self.run(session, lane, &library, self.emulated, &CASES)
     }
 
-    /// One step for each test crate.
+    /// One step for each test crate and length of pages.
     fn steps_of_crates(&'static self) -> impl Iterator<Item = Step> {
-        left_out::CRATES.iter().map(move |tests| {
-            let name = format!("emulated/{}/all/{}", self.name, tests.name.trim_start_matches("preload_"));
-            let step = Step::new(name, move |session| self.all_but(session, tests));
-            if tests.is_in_ci { step } else { step.by_hand() }
-        })
+        let lengths = [None].into_iter().chain(self.large_pages.iter().copied().map(Some));
+        lengths.flat_map(move |large| left_out::CRATES.iter().map(move |tests| self.step_of_crate(tests, large)))
+    }
+
+    fn step_of_crate(&'static self, tests: &'static Tests, large_pages: Option<usize>) -> Step {
+        let pages = large_pages.map(|bytes| format!("{}k/", bytes >> 10)).unwrap_or_default();
+        let name = format!("emulated/{}/{pages}all/{}", self.name, tests.name.trim_start_matches("preload_"));
+        let step = Step::new(name, move |session| self.all_but(session, tests, large_pages));
+        if tests.is_in_ci(large_pages) { step } else { step.by_hand() }
     }
 
     /// All programs of the crate but those left out.
-    fn all_but(&self, session: &Session, tests: &Tests) -> Result<(), Stop> {
+    fn all_but(&self, session: &Session, tests: &Tests, large_pages: Option<usize>) -> Result<(), Stop> {
         let mut folder = PathBuf::new();
         for lane in Lane::ALL {
             let library = self.library(session, lane)?;
             folder = library.parent().unwrap_or(&library).to_owned();
         }
-        expect_all_but(session, &folder, tests.name, &tests.names(), |command| {
-            self.prepare(command.env(ARENA.0, ARENA.1), self.emulated);
+        let emulator = large_pages.map_or_else(|| self.emulated.to_owned(), |bytes| self.emulated_with(bytes));
+        expect_all_but(session, &folder, tests.name, &tests.names(large_pages), |command| {
+            self.prepare(command.env(ARENA.0, ARENA.1), &emulator);
         })
     }
 
     /// Programs on a system whose pages have `bytes`.
     fn large_pages(&self, session: &mut Session, lane: Lane, bytes: usize) -> Result<(), Stop> {
         let library = self.library(session, lane)?;
+        self.run(session, lane, &library, &self.emulated_with(bytes), &CASES_OF_LARGE_PAGES)
+    }
+
+    /// The emulator's command line for pages of `bytes`.
+    fn emulated_with(&self, bytes: usize) -> String {
         let (emulator, system) = self.emulated.split_once(' ').unwrap_or((self.emulated, ""));
-        self.run(session, lane, &library, &format!("{emulator} -p {bytes} {system}"), &CASES_OF_LARGE_PAGES)
+        format!("{emulator} -p {bytes} {system}")
     }
 
     fn run(&self, session: &Session, lane: Lane, library: &Path, emulator: &str, cases: &[Cases]) -> Result<(), Stop> {
