@@ -9,6 +9,7 @@ use super::step::{Step, Stop, in_ci};
 use hz3::process;
 use hz3::workspace::{BUILD_TIME_LIMIT, variables_of_cargo_run};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Blocks are kept as numbers between two calls, memory is never given back at the end, and each borrow of a whole
@@ -45,6 +46,8 @@ const INSTALL: [&str; 7] = [
     "--component=miri",
     "--component=rust-src",
 ];
+/// Held while it is installed: steps run two at a time.
+static INSTALLING: Mutex<()> = Mutex::new(());
 const INSTALL_TIME_LIMIT: Duration = Duration::from_secs(300);
 
 /// One step. The tests of `interpreted`, one per lane, run beside each other: an interpreter uses one processor, and is
@@ -95,6 +98,7 @@ pub fn require() -> Result<(), Stop> {
         let found = process::capture(&mut rustup(&["run", "nightly", "cargo", "miri", "--version"]), BUILD_TIME_LIMIT);
         found.is_ok_and(|captured| captured.status.success())
     };
+    let _installing = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
     if is_there() {
         return Ok(());
     }

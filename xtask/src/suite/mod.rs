@@ -36,6 +36,7 @@ mod step;
 mod targets;
 mod thread_batches;
 mod top;
+mod turns;
 mod valgrind;
 
 use crate::library_shape::Library;
@@ -45,8 +46,10 @@ use hz3::{Lane, UsageError, preload, process};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use session::Session;
 use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use step::{Step, Stop};
+use turns::Turns;
 
 /// Arguments of `test`.
 #[derive(clap::Args, Debug)]
@@ -85,51 +88,30 @@ pub fn command(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if summary.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Cheap checks of the sources first, then tests, then what needs the libraries, and last what needs the machine to itself.
+/// First the turns, the longest before the others and in each the cheap checks first; last what needs the machine to itself.
 fn all_steps() -> Vec<Step> {
-    let mut steps = rust_checks::source_steps();
-    steps.extend(layers::steps());
-    steps.push(Step::new("public-api", |session| Ok(public_api::check(&session.workspace)?)));
-    steps.extend(documents::steps());
-    steps.extend(claims::steps());
-    steps.extend(rust_checks::test_steps());
-    steps.push(targets::step());
-    steps.push(rust_checks::workspace_step());
-    for lane in Lane::ALL {
-        steps.push(Step::new(format!("build/{lane}"), move |session| {
-            session.library(lane)?;
-            Ok(())
-        }));
+    let mut steps = Vec::new();
+    for (turn, of_turn) in [
+        ("workspace", workspace_steps()),
+        ("loom", [rust_checks::loom_step()].into_iter().chain(mutants::steps()).collect()),
+        ("miri", vec![miri::step()]),
+        ("aarch64", [debian::foreign_step()].into_iter().chain(processors::aarch64_steps()).collect()),
+        ("musl", musl::steps()),
+        ("debian", debian::steps()),
+        ("riscv64", processors::riscv64_steps().collect()),
+        ("publish", publish::steps()),
+        ("plug-ins", plug_ins::steps()),
+        ("large pages", large_pages::steps()),
+        ("programs", programs::steps()),
+        ("global allocators", global_allocators::steps()),
+        ("valgrind", valgrind::steps()),
+        ("emulated", emulated::steps()),
+        ("oldest Rust", vec![debian_rust::step()]),
+        ("neighbours", neighbours::steps()),
+        ("debugger", debugger::steps()),
+    ] {
+        steps.extend(of_turn.into_iter().map(|step| step.in_turn(turn)));
     }
-    for lane in Lane::ALL {
-        steps.push(Step::new(format!("shape/{lane}"), move |session| {
-            Ok(Library::read(&session.library(lane)?)?.check(&lane.library())?)
-        }));
-    }
-    steps.extend(imports::steps());
-    steps.extend(exports::steps());
-    for lane in Lane::ALL {
-        steps.push(Step::new(format!("frames/{lane}"), move |session| frames_step(session, lane)));
-    }
-    steps.push(Step::new("golden", golden_step));
-    for lane in Lane::ALL {
-        steps.push(Step::new(format!("run/{lane}"), move |session| run_step(session, lane)));
-    }
-    steps.extend(embedding::steps());
-    steps.extend(plug_ins::steps());
-    steps.extend(pages::steps());
-    steps.extend(programs::steps());
-    steps.extend(neighbours::steps());
-    steps.extend(valgrind::steps());
-    steps.extend(emulated::steps());
-    steps.extend(debugger::steps());
-    steps.extend(global_allocators::steps());
-    steps.extend(large_pages::steps());
-    steps.extend(processors::riscv64_steps());
-    steps.extend(musl::steps());
-    let aside = [rust_checks::loom_step(), debian_rust::step(), miri::step()].into_iter();
-    let aside = aside.chain(publish::steps()).chain(mutants::steps()).chain(debian::steps());
-    steps.extend(aside.chain(processors::aarch64_steps()).map(Step::aside));
     steps.push(rust_checks::interface_step());
     steps.extend(recipes::steps());
     steps.extend(benchmark::steps());
@@ -145,6 +127,47 @@ fn all_steps() -> Vec<Step> {
             Ok(soak::one_minute(&session.workspace, lane)?)
         }));
     }
+    steps
+}
+
+/// Checks of the sources, then the packages' tests, then what looks at the libraries, which are built here.
+fn workspace_steps() -> Vec<Step> {
+    let mut steps = rust_checks::source_steps();
+    steps.extend(layers::steps());
+    steps.push(Step::new("public-api", |session| Ok(public_api::check(&session.workspace)?)));
+    steps.extend(documents::steps());
+    steps.extend(claims::steps());
+    steps.extend(rust_checks::test_steps());
+    steps.push(targets::step());
+    steps.push(rust_checks::workspace_step());
+    for lane in Lane::ALL {
+        steps.push(Step::new(format!("build/{lane}"), move |session| {
+            session.library(lane)?;
+            Ok(())
+        }));
+    }
+    steps.push(Step::new("build/benchmarks", |session| {
+        // What comes last measures, and finds them built.
+        session.workspace.build_benchmark("hz3-bench-mt-remote")?;
+        session.bench_memory()?;
+        Ok(())
+    }));
+    for lane in Lane::ALL {
+        steps.push(Step::new(format!("shape/{lane}"), move |session| {
+            Ok(Library::read(&session.library(lane)?)?.check(&lane.library())?)
+        }));
+    }
+    steps.extend(imports::steps());
+    steps.extend(exports::steps());
+    for lane in Lane::ALL {
+        steps.push(Step::new(format!("frames/{lane}"), move |session| frames_step(session, lane)));
+    }
+    steps.push(Step::new("golden", golden_step));
+    for lane in Lane::ALL {
+        steps.push(Step::new(format!("run/{lane}"), move |session| run_step(session, lane)));
+    }
+    steps.extend(embedding::steps());
+    steps.extend(pages::steps());
     steps
 }
 
@@ -237,53 +260,69 @@ impl Summary {
     }
 }
 
-/// Runs the steps; an interrupt fails the running ones and ends the run. Those that may run beside others do so, one after
-/// the other, beside those that stand before the last of them; what comes after has the machine to itself.
+/// Runs the steps; an interrupt fails the running ones and ends the run. Those that have a turn come first, two at a time.
 fn run_all(steps: &[Step], session: &mut Session) -> Result<Summary> {
-    let end = steps.iter().rposition(|step| step.is_aside).map_or(0, |last| last + 1);
-    let (first, rest) = steps.split_at(end);
-    let (aside, beside): (Vec<&Step>, Vec<&Step>) = first.iter().partition(|step| step.is_aside);
-    let display = MultiProgress::new();
+    let (in_turns, alone): (Vec<&Step>, Vec<&Step>) = steps.iter().partition(|step| step.turn.is_some());
+    let display = Display { bars: MultiProgress::new(), started: AtomicUsize::new(0), steps: steps.len() };
+    let turns = Turns::of(in_turns)?;
     let mut summary = std::thread::scope(|scope| {
-        let aside = scope.spawn(|| run_in_order(aside, &mut Session::start()?, &display));
-        let mut summary = run_in_order(beside, session, &display)?;
-        summary.add(aside.join().expect("no panic")?);
-        anyhow::Ok(summary)
-    })?;
-    summary.add(run_in_order(rest.iter().collect(), session, &display)?);
+        let work = || {
+            let mut summary = Summary::default();
+            while let Some((step, mut own)) = turns.take() {
+                display.run(step, &mut own, &mut summary);
+                turns.give_back(step, own);
+            }
+            summary
+        };
+        let other = scope.spawn(work);
+        let mut summary = work();
+        summary.add(other.join().expect("no panic"));
+        summary
+    });
+    for step in alone {
+        if !process::interrupted() {
+            display.run(step, session, &mut summary);
+        }
+    }
     if process::interrupted() {
         println!("interrupted; {} steps not run", steps.len() - summary.ended());
     }
     Ok(summary)
 }
 
-/// Runs the steps one after the other, until an interrupt.
-fn run_in_order(steps: Vec<&Step>, session: &mut Session, display: &MultiProgress) -> Result<Summary> {
-    let mut summary = Summary::default();
-    for (number, step) in steps.iter().enumerate() {
-        if process::interrupted() {
-            break;
-        }
-        let spinner = display
+/// What is seen of the run.
+struct Display {
+    bars: MultiProgress,
+    started: AtomicUsize,
+    steps: usize,
+}
+
+impl Display {
+    /// Runs the step and notes how it ended.
+    fn run(&self, step: &Step, session: &mut Session, summary: &mut Summary) {
+        // Relaxed: it is only shown.
+        let number = self.started.fetch_add(1, Ordering::Relaxed) + 1;
+        let style = ProgressStyle::with_template("{spinner} {prefix} {msg} {elapsed}").expect("the template is valid");
+        let spinner = self
+            .bars
             .add(ProgressBar::new_spinner())
-            .with_style(ProgressStyle::with_template("{spinner} {prefix} {msg} {elapsed}")?)
-            .with_prefix(format!("[{}/{}]", number + 1, steps.len()))
+            .with_style(style)
+            .with_prefix(format!("[{number}/{}]", self.steps))
             .with_message(step.name.clone());
         spinner.enable_steady_tick(Duration::from_millis(200));
         let start = Instant::now();
         let outcome = step.run(session);
         spinner.finish_and_clear();
         let seconds = start.elapsed().as_secs_f64();
-        display.suspend(|| summary.note(step, outcome, seconds));
+        self.bars.suspend(|| summary.note(step, outcome, seconds));
     }
-    Ok(summary)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::HashSet;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::AtomicBool;
     use std::sync::{Arc, Mutex, mpsc};
 
     #[test]
@@ -294,9 +333,9 @@ mod tests {
     }
 
     #[test]
-    fn steps_aside_run_beside_those_before_them_and_end_before_the_rest() {
-        let ((to_aside, from_beside), (to_beside, from_aside)) = (mpsc::channel(), mpsc::channel());
-        let [from_beside, from_aside] = [from_beside, from_aside].map(Mutex::new);
+    fn steps_of_two_turns_run_at_once_and_end_before_the_rest() {
+        let ((to_one, from_two), (to_two, from_one)) = (mpsc::channel(), mpsc::channel());
+        let [from_two, from_one] = [from_two, from_one].map(Mutex::new);
         let ended = Arc::new(AtomicBool::new(false));
         let has_ended = Arc::clone(&ended);
         // Each waits for the other.
@@ -306,23 +345,44 @@ mod tests {
             met.map_err(|_| Stop::failed("it ran alone"))
         };
         let steps = [
-            Step::new("beside", move |_| meet(&to_aside, &from_aside)),
-            Step::new("aside", move |_| {
-                meet(&to_beside, &from_beside)?;
-                std::thread::sleep(Duration::from_millis(50));
-                ended.store(true, Ordering::SeqCst);
-                Ok(())
-            })
-            .aside(),
             Step::new("rest", move |_| {
                 has_ended
                     .load(Ordering::SeqCst)
                     .then_some(())
-                    .ok_or_else(|| Stop::failed("it ran before the aside's end"))
+                    .ok_or_else(|| Stop::failed("it ran before the turns' end"))
             }),
+            Step::new("one", move |_| meet(&to_one, &from_one)).in_turn("one"),
+            Step::new("two", move |_| {
+                meet(&to_two, &from_two)?;
+                std::thread::sleep(Duration::from_millis(50));
+                ended.store(true, Ordering::SeqCst);
+                Ok(())
+            })
+            .in_turn("two"),
         ];
         let summary = run_all(&steps, &mut Session::start().unwrap()).unwrap();
         assert_eq!(summary.count(), "3 passed, 0 failed, 0 skipped", "{:?}", summary.failed);
+    }
+
+    #[test]
+    fn steps_of_one_turn_run_in_order_and_share_a_session() {
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let step = |name: &'static str| {
+            let log = Arc::clone(&log);
+            Step::new(name, move |session| {
+                let folder = session.empty_folder("folder")?;
+                std::thread::sleep(Duration::from_millis(20));
+                log.lock().expect("no panic").push((name, folder));
+                Ok(())
+            })
+            .in_turn("one")
+        };
+        let steps = ["a", "b", "c"].map(step);
+        let summary = run_all(&steps, &mut Session::start().unwrap()).unwrap();
+        assert_eq!(summary.count(), "3 passed, 0 failed, 0 skipped");
+        let log = log.lock().unwrap();
+        assert_eq!(log.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert!(log.iter().all(|(_, folder)| *folder == log[0].1));
     }
 
     #[test]

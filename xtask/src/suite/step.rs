@@ -6,8 +6,9 @@ use super::session::Session;
 pub struct Step {
     /// What the summary calls it.
     pub name: String,
-    /// Whether it runs beside others: it neither measures nor waits. Where both build in one folder, cargo's lock orders them.
-    pub is_aside: bool,
+    /// Its turn: steps of one turn run one after the other, and beside those of others. They neither measure nor wait; where
+    /// two turns build in one folder, cargo's lock orders them. Without a turn a step has the machine to itself.
+    pub turn: Option<&'static str>,
     /// Whether it runs only where a filter names it: it takes longer than CI has time for.
     pub is_by_hand: bool,
     check: Box<Check>,
@@ -40,12 +41,12 @@ impl From<anyhow::Error> for Stop {
 impl Step {
     /// A step that passes when `check` returns `Ok`.
     pub fn new(name: impl Into<String>, check: impl Fn(&mut Session) -> Result<(), Stop> + Sync + 'static) -> Step {
-        Step { name: name.into(), is_aside: false, is_by_hand: false, check: Box::new(check) }
+        Step { name: name.into(), turn: None, is_by_hand: false, check: Box::new(check) }
     }
 
-    /// The step, which may run beside others.
-    pub fn aside(self) -> Step {
-        Step { is_aside: true, ..self }
+    /// The step, in that turn.
+    pub fn in_turn(self, turn: &'static str) -> Step {
+        Step { turn: Some(turn), ..self }
     }
 
     /// The step, which runs only where a filter names it.
