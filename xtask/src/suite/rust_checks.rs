@@ -20,7 +20,7 @@ pub fn source_steps() -> Vec<Step> {
             let mut arguments = vec!["clippy", "--all-targets"];
             arguments.extend(packages.iter().flat_map(|package| ["--package", package]));
             arguments.extend(["--", "-D", "warnings"]);
-            cargo(session, &arguments)
+            expect_as_tests(session, &arguments)
         }),
         // The libraries have their own panic handler, which a test target would collide with.
         Step::new("clippy/preload", |session| {
@@ -85,6 +85,13 @@ pub fn loom_command(session: &Session) -> Command {
 
 fn cargo(session: &Session, arguments: &[&str]) -> Result<(), Stop> {
     process::expect_success(session.workspace.cargo().args(arguments), TIME_LIMIT)?;
+    Ok(())
+}
+
+/// As [`cargo`]; programs unwind, as tests must: what both depend on is compiled once.
+fn expect_as_tests(session: &Session, arguments: &[&str]) -> Result<(), Stop> {
+    let mut command = session.workspace.cargo();
+    process::expect_success(command.args(arguments).env("CARGO_PROFILE_DEV_PANIC", "unwind"), TIME_LIMIT)?;
     Ok(())
 }
 
