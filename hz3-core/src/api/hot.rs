@@ -71,10 +71,11 @@ unsafe fn push_or<L: Lane>(
 ) {
     tags.with_tag(
         block.addr(),
-        |tag| {
-            // SAFETY: a tag's offset is that of an entry at this thread's pointer; the caller gives up the live block.
+        |first, page| {
+            // SAFETY: the page is one with a tag, whose offset is that of an entry at this thread's pointer; the caller gives
+            // up the live block.
             let pushed = unsafe {
-                let entry = L::heap().byte_add(tag.offset()).cast::<Entry>();
+                let entry = L::heap().byte_add(TagCell::offset_at(first, page)).cast::<Entry>();
                 Entry::push_if(entry, block, || !L::MARKS || free_mark::set_once(block))
             };
             if !pushed {

@@ -28,12 +28,12 @@ use crate::platform::system_page::{self, pages_for};
 use crate::platform::units::{Bin, MIN_ALIGN, PAGE_BYTES, ShardId, SpanId};
 use crate::regions::blocks::Blocks;
 use crate::thread::cold_bins::{keep_to_share, send_cold_bins_home};
-use crate::thread::heap::{Entry, TICKS, heap_at, is_static};
+use crate::thread::heap::{Entry, TICKS, count, heap_at, is_static};
 use crate::transfer::carve::{carve, carve_anywhere};
-use crate::transfer::homeward::{empty_stocked_depots, restore_one};
+use crate::transfer::homeward::{empty_stocked_depots, restore_idle, restore_one};
 use crate::transfer::remote_stash::RemoteStash;
 use crate::upkeep::trim::{could_serve, flush, flush_stash, gather, purge_all, would_free_a_span};
-use crate::upkeep::{pressure, repay, rest, round};
+use crate::upkeep::{pressure, repay, rest, round, vacate};
 use core::ptr::{NonNull, null_mut};
 
 /// Largest request in bytes. Outside rule: C23 7.24.3 with POSIX: no object exceeds `PTRDIFF_MAX`.
@@ -266,9 +266,14 @@ fn region_span<L: Lane>(bin: Bin, page_count: usize) -> Option<SpanId> {
     retry_gathered::<L, _>(want, || L::allocator().pages.take_for_region(bin, page_count))
 }
 
-/// Puts `slot` into a magazine, or sends it home.
+/// Puts `slot` into a magazine, or sends it home: at once if its span is being vacated.
 #[inline]
 pub fn push_or_spill<L: Lane>(heap: &HeapOf<L>, bin: Bin, slot: Slot) {
+    if L::allocator().pages.is_vacating(slot.address()) {
+        tick::<L>(heap);
+        count(&heap.counters.homeward, 1);
+        return restore_idle(&L::allocator().pages, &L::allocator().exchange, slot);
+    }
     let is_first = !heap.entry(bin).is_loaded();
     if heap.entry(bin).is_full() {
         if heap.balances.drains(bin, shape::<L>(bin).capacity) {
@@ -344,6 +349,7 @@ fn tick<L: Lane>(heap: &HeapOf<L>) {
 // Inlined: no frame of its own below what it calls.
 #[inline(always)]
 fn pay_now<L: Lane>(allocator: &Allocator<L>) {
+    vacate::look(&allocator.pages, &allocator.exchange);
     if repay::is_due(&allocator.pages) {
         pressure::look(&allocator.pages, &allocator.exchange, L::Os::now_ms());
         repay::repay(&allocator.pages, &allocator.exchange, &allocator.schedule);

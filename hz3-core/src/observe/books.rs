@@ -8,7 +8,7 @@ use crate::pages::length_tree::Tree;
 use crate::pages::page_tag::{Kind, PageTag};
 use crate::pages::run_lists::{CLASSES, class_of};
 use crate::pages::runs::Runs;
-use crate::pages::span::{SharedPages, Span, at};
+use crate::pages::span::{Listing, SharedPages, Span, at};
 use crate::platform::os::Os;
 use crate::platform::units::PAGE_BYTES;
 use crate::record::heat::SHARDS;
@@ -80,14 +80,14 @@ fn check_spans<L: Lane>() -> Result<usize, &'static str> {
                     .get_mut(usize::from(span.owner.0))
                     .and_then(|bins| bins.get_mut(usize::from(span.bin.0)))
                     .ok_or("a span without an owner")?;
-                if span.listed != span.has_room(info) {
+                if (span.listing == Listing::Listed) != span.has_room(info) {
                     return Err("a span with room that is not listed, or one without that is");
                 }
                 if let Some(purged) = purged_pages.get_mut(usize::from(span.owner.0)) {
                     *purged += span.purged_pages() as usize;
                 }
                 found.spans += 1;
-                found.with_room += u32::from(span.listed);
+                found.with_room += u32::from(span.listing == Listing::Listed);
                 found.out += u64::from(span.carved - span.home);
             }
             _ => {}
@@ -125,7 +125,7 @@ fn check_caches<L: Lane>() -> Result<(), &'static str> {
         for index in 0..count {
             // SAFETY: `count` places, never unmapped. Volatile: their thread may write them, each as one aligned word.
             let slot = unsafe { slots.add(index).read_volatile() };
-            let tag = runs.arenas.tag_value(slot.addr());
+            let tag = L::allocator().pages.tag(slot.addr());
             if tag.kind() != Kind::Small || tag.bin() != bin {
                 result = Err("a cached slot of another bin");
             } else {
@@ -178,6 +178,7 @@ pub fn walk_runs<O: Os>(
             let last = span.pages as usize - 1;
             for page in 0..=last {
                 let expected = match span.kind {
+                    Kind::Small if span.is_vacating => PageTag::small(bins::FOREIGN, span.owner, tag.span()),
                     Kind::Small => PageTag::small(span.bin, span.owner, tag.span()),
                     Kind::Region => PageTag::edge(span.kind, tag.span()),
                     Kind::Large | Kind::Dirty | Kind::Clean | Kind::Waiting if page == 0 || page == last => {

@@ -66,7 +66,7 @@ const fn span_pages_of(slot_bytes: usize) -> usize {
         let bytes = pages * PAGE_BYTES;
         if bytes / slot_bytes <= MAX_SPAN_SLOTS {
             let waste = (bytes % slot_bytes) * 1024 / bytes;
-            if waste <= 16 {
+            if waste <= 24 {
                 return pages;
             }
             if waste < best_waste {

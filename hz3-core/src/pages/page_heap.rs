@@ -16,6 +16,7 @@ use crate::pages::bins;
 use crate::pages::clearing::Clearing;
 use crate::pages::direct::{DIRECT_BYTES, DirectMappings, LIMITED_DIRECT_BYTES};
 use crate::pages::early::{Early, LEAST_BYTES, is_resting};
+use crate::pages::fresh::Fresh;
 use crate::pages::guards::{Guards, Wait};
 use crate::pages::kept::{Keeping, Mapping};
 use crate::pages::page_tag::{Kind, PageTag, TagCell};
@@ -68,6 +69,8 @@ pub struct PageHeap<P: Policy> {
     /// How used memory is cleared.
     pub clearing: Clearing,
     purged_bytes: AtomicU64,
+    /// Pages of small spans taken since the last look for [spans to vacate](crate::upkeep::vacate).
+    pub taken: Fresh,
     /// Direct mappings below [`DIRECT_BYTES`] that were freed before they had [paid](Span::pays_for_mapping), less those
     /// that were freed after.
     unpaid_mappings: AtomicUsize,
@@ -87,6 +90,7 @@ impl<P: Policy> PageHeap<P> {
             early: Early::new(),
             clearing: Clearing::new(),
             purged_bytes: AtomicU64::new(0),
+            taken: Fresh::new(),
             unpaid_mappings: AtomicUsize::new(0),
             unpaid_bytes: AtomicUsize::new(0),
         }
@@ -107,7 +111,30 @@ impl<P: Policy> PageHeap<P> {
     /// The tag of the page that holds `address`; [`PageTag::NONE`] outside every arena.
     #[inline]
     pub fn tag(&self, address: usize) -> PageTag {
-        self.runs.arenas.tag_value(address)
+        let tag = self.runs.arenas.tag_value(address);
+        if tag.is_vacating() { self.tag_of_vacated(tag) } else { tag }
+    }
+
+    #[cold]
+    fn tag_of_vacated(&self, tag: PageTag) -> PageTag {
+        // SAFETY: a small tag has a span's id. While a block of the page is live, the bin is constant. If none is, the value
+        // only selects the message that ends the process.
+        tag.with_bin(unsafe { (*at(self.spans(), tag.span())).bin })
+    }
+
+    /// Whether the slot at `address` is one of a span that is being vacated.
+    #[inline]
+    pub fn is_vacating(&self, address: usize) -> bool {
+        self.runs.arenas.tag_value(address).is_vacating()
+    }
+
+    /// Makes frees in the pages of the small `span` use the entry of `bin`: its own, or the foreign one, where they miss.
+    pub fn set_bin(&self, span: &Span, bin: Bin) {
+        for page in 0..span.pages as usize {
+            if let Some(tag) = self.runs.arenas.tag(span.start + page * PAGE_BYTES) {
+                tag.set_bin(bin);
+            }
+        }
     }
 
     /// The shard that owns the slot at `address`.
@@ -152,6 +179,7 @@ impl<P: Policy> PageHeap<P> {
     ) -> Option<SpanId> {
         let is_part = pages < system_page::pages();
         let id = if is_part { self.take_part(pages) } else { self.runs.allocate(pages + P::guard_pages(), 1) }?;
+        self.taken.note(pages);
         // SAFETY: this thread owns the span, just taken; nothing uses its pages. A part's guard is its shared page's.
         unsafe {
             if !is_part {

@@ -159,19 +159,14 @@ impl<T> ArenaTags<T> {
         self.pages.store(pages, Ordering::Release);
     }
 
-    /// Calls `found` with the tag of the page that holds `address`, or `none` outside the window. (An `Option`
+    /// Calls `found` with the first tag and the number of the page that holds `address`, or `none` outside the window. (An `Option`
     /// of a reference would cost `free` a second test.)
     #[inline(always)]
-    pub fn with_tag<R>(&self, address: usize, found: impl FnOnce(&T) -> R, none: impl FnOnce() -> R) -> R {
+    pub fn with_tag<R>(&self, address: usize, found: impl FnOnce(*const T, usize) -> R, none: impl FnOnce() -> R) -> R {
         // Relaxed, all three: a thread with a block of this window got it after they were stored. x86-64 loads them in
         // this order, so that any other address, seen while the window opens, is refused or finds a readable tag.
         let page = address.wrapping_add(self.origin.load(Ordering::Relaxed)) >> PAGE_SHIFT;
-        if page < self.pages.load(Ordering::Relaxed) {
-            // SAFETY: `page` is below the bound, where tags stay readable.
-            found(unsafe { &*self.tags.load(Ordering::Relaxed).add(page) })
-        } else {
-            none()
-        }
+        if page < self.pages.load(Ordering::Relaxed) { found(self.tags.load(Ordering::Relaxed), page) } else { none() }
     }
 
     /// The tag of the page that holds `address`, any address at all, even while another thread adds its page.

@@ -8,7 +8,8 @@
 //! parts are separate atomics, because `free` loads those 16 bits only.
 //!
 //! Small spans, regions' and shared pages tag every page, other spans the first and the last, so that neighbours find each other. A tag changes
-//! only while no block of its page is live, or under the run lock.
+//! only while no block of its page is live, or under the run lock; but for the offset of a small span's pages, which is 0
+//! while the span is [vacated](crate::pages::span::Span::is_vacating): what is freed there then misses.
 
 use crate::platform::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
 use crate::platform::units::{Bin, ShardId, SpanId};
@@ -49,14 +50,31 @@ pub struct TagCell {
 const _: () = assert!(size_of::<TagCell>() == 8);
 
 impl TagCell {
-    /// The heap entry offset, by a plain load: an atomic load of 16 bits costs a second instruction.
+    /// The heap entry offset in the tag of page number `page` of those from `first` on: a relaxed atomic load.
     ///
     /// # Safety
-    /// A block of the page is live, and reached this thread after its tag was written.
+    /// That tag is readable.
     #[inline(always)]
-    pub unsafe fn offset(&self) -> usize {
-        // SAFETY: no thread writes the tag while a block of the page is live.
-        usize::from(unsafe { self.offset.as_ptr().read() })
+    pub unsafe fn offset_at(first: *const TagCell, page: usize) -> usize {
+        // The compiler zero-extends what an atomic load of 16 bits returns, which has been done, once more.
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        // SAFETY: loads the tag's first field, an aligned word, which x86-64 does in one access; the caller knows it is
+        // readable.
+        unsafe {
+            const { assert!(size_of::<TagCell>() == 8 && core::mem::offset_of!(TagCell, offset) == 0) };
+            let offset: usize;
+            core::arch::asm!(
+                "movzx {offset:e}, word ptr [{first} + {page} * 8]",
+                first = in(reg) first,
+                page = in(reg) page,
+                offset = lateout(reg) offset,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+            offset
+        }
+        // SAFETY: the caller knows that the tag is readable.
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        usize::from(unsafe { (*first.add(page)).offset.load(Ordering::Relaxed) })
     }
 
     /// The whole tag. Its parts match while a block of the page is live, or under the run lock.
@@ -77,6 +95,13 @@ impl TagCell {
         // Relaxed, both: the caller owns the block and reads nothing of it; one thread's exchange succeeds.
         let (large, transit) = (Kind::Large as u8, Kind::Transit as u8);
         self.kind.compare_exchange(large, transit, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Sets the heap entry offset of a small span's page, blocks of which may be live, to that of `bin`.
+    #[inline]
+    pub fn set_bin(&self, bin: Bin) {
+        // Relaxed: whoever frees a block may see either, and both are right.
+        self.offset.store(bin.entry_offset() as u16, Ordering::Relaxed);
     }
 
     /// Replaces the tag.
@@ -114,6 +139,18 @@ impl PageTag {
     #[inline]
     pub const fn bin(self) -> Bin {
         Bin::of_entry_offset((self.0 & 0xffff) as usize)
+    }
+
+    /// Whether the page is of a small span that is being vacated, and so does not tell its bin.
+    #[inline]
+    pub const fn is_vacating(self) -> bool {
+        self.0 & 0xffff == 0 && (self.0 >> 24) as u8 == Kind::Small as u8
+    }
+
+    /// The same tag with the bin of its span.
+    #[inline]
+    pub const fn with_bin(self, bin: Bin) -> Self {
+        PageTag(self.0 & !0xffff | bin.entry_offset() as u64)
     }
 
     /// Owner of a small span's page.

@@ -42,6 +42,18 @@ pub enum Guarded {
     Ends = 3,
 }
 
+/// Where a small span is among its shard's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Listing {
+    /// In no list: it has no room.
+    Unlisted = 0,
+    /// In a list.
+    Listed = 1,
+    /// Out of the lists while its holes are purged.
+    Aside = 2,
+}
+
 /// A run's descriptor.
 #[repr(C, align(64))]
 pub struct Span {
@@ -70,10 +82,11 @@ pub struct Span {
     pub bin: Bin,
     /// Owner of a small span. Sync: as `start`.
     pub owner: ShardId,
-    /// Whether a small span is in its shard's partial list. Sync: shard lock.
-    pub listed: bool,
-    /// Whether a small span is set aside: out of the lists while its holes are purged. Sync: shard lock.
-    pub aside: bool,
+    /// Where a small span is among its shard's. Sync: shard lock.
+    pub listing: Listing,
+    /// Whether a small span is being vacated: its slots at home stay there, and what is freed in it goes home at once, as its
+    /// pages' tags have the foreign bin. Sync: shard lock.
+    pub is_vacating: bool,
     /// Whether the pages read as zero when the span was taken. Sync: as `start`.
     pub zeroed: bool,
     /// Guarded pages (hardened lane). Sync: as `start`.
@@ -110,8 +123,8 @@ impl Span {
         self.owner = owner;
         self.carved = 0;
         self.home = 0;
-        self.listed = false;
-        self.aside = false;
+        self.listing = Listing::Unlisted;
+        self.is_vacating = false;
         self.bitmap = [0; BITMAP_WORDS];
         // What others share a page with may have memory.
         self.purged = if self.zeroed && !self.is_part() { self.all_pages() } else { 0 };
@@ -698,8 +711,8 @@ mod tests {
             kind: Kind::Transit,
             bin,
             owner: ShardId(0),
-            listed: false,
-            aside: false,
+            listing: Listing::Unlisted,
+            is_vacating: false,
             zeroed: false,
             guarded: Guarded::None,
             in_region: false,

@@ -1,7 +1,8 @@
 //! Takes slots out of spans when a refill finds no magazine.
 //!
 //! ```text
-//! slots at home, own and others' → fresh slots of an own span → a fresh span → others' fresh slots
+//! slots at home, own and others' → fresh slots of an own span → spans that are being vacated → a fresh span
+//!                                → others' fresh slots
 //! ```
 
 use crate::hardening::free_mark;
@@ -50,7 +51,10 @@ pub fn carve_own<P: Sharded>(
     out: &mut Places,
 ) -> usize {
     let owned = exchange.shard(shard).owned();
-    let mut taken = owned.lock().carve(pages.spans(), bin, out);
+    let mut taken = owned.lock().carve(pages.spans(), bin, out, |span| pages.set_bin(span, bin));
+    if taken == 0 {
+        taken = carve_vacating(pages, exchange, shard, bin, out);
+    }
     let fresh = if taken == 0 && !out.is_empty() { pages.take_small(bin, shard) } else { None };
     if let Some(id) = fresh {
         // Before the lock: a library may have put itself in the clock's place.
@@ -91,12 +95,36 @@ fn carve_home<P: Sharded>(
     taken
 }
 
+/// Carves slots at home in spans that other shards vacate: they spare this one fresh pages.
+#[cold]
+fn carve_vacating<P: Sharded>(
+    pages: &PageHeap<P>,
+    exchange: &Exchange<P>,
+    shard: ShardId,
+    bin: Bin,
+    out: &mut Places,
+) -> usize {
+    for other in exchange.shards_with_vacating(bin, shard) {
+        if let Some(mut owned) = exchange.shard(other).owned().try_lock() {
+            let taken = owned.carve_vacating(pages.spans(), bin, out, |span| pages.set_bin(span, bin));
+            exchange.set_vacating_hint(bin, other, owned.is_vacating(bin));
+            if owned.has_home(pages.spans(), bin) {
+                exchange.set_home_hint(bin, other, true);
+            }
+            if taken > 0 {
+                return taken;
+            }
+        }
+    }
+    0
+}
+
 /// Like [`carve`], but no fresh span: whatever any shard's spans have left. Waits for their locks.
 pub fn carve_anywhere<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, bin: Bin, out: &mut Places) -> usize {
     let mut taken = 0;
     for shard in exchange.shard_ids() {
         let mut owned = exchange.shard(shard).owned().lock();
-        taken = owned.carve(pages.spans(), bin, out);
+        taken = owned.carve(pages.spans(), bin, out, |span| pages.set_bin(span, bin));
         if taken > 0 {
             exchange.set_home_hint(bin, shard, owned.has_home(pages.spans(), bin));
             break;

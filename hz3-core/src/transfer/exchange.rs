@@ -58,6 +58,21 @@ struct Hints {
     stocked: Stocked,
     /// A bit for each shard that has slots at home. Sync: written under the shard's lock.
     home: AtomicU32,
+    /// A bit for each shard that has spans which are being vacated. Sync: as `home`.
+    vacating: AtomicU32,
+}
+
+/// Sets or clears `bit` of a hint.
+fn set_hint(word: &AtomicU32, bit: u32, is_so: bool) {
+    // Relaxed, all: a hint. Tested first, to spare the shared line a write.
+    if (word.load(Ordering::Relaxed) & bit != 0) == is_so {
+        return;
+    }
+    if is_so {
+        word.fetch_or(bit, Ordering::Relaxed);
+    } else {
+        word.fetch_and(!bit, Ordering::Relaxed);
+    }
 }
 
 /// The shards and what they share.
@@ -84,7 +99,8 @@ impl<P: Sharded> Exchange<P> {
             magazines: Magazines::new(),
             heat: Heat::new(),
             shards: P::FRESH_SHARDS,
-            hints: [const { Hints { stocked: Stocked::new(), home: AtomicU32::new(0) } }; BINS],
+            hints: [const { Hints { stocked: Stocked::new(), home: AtomicU32::new(0), vacating: AtomicU32::new(0) } };
+                BINS],
             doubts: Doubts::new(),
             spread: Spread::new(),
             spares: CachePadded::new(Mutex::new(Spares([0; CLASSES]))),
@@ -322,12 +338,17 @@ impl<P: Sharded> Exchange<P> {
 
     /// Notes whether `shard`, whose lock the caller holds, has slots of `bin` at home.
     pub fn set_home_hint(&self, bin: Bin, shard: ShardId, has_home: bool) {
-        let (word, bit) = (&self.hints(bin).home, Self::bit(shard));
-        // Relaxed, all: a hint. Tested before it is set, to spare the shared line a write.
-        if !has_home {
-            word.fetch_and(!bit, Ordering::Relaxed);
-        } else if word.load(Ordering::Relaxed) & bit == 0 {
-            word.fetch_or(bit, Ordering::Relaxed);
-        }
+        set_hint(&self.hints(bin).home, Self::bit(shard), has_home);
+    }
+
+    /// Shards that may have spans of `bin` that are being vacated, starting with `first`.
+    pub fn shards_with_vacating(&self, bin: Bin, first: ShardId) -> impl Iterator<Item = ShardId> + use<P> {
+        // Relaxed: a hint; the shard's lock protects the spans.
+        Self::in_turn(self.hints(bin).vacating.load(Ordering::Relaxed), first)
+    }
+
+    /// Notes whether `shard`, whose lock the caller holds, has spans of `bin` that are being vacated.
+    pub fn set_vacating_hint(&self, bin: Bin, shard: ShardId, is_vacating: bool) {
+        set_hint(&self.hints(bin).vacating, Self::bit(shard), is_vacating);
     }
 }

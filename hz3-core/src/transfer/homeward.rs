@@ -122,12 +122,21 @@ impl<P: Sharded> Carrier for Homeward<'_, P> {
 /// Most slots that a batch brings home from their [doubts](crate::transfer::doubts). Chosen: one is rare.
 const MOST_OTHERS: usize = 4;
 
+/// [`restore_one`] that leaves the span's age alone.
+pub fn restore_idle<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, slot: Slot) {
+    restore_as(pages, exchange, slot, true);
+}
+
 /// Puts one slot into its span. Takes the owner's lock.
 pub fn restore_one<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, slot: Slot) {
+    restore_as(pages, exchange, slot, false);
+}
+
+fn restore_as<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, slot: Slot, idle: bool) {
     let tag = pages.tag(slot.address());
     let mut one = [MaybeUninit::new(slot)];
     // SAFETY: the place holds the slot.
-    restore_batch(pages, exchange, tag.owner(), tag.bin(), unsafe { Batch::of(&mut one, 1) }, false);
+    restore_batch(pages, exchange, tag.owner(), tag.bin(), unsafe { Batch::of(&mut one, 1) }, idle);
 }
 
 /// Puts `slots`, all of `bin` and `owner`, into their spans, and releases empty spans. A slot that is invalid or free

@@ -14,7 +14,7 @@ use crate::pages::bins::{self, BINS};
 use crate::pages::page_tag::Kind;
 use crate::pages::shape::CLASSES;
 use crate::pages::slot::{Places, Slot};
-use crate::pages::span::{NotReturned, Span, Spans, at};
+use crate::pages::span::{Listing, NotReturned, Span, Spans, at};
 use crate::platform::lock::{Mutex, Ranked};
 use crate::platform::os::Os;
 use crate::platform::rank::Rank;
@@ -22,6 +22,13 @@ use crate::platform::transit::Transit;
 use crate::platform::units::{Bin, SpanId, elapsed_ms};
 use crate::transfer::depot::{Depot, Stack};
 use crossbeam_utils::CachePadded;
+
+/// A bin needs room for one slot more per so many that are out, and a span. Chosen: `docs/decisions/vacate.md`.
+const ROOM_PER: u64 = 128;
+/// Spans are vacated once more than one is too much, and one per so many that are needed. Chosen: so that the swings of a
+/// steady demand vacate none.
+const SURPLUS_PER: u64 = 32;
+const LISTS: usize = 2 * BINS;
 
 /// A shard.
 #[repr(C, align(128))]
@@ -33,8 +40,11 @@ pub struct Shard<O: Os> {
 
 /// A shard's spans; those with room are in lists. Sync: the shard's lock.
 pub struct Owned {
-    heads: [SpanId; BINS],
-    tails: [SpanId; BINS],
+    /// Lists of spans with room by bin, and from [`BINS`] on of those that are being vacated.
+    heads: [SpanId; LISTS],
+    tails: [SpanId; LISTS],
+    /// Spans that are being vacated, per bin.
+    vacating: [u32; BINS],
     /// Slots out, per bin: live, or cached in magazines and stashes.
     out: [u64; BINS],
     /// Spans, per bin.
@@ -87,8 +97,9 @@ impl<O: Os> Shard<O> {
             depots: [const { Depot::new() }; BINS],
             empty: CachePadded::new([const { Stack::new() }; CLASSES]),
             owned: CachePadded::new(Mutex::new(Owned {
-                heads: [SpanId::NONE; BINS],
-                tails: [SpanId::NONE; BINS],
+                heads: [SpanId::NONE; LISTS],
+                tails: [SpanId::NONE; LISTS],
+                vacating: [0; BINS],
                 out: [0; BINS],
                 spans: [0; BINS],
                 out_bytes: 0,
@@ -137,13 +148,14 @@ impl Owned {
         unsafe { &mut *at(spans, id) }
     }
 
-    fn list(&mut self, bin: Bin) -> Option<(&mut SpanId, &mut SpanId)> {
-        let index = usize::from(bin.0);
+    /// The list that span `id` of `bin` belongs to.
+    fn list(&mut self, spans: &Spans, bin: Bin, id: SpanId) -> Option<(&mut SpanId, &mut SpanId)> {
+        let index = usize::from(bin.0) + if Self::span(spans, id).is_vacating { BINS } else { 0 };
         Some((self.heads.get_mut(index)?, self.tails.get_mut(index)?))
     }
 
     fn push_front(&mut self, spans: &Spans, bin: Bin, id: SpanId) {
-        let Some((head, tail)) = self.list(bin) else { return };
+        let Some((head, tail)) = self.list(spans, bin, id) else { return };
         let old = core::mem::replace(head, id);
         if old.is_none() {
             *tail = id;
@@ -151,11 +163,11 @@ impl Owned {
             Self::span(spans, old).previous = id;
         }
         let span = Self::span(spans, id);
-        (span.next, span.previous, span.listed) = (old, SpanId::NONE, true);
+        (span.next, span.previous, span.listing) = (old, SpanId::NONE, Listing::Listed);
     }
 
     fn push_back(&mut self, spans: &Spans, bin: Bin, id: SpanId) {
-        let Some((head, tail)) = self.list(bin) else { return };
+        let Some((head, tail)) = self.list(spans, bin, id) else { return };
         let old = core::mem::replace(tail, id);
         if old.is_none() {
             *head = id;
@@ -163,7 +175,7 @@ impl Owned {
             Self::span(spans, old).next = id;
         }
         let span = Self::span(spans, id);
-        (span.next, span.previous, span.listed) = (SpanId::NONE, old, true);
+        (span.next, span.previous, span.listing) = (SpanId::NONE, old, Listing::Listed);
     }
 
     /// Adds a span with slots at home: not in front if possible, but before those with only fresh slots.
@@ -181,13 +193,13 @@ impl Owned {
         Self::span(spans, head).next = id;
         Self::span(spans, next).previous = id;
         let span = Self::span(spans, id);
-        (span.next, span.previous, span.listed) = (next, head, true);
+        (span.next, span.previous, span.listing) = (next, head, Listing::Listed);
     }
 
     fn remove(&mut self, spans: &Spans, bin: Bin, id: SpanId) {
         let (next, previous) = {
             let span = Self::span(spans, id);
-            span.listed = false;
+            span.listing = Listing::Unlisted;
             (span.next, span.previous)
         };
         if self.scan_position.1 == id {
@@ -196,7 +208,7 @@ impl Owned {
                 self.scan_position.0 = self.scan_position.0.saturating_add(1);
             }
         }
-        let Some((head, tail)) = self.list(bin) else { return };
+        let Some((head, tail)) = self.list(spans, bin, id) else { return };
         if previous.is_none() {
             *head = next;
         } else {
@@ -232,13 +244,17 @@ impl Owned {
         self.finish_take(bin, out, free)
     }
 
-    /// Carves slots of `bin` into the front of `out`, each span's lowest address last; returns how many.
-    pub fn carve(&mut self, spans: &Spans, bin: Bin, out: &mut Places) -> usize {
+    /// Carves slots of `bin` into the front of `out`, each span's lowest address last; returns how many. In the end,
+    /// those that are being vacated are kept: `mark` changes their tags.
+    pub fn carve(&mut self, spans: &Spans, bin: Bin, out: &mut Places, mark: impl Fn(&Span)) -> usize {
         let info = bins::info(bin);
         let mut free = out.len();
         while free > 0 {
             let Some(&id) = self.heads.get(usize::from(bin.0)) else { break };
             if id.is_none() {
+                if self.keep(spans, bin, &mark) {
+                    continue;
+                }
                 break;
             }
             if let Some(places) = out.get_mut(..free) {
@@ -257,6 +273,68 @@ impl Owned {
             self.remove(spans, bin, id);
         }
         self.finish_take(bin, out, free)
+    }
+
+    /// Whether spans of `bin` are being vacated.
+    pub fn is_vacating(&self, bin: Bin) -> bool {
+        self.heads.get(usize::from(bin.0) + BINS).is_some_and(|id| !id.is_none())
+    }
+
+    /// Begins to vacate spans of `bin` if there are too many for its slots that are out, less `cached` ones in depots: those with
+    /// the fewest slots out, as far as a look at `most` tells. `mark` changes their tags. Returns whether there are too many.
+    pub fn vacate(&mut self, spans: &Spans, bin: Bin, cached: u64, most: u32, mark: impl Fn(&Span)) -> bool {
+        let (out, count) = self.counts(bin);
+        let out = out.saturating_sub(cached);
+        let (index, slots) = (usize::from(bin.0), u64::from(bins::info(bin).span_slots()).max(1));
+        let needed = (out + out / ROOM_PER).div_ceil(slots) + 1;
+        if u64::from(count) <= needed + 1 + needed / SURPLUS_PER {
+            return false;
+        }
+        let vacating = self.vacating.get(index).copied().unwrap_or(0);
+        let mut surplus = u64::from(count).saturating_sub(needed + u64::from(vacating));
+        let free = (u64::from(count) * slots).saturating_sub(out);
+        // Those from which nothing was taken for long come last.
+        let mut id = self.tails.get(index).copied().unwrap_or(SpanId::NONE);
+        for _ in 0..most {
+            if surplus == 0 || id.is_none() {
+                break;
+            }
+            let span = Self::span(spans, id);
+            let previous = span.previous;
+            if span.home > 0 && u64::from(span.home) * u64::from(count) >= free {
+                self.set_vacating(spans, bin, id, true);
+                mark(Self::span(spans, id));
+                surplus -= 1;
+            }
+            id = previous;
+        }
+        true
+    }
+
+    /// Keeps the span of `bin` that was the last to be vacated; false if there is none. `mark` changes its tags.
+    fn keep(&mut self, spans: &Spans, bin: Bin, mark: impl Fn(&Span)) -> bool {
+        let id = self.heads.get(usize::from(bin.0) + BINS).copied().unwrap_or(SpanId::NONE);
+        if id.is_none() {
+            return false;
+        }
+        self.set_vacating(spans, bin, id, false);
+        mark(Self::span(spans, id));
+        true
+    }
+
+    /// Moves the listed span `id` of `bin`, with slots at home, to the list of those that are being vacated, or back.
+    fn set_vacating(&mut self, spans: &Spans, bin: Bin, id: SpanId, is_vacating: bool) {
+        self.remove(spans, bin, id);
+        Self::span(spans, id).is_vacating = is_vacating;
+        self.push_front(spans, bin, id);
+        if let Some(count) = self.vacating.get_mut(usize::from(bin.0)) {
+            *count = if is_vacating { *count + 1 } else { count.saturating_sub(1) };
+        }
+    }
+
+    /// Like [`Owned::carve_home`], in a span that is being vacated, which is kept.
+    pub fn carve_vacating(&mut self, spans: &Spans, bin: Bin, out: &mut Places, mark: impl Fn(&Span)) -> usize {
+        if self.keep(spans, bin, mark) { self.carve_home(spans, bin, out) } else { 0 }
     }
 
     /// Like [`Owned::carve`], slots at home alone: touches no fresh page.
@@ -325,12 +403,13 @@ impl Owned {
         if !idle {
             span.stamp = self.clock;
         }
-        let (first_home, empty, listed, aside) = (span.home == 1, span.is_empty(), span.listed, span.aside);
+        let (first_home, empty, listing) = (span.home == 1, span.is_empty(), span.listing);
+        let listed = listing == Listing::Listed;
         if let Some(count) = self.out.get_mut(usize::from(bin.0)) {
             *count = count.saturating_sub(1);
         }
         self.out_bytes = self.out_bytes.saturating_sub(bins::info(bin).slot_bytes as usize);
-        if aside {
+        if listing == Listing::Aside {
             // `put_back` lists or releases it.
             return Ok(false);
         }
@@ -341,7 +420,7 @@ impl Owned {
             self.forget(spans, bin, id);
             return Ok(true);
         }
-        if first_home {
+        if first_home && !Self::span(spans, id).is_vacating {
             if listed {
                 self.remove(spans, bin, id);
             }
@@ -356,6 +435,11 @@ impl Owned {
             *count -= 1;
         }
         let span = Self::span(spans, id);
+        if span.is_vacating {
+            if let Some(count) = self.vacating.get_mut(usize::from(bin.0)) {
+                *count -= 1;
+            }
+        }
         self.pages -= span.pages as usize;
         self.slot_bytes -= Self::room_of(bin);
         self.purged_pages -= span.purged_pages() as usize;
@@ -390,14 +474,14 @@ impl Owned {
                 let span = Self::span(spans, id);
                 let next = span.next;
                 if elapsed_ms(span.stamp, now) >= delay_ms {
-                    let pages = span.holes(bins::info(span.bin));
+                    let (bin, pages) = (span.bin, span.holes(bins::info(span.bin)));
                     if pages != 0 {
-                        span.aside = true;
                         let start = span.start;
                         self.aside.begin(thread);
                         self.scan_position = (number, id);
                         // Moves `scan_position` on.
-                        self.remove(spans, Bin(number), id);
+                        self.remove(spans, bin, id);
+                        Self::span(spans, id).listing = Listing::Aside;
                         return HoleScan::Holes { id, start, pages };
                     }
                 }
@@ -415,13 +499,15 @@ impl Owned {
     pub unsafe fn put_back(&mut self, spans: &Spans, thread: usize, id: SpanId, purged: u128) -> bool {
         self.aside.end(thread);
         let span = Self::span(spans, id);
-        span.aside = false;
+        span.listing = Listing::Unlisted;
         let before = span.purged_pages();
         span.note_purged(purged);
         self.purged_pages += (span.purged_pages() - before) as usize;
-        let (bin, home, empty) = (span.bin, span.home, span.is_empty());
+        let (bin, home, empty, is_vacating) = (span.bin, span.home, span.is_empty(), span.is_vacating);
         if empty {
             self.forget(spans, bin, id);
+        } else if is_vacating {
+            self.push_front(spans, bin, id);
         } else if home > 0 {
             self.push_late(spans, bin, id);
         } else {
@@ -466,13 +552,21 @@ impl Owned {
     /// # Errors
     /// The broken rule.
     pub fn check_list(&self, spans: &Spans, bin: Bin) -> Result<u32, &'static str> {
-        let index = usize::from(bin.0);
+        Ok(self.check_one_list(spans, bin, 0)? + self.check_one_list(spans, bin, BINS)?)
+    }
+
+    fn check_one_list(&self, spans: &Spans, bin: Bin, first: usize) -> Result<u32, &'static str> {
+        let index = usize::from(bin.0) + first;
         let (head, tail) = (self.heads.get(index), self.tails.get(index));
         let (mut id, mut last) = (head.copied().unwrap_or(SpanId::NONE), SpanId::NONE);
         let mut listed = 0;
         while !id.is_none() {
             let span = Self::span(spans, id);
-            if span.kind != Kind::Small || span.bin != bin || !span.listed {
+            if span.kind != Kind::Small
+                || span.bin != bin
+                || span.listing != Listing::Listed
+                || span.is_vacating != (first > 0)
+            {
                 return Err("a list holds a span that is not its own");
             }
             if !span.has_room(bins::info(bin)) {

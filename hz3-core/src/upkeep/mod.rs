@@ -7,3 +7,4 @@ pub mod rest;
 pub mod round;
 pub mod schedule;
 pub mod trim;
+pub mod vacate;

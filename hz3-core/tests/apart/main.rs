@@ -37,6 +37,7 @@ mod runs;
 #[path = "../sequence/mod.rs"]
 mod sequence;
 mod sequence_of_processes;
+mod vacated_spans;
 mod windows;
 mod write_after_free;
 
