@@ -120,8 +120,6 @@ pub fn mallinfo<L: Lane>() -> Mallinfo {
 }
 
 /// Writes a line for the library and one per count. Errors are dropped; `out` may keep them.
-// Not inlined: all counts at once take stack.
-#[inline(never)]
 pub fn write_counts<L: Lane>(out: &mut impl Write, stats: &Stats) {
     let _ = writeln!(out, "hz3 {} lane {}", env!("CARGO_PKG_VERSION"), L::NAME);
     for (name, value) in stats.rows() {
@@ -147,7 +145,7 @@ pub unsafe fn fill<L: Lane>(out: *mut usize, size: usize) -> usize {
     let wanted = size / size_of::<usize>();
     if wanted > 0 {
         own_stack::call(Signals::Pass, || {
-            for (index, (_, value)) in collect::<L>().rows().into_iter().enumerate().take(wanted) {
+            for (index, (_, value)) in collect::<L>().rows().enumerate().take(wanted) {
                 // SAFETY: the count lies within the `size` writable bytes; unaligned writes are allowed.
                 unsafe { out.add(index).write_unaligned(value) };
             }

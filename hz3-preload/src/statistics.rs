@@ -185,10 +185,8 @@ fn write_list<T>(file: &mut File, items: impl Iterator<Item = T>, mut write: imp
     }
 }
 
-// Not inlined: all counts at once take stack.
-#[inline(never)]
 fn write_rows(file: &mut File, stats: &Stats) {
-    write_list(file, stats.rows().into_iter(), |file, (name, value)| {
+    write_list(file, stats.rows(), |file, (name, value)| {
         let _ = write!(file, "\"{name}\":{value}");
     });
 }

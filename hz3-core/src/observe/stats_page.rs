@@ -145,8 +145,7 @@ pub fn write(
     heat: impl Fn(usize) -> BinCounts,
 ) {
     let head = [timing.number, timing.taken_ms, timing.took_us, timing.pause_ms];
-    let rows = stats.rows();
-    let rows = rows.iter().map(|&(_, value)| value as u64);
+    let rows = stats.rows().map(|(_, value)| value as u64);
     let bins = bins.iter().enumerate().flat_map(|(number, bin)| bin_words(bin, heat(number)));
     for (word, value) in words.iter_mut().zip(head.into_iter().chain(rows).chain(bins)) {
         *word = value;
@@ -216,7 +215,7 @@ mod tests {
         write(&mut words, timing, &stats, &bins, heat);
         let snapshot = read(&words).expect("enough words");
         assert_eq!(snapshot.timing, timing);
-        assert_eq!(snapshot.stats.rows(), stats.rows());
+        assert!(snapshot.stats.rows().eq(stats.rows()));
         assert_eq!(snapshot.bins[3], [48, 4096, 85, 25, 10, 5, 1, 2, 3, 4, 5, 6, 7, 8]);
         assert!(snapshot.bins.iter().enumerate().all(|(number, bin)| number == 3 || *bin == [0; BIN_NAMES.len()]));
         assert!(read(&words[1..]).is_none());

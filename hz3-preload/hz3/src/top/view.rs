@@ -224,7 +224,7 @@ pub fn json(subject: &Subject, reading: &Reading, rates: Option<&Rates>) -> Valu
         "held_bytes": held,
         "snapshot": {"number": timing.number, "age_ms": reading.age_ms, "took_us": timing.took_us,
                      "pause_ms": timing.pause_ms, "is_last": reading.has_ended},
-        "counts": object(&mut stats.rows().iter().map(|&(name, value)| (name, value as u64))),
+        "counts": object(&mut stats.rows().map(|(name, value)| (name, value as u64))),
         "uses": object(&mut stats.uses().iter().map(|one| (one.name, one.bytes as u64))),
         "held": object(&mut stats.uses().iter().map(|one| (one.name, one.held_bytes as u64))),
         "rates": rates,
