@@ -33,7 +33,7 @@ use crate::transfer::carve::{carve, carve_anywhere};
 use crate::transfer::homeward::{empty_stocked_depots, restore_idle, restore_one};
 use crate::transfer::remote_stash::RemoteStash;
 use crate::upkeep::trim::{could_serve, flush, flush_stash, gather, purge_all, would_free_a_span};
-use crate::upkeep::{pressure, repay, rest, round, vacate};
+use crate::upkeep::{pressure, repay, rest, round};
 use core::ptr::{NonNull, null_mut};
 
 /// Largest request in bytes. Outside rule: C23 7.24.3 with POSIX: no object exceeds `PTRDIFF_MAX`.
@@ -349,7 +349,7 @@ fn tick<L: Lane>(heap: &HeapOf<L>) {
 // Inlined: no frame of its own below what it calls.
 #[inline(always)]
 fn pay_now<L: Lane>(allocator: &Allocator<L>) {
-    vacate::look(&allocator.pages, &allocator.exchange);
+    round::vacate_if_due(&allocator.pages, &allocator.exchange);
     if repay::is_due(&allocator.pages) {
         pressure::look(&allocator.pages, &allocator.exchange, L::Os::now_ms());
         repay::repay(&allocator.pages, &allocator.exchange, &allocator.schedule);

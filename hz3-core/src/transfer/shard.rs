@@ -280,35 +280,48 @@ impl Owned {
         self.heads.get(usize::from(bin.0) + BINS).is_some_and(|id| !id.is_none())
     }
 
-    /// Begins to vacate spans of `bin` if there are too many for its slots that are out, less `cached` ones in depots: those with
-    /// the fewest slots out, as far as a look at `most` tells. `mark` changes their tags. Returns whether there are too many.
-    pub fn vacate(&mut self, spans: &Spans, bin: Bin, cached: u64, most: u32, mark: impl Fn(&Span)) -> bool {
+    /// Begins to vacate spans of `bin` if there are too many for its slots that are out, less `cached` ones in depots: of the
+    /// last `most` of its list, those with the most slots at home. `mark` changes their tags. Returns whether there are too
+    /// many, those aside that are being vacated.
+    pub fn vacate(&mut self, spans: &Spans, bin: Bin, cached: u64, most: usize, mark: impl Fn(&Span)) -> bool {
         let (out, count) = self.counts(bin);
-        let out = out.saturating_sub(cached);
+        let (out, count) = (out.saturating_sub(cached), u64::from(count));
         let (index, slots) = (usize::from(bin.0), u64::from(bins::info(bin).span_slots()).max(1));
         let needed = (out + out / ROOM_PER).div_ceil(slots) + 1;
-        if u64::from(count) <= needed + 1 + needed / SURPLUS_PER {
+        let vacating = u64::from(self.vacating.get(index).copied().unwrap_or(0));
+        let surplus = count.saturating_sub(needed + vacating);
+        if surplus == 0 || count <= needed + 1 + needed / SURPLUS_PER {
             return false;
         }
-        let vacating = self.vacating.get(index).copied().unwrap_or(0);
-        let mut surplus = u64::from(count).saturating_sub(needed + u64::from(vacating));
-        let free = (u64::from(count) * slots).saturating_sub(out);
         // Those from which nothing was taken for long come last.
-        let mut id = self.tails.get(index).copied().unwrap_or(SpanId::NONE);
-        for _ in 0..most {
-            if surplus == 0 || id.is_none() {
-                break;
-            }
+        let last = self.tails.get(index).copied().unwrap_or(SpanId::NONE);
+        let (mut looks, mut home) = (0_u64, 0);
+        for id in Self::backwards(spans, last).take(most) {
+            (looks, home) = (looks + 1, home + u64::from(Self::span(spans, id).home));
+        }
+        let mut left = surplus;
+        for id in Self::backwards(spans, last).take(most) {
             let span = Self::span(spans, id);
-            let previous = span.previous;
-            if span.home > 0 && u64::from(span.home) * u64::from(count) >= free {
+            if left > 0 && span.home > 0 && u64::from(span.home) * looks >= home {
                 self.set_vacating(spans, bin, id, true);
                 mark(Self::span(spans, id));
-                surplus -= 1;
+                left -= 1;
             }
-            id = previous;
         }
         true
+    }
+
+    /// The spans of a list from `last` on, backwards; one that was returned may leave the list.
+    fn backwards(spans: &Spans, last: SpanId) -> impl Iterator<Item = SpanId> {
+        let mut next = last;
+        core::iter::from_fn(move || {
+            let id = next;
+            if id.is_none() {
+                return None;
+            }
+            next = Self::span(spans, id).previous;
+            Some(id)
+        })
     }
 
     /// Keeps the span of `bin` that was the last to be vacated; false if there is none. `mark` changes its tags.

@@ -1,7 +1,7 @@
 //! Round: sends surplus magazines home and purges memory that stayed free for the purge delay.
 //!
 //! ```text
-//! magazines in depots → slots in spans → holes in spans, empty spans → runs → operating system
+//! magazines in depots → slots in spans → spans to vacate, holes in spans, empty spans → runs → operating system
 //!           idle for an eighth of the delay       idle for the delay
 //! ```
 //!
@@ -20,6 +20,7 @@ use crate::transfer::exchange::{Exchange, Sharded};
 use crate::transfer::homeward::{TURN_MAGAZINES, send_depots};
 use crate::upkeep::holes::purge_holes;
 use crate::upkeep::schedule::Schedule;
+use crate::upkeep::vacate;
 
 /// Most refused `munmap` calls that a turn repeats.
 const MAX_UNMAPS: usize = 16;
@@ -73,12 +74,32 @@ pub fn tick_in_background<P: Sharded>(
     turn(pages, exchange, schedule, now)
 }
 
+/// Vacates spans, if so many were taken that it is due. The caller holds no lock.
+#[inline]
+pub fn vacate_if_due<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) {
+    if vacate::claim(pages) {
+        vacate(pages, exchange);
+    }
+}
+
+/// Vacates spans, and sends the depots of bins that have too many home.
+// Not inlined: what its callers do next would lie below its table.
+#[cold]
+#[inline(never)]
+fn vacate<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) {
+    let surplus = vacate::look(pages, exchange);
+    if surplus.is_any() {
+        send_depots(pages, exchange, TURN_MAGAZINES, |bin, depot, most| surplus.share(bin, depot, most));
+    }
+}
+
 /// One turn at `now`; whether work is left.
 fn turn<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &Schedule, now: u32) -> bool {
     let is_new = schedule.begin_round_if_due(now, tick_ms::<P>(pages.options()));
     if is_new {
         exchange.make_surplus_due();
         exchange.spread.end_if_quiet(now);
+        vacate(pages, exchange);
         let (dirty, is_resting) = pages.aging();
         schedule.pace.begin_round(dirty, is_resting);
     }

@@ -6,7 +6,7 @@ use hz3_core::pages::bins::bin_for;
 use hz3_core::pages::fresh::LEAST_PAGES;
 use hz3_core::pages::page_tag::Kind;
 use hz3_core::platform::units::Bin;
-use hz3_core::upkeep::vacate;
+use hz3_core::upkeep::round;
 use hz3_core::{Fast, Hardened, Lane, Scale};
 use std::collections::VecDeque;
 use std::ptr::{null_mut, with_exposed_provenance_mut};
@@ -21,7 +21,7 @@ fn spans_of<L: Lane>(bin: Bin) -> u32 {
 fn look<L: Lane>() {
     let allocator = L::allocator();
     allocator.pages.taken.note(LEAST_PAGES << 10);
-    vacate::look(&allocator.pages, &allocator.exchange);
+    round::vacate_if_due(&allocator.pages, &allocator.exchange);
 }
 
 fn is_vacating<L: Lane>(block: *mut u8) -> bool {
