@@ -238,8 +238,8 @@ fn a_block_that_came_through_a_depot_has_its_tag() {
                 let window = if far { arenas.windows.far() } else { arenas.windows.near() };
                 window.with_tag(
                     Arenas::address(usize::from(far), 0),
-                    // SAFETY: loom reports it where the tag is not known to be mapped.
-                    |tag| assert_eq!(tag.with(|tag| unsafe { *tag }), 7),
+                    // SAFETY: the page is one of the window's; loom reports it where the tag is not known to be mapped.
+                    |first, page| assert_eq!(unsafe { (*first.add(page)).with(|tag| *tag) }, 7),
                     || panic!("a live block without a tag"),
                 );
             }

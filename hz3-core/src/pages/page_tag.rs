@@ -54,15 +54,15 @@ impl TagCell {
     ///
     /// # Safety
     /// That tag is readable.
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
     #[inline(always)]
     pub unsafe fn offset_at(first: *const TagCell, page: usize) -> usize {
-        // The compiler zero-extends what an atomic load of 16 bits returns, which has been done, once more.
-        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        const { assert!(size_of::<TagCell>() == 8 && core::mem::offset_of!(TagCell, offset) == 0) };
+        let offset: usize;
+        // The compiler would extend what an atomic load of 16 bits returns once more.
         // SAFETY: loads the tag's first field, an aligned word, which x86-64 does in one access; the caller knows it is
         // readable.
         unsafe {
-            const { assert!(size_of::<TagCell>() == 8 && core::mem::offset_of!(TagCell, offset) == 0) };
-            let offset: usize;
             core::arch::asm!(
                 "movzx {offset:e}, word ptr [{first} + {page} * 8]",
                 first = in(reg) first,
@@ -70,10 +70,18 @@ impl TagCell {
                 offset = lateout(reg) offset,
                 options(pure, readonly, nostack, preserves_flags),
             );
-            offset
         }
+        offset
+    }
+
+    /// The heap entry offset in the tag of page number `page` of those from `first` on: a relaxed atomic load.
+    ///
+    /// # Safety
+    /// That tag is readable.
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    #[inline(always)]
+    pub unsafe fn offset_at(first: *const TagCell, page: usize) -> usize {
         // SAFETY: the caller knows that the tag is readable.
-        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
         usize::from(unsafe { (*first.add(page)).offset.load(Ordering::Relaxed) })
     }
 
