@@ -28,6 +28,8 @@ const ROOM_PER: u64 = 128;
 /// Spans are vacated once more than one is too much, and one per so many that are needed. Chosen: so that the swings of a
 /// steady demand vacate none.
 const SURPLUS_PER: u64 = 32;
+/// At most one of so many slots that are out counts as cached in a depot.
+const CACHED_PER: u64 = 4;
 const LISTS: usize = 2 * BINS;
 
 /// A shard.
@@ -280,19 +282,30 @@ impl Owned {
         self.heads.get(usize::from(bin.0) + BINS).is_some_and(|id| !id.is_none())
     }
 
-    /// Begins to vacate spans of `bin` if there are too many for its slots that are out, less `cached` ones in depots: of the
-    /// last `most` of its list, those with the most slots at home. `mark` changes their tags. Returns whether there are too
-    /// many, those aside that are being vacated.
-    pub fn vacate(&mut self, spans: &Spans, bin: Bin, cached: u64, most: usize, mark: impl Fn(&Span)) -> bool {
-        let (out, count) = self.counts(bin);
-        let (out, count) = (out.saturating_sub(cached), u64::from(count));
+    /// Spans of `bin` that are too many for so many slots `out`, but for those that are being vacated.
+    fn surplus(&self, bin: Bin, out: u64) -> u64 {
         let (index, slots) = (usize::from(bin.0), u64::from(bins::info(bin).span_slots()).max(1));
         let needed = (out + out / ROOM_PER).div_ceil(slots) + 1;
         let vacating = u64::from(self.vacating.get(index).copied().unwrap_or(0));
-        let surplus = count.saturating_sub(needed + vacating);
-        if surplus == 0 || count <= needed + 1 + needed / SURPLUS_PER {
-            return false;
+        let count = u64::from(self.counts(bin).1);
+        if count > needed + 1 + needed / SURPLUS_PER { count.saturating_sub(needed + vacating) } else { 0 }
+    }
+
+    /// Begins to vacate spans of `bin` if there are too many for its slots that are out: of the last `most` of its list, those
+    /// with the most slots at home. `mark` changes their tags. Returns whether there would be too many if `cached` slots, which
+    /// are out in depots, were at home.
+    pub fn vacate(&mut self, spans: &Spans, bin: Bin, cached: u64, most: usize, mark: impl Fn(&Span)) -> bool {
+        let out = self.counts(bin).0;
+        let surplus = self.surplus(bin, out);
+        if surplus > 0 {
+            self.vacate_last(spans, bin, surplus, most, mark);
         }
+        // A depot may have other shards' slots.
+        surplus > 0 || self.surplus(bin, out - cached.min(out / CACHED_PER)) > 0
+    }
+
+    fn vacate_last(&mut self, spans: &Spans, bin: Bin, surplus: u64, most: usize, mark: impl Fn(&Span)) {
+        let index = usize::from(bin.0);
         // Those from which nothing was taken for long come last.
         let last = self.tails.get(index).copied().unwrap_or(SpanId::NONE);
         let (mut looks, mut home) = (0_u64, 0);
@@ -308,7 +321,6 @@ impl Owned {
                 left -= 1;
             }
         }
-        true
     }
 
     /// The spans of a list from `last` on, backwards; one that was returned may leave the list.
