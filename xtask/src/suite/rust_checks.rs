@@ -38,22 +38,11 @@ pub fn workspace_step() -> Step {
     Step::new("build/workspace", |session| cargo(session, &["build", "--workspace"]))
 }
 
-/// The packages' own tests. The tools have a step in common: each alone would compile much of what they depend on again, with
-/// other features. So are they compiled where they are used.
+/// The packages' own tests.
 pub fn test_steps() -> Vec<Step> {
-    let step = |name: &str, packages: &'static [&'static str]| {
-        Step::new(format!("unit/{name}"), move |session| {
-            let mut arguments = vec!["test", "--no-fail-fast"];
-            arguments.extend(packages.iter().flat_map(|package| ["--package", package]));
-            expect_as_tests(session, &arguments)
-        })
-    };
-    vec![
-        step("hz3", &["hz3"]),
-        step("hz3-core", &["hz3-core"]),
-        step("hz3-bench-mt-remote", &["hz3-bench-mt-remote"]),
-        step("tools", &["hz3-tool", "hz3-eval", "xtask"]),
-    ]
+    let test =
+        |package| Step::new(format!("unit/{package}"), move |session| cargo(session, &["test", "--package", package]));
+    ["hz3", "hz3-core", "hz3-bench-mt-remote", "hz3-tool", "hz3-eval", "xtask"].map(test).into()
 }
 
 /// The models of the lock-free structures.
