@@ -58,8 +58,10 @@ const PROCESS_CASES: &[&str] = &[
 ];
 /// Programs in C++, of every lane: what is compiled there takes longer than what runs.
 const CXX_CASES: [&str; 2] = ["preload_cxx", "preload_replaced"];
-/// What of them is left out: Alpine's static runtime is in no wheel.
-const CXX_LEFT_OUT: &str = "static_runtime::";
+/// What of them is left out: Alpine's static runtime is in no wheel. Threads that throw at once may hang, without hz3 too (once
+/// in 60 runs): what GCC's unwinder remembers of libraries it changes in callbacks of dl_iterate_phdr(3), which glibc runs one
+/// at a time, and musl does not.
+const CXX_LEFT_OUT: [&str; 2] = ["static_runtime::", "threads_throw_at_once"];
 
 /// The Rust program, and what it is compiled with beside [`CORE`].
 const PROGRAM: &str = "xtask/programs/musl.rs";
@@ -137,7 +139,7 @@ fn in_cxx(session: &mut Session) -> Result<(), Stop> {
     let path = std::env::join_paths([folder].into_iter().chain(std::env::split_paths(&path))).context("PATH")?;
     for test in CXX_CASES {
         let mut command = tests(session, test);
-        command.args(["--skip", CXX_LEFT_OUT]).env("PATH", &path);
+        command.args(CXX_LEFT_OUT.iter().flat_map(|text| ["--skip", text])).env("PATH", &path);
         expect_tests(command.env("CC", musl_cxx::C_COMPILER).env("CXX", musl_cxx::CXX_COMPILER))?;
     }
     Ok(())
