@@ -82,11 +82,15 @@ pub fn vacate_if_due<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) {
     }
 }
 
-/// Vacates spans, and sends the depots of bins that have too many home.
+/// Vacates spans, and sends the depots of bins that have too many home. Not in a hardened lane, which looks at free slots when
+/// they are used again: those of a span that empties are not.
 // Not inlined: what its callers do next would lie below its table.
 #[cold]
 #[inline(never)]
 fn vacate<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) {
+    if P::HARDENED {
+        return;
+    }
     let surplus = vacate::look(pages, exchange);
     if surplus.is_any() {
         send_depots(pages, exchange, TURN_MAGAZINES, |bin, depot, most| surplus.share(bin, depot, most));
