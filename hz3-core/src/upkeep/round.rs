@@ -103,7 +103,10 @@ fn turn<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &Sche
     if is_new {
         exchange.make_surplus_due();
         exchange.spread.end_if_quiet(now);
-        vacate(pages, exchange);
+        // The depots' own surplus goes home below.
+        if !P::HARDENED {
+            vacate::look(pages, exchange);
+        }
         let (dirty, is_resting) = pages.aging();
         schedule.pace.begin_round(dirty, is_resting);
     }

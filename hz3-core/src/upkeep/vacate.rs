@@ -47,6 +47,8 @@ pub fn claim<P: Policy>(pages: &PageHeap<P>) -> bool {
 }
 
 /// Looks for spans to vacate. The caller holds no lock. Takes shards' locks.
+// Not inlined: what its callers do next would lie below its table.
+#[inline(never)]
 pub fn look<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) -> Surplus {
     let (mut surplus, mut all) = (Surplus([false; BINS]), 0);
     for id in exchange.shard_ids() {
