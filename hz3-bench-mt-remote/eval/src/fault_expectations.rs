@@ -17,7 +17,7 @@ const CRASH: &[Outcome] = &[Outcome::Crash];
 /// By its canary, or by the guard page before that, where the block lies near its span's end.
 const CAUGHT_OR_CRASH: &[Outcome] = &[Outcome::Caught, Outcome::Crash];
 
-/// Noticed where the block's span is being vacated by then, which takes the clock.
+/// Noticed where the block's span is being vacated by then: that depends on the spans taken, and on time.
 const TWICE_OR_CAUGHT: &[Outcome] = &[Outcome::Twice, Outcome::Caught];
 
 /// What is expected of `lane`.

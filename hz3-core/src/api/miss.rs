@@ -269,7 +269,7 @@ fn region_span<L: Lane>(bin: Bin, page_count: usize) -> Option<SpanId> {
 /// Puts `slot` into a magazine, or sends it home: at once if its span is being vacated.
 #[inline]
 pub fn push_or_spill<L: Lane>(heap: &HeapOf<L>, bin: Bin, slot: Slot) {
-    if L::allocator().pages.is_vacating(slot.address()) {
+    if !L::HARDENED && L::allocator().pages.is_vacating(slot.address()) {
         tick::<L>(heap);
         count(&heap.counters.homeward, 1);
         return restore_idle(&L::allocator().pages, &L::allocator().exchange, slot);

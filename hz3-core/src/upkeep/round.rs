@@ -82,15 +82,11 @@ pub fn vacate_if_due<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) {
     }
 }
 
-/// Vacates spans, and sends the depots of bins that have too many home. Not in a hardened lane, which looks at free slots when
-/// they are used again: those of a span that empties are not.
+/// Vacates spans, and sends the depots of bins that have too many home.
 // Not inlined: what its callers do next would lie below its table.
 #[cold]
 #[inline(never)]
 fn vacate<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) {
-    if P::HARDENED {
-        return;
-    }
     let surplus = vacate::look(pages, exchange);
     if surplus.is_any() {
         send_depots(pages, exchange, TURN_MAGAZINES, |bin, depot, most| surplus.share(bin, depot, most));
@@ -104,9 +100,7 @@ fn turn<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>, schedule: &Sche
         exchange.make_surplus_due();
         exchange.spread.end_if_quiet(now);
         // The depots' own surplus goes home below.
-        if !P::HARDENED {
-            vacate::look(pages, exchange);
-        }
+        vacate::look(pages, exchange);
         let (dirty, is_resting) = pages.aging();
         schedule.pace.begin_round(dirty, is_resting);
     }
