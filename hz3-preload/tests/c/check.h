@@ -144,6 +144,12 @@ static CHECK_UNUSED void check_allocator(void) {
                "malloc does not come from the library that has hz3_version");
 }
 
+/* Whether the allocator is the hardened lane. */
+static CHECK_UNUSED int check_is_hardened(void) {
+    const char *(*version)(void) = (const char *(*)(void))dlsym(RTLD_DEFAULT, "hz3_version");
+    return version != NULL && strstr(version(), "hardened") != NULL;
+}
+
 /*
  * The function `name` of the allocator under test, for functions that libc's headers may lack or
  * that libc would otherwise answer itself. Fails if hz3 has none; skips if another allocator has

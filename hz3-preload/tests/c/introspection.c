@@ -101,8 +101,7 @@ static void mallopt_answers_zero_or_one_and_changes_nothing_that_hurts(void) {
  * of a slot or of the pages may be used; in the hardened lane what was asked for may, and a canary and a guard follow.
  */
 static int counts_as(size_t counted, size_t usable, size_t count) {
-    const char *(*version)(void) = (const char *(*)(void))dlsym(RTLD_DEFAULT, "hz3_version");
-    if (version == NULL || strstr(version(), "hardened") == NULL) return counted == usable;
+    if (!check_is_hardened()) return counted == usable;
     return counted > usable && counted <= usable + usable / 8 + count * 8192;
 }
 

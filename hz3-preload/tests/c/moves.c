@@ -15,11 +15,6 @@ static long faults(void) {
     return usage.ru_minflt;
 }
 
-static int is_hardened(void) {
-    const char *(*version)(void) = (const char *(*)(void))dlsym(RTLD_DEFAULT, "hz3_version");
-    return version != NULL && strstr(version(), "hardened") != NULL;
-}
-
 /* Marks one byte in every `step` bytes, and the last one. */
 static void mark(char *block, size_t from, size_t size, size_t step, char value) {
     for (size_t at = (from + step - 1) / step * step; at < size; at += step) block[at] = value;
@@ -263,7 +258,7 @@ static long faults_of_written_blocks(size_t size, size_t end, size_t step, size_
 }
 
 static void blocks_that_come_and_go_keep_their_memory_warm(void) {
-    if (is_hardened()) check_skip("the hardened lane gives every freed page back");
+    if (check_is_hardened()) check_skip("the hardened lane gives every freed page back");
     long steps = 0, doubled = 0;
     for (int round = 0; round < 8; round++) steps = faults_of_written_blocks(100000, 900000, 50000, 1);
     for (int round = 0; round < 12; round++) doubled = faults_of_written_blocks(64 * KIB, 4 * MIB + 1, 0, 2);
@@ -274,7 +269,7 @@ static void blocks_that_come_and_go_keep_their_memory_warm(void) {
 static void a_hundred_thousand_mappings_are_told_apart(void) {
     enum { BLOCKS = 100000 };
     static char *blocks[BLOCKS];
-    size_t count = 0, most = is_hardened() ? BLOCKS / 5 : BLOCKS;
+    size_t count = 0, most = check_is_hardened() ? BLOCKS / 5 : BLOCKS;
     while (count < most && (blocks[count] = (char *)malloc(128 * MIB + count % 3 * PAGE)) != NULL) count++;
     CHECK_THAT(count > 1000, "only %zu blocks", count);
     CHECK(mallinfo2().hblks >= count);
