@@ -171,6 +171,9 @@ misuse_tests! {
             write_after_free_to_a_big_block,
             write_after_free_to_a_block_at_home,
         ],
+        "free(): write after free to" => [
+            write_after_free_to_a_block_whose_span_is_given_up,
+        ],
         "free(): invalid pointer" => [
             free_inside_a_small_block_at_once,
             free_inside_a_big_block_at_once,

@@ -40,10 +40,11 @@ const EVERY_LANE: [(&str, &str); 12] = [
     ("a_destroyed_region_is_asked", "hz3_region_malloc(): destroyed region"),
     ("a_region_is_destroyed_twice", "hz3_region_destroy(): destroyed region"),
 ];
-const HARDENED: [(&str, &str); 3] = [
+const HARDENED: [(&str, &str); 4] = [
     ("a_small_block_overflows", "free(): overflow past"),
     ("a_large_block_overflows", "free(): overflow past"),
     ("a_freed_block_is_written_to", "malloc(): write after free to"),
+    ("a_block_of_a_span_that_is_given_up_is_written_to", "free(): write after free to"),
 ];
 
 #[test]

@@ -64,7 +64,8 @@ pub unsafe fn free_or<L: Lane>(block: *mut u8, miss: impl FnOnce(*mut u8), spill
     }
 }
 
-/// Puts the wiped `slot` into quarantine. Slots that must leave it go to a magazine or, if that is full, to `spill`.
+/// Puts the wiped `slot` into quarantine. Slots that must leave it go to a magazine or, if that is full or their span is being
+/// vacated, to `spill`.
 #[inline]
 pub fn quarantine<L: Lane>(heap: &HeapOf<L>, bin: Bin, slot: Slot, spill: impl Fn(&HeapOf<L>, Bin, Slot)) {
     let bytes = bins::info(bin).slot_bytes as usize;
@@ -73,7 +74,7 @@ pub fn quarantine<L: Lane>(heap: &HeapOf<L>, bin: Bin, slot: Slot, spill: impl F
         heap.begin_change::<L>();
         let Some((leaving, slot)) = heap.quarantine.make_room(bytes, random) else { break };
         let entry = heap.entry(leaving);
-        if entry.is_full() {
+        if entry.is_full() || L::allocator().pages.is_vacating(slot.address()) {
             heap.end_change();
             spill(heap, leaving, slot);
         } else {

@@ -16,6 +16,7 @@ use crate::api::refill::{refill, refill_from_spans};
 use crate::api::spill::{check_slots, send_shared_line_home, spill};
 use crate::hardening::free_mark;
 use crate::hardening::quarantine::Quarantine;
+use crate::hardening::unwritten::require_unwritten;
 use crate::hardening::validation::{hand_out, refuse, require_live, usable};
 use crate::observe::sampling;
 use crate::pages::bins::{self, FOREIGN, bin_for, bin_for_aligned};
@@ -269,7 +270,9 @@ fn region_span<L: Lane>(bin: Bin, page_count: usize) -> Option<SpanId> {
 /// Puts `slot` into a magazine, or sends it home: at once if its span is being vacated.
 #[inline]
 pub fn push_or_spill<L: Lane>(heap: &HeapOf<L>, bin: Bin, slot: Slot) {
-    if !L::HARDENED && L::allocator().pages.is_vacating(slot.address()) {
+    if L::allocator().pages.is_vacating(slot.address()) {
+        // It is not handed out again.
+        require_unwritten::<L>(bin, &slot);
         tick::<L>(heap);
         count(&heap.counters.homeward, 1);
         return restore_idle(&L::allocator().pages, &L::allocator().exchange, slot);

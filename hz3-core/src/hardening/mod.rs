@@ -3,4 +3,5 @@
 pub mod canary;
 pub mod free_mark;
 pub mod quarantine;
+pub mod unwritten;
 pub mod validation;

@@ -7,6 +7,7 @@
 
 use crate::hardening::canary;
 use crate::hardening::free_mark;
+use crate::hardening::unwritten::require_span_unwritten;
 use crate::hardening::validation::usable;
 use crate::pages::bins;
 use crate::pages::page_heap::PageHeap;
@@ -327,7 +328,10 @@ impl<'a, P: Policy> Blocks<'a, P> {
             Ok(None) => false,
             Ok(Some(emptied)) => {
                 // SAFETY: the span has left the region; all its slots are home.
-                unsafe { self.pages.release_small(emptied, false) };
+                unsafe {
+                    require_span_unwritten::<P>(&*at(spans, emptied));
+                    self.pages.release_small(emptied, false);
+                }
                 true
             }
             Err(reason) => {

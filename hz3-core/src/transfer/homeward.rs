@@ -5,6 +5,7 @@
 //!                  → magazine of one owner and bin → its inbox          (dense stash)
 //! ```
 
+use crate::hardening::unwritten::require_span_unwritten;
 use crate::pages::bins::{self, BINS};
 use crate::pages::page_heap::PageHeap;
 use crate::pages::page_tag::Kind;
@@ -197,6 +198,7 @@ fn restore_batch<P: Sharded>(
         // SAFETY: the chained spans are this thread's alone; each is released once.
         unsafe {
             let next = (*at(pages.spans(), emptied)).next;
+            require_span_unwritten::<P>(&*at(pages.spans(), emptied));
             pages.release_small(emptied, idle);
             emptied = next;
         }

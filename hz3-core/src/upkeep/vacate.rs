@@ -46,15 +46,11 @@ pub fn claim<P: Policy>(pages: &PageHeap<P>) -> bool {
     pages.taken.is_due() && pages.taken.claim() > 0
 }
 
-/// Looks for spans to vacate. The caller holds no lock. Takes shards' locks. Not in a hardened lane, which looks at free slots
-/// when they are used again: those of a span that empties are not.
+/// Looks for spans to vacate. The caller holds no lock. Takes shards' locks.
 // Not inlined: what its callers do next would lie below its table.
 #[inline(never)]
 pub fn look<P: Sharded>(pages: &PageHeap<P>, exchange: &Exchange<P>) -> Surplus {
     let (mut surplus, mut all) = (Surplus([false; BINS]), 0);
-    if P::HARDENED {
-        return surplus;
-    }
     for id in exchange.shard_ids() {
         let shard = exchange.shard(id);
         let mut owned = shard.owned().lock();

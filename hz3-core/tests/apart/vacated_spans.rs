@@ -7,7 +7,7 @@ use hz3_core::pages::fresh::LEAST_PAGES;
 use hz3_core::pages::page_tag::Kind;
 use hz3_core::platform::units::Bin;
 use hz3_core::upkeep::round;
-use hz3_core::{Fast, Lane, Scale};
+use hz3_core::{Fast, Hardened, Lane, Scale};
 use std::collections::VecDeque;
 use std::ptr::{null_mut, with_exposed_provenance_mut};
 use std::sync::mpsc::sync_channel;
@@ -38,6 +38,12 @@ fn spans_with_few_slots_out_empty_in_one_turn_in_scale() {
 fn spans_with_few_slots_out_empty_in_one_turn_in_fast() {
     apart!();
     spans_with_few_slots_out_empty_in_one_turn::<Fast>();
+}
+
+#[test]
+fn spans_with_few_slots_out_empty_in_one_turn_in_hardened() {
+    apart!();
+    spans_with_few_slots_out_empty_in_one_turn::<Hardened>();
 }
 
 /// A cache that is to use a quarter of its slots, and evicts its oldest block for each new one.
@@ -133,6 +139,12 @@ fn threads_free_while_spans_are_vacated_in_scale() {
 fn threads_free_while_spans_are_vacated_in_fast() {
     apart!();
     threads_free_while_spans_are_vacated::<Fast>();
+}
+
+#[test]
+fn threads_free_while_spans_are_vacated_in_hardened() {
+    apart!();
+    threads_free_while_spans_are_vacated::<Hardened>();
 }
 
 fn threads_free_while_spans_are_vacated<L: Lane>() {

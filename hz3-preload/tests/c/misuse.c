@@ -252,6 +252,17 @@ static void write_after_free_to_a_big_block(void) { write_after_free(BIG, BIG - 
 
 static void write_after_free_to_a_block_at_home(void) { write_after_free(SMALL, 32, 1); }
 
+/* No slot of a span that is given up is handed out again. */
+static void write_after_free_to_a_block_whose_span_is_given_up(void) {
+    for (int i = 0; i < MANY; i++) many[i] = take(SMALL);
+    char *block = announce(many[MANY / 2 + 1]);
+    for (int i = 1; i < MANY; i += 2) free(many[i]);
+    malloc_trim(0);
+    ((volatile char *)check_opaque(block))[32] ^= 1;
+    for (int i = 0; i < MANY; i += 2) free(many[i]);
+    malloc_trim(0);
+}
+
 static void free_inside_a_small_block_at_once(void) { free(announce((char *)take(SMALL) + 16)); }
 
 static void free_inside_a_big_block_at_once(void) { free(announce((char *)take(BIG) + 4096)); }
@@ -445,6 +456,7 @@ CHECK_MAIN(CASE(free_of_a_stack_pointer),
            CASE(write_after_free_to_a_medium_block),
            CASE(write_after_free_to_a_big_block),
            CASE(write_after_free_to_a_block_at_home),
+           CASE(write_after_free_to_a_block_whose_span_is_given_up),
            CASE(free_inside_a_small_block_at_once),
            CASE(free_inside_a_big_block_at_once),
            CASE(free_sized_of_more_than_a_small_block),

@@ -88,6 +88,19 @@ static void a_freed_block_is_written_to(void) {
     region_malloc(region, 64);
 }
 
+/* A region keeps the first spans that empty, and few. */
+static void a_block_of_a_span_that_is_given_up_is_written_to(void) {
+    enum { BLOCKS = 4096 };
+    static char *blocks[BLOCKS];
+    struct hz3_region *region = new_region(0);
+    for (int i = 0; i < BLOCKS; i++) blocks[i] = (char *)region_malloc(region, 1000);
+    char *block = announce(blocks[BLOCKS / 2]);
+    free(block);
+    block[20] = 1;
+    for (int i = 0; i < BLOCKS; i++)
+        if (i != BLOCKS / 2) free(blocks[i]);
+}
+
 CHECK_MAIN(CASE(a_small_block_is_freed_twice),
            CASE(a_small_block_is_freed_twice_through_its_region),
            CASE(a_large_block_is_freed_twice),
@@ -102,4 +115,5 @@ CHECK_MAIN(CASE(a_small_block_is_freed_twice),
            CASE(a_region_is_destroyed_twice),
            CASE(a_small_block_overflows),
            CASE(a_large_block_overflows),
-           CASE(a_freed_block_is_written_to))
+           CASE(a_freed_block_is_written_to),
+           CASE(a_block_of_a_span_that_is_given_up_is_written_to))

@@ -15,7 +15,7 @@ use hz3_bench_mt_remote::crew;
 use std::io;
 
 /// Most resident memory in live memory, both at their peaks.
-const LIMIT: f64 = 1.45;
+const LIMIT: f64 = 1.35;
 
 /// Arguments of the scenario.
 #[derive(clap::Args, Clone, Debug)]
