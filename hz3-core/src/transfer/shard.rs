@@ -23,7 +23,7 @@ use crate::platform::units::{Bin, SpanId, elapsed_ms};
 use crate::transfer::depot::{Depot, Stack};
 use crossbeam_utils::CachePadded;
 
-/// A bin needs room for one slot more per so many that are out, and a span. Chosen: `docs/decisions/vacate.md`.
+/// A bin needs room for one slot more per so many that are out. Chosen: `docs/decisions/vacate.md`.
 const ROOM_PER: u64 = 128;
 /// Spans are vacated once more than one is too much, and one per so many that are needed. Chosen: so that the swings of a
 /// steady demand vacate none.
@@ -285,7 +285,7 @@ impl Owned {
     /// Spans of `bin` that are too many for so many slots `out`, but for those that are being vacated.
     fn surplus(&self, bin: Bin, out: u64) -> u64 {
         let (index, slots) = (usize::from(bin.0), u64::from(bins::info(bin).span_slots()).max(1));
-        let needed = (out + out / ROOM_PER).div_ceil(slots) + 1;
+        let needed = (out + out / ROOM_PER).div_ceil(slots);
         let vacating = u64::from(self.vacating.get(index).copied().unwrap_or(0));
         let count = u64::from(self.counts(bin).1);
         if count > needed + 1 + needed / SURPLUS_PER { count.saturating_sub(needed + vacating) } else { 0 }
