@@ -32,9 +32,9 @@ mod in_64_mib_of_address_space {
     exhaustion_tests!(Limit::AddressSpace(64 * MIB));
 }
 
-mod in_256_mib_of_address_space {
+mod in_128_mib_of_address_space {
     use super::*;
-    exhaustion_tests!(Limit::AddressSpace(256 * MIB));
+    exhaustion_tests!(Limit::AddressSpace(128 * MIB));
 }
 
 mod in_64_mib_of_data {

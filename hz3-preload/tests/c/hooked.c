@@ -45,7 +45,7 @@ static void *rise_and_fall(void *seed) {
         size_t size;
     } *blocks = malloc(BLOCKS * sizeof *blocks);
     CHECK(blocks != NULL);
-    for (int round = 0; round < 3; round++) {
+    for (int round = 0; round < 2; round++) {
         for (int i = 0; i < BLOCKS; i++) {
             uint64_t dice = check_random(&random) % 1000;
             size_t limit = dice < 700 ? 300 : dice < 950 ? 6000 : dice < 999 ? 200000 : 3000000;

@@ -109,6 +109,8 @@ fn all_steps() -> Vec<Step> {
         ("oldest Rust", vec![debian_rust::step()]),
         ("neighbours", neighbours::steps()),
         ("debugger", debugger::steps()),
+        // They take a minute each, whatever runs beside them.
+        ("soak", soak_steps()),
     ] {
         steps.extend(of_turn.into_iter().map(|step| step.in_turn(turn)));
     }
@@ -121,13 +123,17 @@ fn all_steps() -> Vec<Step> {
     steps.extend(profile::steps());
     steps.extend(faults::steps());
     steps.extend(top::steps());
-    for lane in Lane::FOR_SPEED {
-        steps.push(Step::new(format!("soak/{lane}"), move |session| {
+    steps
+}
+
+fn soak_steps() -> Vec<Step> {
+    let step = |lane: Lane| {
+        Step::new(format!("soak/{lane}"), move |session| {
             package::require(&[plug_ins::COMPILER])?;
             Ok(soak::one_minute(&session.workspace, lane)?)
-        }));
-    }
-    steps
+        })
+    };
+    Lane::FOR_SPEED.map(step).into()
 }
 
 /// Checks of the sources, then the packages' tests, then what looks at the libraries, which are built here.
