@@ -83,12 +83,15 @@ const LIMITS: &[&str] = &[
 /// the program's are, past the end of what a program has for it, with glibc's malloc too.
 const RESIDENT_PAGES: &[&str] = &["fast_observed::", "scale_observed::", "hardened_observed::"];
 
+/// Of the 16 MiB that may stay resident the emulator takes 16.5 to 17.1 MB for itself; by its statistics hz3 holds nothing then.
+const TRIMMED: &[&str] = &["malloc_trim_gives_free_memory_back"];
+
 const PROCESS: &[&[&str]] =
     &[MEMORY_OF_THREADS, MANY_THREADS, THREADS_OF_CHILDREN, EXECUTES_ITSELF, IN_A_HANDLER, SLOW, VFORK];
 
 /// The crates that run.
 pub const CRATES: [Tests; 5] = [
-    Tests { name: "preload_abi", in_ci: &[], left_out: &[MEMORY, MANY], left_out_of_large_pages: &[] },
+    Tests { name: "preload_abi", in_ci: &[], left_out: &[MEMORY, MANY], left_out_of_large_pages: &[TRIMMED] },
     // The compilers' default is C++17.
     Tests {
         name: "preload_cxx",
