@@ -272,7 +272,7 @@ fn region_span<L: Lane>(bin: Bin, page_count: usize) -> Option<SpanId> {
 pub fn push_or_spill<L: Lane>(heap: &HeapOf<L>, bin: Bin, slot: Slot) {
     if L::allocator().pages.is_vacating(slot.address()) {
         // It is not handed out again.
-        require_unwritten::<L>(bin, &slot);
+        require_unwritten::<L>("free()", bin, &slot);
         tick::<L>(heap);
         count(&heap.counters.homeward, 1);
         return restore_idle(&L::allocator().pages, &L::allocator().exchange, slot);

@@ -9,6 +9,7 @@
 
 use crate::hardening::canary;
 use crate::hardening::free_mark;
+use crate::hardening::unwritten::require_unwritten;
 use crate::pages::bins;
 use crate::pages::page_heap::PageHeap;
 use crate::pages::page_tag::{Kind, PageTag};
@@ -39,6 +40,7 @@ pub fn misuse_of<P: Policy>(entry: &str, fault: &str, bin: Bin, address: usize) 
 /// The slot is of `bin`, and has room for `bytes` and the lane's trailer.
 #[inline]
 pub unsafe fn hand_out<P: Policy>(slot: Slot, bin: Bin, bytes: usize) -> *mut u8 {
+    require_unwritten::<P>("malloc()", bin, &slot);
     let slot = slot.into_block();
     if !P::HARDENED {
         // SAFETY: the slot is this thread's: 16 bytes or more, aligned, writable.
@@ -47,9 +49,6 @@ pub unsafe fn hand_out<P: Policy>(slot: Slot, bin: Bin, bytes: usize) -> *mut u8
     let slot_bytes = bins::info(bin).slot_bytes as usize;
     // SAFETY: the slot is this thread's: aligned, with room for `bytes` and a trailer.
     unsafe {
-        if !free_mark::is_wiped(slot, slot_bytes) {
-            misuse_of::<P>("malloc()", "write after free to", bin, slot.addr());
-        }
         free_mark::clear(slot);
         canary::seal(canary::process_key::<P::Os>(), slot, slot_bytes, bytes);
     }
